@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+// Names that users write on Services and Nodes, and that Causeway's own
+// processes agree on.
+const (
+	// SystemNamespace is where the controller and the agents run.
+	SystemNamespace = "causeway-system"
+
+	// LoadBalancerClass is the spec.loadBalancerClass of Services whose address
+	// comes from a LoadBalancerPool. Services without a class are served too,
+	// unless the controller runs with --default-load-balancer=false.
+	LoadBalancerClass = "causeway.dev/pool"
+
+	// AddressesAnnotation on a Service asks for LoadBalancer addresses: one or
+	// more, comma-separated.
+	AddressesAnnotation = "causeway.dev/addresses"
+
+	// PoolAnnotation on a Service names the LoadBalancerPool to take from.
+	PoolAnnotation = "causeway.dev/pool"
+
+	// SharingKeyAnnotation on Services that may share one address as long as
+	// their ports differ.
+	SharingKeyAnnotation = "causeway.dev/sharing-key"
+
+	// LoadBalancerFinalizer keeps a Service until its address is released
+	// (KEP-980).
+	LoadBalancerFinalizer = "service.kubernetes.io/load-balancer-cleanup"
+
+	// EndpointSliceManagedBy is the value of the label
+	// endpointslice.kubernetes.io/managed-by on slices that Causeway keeps.
+	EndpointSliceManagedBy = "endpointslice-controller.causeway.dev"
+
+	// GossipSecret is the Secret in SystemNamespace that holds the agents'
+	// gossip keys, made by the controller.
+	GossipSecret = "causeway-gossip"
+
+	// WebhookSecret is the Secret in SystemNamespace that holds the admission
+	// webhooks' serving certificate, made by the controller.
+	WebhookSecret = "causeway-webhook-tls"
+)
