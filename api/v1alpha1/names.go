@@ -24,6 +24,18 @@ const (
 	// their ports differ.
 	SharingKeyAnnotation = "causeway.dev/sharing-key"
 
+	// ServiceAllocated is the condition of a Service of type LoadBalancer that
+	// says whether it has the addresses it asked for, and if not why.
+	ServiceAllocated = "causeway.dev/Allocated"
+
+	// ServiceAnnounced is the condition of a Service of type LoadBalancer that
+	// says whether its addresses are announced, and where.
+	ServiceAnnounced = "causeway.dev/Announced"
+
+	// LoadBalancerPoolFinalizer keeps a LoadBalancerPool until the last of its
+	// addresses is released.
+	LoadBalancerPoolFinalizer = "causeway.dev/addresses-in-use"
+
 	// LoadBalancerFinalizer keeps a Service until its address is released
 	// (KEP-980).
 	LoadBalancerFinalizer = "service.kubernetes.io/load-balancer-cleanup"
@@ -35,6 +47,12 @@ const (
 	// GossipSecret is the Secret in SystemNamespace that holds the agents'
 	// gossip keys, made by the controller.
 	GossipSecret = "causeway-gossip"
+
+	// GossipKey and GossipPreviousKey are the data keys of GossipSecret: the
+	// 32-byte key that agents encrypt with, and the one before it, which they
+	// still accept. The second is absent until the key is rotated.
+	GossipKey         = "key"
+	GossipPreviousKey = "previous"
 
 	// WebhookSecret is the Secret in SystemNamespace that holds the admission
 	// webhooks' serving certificate, made by the controller.
