@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command controller runs Causeway's reconcilers and admission webhooks.
+package main
+
+import (
+	"crypto/tls"
+	"flag"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	"sigs.k8s.io/controller-runtime/pkg/webhook"
+
+	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/controllers"
+	"github.com/causeway-lb/causeway/internal/certs"
+)
+
+func main() { os.Exit(run()) }
+
+// flags are the command line. --kubeconfig is controller-runtime's own.
+type flags struct {
+	metricsAddress, healthAddress string
+	webhookPort                   int
+	leaderElect                   bool
+	leaseDuration                 time.Duration
+	qps                           float64
+	options                       controllers.Options
+	zap                           zap.Options
+}
+
+func parseFlags() flags {
+	var f flags
+	flag.StringVar(&f.metricsAddress, "metrics-address", ":8080", "address of /metrics; 0 switches it off")
+	flag.StringVar(&f.healthAddress, "health-address", ":8081", "address of /healthz and /readyz")
+	flag.IntVar(&f.webhookPort, "webhook-port", 9443, "port of the admission webhooks; 0 switches them off")
+	flag.BoolVar(&f.leaderElect, "leader-elect", false, "let only one of several replicas write (webhooks are served by all)")
+	flag.DurationVar(&f.leaseDuration, "leader-lease-duration", 15*time.Second, "how long a dead leader keeps the others waiting")
+	flag.Float64Var(&f.qps, "kube-api-qps", 200, "requests a second to the API server, on average; twice as many in a burst")
+	flag.BoolVar(&f.options.DefaultLoadBalancer, "default-load-balancer", true, "serve Services of type LoadBalancer that have no loadBalancerClass")
+	flag.BoolVar(&f.options.Features.LoadBalancer, "load-balancer", true, "give LoadBalancer addresses from pools")
+	flag.BoolVar(&f.options.Features.Allocation, "allocation", true, "give ClusterIPs and NodePorts from pools")
+	flag.BoolVar(&f.options.Features.Endpoints, "endpoints", true, "keep EndpointSlices and Endpoints")
+	f.zap.BindFlags(flag.CommandLine)
+	flag.Parse()
+	f.options.SystemNamespace = os.Getenv("POD_NAMESPACE")
+	if f.options.SystemNamespace == "" {
+		f.options.SystemNamespace = v1alpha1.SystemNamespace
+	}
+	return f
+}
+
+func run() int {
+	f := parseFlags()
+	log := zap.New(zap.UseFlagOptions(&f.zap))
+	ctrl.SetLogger(log)
+	klog.SetLogger(log)
+	if info, ok := debug.ReadBuildInfo(); ok {
+		log.Info("Starting controller", "version", info.Main.Version, "go", info.GoVersion)
+	}
+	if err := serve(f, log); err != nil {
+		log.Error(err, "Controller stopped")
+		return 1
+	}
+	log.Info("Controller stopped")
+	return 0
+}
+
+// serve runs until SIGTERM or SIGINT.
+func serve(f flags, log logr.Logger) error {
+	ctx := logr.NewContext(ctrl.SetupSignalHandler(), log)
+	config, err := ctrl.GetConfig()
+	if err != nil {
+		return fmt.Errorf("find the API server: %w: run in a Pod, or set --kubeconfig", err)
+	}
+	config.QPS, config.Burst = float32(f.qps), int(2*f.qps)
+	keeper, err := newKeeper(config, f)
+	if err != nil {
+		return err
+	}
+	mgr, err := newManager(config, f, log, keeper)
+	if err != nil {
+		return err
+	}
+	if f.webhookPort != 0 {
+		if err := mgr.Add(keeper); err != nil {
+			return fmt.Errorf("add certificate keeper: %w", err)
+		}
+	}
+	if err := controllers.SetupWithManager(mgr, f.options); err != nil {
+		return err
+	}
+	if err := addChecks(mgr, f); err != nil {
+		return err
+	}
+	return mgr.Start(ctx)
+}
+
+// newKeeper makes the keeper of the webhooks' certificate, with a client of
+// its own because the manager's does not exist yet.
+func newKeeper(config *rest.Config, f flags) (*certs.Keeper, error) {
+	direct, err := client.New(config, client.Options{Scheme: controllers.NewScheme()})
+	if err != nil {
+		return nil, fmt.Errorf("make client: %w", err)
+	}
+	namespace := f.options.SystemNamespace
+	host := "webhook-service." + namespace + ".svc"
+	return certs.NewKeeper(certs.Config{
+		Client:           direct,
+		Secret:           client.ObjectKey{Namespace: namespace, Name: v1alpha1.WebhookSecret},
+		DNSNames:         []string{host, host + ".cluster.local"},
+		MutatingConfig:   "causeway",
+		ValidatingConfig: "causeway",
+	})
+}
+
+func newManager(config *rest.Config, f flags, log logr.Logger, keeper *certs.Keeper) (ctrl.Manager, error) {
+	hooks := webhook.NewServer(webhook.Options{
+		Port:    f.webhookPort,
+		TLSOpts: []func(*tls.Config){func(c *tls.Config) { c.GetCertificate = keeper.GetCertificate }},
+	})
+	renew := f.leaseDuration * 2 / 3
+	retry := f.leaseDuration / 8
+	mgr, err := ctrl.NewManager(config, ctrl.Options{
+		Scheme:                        controllers.NewScheme(),
+		Logger:                        log,
+		Metrics:                       metricsserver.Options{BindAddress: f.metricsAddress},
+		HealthProbeBindAddress:        f.healthAddress,
+		WebhookServer:                 hooks,
+		LeaderElection:                f.leaderElect,
+		LeaderElectionID:              "causeway-controller",
+		LeaderElectionNamespace:       f.options.SystemNamespace,
+		LeaderElectionReleaseOnCancel: true,
+		LeaseDuration:                 &f.leaseDuration,
+		RenewDeadline:                 &renew,
+		RetryPeriod:                   &retry,
+		// Secrets are read one by one: a cache would need the right to list
+		// and watch all of them.
+		Client: client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}}}},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make manager: %w", err)
+	}
+	return mgr, nil
+}
+
+func addChecks(mgr ctrl.Manager, f flags) error {
+	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
+		return fmt.Errorf("add health check: %w", err)
+	}
+	ready := healthz.Ping
+	if f.webhookPort != 0 {
+		ready = mgr.GetWebhookServer().StartedChecker()
+	}
+	if err := mgr.AddReadyzCheck("webhooks", ready); err != nil {
+		return fmt.Errorf("add readiness check: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"github.com/causeway-lb/causeway/api/v1alpha1"
+)
+
+// Options are the operator's choices, from the controller's flags.
+type Options struct {
+	// SystemNamespace is where Causeway runs and keeps its Secrets. Empty means
+	// v1alpha1.SystemNamespace.
+	SystemNamespace string
+	// DefaultLoadBalancer serves Services of type LoadBalancer that name no
+	// class, too.
+	DefaultLoadBalancer bool
+	// Features switches the parts of the controller on; see Features.
+	Features Features
+}
+
+// Features are the parts that can run alone, beside what a cluster already has.
+type Features struct {
+	// LoadBalancer gives LoadBalancer addresses from pools.
+	LoadBalancer bool
+	// Allocation gives ClusterIPs and NodePorts from pools, by webhook and
+	// reconciler.
+	Allocation bool
+	// Endpoints keeps EndpointSlices and Endpoints.
+	Endpoints bool
+}
+
+// NewScheme returns a scheme with every type that the controllers use.
+func NewScheme() *runtime.Scheme {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			panic(fmt.Sprintf("register API types: %v", err)) // a programming error: the types are compiled in
+		}
+	}
+	return scheme
+}
+
+// setup adds one reconciler or webhook to a manager.
+type setup struct {
+	name string
+	when func(Features) bool
+	add  func(ctrl.Manager, Options) error
+}
+
+// setups is filled by the init function of each reconciler's file.
+var setups []setup
+
+func always(Features) bool { return true }
+
+// SetupWithManager adds every reconciler and webhook that the options ask for.
+// It starts nothing.
+func SetupWithManager(mgr ctrl.Manager, opts Options) error {
+	if opts.SystemNamespace == "" {
+		opts.SystemNamespace = v1alpha1.SystemNamespace
+	}
+	for _, s := range setups {
+		if !s.when(opts.Features) {
+			continue
+		}
+		if err := s.add(mgr, opts); err != nil {
+			return fmt.Errorf("set up %s: %w", s.name, err)
+		}
+	}
+	return nil
+}
