@@ -8,7 +8,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"runtime/debug"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -25,6 +24,7 @@ import (
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/controllers"
 	"github.com/causeway-lb/causeway/internal/certs"
+	"github.com/causeway-lb/causeway/internal/version"
 )
 
 func main() { os.Exit(run()) }
@@ -66,9 +66,7 @@ func run() int {
 	log := zap.New(zap.UseFlagOptions(&f.zap))
 	ctrl.SetLogger(log)
 	klog.SetLogger(log)
-	if info, ok := debug.ReadBuildInfo(); ok {
-		log.Info("Starting controller", "version", info.Main.Version, "go", info.GoVersion)
-	}
+	log.Info("Starting controller", "version", version.String())
 	if err := serve(f, log); err != nil {
 		log.Error(err, "Controller stopped")
 		return 1

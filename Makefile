@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# One setting for every build: the control plane's programs and our own then
+# share packages in Go's build cache.
+export CGO_ENABLED := 0
+export GOFLAGS := -trimpath
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+IMAGE_PREFIX ?= causeway-lb
+LDFLAGS := -s -w -X github.com/causeway-lb/causeway/internal/version.version=$(VERSION)
+
+# Modules of their own, so that what only a test compares with is no
+# dependency of the product.
+TEST_MODULES := $(filter-out test/controlplane/ test/tools/ test/lint/,$(dir $(wildcard test/*/go.mod test/*/*/go.mod)))
+
+##@ Use
+.PHONY: help
+help: ## Show this text
+	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: bin/causeway ## A bare-metal cluster in network namespaces, where a LoadBalancer Service answers; Ctrl-C ends it
+	bin/causeway lab demo
+
+.PHONY: demo-once
+demo-once: bin/causeway ## The same unattended; fails unless all of it worked; writes build/demo.json
+	bin/causeway lab demo --once
+
+##@ Test
+.PHONY: test
+test: deps assets ## Everything: unit, a real API server, real packets
+	go test -count=1 -timeout 25m ./...
+	for module in $(TEST_MODULES); do (cd $$module && go test -count=1 -timeout 15m ./...); done
+
+.PHONY: test-unit
+test-unit: ## What needs neither root nor a control plane
+	go test -short ./...
+
+.PHONY: test-lab
+test-lab: deps assets ## Real packets in network namespaces
+	go test -count=1 -timeout 25m -v ./test/e2e/...
+
+.PHONY: fuzz
+FUZZTIME ?= 30s
+fuzz: ## Every fuzz target, FUZZTIME each
+	grep -rlE '^func Fuzz' --include='*_test.go' . | while read -r file; do \
+	  for target in $$(grep -oE '^func Fuzz[A-Za-z0-9_]+' $$file | cut -c6-); do \
+	    go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) ./$$(dirname $$file); \
+	  done; done
+
+.PHONY: bench
+bench: deps assets ## Benchmarks beside their peers; BENCH=name runs one; JSON lines in build/bench
+	go run ./test/bench $(BENCH)
+
+##@ Develop
+.PHONY: build
+build: bin/causeway bin/controller bin/agent ## The three programs, in bin/
+
+.PHONY: FORCE
+bin/%: FORCE
+	go build -ldflags '$(LDFLAGS)' -o $@ ./cmd/$*
+
+.PHONY: generate
+generate: ## Deep copies of the API types
+	cd test/tools && go tool controller-gen object paths=../../api/...
+
+.PHONY: manifests
+manifests: ## CRDs, RBAC and webhook configurations, from the markers in the code
+	cd test/tools && go tool controller-gen crd rbac:roleName=causeway-controller webhook paths=../../api/... paths=../../controllers/... \
+	  output:crd:artifacts:config=../../config/crd/bases output:rbac:artifacts:config=../../config/rbac output:webhook:artifacts:config=../../config/webhook
+
+.PHONY: verify
+verify: generate manifests ## Formatting, vet, and that what is generated is up to date
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "gofmt these files:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	go vet ./...
+	go mod verify >/dev/null
+	@git diff --exit-code -- api config || { echo "Generated files were out of date: commit them."; exit 1; }
+	for dir in config/default $(wildcard config/overlays/*); do (cd test/tools && go tool kustomize build ../../$$dir) >/dev/null; done
+
+.PHONY: lint
+lint: ## golangci-lint, built from its module
+	mkdir -p bin
+	cd test/lint && go build -o ../../bin/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	bin/golangci-lint run ./...
+
+.PHONY: image
+image: ## Container images of controller and agent
+	docker build --target controller --build-arg VERSION=$(VERSION) -t $(IMAGE_PREFIX)/causeway-controller:$(VERSION) .
+	docker build --target agent --build-arg VERSION=$(VERSION) -t $(IMAGE_PREFIX)/causeway-agent:$(VERSION) .
+
+.PHONY: deps
+deps: bin/causeway ## Programs that the lab needs (installed with apt as root on Debian, else named)
+	bin/causeway lab deps
+
+.PHONY: assets
+assets: ## The control plane's programs, built once from Go modules
+	go run ./internal/lab/controlplane/build >/dev/null
+
+.PHONY: clean
+clean: ## Remove what was built here, and a lab that was left behind
+	-[ ! -x bin/causeway ] || bin/causeway lab clean
+	rm -rf bin build

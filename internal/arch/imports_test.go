@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package arch
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/causeway-lb/causeway/"
+
+// pure names the packages that decide and never act, and everything below
+// them. They see the API's structs and addresses, no clock, no disk, no
+// network, no logger.
+var pure = []string{
+	"internal/bitmap",
+	"internal/alloc",
+	"internal/endpointslice",
+	"internal/proxy/model",
+	"internal/announce/elect",
+}
+
+// impure is what a pure package may not import itself; whatever it imports
+// from this module is held to the same.
+var impure = []string{
+	"k8s.io/client-go",
+	"sigs.k8s.io/controller-runtime",
+	"github.com/go-logr/logr",
+	"github.com/vishvananda",
+	"github.com/google/nftables",
+	"net/http",
+	"log",
+	"log/slog",
+	"os",
+	"os/exec",
+	"syscall",
+}
+
+// layers says, for a package and all below it, what of this module it may not
+// depend on, however indirectly.
+var layers = map[string][]string{
+	"api":                  {"internal", "controllers", "cmd"},
+	"internal":             {"controllers", "cmd"},
+	"internal/proxy":       {"internal/agent", "internal/announce", "internal/lab"},
+	"internal/announce":    {"internal/agent", "internal/proxy", "internal/lab"},
+	"internal/agent":       {"internal/lab", "internal/provisioner"},
+	"internal/bitmap":      {"internal/alloc"},
+	"internal/conntrack":   {"internal/agent", "internal/lab"},
+	"controllers":          {"internal/agent", "internal/proxy", "internal/announce", "internal/lab", "cmd"},
+	"cmd/controller":       {"internal/agent", "internal/proxy", "internal/lab"},
+	"cmd/agent":            {"controllers", "internal/lab"},
+	"internal/healthcheck": {"internal/agent", "internal/lab"},
+}
+
+type listed struct {
+	ImportPath string
+	Imports    []string
+	Deps       []string
+}
+
+func list(t *testing.T) []listed {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Imports,Deps", module+"...")
+	out, err := cmd.Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			t.Fatalf("go list: %v\n%s", err, exit.Stderr)
+		}
+		t.Fatal(err)
+	}
+	var packages []listed
+	for decoder := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p listed
+		if err := decoder.Decode(&p); errors.Is(err, io.EOF) {
+			return packages
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		packages = append(packages, p)
+	}
+}
+
+// below tells whether path is root or a package below it.
+func below(path, root string) bool {
+	return path == root || strings.HasPrefix(path, root+"/")
+}
+
+func TestPurePackagesImportNothingImpure(t *testing.T) {
+	packages := list(t)
+	for _, root := range pure {
+		found := false
+		for _, p := range packages {
+			if !below(p.ImportPath, module+root) {
+				continue
+			}
+			found = true
+			for _, imported := range p.Imports {
+				for _, bad := range impure {
+					if below(imported, bad) {
+						t.Errorf("%s imports %s: pure packages get such things as arguments", p.ImportPath, imported)
+					}
+				}
+				if strings.HasPrefix(imported, module) && !isPure(imported) {
+					t.Errorf("%s imports %s, which is not pure", p.ImportPath, imported)
+				}
+			}
+		}
+		if !found {
+			t.Errorf("no package %s: the list in this test is out of date", root)
+		}
+	}
+}
+
+func isPure(path string) bool {
+	for _, root := range pure {
+		if below(path, module+root) {
+			return true
+		}
+	}
+	return below(path, module+"api")
+}
+
+func TestDependenciesGoOneWay(t *testing.T) {
+	for _, p := range list(t) {
+		for root, forbidden := range layers {
+			if !below(p.ImportPath, module+root) {
+				continue
+			}
+			for _, dep := range p.Deps {
+				for _, bad := range forbidden {
+					if below(dep, module+bad) {
+						t.Errorf("%s depends on %s: %s may not depend on %s", p.ImportPath, dep, root, bad)
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestNoClockInPurePackages looks for time.Now where only arguments may tell
+// the time.
+func TestNoClockInPurePackages(t *testing.T) {
+	for _, root := range pure {
+		cmd := exec.Command("grep", "-rnE", `time\.(Now|Since|After|Sleep|NewTimer|NewTicker)\(`, "--include=*.go", "--exclude=*_test.go", "../../"+root)
+		out, err := cmd.Output()
+		var exit *exec.ExitError
+		switch {
+		case err == nil:
+			t.Errorf("the clock is read in a pure package:\n%s", out)
+		case errors.As(err, &exit) && exit.ExitCode() == 1: // grep found nothing
+		default:
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+}
