@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package elect
+
+import (
+	"cmp"
+	"container/heap"
+	"encoding/binary"
+	"hash/fnv"
+	"math"
+	"net/netip"
+	"slices"
+)
+
+// LoadFactor bounds a node's share: at most this many times the mean.
+const LoadFactor = 1.5
+
+// Result is the outcome for one address.
+type Result struct {
+	// Announcer is the node that has to announce; empty when no node may.
+	Announcer string
+	// Ranks are all nodes that may, the announcer first, then its successors by
+	// descending score.
+	Ranks []string
+}
+
+// Rank gives the position of node in r.Ranks, or -1.
+func (r Result) Rank(node string) int { return slices.Index(r.Ranks, node) }
+
+// Score is how much address prefers node: higher is better. It depends on
+// nothing else, so that two agents with different views of the cluster still
+// agree on which of the two of them outranks the other.
+func Score(address netip.Addr, node string) uint64 {
+	return score(hashAddr(address), hashName(node))
+}
+
+// Outranks tells whether node a comes before node b for address, whoever else
+// there is. Of two different nodes exactly one outranks the other.
+func Outranks(address netip.Addr, a, b string) bool {
+	sa, sb := Score(address, a), Score(address, b)
+	if sa != sb {
+		return sa > sb
+	}
+	return a < b
+}
+
+// Elect places every address. The results are in the order of addresses.
+// Names of nodes, and addresses, must be unique.
+func Elect(nodes []Node, addresses []Address) []Result {
+	e := election{nodes: nodes, addresses: addresses}
+	e.rank()
+	e.bound()
+	e.match()
+
+	out := make([]Result, len(addresses))
+	for i := range addresses {
+		prefs := e.prefs[i]
+		if len(prefs) == 0 {
+			continue
+		}
+		r := Result{Announcer: nodes[e.placed[i]].Name, Ranks: make([]string, 0, len(prefs))}
+		r.Ranks = append(r.Ranks, r.Announcer)
+		for _, p := range prefs {
+			if p.node != e.placed[i] {
+				r.Ranks = append(r.Ranks, nodes[p.node].Name)
+			}
+		}
+		out[i] = r
+	}
+	return out
+}
+
+// election is the working state of one Elect.
+type election struct {
+	nodes     []Node
+	addresses []Address
+	prefs     [][]preference // by address: eligible nodes, best first
+	capacity  []int          // by node
+	placed    []int          // by address: index of the node, or -1
+}
+
+type preference struct {
+	node  int
+	score uint64
+}
+
+// rank fills prefs.
+func (e *election) rank() {
+	hashes := make([]uint64, len(e.nodes))
+	for i := range e.nodes {
+		hashes[i] = hashName(e.nodes[i].Name)
+	}
+	allowed := map[*Pool][]int{} // nodes that pass the pool's part of Judge
+	e.prefs = make([][]preference, len(e.addresses))
+	for i := range e.addresses {
+		a := &e.addresses[i]
+		may, ok := allowed[a.Pool]
+		if !ok {
+			for n := range e.nodes {
+				if judgeNode(&e.nodes[n], a.Pool) == Eligible {
+					may = append(may, n)
+				}
+			}
+			allowed[a.Pool] = may
+		}
+		prefs := make([]preference, 0, len(may))
+		ha := hashAddr(a.Addr)
+		for _, n := range may {
+			if judgeAddress(&e.nodes[n], a) == Eligible {
+				prefs = append(prefs, preference{n, score(ha, hashes[n])})
+			}
+		}
+		slices.SortFunc(prefs, func(x, y preference) int {
+			if c := cmp.Compare(y.score, x.score); c != 0 {
+				return c
+			}
+			return cmp.Compare(e.nodes[x.node].Name, e.nodes[y.node].Name)
+		})
+		e.prefs[i] = prefs
+	}
+}
+
+// bound gives each node its capacity. An address that k nodes may announce
+// counts 1/k towards the fair share of each of them.
+func (e *election) bound() {
+	// Counted in integers by k, because a floating-point sum would depend on
+	// the order of the addresses.
+	byK := make([]map[int]int, len(e.nodes))
+	for _, prefs := range e.prefs {
+		for _, p := range prefs {
+			if byK[p.node] == nil {
+				byK[p.node] = map[int]int{}
+			}
+			byK[p.node][len(prefs)]++
+		}
+	}
+	e.capacity = make([]int, len(e.nodes))
+	for n, counts := range byK {
+		ks := make([]int, 0, len(counts))
+		for k := range counts {
+			ks = append(ks, k)
+		}
+		slices.Sort(ks)
+		share := 0.0
+		for _, k := range ks {
+			share += float64(counts[k]) / float64(k)
+		}
+		e.capacity[n] = int(math.Ceil(share*LoadFactor - 1e-9))
+	}
+}
+
+// match runs deferred acceptance: addresses propose to nodes in their order of
+// preference, a full node keeps the best and sends the worst on to its next.
+// An address that every node sends on (eligible sets may be lopsided) goes to
+// its best node over the bound.
+func (e *election) match() {
+	e.placed = make([]int, len(e.addresses))
+	next := make([]int, len(e.addresses))
+	kept := make([]proposals, len(e.nodes))
+	for i := range e.addresses {
+		e.placed[i] = -1
+		for at := i; at >= 0; {
+			prefs := e.prefs[at]
+			if next[at] == len(prefs) {
+				if len(prefs) > 0 {
+					e.placed[at] = prefs[0].node
+				}
+				break
+			}
+			p := prefs[next[at]]
+			next[at]++
+			heap.Push(&kept[p.node], proposal{at, p.score, e.addresses[at].Addr})
+			e.placed[at] = p.node
+			at = -1
+			if kept[p.node].Len() > e.capacity[p.node] {
+				worst := heap.Pop(&kept[p.node]).(proposal)
+				e.placed[worst.address] = -1
+				at = worst.address
+			}
+		}
+	}
+}
+
+// proposal is an address that a node keeps for now.
+type proposal struct {
+	address int
+	score   uint64
+	addr    netip.Addr
+}
+
+// proposals is a heap with the least wanted address on top.
+type proposals []proposal
+
+func (p proposals) Len() int { return len(p) }
+func (p proposals) Less(i, j int) bool {
+	if p[i].score != p[j].score {
+		return p[i].score < p[j].score
+	}
+	return p[i].addr.Less(p[j].addr)
+}
+func (p proposals) Swap(i, j int) { p[i], p[j] = p[j], p[i] }
+func (p *proposals) Push(x any)   { *p = append(*p, x.(proposal)) }
+func (p *proposals) Pop() any {
+	last := (*p)[len(*p)-1]
+	*p = (*p)[:len(*p)-1]
+	return last
+}
+
+func hashName(s string) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(s))
+	return mix(h.Sum64())
+}
+
+func hashAddr(a netip.Addr) uint64 {
+	b := a.As16()
+	return mix(binary.BigEndian.Uint64(b[:8]) ^ mix(binary.BigEndian.Uint64(b[8:])))
+}
+
+func score(address, node uint64) uint64 { return mix(address ^ node) }
+
+// mix is the finalizer of SplitMix64 (Steele, Lea and Flood, 2014): every bit
+// of the input changes about half of the output's.
+func mix(x uint64) uint64 {
+	x += 0x9e3779b97f4a7c15
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
+}

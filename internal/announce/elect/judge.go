@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package elect
+
+import (
+	"net/netip"
+	"path"
+)
+
+// Reason says why a node may not announce an address. The zero value means that
+// it may. The text completes the sentence "node-1 does not announce it: ...".
+type Reason string
+
+// The reasons, in the order in which Judge looks for them.
+const (
+	Eligible        Reason = ""
+	NotAlive        Reason = "its agent does not answer the other agents"
+	Leaving         Reason = "its agent is shutting down"
+	Excluded        Reason = "it has the label node.kubernetes.io/exclude-from-external-load-balancers"
+	Cordoned        Reason = "it is cordoned (spec.unschedulable)"
+	NotSelected     Reason = "the pool's nodeSelector does not match its labels"
+	NoEndpoint      Reason = "it has no ready endpoint of the Service, whose external traffic policy is Local"
+	OutOfSync       Reason = "its kernel does not match the Services yet"
+	NoInterface     Reason = "it has no interface that the pool's interfaces match"
+	NoSubnet        Reason = "it has no interface in the address's subnet and no default route; set the pool's interfaces"
+	LinkDown        Reason = "the link of its interface is down"
+	NotYetReporting Reason = "its agent has not told its interfaces yet"
+)
+
+// Interface is what a node tells about one of its interfaces.
+type Interface struct {
+	Name string
+	// Up means that the interface is administratively up and has a carrier.
+	Up bool
+	// Subnets are the on-link prefixes of its addresses.
+	Subnets []netip.Prefix
+	// Default4 and Default6 tell that a default route of that family leaves
+	// through it.
+	Default4, Default6 bool
+}
+
+// Node is what is known about a node.
+type Node struct {
+	Name   string
+	Labels map[string]string
+
+	// Alive comes from membership: its agent answers.
+	Alive bool
+	// Leaving: its agent hands over and is about to stop.
+	Leaving bool
+	// Excluded: the label that keeps it out of external load balancers.
+	Excluded bool
+	// Cordoned: spec.unschedulable.
+	Cordoned bool
+	// InSync: its kernel matches Desired.
+	InSync bool
+	// Interfaces it could announce on; nil while it has not told.
+	Interfaces []Interface
+}
+
+// Pool is what the addresses of one pool have in common.
+type Pool struct {
+	// Selects tells whether a node with these labels may announce; nil: all may.
+	Selects func(labels map[string]string) bool
+	// Interfaces are names or shell patterns of interfaces. Empty: the interface
+	// whose subnet holds the address, else that of the default route.
+	Interfaces []string
+}
+
+// Address is one address to place.
+type Address struct {
+	Addr netip.Addr
+	// Pool may be shared among addresses and must not be nil.
+	Pool *Pool
+	// Local, unless nil, limits the choice to nodes with a ready endpoint
+	// (external traffic policy Local).
+	Local map[string]bool
+}
+
+// Judge tells why n may not announce a, or Eligible.
+func Judge(n *Node, a *Address) Reason {
+	if r := judgeNode(n, a.Pool); r != Eligible {
+		return r
+	}
+	return judgeAddress(n, a)
+}
+
+// judgeNode is the part of Judge that is the same for all addresses of a pool.
+func judgeNode(n *Node, p *Pool) Reason {
+	switch {
+	case !n.Alive:
+		return NotAlive
+	case n.Leaving:
+		return Leaving
+	case n.Excluded:
+		return Excluded
+	case n.Cordoned:
+		return Cordoned
+	case p.Selects != nil && !p.Selects(n.Labels):
+		return NotSelected
+	case n.Interfaces == nil:
+		return NotYetReporting
+	}
+	return Eligible
+}
+
+func judgeAddress(n *Node, a *Address) Reason {
+	if a.Local != nil && !a.Local[n.Name] {
+		return NoEndpoint
+	}
+	if !n.InSync {
+		return OutOfSync
+	}
+	fit, up := a.match(n.Interfaces)
+	switch {
+	case up:
+		return Eligible
+	case fit:
+		return LinkDown
+	case len(a.Pool.Interfaces) > 0:
+		return NoInterface
+	}
+	return NoSubnet
+}
+
+// match tells whether any of the interfaces is one to announce a on, and
+// whether any of those is up.
+func (a *Address) match(interfaces []Interface) (fit, up bool) {
+	level := a.level(interfaces)
+	for i := range interfaces {
+		if fits(&interfaces[i], a, level) {
+			fit = true
+			up = up || interfaces[i].Up
+		}
+	}
+	return fit, up
+}
+
+// On gives the indexes of the interfaces on which a is to be announced,
+// whether up or not.
+func On(a *Address, interfaces []Interface) []int {
+	level := a.level(interfaces)
+	var out []int
+	for i := range interfaces {
+		if fits(&interfaces[i], a, level) {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+// level is how the interfaces of an address are found.
+type level int
+
+const (
+	byPattern level = iota
+	bySubnet
+	byDefaultRoute
+)
+
+func (a *Address) level(interfaces []Interface) level {
+	if len(a.Pool.Interfaces) > 0 {
+		return byPattern
+	}
+	for i := range interfaces {
+		if fits(&interfaces[i], a, bySubnet) {
+			return bySubnet
+		}
+	}
+	return byDefaultRoute
+}
+
+func fits(i *Interface, a *Address, l level) bool {
+	switch l {
+	case byPattern:
+		for _, pattern := range a.Pool.Interfaces {
+			if ok, err := path.Match(pattern, i.Name); err == nil && ok {
+				return true
+			}
+		}
+	case bySubnet:
+		for _, p := range i.Subnets {
+			if p.Contains(a.Addr) {
+				return true
+			}
+		}
+	case byDefaultRoute:
+		if a.Addr.Is4() {
+			return i.Default4
+		}
+		return i.Default6
+	}
+	return false
+}

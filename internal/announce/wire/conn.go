@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wire
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"github.com/mdlayher/packet"
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
+)
+
+// Limits of what a Conn answers, against floods of questions.
+const (
+	answersPerSecond = 20_000
+	answersBurst     = 5_000
+)
+
+// receiveBuffer is the socket's, in bytes: room for a burst of about 5,000
+// small frames.
+const receiveBuffer = 4 << 20
+
+// Config is what a Conn needs.
+type Config struct {
+	// Interface to listen on, by index.
+	Interface int
+	// MAC of that interface.
+	MAC MAC
+	// Protocol spoken.
+	Protocol Protocol
+	// Hear is called for messages about the addresses given to Listen: all
+	// Claims and Probes, whether answered or not, and no Questions. Messages
+	// from MAC itself are left out. It must not block.
+	Hear func(Message)
+}
+
+// Counters are what a Conn has done since it was opened.
+type Counters struct {
+	Questions, Answers, Limited, Sent uint64
+}
+
+// Conn is an open packet socket. Its methods are safe for concurrent use.
+type Conn struct {
+	cfg     Config
+	pc      *packet.Conn
+	limiter *rate.Limiter
+
+	mu        sync.RWMutex
+	answering map[netip.Addr]struct{}
+	listening map[netip.Addr]struct{}
+
+	questions, answers, limited, sent atomic.Uint64
+}
+
+// Open opens the socket, deaf: nothing is heard before Listen. It needs
+// CAP_NET_RAW. Call Run to serve it and Close to end it.
+func Open(cfg Config) (*Conn, error) {
+	filter, err := bpf.Assemble([]bpf.Instruction{Reject()})
+	if err != nil {
+		return nil, fmt.Errorf("assemble filter: %w", err)
+	}
+	pc, err := packet.Listen(&net.Interface{Index: cfg.Interface, HardwareAddr: cfg.MAC[:]},
+		packet.Raw, int(cfg.Protocol.EtherType()), &packet.Config{Filter: filter})
+	if err != nil {
+		return nil, fmt.Errorf("open %s socket on interface %d: %w", cfg.Protocol.Name(), cfg.Interface, err)
+	}
+	c := &Conn{
+		cfg:       cfg,
+		pc:        pc,
+		limiter:   rate.NewLimiter(answersPerSecond, answersBurst),
+		answering: map[netip.Addr]struct{}{},
+		listening: map[netip.Addr]struct{}{},
+	}
+	c.enlargeBuffer()
+	return c, nil
+}
+
+// enlargeBuffer is best effort: a smaller buffer works, but drops in bursts.
+func (c *Conn) enlargeBuffer() {
+	raw, err := c.pc.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) {
+		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
+		}
+	})
+}
+
+// Close ends Run and releases the socket.
+func (c *Conn) Close() error { return c.pc.Close() }
+
+// Counters gives the counts so far.
+func (c *Conn) Counters() Counters {
+	return Counters{c.questions.Load(), c.answers.Load(), c.limited.Load(), c.sent.Load()}
+}
+
+// Listen replaces the set of addresses that messages are heard about, in the
+// kernel's filter and here. Addresses that are answered must be among them.
+func (c *Conn) Listen(addresses []netip.Addr) error {
+	keys := make([]uint32, 0, len(addresses))
+	set := make(map[netip.Addr]struct{}, len(addresses))
+	for _, a := range addresses {
+		keys = append(keys, c.cfg.Protocol.Key(a))
+		set[a] = struct{}{}
+	}
+	program := c.cfg.Protocol.Filter(Ranges(keys, MaxRanges))
+	filter, err := bpf.Assemble(program)
+	if err != nil {
+		return fmt.Errorf("assemble filter of %d instructions: %w", len(program), err)
+	}
+	c.mu.Lock()
+	c.listening = set
+	c.mu.Unlock()
+	if err := c.pc.SetBPF(filter); err != nil {
+		return fmt.Errorf("attach filter of %d instructions: %w", len(filter), err)
+	}
+	return nil
+}
+
+// Answer starts or stops answering Questions and Probes about address.
+func (c *Conn) Answer(address netip.Addr, on bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if on {
+		c.answering[address] = struct{}{}
+	} else {
+		delete(c.answering, address)
+	}
+}
+
+// Probe sends one probe for address, to everyone if to is zero.
+func (c *Conn) Probe(address netip.Addr, to MAC) error {
+	return c.send(c.cfg.Protocol.Probe(address, c.cfg.MAC, to))
+}
+
+// Announce tells everyone on the link that address is here.
+func (c *Conn) Announce(address netip.Addr) error {
+	var errs []error
+	for _, frame := range c.cfg.Protocol.Announce(address, c.cfg.MAC) {
+		errs = append(errs, c.send(frame))
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Conn) send(frame []byte) error {
+	c.sent.Add(1)
+	if _, err := c.pc.WriteTo(frame, &packet.Addr{HardwareAddr: frame[:6]}); err != nil {
+		return fmt.Errorf("send %s frame on interface %d: %w", c.cfg.Protocol.Name(), c.cfg.Interface, err)
+	}
+	return nil
+}
+
+// Run receives until ctx ends or the socket fails, for instance because the
+// interface is gone. It closes the socket.
+func (c *Conn) Run(ctx context.Context) error {
+	defer c.pc.Close()
+	stop := context.AfterFunc(ctx, func() { c.pc.Close() })
+	defer stop()
+	buf := make([]byte, 2048)
+	for {
+		n, _, err := c.pc.ReadFrom(buf)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, unix.ENETDOWN), errors.Is(err, unix.EINTR):
+			continue // said once each time the interface goes down
+		case err != nil:
+			return fmt.Errorf("receive %s on interface %d: %w", c.cfg.Protocol.Name(), c.cfg.Interface, err)
+		}
+		c.cfg.Protocol.Parse(buf[:n], c.handle)
+	}
+}
+
+func (c *Conn) handle(m Message) {
+	if m.From == c.cfg.MAC || m.From.IsGroup() {
+		return
+	}
+	c.mu.RLock()
+	_, listen := c.listening[m.Address]
+	_, answer := c.answering[m.Address]
+	c.mu.RUnlock()
+	if !listen {
+		return
+	}
+	if m.Kind == Question {
+		c.questions.Add(1)
+	}
+	// A frame to somebody else's address is seen while the interface is
+	// promiscuous; it is not ours to answer.
+	if answer && m.Kind != Claim && (m.To.IsGroup() || m.To == c.cfg.MAC) {
+		if c.limiter.Allow() {
+			c.answers.Add(1)
+			_ = c.send(c.cfg.Protocol.Answer(m, c.cfg.MAC)) // the asker asks again
+		} else {
+			c.limited.Add(1)
+		}
+	}
+	if m.Kind != Question {
+		c.cfg.Hear(m)
+	}
+}

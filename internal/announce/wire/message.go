@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wire
+
+import (
+	"net"
+	"net/netip"
+
+	"golang.org/x/net/bpf"
+)
+
+// MAC is an Ethernet hardware address.
+type MAC [6]byte
+
+// Broadcast is the Ethernet broadcast address.
+var Broadcast = MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+
+// String gives the usual form 02:00:00:00:00:01.
+func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
+
+// IsGroup tells whether m is a multicast or broadcast address.
+func (m MAC) IsGroup() bool { return m[0]&1 == 1 }
+
+// IsZero tells whether m is 00:00:00:00:00:00.
+func (m MAC) IsZero() bool { return m == MAC{} }
+
+// Kind is what a frame says about an address.
+type Kind uint8
+
+const (
+	// Question: a host that has an address of its own wants to know who has
+	// this one.
+	Question Kind = iota + 1
+	// Probe: somebody asks who has the address in order to use it (RFC 5227
+	// section 2.1.1, RFC 4862 section 5.4.2).
+	Probe
+	// Claim: the sender says, or shows by using it, that it has the address.
+	Claim
+)
+
+// String names the kind.
+func (k Kind) String() string {
+	return [...]string{"invalid", "question", "probe", "claim"}[min(k, Claim)]
+}
+
+// Message is one thing a frame says.
+type Message struct {
+	Kind Kind
+	// Address that it is about.
+	Address netip.Addr
+	// From is the hardware address of the sender.
+	From MAC
+	// Asker is the sender's own protocol address in a Question.
+	Asker netip.Addr
+	// To is the hardware address that the frame was sent to.
+	To MAC
+}
+
+// Protocol is address resolution for one family. Frames are whole Ethernet
+// frames without checksum. Implementations are pure and safe for concurrent
+// use.
+type Protocol interface {
+	// Name is "arp" or "ndp".
+	Name() string
+	// EtherType of the frames.
+	EtherType() uint16
+	// Filter accepts the frames that are about the ranges.
+	Filter(ranges []Range) []bpf.Instruction
+	// Parse calls yield for each thing that frame says. Malformed frames, and
+	// those that a host must ignore by the protocol's RFC, say nothing.
+	Parse(frame []byte, yield func(Message))
+	// Answer gives the reply of the host self to m, a Question or a Probe.
+	Answer(m Message, self MAC) []byte
+	// Probe asks who has address, without claiming it. A zero to asks everyone.
+	Probe(address netip.Addr, self, to MAC) []byte
+	// Announce gives the frames that make every host on the link use self for
+	// address from now on.
+	Announce(address netip.Addr, self MAC) [][]byte
+	// Key is the part of an address that Filter's ranges are about.
+	Key(address netip.Addr) uint32
+}
