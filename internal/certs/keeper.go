@@ -133,7 +133,7 @@ func (k *Keeper) ensureSecret(ctx context.Context, now time.Time) (Bundle, error
 		if err != nil || !changed {
 			return fresh, err
 		}
-		secret.ObjectMeta.Name, secret.ObjectMeta.Namespace = k.config.Secret.Name, k.config.Secret.Namespace
+		secret.Name, secret.Namespace = k.config.Secret.Name, k.config.Secret.Namespace
 		intoSecret(fresh, secret)
 		if absent {
 			err = k.config.Client.Create(ctx, secret)

@@ -197,7 +197,7 @@ func lock(ctx context.Context, path string, progress io.Writer) (func(), error) 
 	case <-ctx.Done():
 		// The waiting goroutine ends with the lock's holder, and closing
 		// gives the lock straight back.
-		go func() { <-done; file.Close() }()
+		go func() { <-done; _ = file.Close() }()
 		return nil, ctx.Err()
 	}
 }
