@@ -102,8 +102,9 @@ func (Protocol) Key(a netip.Addr) uint32 {
 	return binary.BigEndian.Uint32(b[:])
 }
 
-// Filter accepts packets whose target or sender address is in ranges.
-func (Protocol) Filter(ranges []wire.Range) []bpf.Instruction {
+// Filter accepts packets whose target address is in targets, or whose sender
+// address is in sources.
+func (Protocol) Filter(targets, sources []wire.Range) []bpf.Instruction {
 	out := []bpf.Instruction{
 		// Ethernet, IPv4; lengths 6 and 4.
 		bpf.LoadAbsolute{Off: 14, Size: 4},
@@ -112,8 +113,8 @@ func (Protocol) Filter(ranges []wire.Range) []bpf.Instruction {
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 6<<8 | 4, SkipTrue: 1},
 		wire.Reject(),
 	}
-	out = append(out, wire.Search(offsetTPA, ranges)...)
-	out = append(out, wire.Search(offsetSPA, ranges)...)
+	out = append(out, wire.Search(offsetTPA, targets)...)
+	out = append(out, wire.Search(offsetSPA, sources)...)
 	return append(out, wire.Reject())
 }
 

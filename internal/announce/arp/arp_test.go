@@ -122,7 +122,10 @@ func TestParseRefuses(t *testing.T) {
 func TestFilter(t *testing.T) {
 	p := Protocol{}
 	other := netip.MustParseAddr("192.0.2.201")
-	vm, err := bpf.NewVM(p.Filter(wire.Ranges([]uint32{p.Key(vip)}, wire.MaxRanges)))
+	watched := netip.MustParseAddr("192.0.2.210")
+	one := wire.Ranges([]uint32{p.Key(vip)}, wire.MaxRanges)
+	both := wire.Ranges([]uint32{p.Key(vip), p.Key(watched)}, wire.MaxRanges)
+	vm, err := bpf.NewVM(p.Filter(one, both))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,6 +143,8 @@ func TestFilter(t *testing.T) {
 		{"question about another", request(asker, other), false},
 		{"somebody uses ours", request(vip, other), true},
 		{"probe for ours", p.Probe(vip, client, wire.MAC{}), true},
+		{"question about one that is only watched", request(asker, watched), false},
+		{"announcement of one that is only watched", p.Announce(watched, client)[0], true},
 		{"announcement of another", p.Announce(other, client)[0], false},
 		{"wrong lengths", broken, false},
 	} {

@@ -35,9 +35,8 @@ type Config struct {
 	MAC MAC
 	// Protocol spoken.
 	Protocol Protocol
-	// Hear is called for messages about the addresses given to Listen: all
-	// Claims and Probes, whether answered or not, and no Questions. Messages
-	// from MAC itself are left out. It must not block.
+	// Hear is called for the Claims and Probes that Listen lets through, whether
+	// answered or not. Messages from MAC itself are left out. It must not block.
 	Hear func(Message)
 }
 
@@ -54,7 +53,8 @@ type Conn struct {
 
 	mu        sync.RWMutex
 	answering map[netip.Addr]struct{}
-	listening map[netip.Addr]struct{}
+	asked     map[netip.Addr]struct{}
+	claimed   map[netip.Addr]struct{}
 
 	questions, answers, limited, sent atomic.Uint64
 }
@@ -76,7 +76,6 @@ func Open(cfg Config) (*Conn, error) {
 		pc:        pc,
 		limiter:   rate.NewLimiter(answersPerSecond, answersBurst),
 		answering: map[netip.Addr]struct{}{},
-		listening: map[netip.Addr]struct{}{},
 	}
 	c.enlargeBuffer()
 	return c, nil
@@ -103,27 +102,35 @@ func (c *Conn) Counters() Counters {
 	return Counters{c.questions.Load(), c.answers.Load(), c.limited.Load(), c.sent.Load()}
 }
 
-// Listen replaces the set of addresses that messages are heard about, in the
-// kernel's filter and here. Addresses that are answered must be among them.
-func (c *Conn) Listen(addresses []netip.Addr) error {
+// Listen replaces the sets of addresses that the socket is woken for, in the
+// kernel's filter and here: asked are those about which Questions and Probes
+// are wanted, which must include those that are answered; claimed are those of
+// which Claims are wanted.
+func (c *Conn) Listen(asked, claimed []netip.Addr) error {
+	askedSet, targets := c.set(asked)
+	claimedSet, sources := c.set(claimed)
+	program := c.cfg.Protocol.Filter(targets, sources)
+	filter, err := bpf.Assemble(program)
+	if err != nil {
+		return fmt.Errorf("assemble filter of %d instructions: %w", len(program), err)
+	}
+	c.mu.Lock()
+	c.asked, c.claimed = askedSet, claimedSet
+	c.mu.Unlock()
+	if err := c.pc.SetBPF(filter); err != nil {
+		return fmt.Errorf("attach filter of %d instructions: %w", len(filter), err)
+	}
+	return nil
+}
+
+func (c *Conn) set(addresses []netip.Addr) (map[netip.Addr]struct{}, []Range) {
 	keys := make([]uint32, 0, len(addresses))
 	set := make(map[netip.Addr]struct{}, len(addresses))
 	for _, a := range addresses {
 		keys = append(keys, c.cfg.Protocol.Key(a))
 		set[a] = struct{}{}
 	}
-	program := c.cfg.Protocol.Filter(Ranges(keys, MaxRanges))
-	filter, err := bpf.Assemble(program)
-	if err != nil {
-		return fmt.Errorf("assemble filter of %d instructions: %w", len(program), err)
-	}
-	c.mu.Lock()
-	c.listening = set
-	c.mu.Unlock()
-	if err := c.pc.SetBPF(filter); err != nil {
-		return fmt.Errorf("attach filter of %d instructions: %w", len(filter), err)
-	}
-	return nil
+	return set, Ranges(keys, MaxRanges)
 }
 
 // Answer starts or stops answering Questions and Probes about address.
@@ -185,26 +192,31 @@ func (c *Conn) handle(m Message) {
 		return
 	}
 	c.mu.RLock()
-	_, listen := c.listening[m.Address]
 	_, answer := c.answering[m.Address]
-	c.mu.RUnlock()
-	if !listen {
-		return
+	_, wanted := c.asked[m.Address]
+	if m.Kind == Claim {
+		_, wanted = c.claimed[m.Address]
 	}
-	if m.Kind == Question {
-		c.questions.Add(1)
+	c.mu.RUnlock()
+	if !wanted {
+		return
 	}
 	// A frame to somebody else's address is seen while the interface is
 	// promiscuous; it is not ours to answer.
 	if answer && m.Kind != Claim && (m.To.IsGroup() || m.To == c.cfg.MAC) {
-		if c.limiter.Allow() {
-			c.answers.Add(1)
-			_ = c.send(c.cfg.Protocol.Answer(m, c.cfg.MAC)) // the asker asks again
-		} else {
-			c.limited.Add(1)
-		}
+		c.answer(m)
 	}
 	if m.Kind != Question {
 		c.cfg.Hear(m)
 	}
+}
+
+func (c *Conn) answer(m Message) {
+	c.questions.Add(1)
+	if !c.limiter.Allow() {
+		c.limited.Add(1)
+		return
+	}
+	c.answers.Add(1)
+	_ = c.send(c.cfg.Protocol.Answer(m, c.cfg.MAC)) // the asker asks again
 }

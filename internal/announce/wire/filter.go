@@ -8,9 +8,10 @@ import (
 	"golang.org/x/net/bpf"
 )
 
-// MaxRanges is how many ranges a filter holds. A program that searches twice
-// then stays below the kernel's 4,096 instructions (BPF_MAXINSNS).
-const MaxRanges = 400
+// MaxRanges is how many ranges a filter searches at most. A program that
+// searches three times then stays below the kernel's 4,096 instructions
+// (BPF_MAXINSNS).
+const MaxRanges = 256
 
 // acceptLength is how much of an accepted frame the kernel hands over.
 const acceptLength = 1 << 18

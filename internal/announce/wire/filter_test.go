@@ -40,12 +40,12 @@ func TestSearch(t *testing.T) {
 	for seed := range uint64(30) {
 		rng := rand.New(rand.NewPCG(seed, 3))
 		var keys []uint32
-		for range rng.IntN(3 * MaxRanges) {
+		for range rng.IntN(5 * MaxRanges) {
 			keys = append(keys, rng.Uint32N(1<<14)<<rng.UintN(18))
 		}
 		ranges := Ranges(keys, MaxRanges)
 		program := append(Search(4, ranges), Search(0, ranges)...)
-		program = append(program, Reject())
+		program = append(append(program, Search(0, ranges)...), Reject())
 		if _, err := bpf.Assemble(program); err != nil || len(program) > 4096 {
 			t.Fatalf("seed %d: %d ranges give %d instructions, %v", seed, len(ranges), len(program), err)
 		}

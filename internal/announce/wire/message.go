@@ -64,8 +64,9 @@ type Protocol interface {
 	Name() string
 	// EtherType of the frames.
 	EtherType() uint16
-	// Filter accepts the frames that are about the ranges.
-	Filter(ranges []Range) []bpf.Instruction
+	// Filter accepts the frames that ask about targets, and those whose sender
+	// claims one of sources.
+	Filter(targets, sources []Range) []bpf.Instruction
 	// Parse calls yield for each thing that frame says. Malformed frames, and
 	// those that a host must ignore by the protocol's RFC, say nothing.
 	Parse(frame []byte, yield func(Message))
