@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package alloc keeps the books of addresses and ports: which there are, who
+// has which, and which may be given out next.
+//
+//	"10.96.8.0/22", "10.96.64.10-10.96.64.99"     "30000-30499"
+//	              │ ParseRange                          │ ParsePortRange
+//	              ▼                                     ▼
+//	        Range ───────────────> Span[V] <─────── PortRange
+//	                                  │ SetPool
+//	                                  ▼
+//	   Observe, Pick, Release ──> Ledger[V] ──> Lease: who, since, until
+//
+// A Ledger covers one kind of value: IPv4 addresses, IPv6 addresses or ports.
+// It knows the leases of all values, in a pool or not, and every pool's bitmap
+// of values that cannot be given out. The leases are the truth; a bitmap can be
+// thrown away and computed again, which is what SetPool does.
+//
+// # The life of a value
+//
+//	          Pick                 Observe (seen in the API)
+//	free ───────────────> picked ───────────────────────────> held
+//	  ▲  <─ time is up ───┘  ▲                                 │ Observe without it,
+//	  │                      └── the same owner, or by name ─┐ │ or Forget
+//	  └──────────── time is up ──────────────────────────── resting
+//
+// A value that is picked, held or resting is never chosen for somebody else. A
+// value that nobody has, but that somebody had, is remembered for that name, so
+// that a Service that comes back gets it if it is still free.
+//
+// # Invariants
+//
+//   - A value is set in a pool's bitmap if and only if it has a lease or is
+//     excluded from that pool.
+//   - held beats resting and picked: what the API server stored is a fact. Two
+//     owners can hold one value; that is reported (Duplicates), not hidden.
+//   - Every owner's values are what it was last observed with, nothing more, so
+//     nothing leaks that a full list of Services would not show.
+//   - Time is passed in. Equal calls in equal order give equal ledgers.
+//
+// # Non-goals
+//
+// No policy (who may use which pool) and no API objects; see package request
+// and the controllers. No persistence: a ledger is rebuilt from the API.
+package alloc

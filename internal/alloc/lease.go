@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package alloc
+
+import "time"
+
+// Owner is who has a value: a Service.
+type Owner struct {
+	Namespace string
+	// Name is empty for a Service that the API server has not named yet
+	// (generateName).
+	Name string
+	// UID tells a Service from an earlier one of the same name. Before the API
+	// server has given one, it is that of the request.
+	UID string
+}
+
+// String gives namespace/name.
+func (o Owner) String() string {
+	if o.Name == "" {
+		return o.Namespace + "/(not yet named)"
+	}
+	return o.Namespace + "/" + o.Name
+}
+
+// same tells whether two owners are one Service by name, or one request.
+func (o Owner) same(other Owner) bool {
+	if o.Name != "" || other.Name != "" {
+		return o.Namespace == other.Namespace && o.Name == other.Name
+	}
+	return o.UID == other.UID
+}
+
+// State is what a lease stands for. A value with several leases counts as the
+// highest.
+type State uint8
+
+// The states of a value, see the package's drawing.
+const (
+	Free State = iota
+	Resting
+	Picked
+	Held
+	states
+)
+
+// String gives the state as messages name it: "is held by".
+func (s State) String() string {
+	return [...]string{"free", "left to rest", "on its way", "held"}[s]
+}
+
+// Lease says that an owner has a value.
+type Lease[V comparable] struct {
+	Value V
+	Owner Owner
+	State State
+	// Since is when the lease got its state.
+	Since time.Time
+	// Until is when a Picked or Resting lease ends; zero when Held.
+	Until time.Time
+}
+
+// Stats counts the values of a pool. Capacity is the sum of the others.
+type Stats struct {
+	// Capacity is how many values the pool can choose from, at most 2^48.
+	Capacity uint64
+	Held     uint64
+	Picked   uint64
+	Resting  uint64
+	// Excluded is how many nobody has and nobody is given without asking.
+	Excluded uint64
+	Free     uint64
+}

@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package alloc
+
+import (
+	"iter"
+	"slices"
+	"time"
+)
+
+// Ledger knows who has which value of one kind. It is not safe for concurrent
+// use.
+type Ledger[V comparable] struct {
+	kind   Kind[V]
+	leases map[V][]Lease[V]
+	held   map[Owner][]V // the values of Held leases, as observed
+	twice  map[V]struct{}
+	pools  map[string]*pool[V]
+	places places[V]
+	ends   deadlines[V]
+	memory memory[V]
+}
+
+// NewLedger returns a ledger without pools or leases.
+func NewLedger[V comparable](kind Kind[V]) *Ledger[V] {
+	return &Ledger[V]{
+		kind:   kind,
+		leases: map[V][]Lease[V]{},
+		held:   map[Owner][]V{},
+		twice:  map[V]struct{}{},
+		pools:  map[string]*pool[V]{},
+		memory: newMemory[V](),
+	}
+}
+
+// SetPool adds a pool, or replaces the one of that name. Leases are not
+// touched: a value that is no longer in any pool stays with its owner. Its cost
+// is one step for each lease.
+func (l *Ledger[V]) SetPool(spec Pool[V]) {
+	p := newPool(l.kind, spec)
+	l.pools[spec.Name] = p
+	l.places = newPlaces(l.kind, l.pools)
+	for v, leases := range l.leases {
+		if _, ok := p.index(v); !ok {
+			continue
+		}
+		p.moved(v, Free, strongest(leases))
+		for _, lease := range leases {
+			if lease.State >= Picked {
+				p.perName[lease.Owner.Namespace]++
+			}
+		}
+	}
+}
+
+// DeletePool forgets a pool; absent is not an error. Leases are not touched.
+func (l *Ledger[V]) DeletePool(name string) {
+	delete(l.pools, name)
+	l.places = newPlaces(l.kind, l.pools)
+}
+
+// Ask is who wants a value, and the outside world as it is now.
+type Ask struct {
+	Owner Owner
+	Now   time.Time
+	// Hold is how long a pick is kept for its owner before it is free again,
+	// unless Observe sees it.
+	Hold time.Duration
+	// Random is 64 evenly distributed bits.
+	Random uint64
+}
+
+// Next picks a free value of the pool at random, from above the lower band
+// while there is one. It returns ErrNoPool, ErrFull or ErrQuota.
+func (l *Ledger[V]) Next(name string, ask Ask) (V, error) {
+	var none V
+	l.Expire(ask.Now)
+	p, ok := l.pools[name]
+	if !ok {
+		return none, ErrNoPool
+	}
+	if err := p.full(ask.Owner); err != nil {
+		return none, err
+	}
+	if p.taken != nil {
+		if n, ok := p.taken.FindBanded(ask.Random, p.lower); ok {
+			v := p.value(n)
+			l.pick(v, ask)
+			return v, nil
+		}
+	}
+	return none, &FullError{Pool: name, Stats: p.stats(), Next: l.nextEnd(p)}
+}
+
+// nextEnd is when the first lease of the pool that ends by itself does so; zero
+// when there is none.
+func (l *Ledger[V]) nextEnd(p *pool[V]) (first time.Time) {
+	for lease := range l.All() {
+		if _, ok := p.index(lease.Value); !ok || lease.State == Held {
+			continue
+		}
+		if first.IsZero() || lease.Until.Before(first) {
+			first = lease.Until
+		}
+	}
+	return first
+}
+
+// Take picks a certain value, in a pool or not. It returns ErrTaken when
+// another owner holds or picked it, and ErrQuota when a pool that it is in says
+// so. A value that rests is given to anyone who asks for it. Taking what one
+// has is no error and changes nothing.
+func (l *Ledger[V]) Take(v V, ask Ask) error {
+	l.Expire(ask.Now)
+	var err error
+	for _, lease := range l.leases[v] {
+		switch {
+		case lease.State < Picked:
+		case lease.Owner.same(ask.Owner):
+			return nil
+		default:
+			err = &TakenError{Value: l.kind.Format(v), Owner: lease.Owner, State: lease.State}
+		}
+	}
+	if err != nil {
+		return err
+	}
+	l.places.each(l.kind, v, func(p *pool[V]) {
+		if e := p.full(ask.Owner); e != nil {
+			err = e
+		}
+	})
+	if err == nil {
+		l.pick(v, ask)
+	}
+	return err
+}
+
+func (l *Ledger[V]) pick(v V, ask Ask) {
+	until := ask.Now.Add(ask.Hold)
+	l.put(Lease[V]{Value: v, Owner: ask.Owner, State: Picked, Since: ask.Now, Until: until})
+	l.ends.add(until, v)
+	l.memory.add(ask.Owner, v)
+}
+
+// Drop undoes a pick that its owner does not want after all.
+func (l *Ledger[V]) Drop(v V, owner Owner) {
+	l.cut(v, func(lease Lease[V]) bool { return lease.State == Picked && lease.Owner.same(owner) })
+}
+
+// Observe says what the owner has according to the API: these values and no
+// others. Picks of these values, by whomever, are settled by that. Values that
+// it no longer has go to rest. Equal calls change nothing.
+func (l *Ledger[V]) Observe(owner Owner, values []V, now time.Time) {
+	before := l.held[owner]
+	if slices.Equal(before, values) {
+		return
+	}
+	for i, v := range values {
+		if slices.Contains(before, v) || slices.Contains(values[:i], v) {
+			continue
+		}
+		l.cut(v, func(lease Lease[V]) bool { return lease.State != Held })
+		l.put(Lease[V]{Value: v, Owner: owner, State: Held, Since: now})
+	}
+	for _, v := range before {
+		if !slices.Contains(values, v) {
+			l.memory.set(owner, before)
+			l.release(v, owner, now)
+		}
+	}
+	if len(values) == 0 {
+		delete(l.held, owner)
+		return
+	}
+	l.held[owner] = slices.Clone(values)
+}
+
+// Forget says that the owner is gone. Its values go to rest.
+func (l *Ledger[V]) Forget(owner Owner, now time.Time) { l.Observe(owner, nil, now) }
+
+// Rest says that a value rests until then, as a record of an earlier process
+// tells. A value that somebody has is left as it is.
+func (l *Ledger[V]) Rest(v V, owner Owner, since, until time.Time) {
+	if len(l.leases[v]) > 0 {
+		return
+	}
+	l.memory.add(owner, v)
+	l.rest(v, owner, since, until)
+}
+
+func (l *Ledger[V]) rest(v V, owner Owner, since, until time.Time) {
+	l.put(Lease[V]{Value: v, Owner: owner, State: Resting, Since: since, Until: until})
+	l.ends.add(until, v)
+}
+
+// release ends a Held lease and lets the value rest as long as the pools that
+// have it say.
+func (l *Ledger[V]) release(v V, owner Owner, now time.Time) {
+	l.cut(v, func(lease Lease[V]) bool { return lease.State == Held && lease.Owner == owner })
+	var rest time.Duration
+	l.places.each(l.kind, v, func(p *pool[V]) { rest = max(rest, p.Quarantine) })
+	if rest > 0 && len(l.leases[v]) == 0 {
+		l.rest(v, owner, now, now.Add(rest))
+	}
+}
+
+// Expire ends the picks and rests whose time is up. The methods that choose do
+// so themselves.
+func (l *Ledger[V]) Expire(now time.Time) {
+	for {
+		v, ok := l.ends.pop(now)
+		if !ok {
+			return
+		}
+		l.cut(v, func(lease Lease[V]) bool { return lease.State != Held && !lease.Until.After(now) })
+	}
+}
+
+// put adds a lease.
+func (l *Ledger[V]) put(lease Lease[V]) {
+	before := l.leases[lease.Value]
+	after := append(before, lease)
+	l.leases[lease.Value] = after
+	l.changed(lease.Value, strongest(before), after, lease, 1)
+}
+
+// cut ends the leases of a value that match.
+func (l *Ledger[V]) cut(v V, match func(Lease[V]) bool) {
+	for i := 0; i < len(l.leases[v]); {
+		lease := l.leases[v][i]
+		if !match(lease) {
+			i++
+			continue
+		}
+		from := strongest(l.leases[v])
+		after := slices.Delete(l.leases[v], i, i+1)
+		if l.leases[v] = after; len(after) == 0 {
+			delete(l.leases, v)
+		}
+		l.changed(v, from, after, lease, -1)
+	}
+}
+
+// changed brings everything that is computed from the leases up to date.
+func (l *Ledger[V]) changed(v V, from State, leases []Lease[V], lease Lease[V], by int) {
+	to := strongest(leases)
+	l.places.each(l.kind, v, func(p *pool[V]) {
+		if _, ok := p.index(v); !ok {
+			return
+		}
+		p.moved(v, from, to)
+		if lease.State >= Picked {
+			if p.perName[lease.Owner.Namespace] += by; p.perName[lease.Owner.Namespace] == 0 {
+				delete(p.perName, lease.Owner.Namespace)
+			}
+		}
+	})
+	if lease.State != Held {
+		return
+	}
+	holders := 0
+	for _, other := range leases {
+		if other.State == Held {
+			holders++
+		}
+	}
+	if holders > 1 {
+		l.twice[v] = struct{}{}
+	} else {
+		delete(l.twice, v)
+	}
+}
+
+func strongest[V comparable](leases []Lease[V]) State {
+	state := Free
+	for _, lease := range leases {
+		state = max(state, lease.State)
+	}
+	return state
+}
+
+// Leases returns the leases of a value. The caller must not change them.
+func (l *Ledger[V]) Leases(v V) []Lease[V] { return l.leases[v] }
+
+// Has returns the values that the owner was last observed with. The caller must
+// not change them.
+func (l *Ledger[V]) Has(owner Owner) []V { return l.held[owner] }
+
+// Remembers returns the values that a Service of the owner's name held when it
+// last let go of any, in the order in which it was observed with them, and then
+// those picked for it since. They may be anyone's by now: Take them. The caller
+// must not change them.
+func (l *Ledger[V]) Remembers(owner Owner) []V { return l.memory.of(owner) }
+
+// All yields every lease, in no order. The ledger must not change meanwhile.
+func (l *Ledger[V]) All() iter.Seq[Lease[V]] {
+	return func(yield func(Lease[V]) bool) {
+		for _, leases := range l.leases {
+			for _, lease := range leases {
+				if !yield(lease) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Owners yields every owner of a Held lease, in no order.
+func (l *Ledger[V]) Owners() iter.Seq[Owner] {
+	return func(yield func(Owner) bool) {
+		for o := range l.held {
+			if !yield(o) {
+				return
+			}
+		}
+	}
+}
+
+// Duplicates returns the values that more than one owner holds, in order.
+func (l *Ledger[V]) Duplicates() []V {
+	out := make([]V, 0, len(l.twice))
+	for v := range l.twice {
+		out = append(out, v)
+	}
+	slices.SortFunc(out, l.kind.Compare)
+	return out
+}
+
+// PoolsOf returns the names of the pools that have the value, in order.
+func (l *Ledger[V]) PoolsOf(v V) []string {
+	var out []string
+	l.places.each(l.kind, v, func(p *pool[V]) { out = append(out, p.Name) })
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// Stats counts a pool's values; the zero Stats when there is no such pool. Call
+// Expire first to have what is over not counted.
+func (l *Ledger[V]) Stats(name string) Stats {
+	if p, ok := l.pools[name]; ok {
+		return p.stats()
+	}
+	return Stats{}
+}

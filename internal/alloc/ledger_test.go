@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package alloc
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var t0 = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+func owner(name string) Owner { return Owner{Namespace: "shop", Name: name, UID: "uid-" + name} }
+
+func ports(first, last uint16) []PortRange { return []PortRange{{First: first, Last: last}} }
+
+func mustNext[V comparable](t *testing.T, l *Ledger[V], pool string, ask Ask) V {
+	t.Helper()
+	v, err := l.Next(pool, ask)
+	if err != nil {
+		t.Fatalf("next of %s: %v", pool, err)
+	}
+	return v
+}
+
+func TestLifeOfAValue(t *testing.T) {
+	l := NewLedger(Ports())
+	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30001), Quarantine: time.Minute})
+	a, b, c := owner("a"), owner("b"), owner("c")
+
+	first := mustNext(t, l, "p", Ask{Owner: a, Now: t0, Hold: time.Second})
+	second := mustNext(t, l, "p", Ask{Owner: b, Now: t0, Hold: time.Hour})
+	if first == second {
+		t.Fatalf("%d was picked twice", first)
+	}
+	var full *FullError
+	if _, err := l.Next("p", Ask{Owner: c, Now: t0}); !errors.Is(err, ErrFull) || !errors.As(err, &full) || !full.Next.Equal(t0.Add(time.Second)) {
+		t.Fatalf("next of a full pool: %v, free at %v", err, full)
+	}
+	// a is never seen: its pick is free again. b is seen and stays beyond its hold.
+	l.Observe(b, []uint16{second}, t0)
+	now := t0.Add(2 * time.Hour)
+	if got := mustNext(t, l, "p", Ask{Owner: c, Now: now, Hold: time.Hour}); got != first {
+		t.Fatalf("picked %d, want %d whose pick ran out", got, first)
+	}
+	l.Observe(c, []uint16{first}, now)
+	l.Forget(c, now)
+	if diff := cmp.Diff(Stats{Capacity: 2, Held: 1, Resting: 1}, l.Stats("p")); diff != "" {
+		t.Errorf("stats while resting (-want +got):\n%s", diff)
+	}
+	if _, err := l.Next("p", Ask{Owner: a, Now: now.Add(59 * time.Second)}); !errors.Is(err, ErrFull) {
+		t.Errorf("a resting value was given away: %v", err)
+	}
+	if diff := cmp.Diff([]uint16{first}, l.Remembers(Owner{Namespace: "shop", Name: "c"})); diff != "" {
+		t.Errorf("remembered (-want +got):\n%s", diff)
+	}
+	if err := l.Take(first, Ask{Owner: Owner{Namespace: "shop", Name: "c"}, Now: now.Add(59 * time.Second), Hold: time.Second}); err != nil {
+		t.Errorf("take a resting value: %v", err)
+	}
+	if got := mustNext(t, l, "p", Ask{Owner: a, Now: now.Add(2 * time.Minute), Hold: time.Second}); got != first {
+		t.Errorf("after the rest: got %d, want %d", got, first)
+	}
+}
+
+func TestTakeNamesTheHolder(t *testing.T) {
+	l := NewLedger(Addresses())
+	v := netip.MustParseAddr("192.0.2.7")
+	l.Observe(owner("web"), []netip.Addr{v}, t0)
+	err := l.Take(v, Ask{Owner: owner("other"), Now: t0})
+	if !errors.Is(err, ErrTaken) || err.Error() != "192.0.2.7 is held by Service shop/web" {
+		t.Errorf("take a held address: %v", err)
+	}
+	if err := l.Take(v, Ask{Owner: Owner{Namespace: "shop", Name: "web"}, Now: t0}); err != nil {
+		t.Errorf("take one's own address: %v", err)
+	}
+	unnamed := Owner{Namespace: "shop", UID: "request-1"}
+	w := v.Next()
+	if err := l.Take(w, Ask{Owner: unnamed, Now: t0, Hold: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Take(w, Ask{Owner: Owner{Namespace: "shop", UID: "request-2"}, Now: t0}); !errors.Is(err, ErrTaken) {
+		t.Errorf("two unnamed Services got %s: %v", w, err)
+	}
+	l.Drop(w, unnamed)
+	if len(l.Leases(w)) != 0 {
+		t.Errorf("dropped, yet leased: %v", l.Leases(w))
+	}
+}
+
+func TestDuplicatesAreSeenAndEnd(t *testing.T) {
+	l := NewLedger(Ports())
+	l.Observe(owner("a"), []uint16{30000, 30001}, t0)
+	l.Observe(owner("b"), []uint16{30001}, t0)
+	if diff := cmp.Diff([]uint16{30001}, l.Duplicates()); diff != "" {
+		t.Errorf("duplicates (-want +got):\n%s", diff)
+	}
+	l.Observe(owner("b"), []uint16{30002}, t0)
+	if got := l.Duplicates(); len(got) != 0 {
+		t.Errorf("duplicates %v after one moved away", got)
+	}
+}
+
+func TestQuota(t *testing.T) {
+	l := NewLedger(Ports())
+	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30009), MaxPerNamespace: 2})
+	mustNext(t, l, "p", Ask{Owner: owner("a"), Now: t0, Hold: time.Minute})
+	if err := l.Take(30005, Ask{Owner: owner("b"), Now: t0, Hold: time.Hour}); err != nil && !errors.Is(err, ErrTaken) {
+		t.Fatal(err)
+	}
+	_, err := l.Next("p", Ask{Owner: owner("c"), Now: t0})
+	if !errors.Is(err, ErrQuota) || !strings.Contains(err.Error(), "namespace shop holds 2 values of pool p") {
+		t.Errorf("third value of two: %v", err)
+	}
+	if err := l.Take(30009, Ask{Owner: owner("c"), Now: t0}); !errors.Is(err, ErrQuota) {
+		t.Errorf("third value of two, by number: %v", err)
+	}
+	if _, err := l.Next("p", Ask{Owner: Owner{Namespace: "other", Name: "x"}, Now: t0, Hold: time.Hour}); err != nil {
+		t.Errorf("another namespace: %v", err)
+	}
+	if _, err := l.Next("p", Ask{Owner: owner("c"), Now: t0.Add(2 * time.Minute), Hold: time.Hour}); err != nil {
+		t.Errorf("after a pick ran out: %v", err)
+	}
+}
+
+func TestPoolChangesKeepLeases(t *testing.T) {
+	l := NewLedger(Ports())
+	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30009)})
+	l.Observe(owner("a"), []uint16{30008}, t0)
+	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30003)})
+	if len(l.PoolsOf(30008)) != 0 || len(l.Leases(30008)) != 1 {
+		t.Errorf("30008 is in pools %v, leased to %v", l.PoolsOf(30008), l.Leases(30008))
+	}
+	if diff := cmp.Diff(Stats{Capacity: 4, Free: 4}, l.Stats("p")); diff != "" {
+		t.Errorf("shrunk pool (-want +got):\n%s", diff)
+	}
+	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30009), Exclude: ports(30000, 30004)})
+	if diff := cmp.Diff(Stats{Capacity: 10, Held: 1, Excluded: 5, Free: 4}, l.Stats("p")); diff != "" {
+		t.Errorf("grown pool (-want +got):\n%s", diff)
+	}
+	l.DeletePool("p")
+	if _, err := l.Next("p", Ask{Now: t0}); !errors.Is(err, ErrNoPool) {
+		t.Errorf("next of a deleted pool: %v", err)
+	}
+}
+
+func TestHugePool(t *testing.T) {
+	l := NewLedger(Addresses())
+	r, err := ParseRange("2001:db8::/64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetPool(Pool[netip.Addr]{Name: "p", Spans: []Span[netip.Addr]{r.Span}, Exclude: r.Ends(), LowerBand: ServiceIPBand})
+	for i := range uint64(1000) {
+		v := mustNext(t, l, "p", Ask{Owner: owner(fmt.Sprint(i)), Now: t0, Hold: time.Hour, Random: rand.Uint64()})
+		if !r.Contains(v) || v == r.First {
+			t.Fatalf("picked %s", v)
+		}
+	}
+	beyond := netip.MustParseAddr("2001:db8::ffff:0:0:1")
+	if err := l.Take(beyond, Ask{Owner: owner("far"), Now: t0, Hold: time.Hour}); err != nil {
+		t.Errorf("take an address beyond the bitmap: %v", err)
+	}
+	if got := l.Stats("p"); got.Picked != 1000 || got.Excluded != 1 {
+		t.Errorf("stats %+v", got)
+	}
+}
+
+// Whatever happens, what is kept incrementally equals what a new ledger, told
+// the outcome, computes; and nobody is given what somebody else has.
+func TestIncrementalEqualsRebuilt(t *testing.T) {
+	for seed := range uint64(40) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			w := &walk{t: t, rng: rand.New(rand.NewPCG(seed, 1)), l: NewLedger(Ports()), now: t0, has: map[Owner][]uint16{}}
+			w.repool()
+			for range 400 {
+				w.step()
+			}
+			w.check()
+		})
+	}
+}
+
+// walk is a random sequence of operations.
+type walk struct {
+	t     *testing.T
+	rng   *rand.Rand
+	l     *Ledger[uint16]
+	now   time.Time
+	specs []Pool[uint16]
+	has   map[Owner][]uint16 // what was observed last
+}
+
+func (w *walk) owner() Owner {
+	return Owner{Namespace: fmt.Sprint("ns", w.rng.IntN(3)), Name: fmt.Sprint("s", w.rng.IntN(8)), UID: fmt.Sprint(w.rng.IntN(2))}
+}
+
+// repool sets two pools, which may overlap, at random.
+func (w *walk) repool() {
+	w.specs = nil
+	for _, name := range []string{"p", "q"} {
+		at := uint16(w.rng.IntN(60))
+		w.specs = append(w.specs, Pool[uint16]{
+			Name:            name,
+			Spans:           []PortRange{{at, at + uint16(w.rng.IntN(40))}, {at + 20, at + 25}},
+			Exclude:         ports(at+3, at+4),
+			Quarantine:      time.Duration(w.rng.IntN(3)) * time.Second,
+			MaxPerNamespace: w.rng.IntN(2) * 9,
+		})
+		w.l.SetPool(w.specs[len(w.specs)-1])
+	}
+}
+
+func (w *walk) step() {
+	o, v := w.owner(), uint16(w.rng.IntN(120))
+	ask := Ask{Owner: o, Now: w.now, Hold: time.Duration(w.rng.IntN(5)) * time.Second, Random: w.rng.Uint64()}
+	switch w.rng.IntN(10) {
+	case 0, 1, 2:
+		if v, err := w.l.Next([]string{"p", "q"}[w.rng.IntN(2)], ask); err == nil {
+			if n := len(w.l.Leases(v)); n != 1 {
+				w.t.Fatalf("picked %d, which has %d leases: %v", v, n, w.l.Leases(v))
+			}
+		}
+	case 3:
+		own := slices.ContainsFunc(w.l.Leases(v), func(lease Lease[uint16]) bool { return lease.Owner.same(o) })
+		err := w.l.Take(v, ask)
+		for other, values := range w.has {
+			if err == nil && !own && !other.same(o) && slices.Contains(values, v) {
+				w.t.Fatalf("%s took %d, which %s holds", o, v, other)
+			}
+		}
+	case 4, 5, 6:
+		values := []uint16{v, uint16(w.rng.IntN(120))}[:1+w.rng.IntN(2)]
+		w.l.Observe(o, values, w.now)
+		w.has[o] = slices.Clone(values)
+	case 7:
+		w.l.Forget(o, w.now)
+		delete(w.has, o)
+	case 8:
+		w.now = w.now.Add(time.Duration(w.rng.IntN(3000)) * time.Millisecond)
+	case 9:
+		w.l.Drop(v, o)
+		if w.rng.IntN(10) == 0 {
+			w.repool()
+		}
+	}
+}
+
+func (w *walk) check() {
+	w.t.Helper()
+	w.l.Expire(w.now)
+	fresh := NewLedger(Ports())
+	for _, spec := range w.specs {
+		fresh.SetPool(spec)
+	}
+	for lease := range w.l.All() {
+		if lease.State != Held && !lease.Until.After(w.now) {
+			w.t.Errorf("%v should have ended by %v", lease, w.now)
+		}
+		fresh.put(lease)
+	}
+	for _, spec := range w.specs {
+		if diff := cmp.Diff(fresh.Stats(spec.Name), w.l.Stats(spec.Name)); diff != "" {
+			w.t.Errorf("%s (-rebuilt +incremental):\n%s", spec.Name, diff)
+		}
+		got, want := w.l.pools[spec.Name], fresh.pools[spec.Name]
+		if diff := cmp.Diff(want.taken.Snapshot(), got.taken.Snapshot()); diff != "" {
+			w.t.Errorf("%s: bitmap (-rebuilt +incremental):\n%s", spec.Name, diff)
+		}
+		if diff := cmp.Diff(want.perName, got.perName); diff != "" {
+			w.t.Errorf("%s: per namespace (-rebuilt +incremental):\n%s", spec.Name, diff)
+		}
+	}
+	if diff := cmp.Diff(fresh.Duplicates(), w.l.Duplicates()); diff != "" {
+		w.t.Errorf("duplicates (-rebuilt +incremental):\n%s", diff)
+	}
+	for o, values := range w.has {
+		if diff := cmp.Diff(values, w.l.Has(o)); diff != "" {
+			w.t.Errorf("%s has (-want +got):\n%s", o, diff)
+		}
+	}
+}
+
+func BenchmarkNext(b *testing.B) {
+	l := NewLedger(Addresses())
+	r, _ := ParseRange("10.96.0.0/12")
+	l.SetPool(Pool[netip.Addr]{Name: "p", Spans: []Span[netip.Addr]{r.Span}, LowerBand: ServiceIPBand})
+	o := Owner{Namespace: "shop", UID: "request"}
+	for b.Loop() {
+		v, err := l.Next("p", Ask{Owner: o, Now: t0, Hold: time.Minute, Random: rand.Uint64()})
+		if err != nil {
+			b.Fatal(err)
+		}
+		l.Drop(v, o)
+		l.ends = deadlines[netip.Addr]{}
+	}
+}
+
+// A restart with 50,000 Services must rebuild everything in under a second.
+func BenchmarkRebuild50000(b *testing.B) {
+	r, _ := ParseRange("10.96.0.0/12")
+	for b.Loop() {
+		addrs, nodePorts := NewLedger(Addresses()), NewLedger(Ports())
+		addrs.SetPool(Pool[netip.Addr]{Name: "p", Spans: []Span[netip.Addr]{r.Span}})
+		nodePorts.SetPool(Pool[uint16]{Name: "p", Spans: ports(1, 65535)})
+		v := r.First
+		for i := range 50000 {
+			o := Owner{Namespace: "ns", Name: fmt.Sprint("service-", i), UID: fmt.Sprint(i)}
+			v = v.Next()
+			addrs.Observe(o, []netip.Addr{v}, t0)
+			nodePorts.Observe(o, []uint16{uint16(i + 1)}, t0)
+		}
+	}
+}
