@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kubelet
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/causeway-lb/causeway/internal/lab/sandbox"
+)
+
+// Restart back-off: none after the first end, then doubling.
+const (
+	minBackOff = 250 * time.Millisecond
+	maxBackOff = 10 * time.Second
+	// steady is how long a container must run for its back-off to be forgotten.
+	steady = 10 * time.Second
+)
+
+// container is one container of a Pod over all its runs.
+type container struct {
+	w    *worker
+	spec *corev1.Container
+
+	mu             sync.Mutex
+	state, last    corev1.ContainerState
+	ready, started bool
+	restarts       int32
+	pid            int
+}
+
+func newContainer(w *worker, spec *corev1.Container, before []corev1.ContainerStatus) *container {
+	c := &container{w: w, spec: spec}
+	for _, old := range before {
+		// The node was restarted: whatever ran before is over.
+		if old.Name == spec.Name && (old.State.Running != nil || old.LastTerminationState.Terminated != nil) {
+			c.restarts = old.RestartCount + 1
+			c.last = old.LastTerminationState
+			if old.State.Running != nil {
+				c.last = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
+					ExitCode: 137, Reason: "NodeRestarted", StartedAt: old.State.Running.StartedAt, FinishedAt: metav1.Now(),
+				}}
+			}
+		}
+	}
+	return c
+}
+
+// status describes the container; waiting is why it has not started yet.
+func (c *container) status(waiting corev1.ContainerStateWaiting) corev1.ContainerStatus {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	status := corev1.ContainerStatus{
+		Name: c.spec.Name, Image: c.spec.Image, ImageID: "lab://" + c.spec.Image,
+		State: c.state, LastTerminationState: c.last,
+		Ready: c.ready, Started: ptr.To(c.started), RestartCount: c.restarts,
+	}
+	if c.state == (corev1.ContainerState{}) {
+		status.State.Waiting = &waiting
+	}
+	if c.state.Running != nil || c.state.Terminated != nil {
+		status.ContainerID = fmt.Sprintf("lab://%s-%s-%d", c.w.uid, c.spec.Name, c.restarts)
+	}
+	return status
+}
+
+// change modifies the state and has it reported.
+func (c *container) change(f func()) {
+	c.mu.Lock()
+	f()
+	c.mu.Unlock()
+	c.w.touch()
+}
+
+// runInitial runs an init container until it succeeds. It tells whether it did.
+func (c *container) runInitial(ctx context.Context) bool {
+	c.run(ctx)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state.Terminated == nil || c.state.Terminated.ExitCode != 0 {
+		return false
+	}
+	c.ready = true
+	return true
+}
+
+// run starts the container, again and again as the restart policy has it,
+// until it has ended for good or ctx ends. Then it is stopped with grace.
+func (c *container) run(ctx context.Context) {
+	backOff := time.Duration(0)
+	for ctx.Err() == nil {
+		began := time.Now()
+		process, err := c.start()
+		if err == nil {
+			c.oneRun(ctx, process)
+		}
+		if ctx.Err() != nil || err == nil && !c.restartable() {
+			return
+		}
+		if time.Since(began) > steady {
+			backOff = 0
+		}
+		if backOff > 0 {
+			c.change(func() { c.wait("CrashLoopBackOff", fmt.Sprintf("back-off %s restarting", backOff)) })
+			if !sleep(ctx, backOff) {
+				return
+			}
+		}
+		backOff = min(max(2*backOff, minBackOff), maxBackOff)
+	}
+}
+
+// wait moves an end of a run to the last state. It needs c.mu.
+func (c *container) wait(reason, message string) {
+	if c.state.Terminated != nil {
+		c.last = c.state
+	}
+	c.state = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: message}}
+}
+
+func (c *container) restartable() bool {
+	// Not under c.mu: whoever holds both locks took the worker's first.
+	policy := c.w.current().Spec.RestartPolicy
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	failed := c.state.Terminated != nil && c.state.Terminated.ExitCode != 0
+	if c.initial() && policy == corev1.RestartPolicyAlways {
+		policy = corev1.RestartPolicyOnFailure
+	}
+	return policy == corev1.RestartPolicyAlways || policy == corev1.RestartPolicyOnFailure && failed
+}
+
+func (c *container) initial() bool {
+	for _, other := range c.w.initial {
+		if other == c {
+			return true
+		}
+	}
+	return false
+}
+
+// start executes the program and records that, or why it could not.
+func (c *container) start() (*sandbox.Process, error) {
+	process, reason, err := c.execute()
+	if err != nil {
+		c.change(func() { c.wait(reason, err.Error()) })
+		c.w.k.events.Event(c.w.current(), corev1.EventTypeWarning, "Failed", err.Error())
+		return nil, err
+	}
+	c.change(func() {
+		if c.state.Terminated != nil {
+			c.last = c.state
+		}
+		if c.last.Terminated != nil && c.pid != 0 {
+			c.restarts++
+		}
+		c.pid = process.PID
+		c.state = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}}
+		c.started = c.spec.StartupProbe == nil
+		c.ready = c.started && c.spec.ReadinessProbe == nil
+	})
+	return process, nil
+}
+
+func (c *container) execute() (*sandbox.Process, string, error) {
+	image, err := c.w.k.config.image(c.spec.Image)
+	if err != nil {
+		return nil, "ErrImagePull", err
+	}
+	spec, err := c.sandbox(image)
+	if err != nil {
+		return nil, "CreateContainerConfigError", err
+	}
+	log, err := c.openLog()
+	if err != nil {
+		return nil, "CreateContainerError", err
+	}
+	defer log.Close()
+	process, err := sandbox.Start(spec, sandbox.Streams{Out: log, Err: log})
+	if err != nil {
+		return nil, "RunContainerError", err
+	}
+	if err := c.writePID(process.PID); err != nil {
+		process.Kill()
+		process.Wait()
+		return nil, "RunContainerError", err
+	}
+	return process, "", nil
+}
+
+// oneRun waits for the end of a run: by itself, because the Pod ends, or
+// because a probe says that it must.
+func (c *container) oneRun(ctx context.Context, process *sandbox.Process) {
+	ended := make(chan int, 1)
+	go func() { ended <- process.Wait() }()
+	probing, stopProbing := context.WithCancel(context.WithoutCancel(ctx))
+	sick := make(chan string, 1)
+	var probes sync.WaitGroup
+	probes.Go(func() { c.probe(probing, process, sick) })
+	defer probes.Wait()
+	defer stopProbing()
+
+	if hook := c.spec.Lifecycle; hook != nil && hook.PostStart != nil {
+		if err := c.runHook(ctx, hook.PostStart, process); err != nil {
+			c.w.k.events.Event(c.w.current(), corev1.EventTypeWarning, "FailedPostStartHook", err.Error())
+			process.Kill()
+		}
+	}
+	var code int
+	select {
+	case code = <-ended:
+	case why := <-sick:
+		c.w.k.events.Event(c.w.current(), corev1.EventTypeWarning, "Unhealthy", why)
+		code = c.stop(process, ended)
+		if code == 0 {
+			code = 137
+		}
+	case <-ctx.Done():
+		code = c.stop(process, ended)
+	}
+	reason := "Completed"
+	if code != 0 {
+		reason = "Error"
+	}
+	c.change(func() {
+		began := metav1.Time{}
+		if c.state.Running != nil {
+			began = c.state.Running.StartedAt
+		}
+		c.state = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
+			ExitCode: int32(code), Reason: reason, StartedAt: began, FinishedAt: metav1.Now(),
+		}}
+		c.ready, c.started = false, false
+	})
+}
+
+// stop asks the program to end and, when its grace is over, kills it. It
+// returns the exit code.
+func (c *container) stop(process *sandbox.Process, ended <-chan int) int {
+	pod := c.w.current()
+	seconds := ptr.Deref(pod.DeletionGracePeriodSeconds, ptr.Deref(pod.Spec.TerminationGracePeriodSeconds, 30))
+	grace, cancel := context.WithTimeout(context.Background(), time.Duration(seconds)*time.Second)
+	defer cancel()
+	if hook := c.spec.Lifecycle; hook != nil && hook.PreStop != nil {
+		if err := c.runHook(grace, hook.PreStop, process); err != nil {
+			c.w.k.events.Event(pod, corev1.EventTypeWarning, "FailedPreStopHook", err.Error())
+		}
+	}
+	if err := process.Signal(syscall.SIGTERM); err != nil {
+		c.w.k.log.Error(err, "Signal not sent", "pod", pod.Name, "container", c.spec.Name)
+	}
+	select {
+	case code := <-ended:
+		return code
+	case <-grace.Done():
+	case <-c.w.killed:
+	}
+	process.Kill()
+	return <-ended
+}
+
+func (c *container) logPath() string {
+	pod := c.w.current()
+	return LogPath(c.w.k.config.Logs, pod.Namespace, pod.Name, c.spec.Name)
+}
+
+// LogPath is where a container's output goes, below a node's log directory.
+func LogPath(logs, namespace, pod, container string) string {
+	return filepath.Join(logs, namespace+"_"+pod, container+".log")
+}
+
+func (c *container) openLog() (*os.File, error) {
+	path := c.logPath()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("make log directory: %w", err)
+	}
+	log, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("open log: %w", err)
+	}
+	return log, nil
+}
+
+// PIDPath is where a container's process id is found, below the runtime
+// directory.
+func PIDPath(runtime, namespace, pod, container string) string {
+	return filepath.Join(runtime, namespace+"_"+pod, container)
+}
+
+func (c *container) writePID(pid int) error {
+	pod := c.w.current()
+	path := PIDPath(c.w.k.config.Runtime, pod.Namespace, pod.Name, c.spec.Name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("write process id: %w", err)
+	}
+	if err := os.WriteFile(path, []byte(strconv.Itoa(pid)), 0o644); err != nil {
+		return fmt.Errorf("write process id: %w", err)
+	}
+	return nil
+}
