@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package endpointslice
+
+import (
+	discoveryv1 "k8s.io/api/discovery/v1"
+)
+
+// Owned returns the slices that Causeway manages for a Service with a selector.
+func Owned(list []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
+	return managedBy(list, ManagedBy)
+}
+
+// Mirrored returns the slices that Causeway made from an Endpoints object.
+func Mirrored(list []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
+	return managedBy(list, ManagedByMirror)
+}
+
+// Rivals returns the slices that another controller makes from the same
+// selector: those of kube-controller-manager. Slices that a user wrote, or that
+// bear any other manager's name, add endpoints and are nobody's rivals.
+func Rivals(list []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
+	return managedBy(list, RivalManagedBy)
+}
+
+func isRival(slice *discoveryv1.EndpointSlice) bool {
+	return slice.Labels[discoveryv1.LabelManagedBy] == RivalManagedBy
+}
+
+// managedBy selects the slices of one manager.
+func managedBy(list []*discoveryv1.EndpointSlice, manager string) []*discoveryv1.EndpointSlice {
+	var selected []*discoveryv1.EndpointSlice
+	for _, slice := range list {
+		if slice.Labels[discoveryv1.LabelManagedBy] == manager {
+			selected = append(selected, slice)
+		}
+	}
+	return selected
+}
+
+// Covers tells whether each address that the slices in ours serve as ready is
+// served as ready by a slice in theirs too, on the same ports, so that ours can
+// go without a gap.
+func Covers(theirs, ours []*discoveryv1.EndpointSlice) bool {
+	type place struct {
+		family  discoveryv1.AddressType
+		ports   portKey
+		address string
+	}
+	served := map[place]bool{}
+	each := func(list []*discoveryv1.EndpointSlice, visit func(place)) {
+		for _, slice := range list {
+			if slice.DeletionTimestamp != nil {
+				continue
+			}
+			ports := keyOfPorts(slice.Ports)
+			for i := range slice.Endpoints {
+				endpoint := &slice.Endpoints[i]
+				if ready := endpoint.Conditions.Ready; ready != nil && !*ready || len(endpoint.Addresses) == 0 {
+					continue
+				}
+				visit(place{slice.AddressType, ports, endpoint.Addresses[0]})
+			}
+		}
+	}
+	each(theirs, func(p place) { served[p] = true })
+	covered := true
+	each(ours, func(p place) { covered = covered && served[p] })
+	return covered
+}
+
+// HandBack returns copies of the slices with the rival's name on them. Their
+// contents stay as they are: kube-controller-manager finds its slices as if it
+// had made them, and nothing is missing or doubled meanwhile.
+func HandBack(ours []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
+	list := make([]*discoveryv1.EndpointSlice, len(ours))
+	for i, slice := range ours {
+		list[i] = slice.DeepCopy()
+		list[i].Labels[discoveryv1.LabelManagedBy] = RivalManagedBy
+	}
+	return list
+}
+
+// ForeignFamilies returns the names of hand-made slices whose address type the
+// Service does not have, so that no proxy will use them.
+func ForeignFamilies(list []*discoveryv1.EndpointSlice, families []discoveryv1.AddressType) []string {
+	var names []string
+	for _, slice := range list {
+		switch slice.Labels[discoveryv1.LabelManagedBy] {
+		case ManagedBy, ManagedByMirror, RivalManagedBy, RivalManagedByMirror:
+			continue
+		}
+		if !containsFamily(families, slice.AddressType) {
+			names = append(names, slice.Name)
+		}
+	}
+	return names
+}
+
+func containsFamily(families []discoveryv1.AddressType, family discoveryv1.AddressType) bool {
+	for _, f := range families {
+		if f == family {
+			return true
+		}
+	}
+	return false
+}

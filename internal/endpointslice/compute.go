@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package endpointslice
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+)
+
+// MaxEndpoints is how many endpoints a slice holds at most, unless Input says
+// otherwise: the value that kube-controller-manager defaults to. The API allows
+// 1,000.
+const MaxEndpoints = 100
+
+// Node is what endpoints need to know of the Node that a Pod runs on.
+type Node struct {
+	Name string
+	// Zone is the Node's topology.kubernetes.io/zone label, "" for none.
+	Zone string
+	// Ready is the Node's Ready condition. MilliCPU is its allocatable CPU.
+	// ControlPlane says that it runs no ordinary Pods. The three only weigh
+	// zones for service.kubernetes.io/topology-mode (see ZoneShares).
+	Ready        bool
+	ControlPlane bool
+	MilliCPU     int64
+}
+
+// Input is everything that a Service's slices follow from. Nothing in it is
+// changed or kept.
+type Input struct {
+	// Service has a selector. Pods are those that it selects, in any order.
+	Service *corev1.Service
+	Pods    []*corev1.Pod
+
+	// Slices are those that Causeway manages for the Service, in any order. A
+	// slice that another controller made and that is to be taken over is put in
+	// here too: it is relabelled with the update that brings it up to date.
+	Slices []*discoveryv1.EndpointSlice
+
+	// Nodes looks a Node up by name. Pods on Nodes that it does not know are left
+	// out, unless the Service publishes Pods that are not ready.
+	Nodes func(name string) (Node, bool)
+
+	// Shares is what ZoneShares said, for topology-mode: Auto.
+	Shares Shares
+
+	// TriggerTime is when the change happened that led here, zero if unknown. It
+	// goes into the annotation of the slices that are written.
+	TriggerTime time.Time
+
+	// MaxEndpoints a slice; 0 means the constant of that name.
+	MaxEndpoints int
+
+	// Compact allows writes for no other reason than to need fewer slices.
+	Compact bool
+}
+
+// Plan is how to get from the existing slices to the wanted ones. Create and
+// Update may be written in any order or at once. Delete comes after all of them
+// have succeeded, because endpoints may have moved from the slices in it.
+type Plan struct {
+	Create []*discoveryv1.EndpointSlice // named, ready to be created
+	Update []*discoveryv1.EndpointSlice // with the resource version they are based on
+	Delete []*discoveryv1.EndpointSlice // the input's own objects, not to be changed
+
+	// Endpoints is how many there are afterwards, Slices in how many slices, and
+	// Needed how few slices could hold them.
+	Endpoints, Slices, Needed int
+
+	// Added and Removed count endpoints that come and go.
+	Added, Removed int
+
+	Problems []Problem
+}
+
+// Empty tells whether the plan writes nothing.
+func (p *Plan) Empty() bool { return p.Writes() == 0 }
+
+// Writes counts the plan's API writes.
+func (p *Plan) Writes() int { return len(p.Create) + len(p.Update) + len(p.Delete) }
+
+// Sparse tells whether a compaction is worth its writes: at least half of the
+// slices could go.
+func (p *Plan) Sparse() bool { return p.Slices >= 2*p.Needed && p.Slices > p.Needed }
+
+// Problem is something about a Service that its owner should know. Equal
+// situations give equal Problems, so that events can be counted.
+type Problem struct {
+	Reason  string // CamelCase, as events want it
+	Message string // what is wrong and what to do
+}
+
+// Reasons of Problems.
+const (
+	ReasonNodeUnknown       = "EndpointNodeUnknown"
+	ReasonAddressInvalid    = "EndpointAddressInvalid"
+	ReasonPortUnknown       = "EndpointPortUnknown"
+	ReasonHostnameDuplicate = "EndpointHostnameDuplicate"
+	ReasonHintsUnavailable  = "TopologyHintsUnavailable"
+	ReasonFamilyForeign     = "EndpointSliceFamilyForeign"
+	ReasonMirrorTruncated   = "EndpointMirrorTruncated"
+)
+
+// Compute returns the slices that a Service with a selector should have, as
+// changes to those that exist. Equal inputs, in any order, give equal plans; a
+// plan for the result of a plan is empty.
+func Compute(in Input) Plan {
+	ports := newPortResolver(in.Service)
+	pods := publishedPods(&in, ports)
+	layout := newLayout(&in)
+	layout.plan.Problems = pods.problems
+	families := Families(in.Service)
+	for _, family := range families {
+		targets := pods.targets(family, in.Service)
+		layout.setHints(family, targets, &in)
+		layout.family(family, targets, ports.lists, podKey(in.Service.Namespace))
+	}
+	layout.dropOtherFamilies(families)
+	plan := layout.finish()
+	plan.Problems = append(plan.Problems, portProblems(ports)...)
+	plan.Problems = append(plan.Problems, hostnameProblems(pods.list, in.Service)...)
+	slices.SortFunc(plan.Problems, func(a, b Problem) int {
+		return cmp.Or(cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Message, b.Message))
+	})
+	return plan
+}
+
+// Families returns the address types of a Service's slices. Objects from API
+// servers that know no ipFamilies follow their ClusterIP; a headless one then
+// gets both.
+func Families(service *corev1.Service) []discoveryv1.AddressType {
+	var families []discoveryv1.AddressType
+	for _, family := range service.Spec.IPFamilies {
+		families = append(families, discoveryv1.AddressType(family))
+	}
+	if len(families) > 0 {
+		return families
+	}
+	if !isHeadless(service) {
+		if addr, ok := parseAddress(service.Spec.ClusterIP); ok && addr.Is6() {
+			return []discoveryv1.AddressType{discoveryv1.AddressTypeIPv6}
+		}
+		return []discoveryv1.AddressType{discoveryv1.AddressTypeIPv4}
+	}
+	return []discoveryv1.AddressType{discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6}
+}
+
+// isHeadless tells whether the Service has no ClusterIP.
+func isHeadless(service *corev1.Service) bool {
+	return service.Spec.ClusterIP == "" || service.Spec.ClusterIP == corev1.ClusterIPNone
+}
+
+// podSet is the published Pods of a Service with their Nodes and port lists.
+type podSet struct {
+	list     []podOnNode
+	problems []Problem
+}
+
+type podOnNode struct {
+	pod   *corev1.Pod
+	zone  string
+	group int32
+}
+
+// publishedPods selects the Pods that become endpoints.
+func publishedPods(in *Input, ports *portResolver) podSet {
+	set := podSet{list: make([]podOnNode, 0, len(in.Pods))}
+	var unknown, invalid []string
+	for _, pod := range in.Pods {
+		if !Published(pod) {
+			continue
+		}
+		node, known := in.Nodes(pod.Spec.NodeName)
+		if !known && !in.Service.Spec.PublishNotReadyAddresses {
+			unknown = append(unknown, pod.Name+" on "+pod.Spec.NodeName)
+			continue
+		}
+		if hasInvalidAddress(pod) {
+			invalid = append(invalid, pod.Name)
+		}
+		set.list = append(set.list, podOnNode{pod: pod, zone: node.Zone, group: ports.group(pod)})
+	}
+	if len(unknown) > 0 {
+		set.problems = append(set.problems, Problem{ReasonNodeUnknown, fmt.Sprintf(
+			"%d Pods are left out because their Node does not exist (first: %s); delete the Pods, or wait for the Node to register",
+			len(unknown), slices.Min(unknown))})
+	}
+	if len(invalid) > 0 {
+		set.problems = append(set.problems, Problem{ReasonAddressInvalid, fmt.Sprintf(
+			"%d Pods have a status.podIPs entry that is not an IP address (first: %s); it is left out",
+			len(invalid), slices.Min(invalid))})
+	}
+	return set
+}
+
+func hasInvalidAddress(pod *corev1.Pod) bool {
+	for i := range pod.Status.PodIPs {
+		if _, ok := parseAddress(pod.Status.PodIPs[i].IP); !ok {
+			return true
+		}
+	}
+	return false
+}
+
+// targets returns one target per Pod that has an address of the family.
+func (s *podSet) targets(family discoveryv1.AddressType, service *corev1.Service) []target {
+	targets := make([]target, 0, len(s.list))
+	for i := range s.list {
+		pod := s.list[i].pod
+		address, more := podAddresses(pod, family)
+		if address == "" {
+			continue
+		}
+		serving, terminating := Ready(pod), pod.DeletionTimestamp != nil
+		targets = append(targets, target{
+			key:     pod.Name,
+			address: address, more: more,
+			ready:     service.Spec.PublishNotReadyAddresses || serving && !terminating,
+			lifecycle: true, serving: serving, terminating: terminating,
+			node: pod.Spec.NodeName, zone: s.list[i].zone, hostname: hostname(pod, service),
+			pod:   pod,
+			group: s.list[i].group,
+		})
+	}
+	return targets
+}
+
+// podAddresses returns the Pod's addresses of a family: the first, and the rest.
+func podAddresses(pod *corev1.Pod, family discoveryv1.AddressType) (first string, more []string) {
+	for i := range pod.Status.PodIPs {
+		text := pod.Status.PodIPs[i].IP
+		addr, ok := parseAddress(text)
+		if !ok || addr.Is4() != (family == discoveryv1.AddressTypeIPv4) {
+			continue
+		}
+		if text = canonical(text, addr); first == "" {
+			first = text
+		} else {
+			more = append(more, text)
+		}
+	}
+	return first, more
+}
+
+// portProblems reports named target ports that not a single Pod has. Some Pods
+// without it are normal while a Deployment rolls.
+func portProblems(ports *portResolver) []Problem {
+	var problems []Problem
+	for i := range ports.ports {
+		if port := &ports.ports[i]; ports.resolved > 0 && ports.missing[i] == ports.resolved {
+			problems = append(problems, Problem{ReasonPortUnknown, fmt.Sprintf(
+				"port %d: no selected Pod has a container port named %q with protocol %s; correct targetPort or name the container's port",
+				port.Port, port.TargetPort.String(), port.Protocol)})
+		}
+	}
+	return problems
+}
+
+// hostnameProblems reports Pods that would share one DNS name.
+func hostnameProblems(pods []podOnNode, service *corev1.Service) []Problem {
+	seen, twice := map[string]bool{}, map[string]bool{}
+	for i := range pods {
+		if name := hostname(pods[i].pod, service); name != "" {
+			twice[name] = seen[name]
+			seen[name] = true
+		}
+	}
+	var problems []Problem
+	for name, duplicate := range twice {
+		if duplicate {
+			problems = append(problems, Problem{ReasonHostnameDuplicate, fmt.Sprintf(
+				"several Pods have hostname %q in subdomain %q, so their DNS name has several addresses; give each Pod a hostname of its own",
+				name, service.Name)})
+		}
+	}
+	return problems
+}

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package endpointslice decides which EndpointSlices (KEP-752) and which legacy
+// Endpoints object a Service should have, and how to get there with the fewest
+// writes. It is pure: it reads structs and returns structs.
+//
+//	         Pods, Nodes, Services, slices (events)
+//	                       |
+//	                     Index            O(change): label pair -> Services,
+//	                       |              Service -> Pods, Node -> Pods
+//	                      View            one Service, its Pods, its slices
+//	                       |
+//	Compute   -----------------------     ComputeMirror, ComputeEndpoints
+//	targets:  one per Pod and family
+//	hints:    trafficDistribution, topology-mode
+//	pack:     targets into slices, per family and port list
+//	settle:   reuse what would be deleted for what would be created
+//	                       |
+//	                     Plan             slices to create, update, delete
+//
+// # Packing
+//
+// Endpoints are grouped by family and by the list of ports (named target ports
+// may differ between Pods). In a group, in this order:
+//
+//  1. an endpoint that already has a place keeps it;
+//  2. new endpoints go to slices that must be written anyway, fullest first,
+//     then to slices that would become empty;
+//  3. whole slices of 100 are created; the rest goes to the one unchanged slice
+//     in which it leaves the least room, else to a new slice;
+//  4. slices that are written anyway are merged where they fit into each other:
+//     the update that is saved pays for the delete, so compaction is free.
+//
+// What is left is the number of writes that no layout could do without, given
+// that endpoints do not move without need.
+//
+// # Invariants
+//
+//   - The order of Pods, slices and Nodes in the input is irrelevant.
+//   - Computing again on the result changes nothing.
+//   - Arguments are never changed, and slices to create or update share no
+//     memory with them.
+//   - A Service that selects Pods has at least one slice for each of its
+//     families, if need be an empty one, so that a consumer can tell "none" from
+//     "not yet known".
+//   - A bad Pod or Service is a Problem, never an error: the rest is computed.
+//
+// # Non-goals
+//
+// Reading or writing the API, deciding whether another controller is in charge
+// of a Service beyond naming its slices (see Rivals), and the clock.
+package endpointslice

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package endpointslice
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Index knows which Pods each Service selects, and which slices it has, and
+// keeps that up to date as objects come, change and go. The cost of a change is
+// that of the Services that it concerns; neither the namespace's Services nor
+// its Pods are walked:
+//
+//	Pod changed:      for each of its labels, the Services filed under that pair
+//	Service changed:  the Pods that have the rarest pair of its selector
+//
+// A Service is filed under one pair of its selector, the one with the fewest
+// Services. Five thousand Services that all select env=prod are therefore still
+// told apart at once by their other label.
+//
+// Each Set and Delete returns the Services whose endpoints may have changed,
+// sorted, nil if none: a change that no endpoint can show (an annotation of a
+// Pod, a Service's status) returns nothing. Objects handed in are kept, never
+// changed, and handed out again by View, so they must not be changed by anyone.
+//
+// An Index is safe for concurrent use.
+type Index struct {
+	mu         sync.RWMutex
+	namespaces map[string]*namespaceIndex
+	nodes      map[string]*nodeEntry
+	auto       map[*serviceEntry]struct{} // Services with topology-mode: Auto
+	rivals     int                        // slices that a rival manages
+	shares     Shares
+	sharesOld  bool // shares must be computed again
+}
+
+// pair is one label.
+type pair struct{ key, value string }
+
+type namespaceIndex struct {
+	services       map[string]*serviceEntry
+	pods           map[string]*podEntry
+	servicesByPair map[pair]map[*serviceEntry]struct{}
+	podsByPair     map[pair]map[*podEntry]struct{}
+}
+
+// serviceEntry is a Service, or only its slices and tombstones while object is
+// nil.
+type serviceEntry struct {
+	name   types.NamespacedName
+	object *corev1.Service
+	filed  pair // under which it is in servicesByPair, if it has a selector
+	pods   map[*podEntry]struct{}
+	slices map[string]*discoveryv1.EndpointSlice
+	// gone holds the UIDs of slices that were deleted by us and of which a late
+	// event may still tell, by name.
+	gone map[string]types.UID
+
+	trigger time.Time // the earliest change since it was taken
+	taken   bool      // the trigger has been taken before
+}
+
+type podEntry struct {
+	object   *corev1.Pod
+	services []*serviceEntry
+}
+
+type nodeEntry struct {
+	node  Node
+	known bool
+	pods  map[*podEntry]struct{}
+}
+
+// NewIndex returns an empty Index.
+func NewIndex() *Index {
+	return &Index{
+		namespaces: map[string]*namespaceIndex{},
+		nodes:      map[string]*nodeEntry{},
+		auto:       map[*serviceEntry]struct{}{},
+		sharesOld:  true,
+	}
+}
+
+// View is what the Index knows of one Service.
+type View struct {
+	Service *corev1.Service // nil if there is none
+	Pods    []*corev1.Pod   // those that it selects, in no order
+	// Slices are all that carry its name, whoever manages them, in no order.
+	Slices []*discoveryv1.EndpointSlice
+	// Nodes are those that its Pods run on.
+	Nodes map[string]Node
+	// Shares are the zones' for topology-mode: Auto.
+	Shares Shares
+	// Trigger is when the earliest of the changes since the View before this one
+	// happened, zero if unknown.
+	Trigger time.Time
+}
+
+// NodeByName is an Input.Nodes.
+func (v *View) NodeByName(name string) (Node, bool) {
+	node, ok := v.Nodes[name]
+	return node, ok
+}
+
+// View returns the present state of a Service and takes its trigger time. A
+// caller that could not act on it gives the time back with Retrigger.
+func (x *Index) View(name types.NamespacedName) View {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	entry := x.lookUp(name)
+	if entry == nil {
+		return View{}
+	}
+	view := View{Service: entry.object, Nodes: map[string]Node{}}
+	for _, slice := range entry.slices {
+		view.Slices = append(view.Slices, slice)
+	}
+	if entry.object == nil {
+		return view
+	}
+	view.Pods = make([]*corev1.Pod, 0, len(entry.pods))
+	for pod := range entry.pods {
+		view.Pods = append(view.Pods, pod.object)
+		if node := x.nodes[pod.object.Spec.NodeName]; node != nil && node.known {
+			view.Nodes[node.node.Name] = node.node
+		}
+	}
+	if TopologyAuto(entry.object) {
+		view.Shares = x.currentShares()
+	}
+	view.Trigger = entry.takeTrigger()
+	return view
+}
+
+// takeTrigger returns and clears the trigger time. The first time there is no
+// telling which changes have been dealt with before this process started: a
+// Service without slices waits since its creation, one with slices since
+// nobody knows when.
+func (e *serviceEntry) takeTrigger() time.Time {
+	trigger := e.trigger
+	e.trigger = time.Time{}
+	if e.taken {
+		return trigger
+	}
+	e.taken = true
+	if len(e.slices) > 0 {
+		return time.Time{}
+	}
+	return e.object.CreationTimestamp.Time
+}
+
+// Retrigger gives back a trigger time that View had taken.
+func (x *Index) Retrigger(name types.NamespacedName, trigger time.Time) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if entry := x.lookUp(name); entry != nil {
+		entry.triggered(trigger)
+	}
+}
+
+func (e *serviceEntry) triggered(at time.Time) {
+	if !at.IsZero() && (e.trigger.IsZero() || at.Before(e.trigger)) {
+		e.trigger = at
+	}
+}
+
+// RivalSlices returns how many slices in the cluster a rival manages (see
+// Rivals). Above 0, another controller is or has been at work.
+func (x *Index) RivalSlices() int {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.rivals
+}
+
+// Services returns the names of all Services with a selector, sorted.
+func (x *Index) Services() []types.NamespacedName {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	affected := make(map[*serviceEntry]struct{})
+	for _, namespace := range x.namespaces {
+		for _, entry := range namespace.services {
+			if entry.object != nil && len(entry.object.Spec.Selector) > 0 {
+				affected[entry] = struct{}{}
+			}
+		}
+	}
+	return names(affected)
+}
+
+func (x *Index) lookUp(name types.NamespacedName) *serviceEntry {
+	if namespace := x.namespaces[name.Namespace]; namespace != nil {
+		return namespace.services[name.Name]
+	}
+	return nil
+}
+
+func (x *Index) namespace(name string) *namespaceIndex {
+	namespace := x.namespaces[name]
+	if namespace == nil {
+		namespace = &namespaceIndex{
+			services:       map[string]*serviceEntry{},
+			pods:           map[string]*podEntry{},
+			servicesByPair: map[pair]map[*serviceEntry]struct{}{},
+			podsByPair:     map[pair]map[*podEntry]struct{}{},
+		}
+		x.namespaces[name] = namespace
+	}
+	return namespace
+}
+
+// service returns the entry of a Service, making it if need be.
+func (n *namespaceIndex) service(name types.NamespacedName) *serviceEntry {
+	entry := n.services[name.Name]
+	if entry == nil {
+		entry = &serviceEntry{
+			name:   name,
+			pods:   map[*podEntry]struct{}{},
+			slices: map[string]*discoveryv1.EndpointSlice{},
+		}
+		n.services[name.Name] = entry
+	}
+	return entry
+}
+
+// drop removes the entry, and the namespace, if nothing is left in it.
+func (x *Index) drop(namespace *namespaceIndex, entry *serviceEntry) {
+	if entry.object == nil && len(entry.slices) == 0 && len(entry.gone) == 0 {
+		delete(namespace.services, entry.name.Name)
+	}
+	if len(namespace.services) == 0 && len(namespace.pods) == 0 {
+		delete(x.namespaces, entry.name.Namespace)
+	}
+}
+
+// names returns the names of the entries, sorted.
+func names(entries map[*serviceEntry]struct{}) []types.NamespacedName {
+	if len(entries) == 0 {
+		return nil
+	}
+	list := make([]types.NamespacedName, 0, len(entries))
+	for entry := range entries {
+		list = append(list, entry.name)
+	}
+	slices.SortFunc(list, func(a, b types.NamespacedName) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	return list
+}
+
+// insert adds the element to the set under the key, making the set if need be.
+func insert[K comparable, E comparable](sets map[K]map[E]struct{}, key K, element E) {
+	set := sets[key]
+	if set == nil {
+		set = map[E]struct{}{}
+		sets[key] = set
+	}
+	set[element] = struct{}{}
+}
+
+// remove takes the element out of the set under the key.
+func remove[K comparable, E comparable](sets map[K]map[E]struct{}, key K, element E) {
+	set := sets[key]
+	delete(set, element)
+	if len(set) == 0 {
+		delete(sets, key)
+	}
+}

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package endpointslice
+
+import (
+	"fmt"
+	"hash/fnv"
+	"maps"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Values of the label endpointslice.kubernetes.io/managed-by.
+const (
+	// ManagedBy marks the slices of Services with a selector.
+	ManagedBy = "endpointslice-controller.causeway.dev"
+	// ManagedByMirror marks the slices that mirror a hand-made Endpoints object.
+	ManagedByMirror = "endpointslicemirroring-controller.causeway.dev"
+	// RivalManagedBy and RivalManagedByMirror are those of
+	// kube-controller-manager.
+	RivalManagedBy       = "endpointslice-controller.k8s.io"
+	RivalManagedByMirror = "endpointslicemirroring-controller.k8s.io"
+)
+
+// LabelsOf returns the labels of a Service's slices: the Service's own, and the
+// three that the API reserves, on which the Service's values are ignored.
+func LabelsOf(service *corev1.Service) map[string]string {
+	labels := make(map[string]string, len(service.Labels)+3)
+	maps.Copy(labels, service.Labels)
+	delete(labels, corev1.IsHeadlessService)
+	if isHeadless(service) {
+		labels[corev1.IsHeadlessService] = ""
+	}
+	labels[discoveryv1.LabelServiceName] = service.Name
+	labels[discoveryv1.LabelManagedBy] = ManagedBy
+	return labels
+}
+
+// template is what all slices of one owner have in common.
+type template struct {
+	namespace, base string // the namespace, and the name that slice names begin with
+	owner           metav1.OwnerReference
+	labels          map[string]string
+	// annotations that the slices must have; nil leaves them alone.
+	annotations map[string]string
+	triggerTime time.Time
+}
+
+// upToDate tells whether the slice's metadata is as the template wants it. The
+// trigger time says when the endpoints changed, so it is none of it.
+func (t *template) upToDate(slice *discoveryv1.EndpointSlice) bool {
+	if !maps.Equal(slice.Labels, t.labels) || !ownedBy(slice, t.owner.UID) {
+		return false
+	}
+	if t.annotations == nil {
+		return true
+	}
+	kept := len(slice.Annotations)
+	if _, ok := slice.Annotations[corev1.EndpointsLastChangeTriggerTime]; ok {
+		kept--
+	}
+	if kept != len(t.annotations) {
+		return false
+	}
+	for key, value := range t.annotations {
+		if got, ok := slice.Annotations[key]; !ok || got != value {
+			return false
+		}
+	}
+	return true
+}
+
+// create returns a new slice without endpoints.
+func (t *template) create(family discoveryv1.AddressType, name string) *discoveryv1.EndpointSlice {
+	slice := &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Name: name, Namespace: t.namespace},
+		AddressType: family,
+	}
+	t.dress(slice)
+	return slice
+}
+
+// update returns a copy of the slice with the template's metadata and without
+// endpoints and ports.
+func (t *template) update(existing *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
+	slice := &discoveryv1.EndpointSlice{
+		ObjectMeta:  *existing.ObjectMeta.DeepCopy(),
+		AddressType: existing.AddressType,
+	}
+	t.dress(slice)
+	return slice
+}
+
+func (t *template) dress(slice *discoveryv1.EndpointSlice) {
+	slice.Labels = maps.Clone(t.labels)
+	if !ownedBy(slice, t.owner.UID) {
+		slice.OwnerReferences = []metav1.OwnerReference{*t.owner.DeepCopy()}
+	}
+	if t.annotations != nil {
+		slice.Annotations = maps.Clone(t.annotations)
+	}
+	delete(slice.Annotations, corev1.EndpointsLastChangeTriggerTime)
+	if !t.triggerTime.IsZero() {
+		if slice.Annotations == nil {
+			slice.Annotations = map[string]string{}
+		}
+		slice.Annotations[corev1.EndpointsLastChangeTriggerTime] = t.triggerTime.UTC().Format(time.RFC3339Nano)
+	}
+}
+
+// name returns a name for a new slice that is not in taken, and adds it. Names
+// follow from the owner, the family and how many are taken, not from chance: a
+// create that was carried out though it was reported as failed cannot, when it
+// is repeated, leave a second slice with the same endpoints.
+func (t *template) name(family discoveryv1.AddressType, taken map[string]bool) string {
+	for n := 0; ; n++ {
+		hash := fnv.New64a()
+		fmt.Fprintf(hash, "%s/%s/%d", t.owner.UID, family, n)
+		suffix := strconv.FormatUint(hash.Sum64()|1<<63, 36)
+		name := t.base + "-" + suffix[len(suffix)-8:]
+		if !taken[name] {
+			taken[name] = true
+			return name
+		}
+	}
+}
+
+func ownedBy(slice *discoveryv1.EndpointSlice, uid types.UID) bool {
+	for i := range slice.OwnerReferences {
+		if slice.OwnerReferences[i].UID == uid {
+			return true
+		}
+	}
+	return false
+}
+
+func ownerReference(kind, name string, uid types.UID) metav1.OwnerReference {
+	return metav1.OwnerReference{
+		APIVersion: "v1", Kind: kind, Name: name, UID: uid, Controller: new(true), BlockOwnerDeletion: new(true),
+	}
+}
