@@ -20,6 +20,9 @@ type Options struct {
 	// DefaultLoadBalancer serves Services of type LoadBalancer that name no
 	// class, too.
 	DefaultLoadBalancer bool
+	// EndpointSlices says who keeps the slices of Services that
+	// kube-controller-manager could keep too; empty means auto.
+	EndpointSlices EndpointSliceMode
 	// Features switches the parts of the controller on; see Features.
 	Features Features
 }

@@ -44,6 +44,14 @@ const (
 	// endpointslice.kubernetes.io/managed-by on slices that Causeway keeps.
 	EndpointSliceManagedBy = "endpointslice-controller.causeway.dev"
 
+	// EndpointSlicesAnnotation on a Service says who keeps its EndpointSlices
+	// where kube-controller-manager could too: auto, take-over or hand-back.
+	EndpointSlicesAnnotation = "causeway.dev/endpoint-slices"
+
+	// ConditionEndpointSlices on a Service is true while Causeway keeps its
+	// EndpointSlices. It is absent where that was never in question.
+	ConditionEndpointSlices = "causeway.dev/EndpointSlices"
+
 	// GossipSecret is the Secret in SystemNamespace that holds the agents'
 	// gossip keys, made by the controller.
 	GossipSecret = "causeway-gossip"
@@ -57,4 +65,14 @@ const (
 	// WebhookSecret is the Secret in SystemNamespace that holds the admission
 	// webhooks' serving certificate, made by the controller.
 	WebhookSecret = "causeway-webhook-tls"
+
+	// ConditionInPool on a Service is false while its ClusterIPs or NodePorts
+	// are not what the pools would give it: from no pool or another's, or held
+	// by another Service, too. It is absent while all is well.
+	ConditionInPool = "causeway.dev/InPool"
+
+	// ManagedByLabel with the value ManagedBy marks objects that the controller
+	// made for itself: ServiceCIDRs and, with the API's own label, IPAddresses.
+	ManagedByLabel = "app.kubernetes.io/managed-by"
+	ManagedBy      = "causeway.dev"
 )

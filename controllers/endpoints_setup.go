@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"fmt"
+
+	ctrl "sigs.k8s.io/controller-runtime"
+)
+
+func init() {
+	setups = append(setups, setup{
+		name: "endpoints",
+		when: func(f Features) bool { return f.Endpoints },
+		add: func(mgr ctrl.Manager, opts Options) error {
+			return setupEndpoints(mgr, opts.EndpointSlices)
+		},
+	})
+}
+
+// setupEndpoints adds the reconcilers of slices, of Endpoints objects, and of
+// what mirrors these, on one feed.
+func setupEndpoints(mgr ctrl.Manager, mode EndpointSliceMode) error {
+	if err := mode.Validate(); err != nil {
+		return err
+	}
+	feed := newEndpointFeed(mgr.GetCache())
+	slices := &EndpointSliceReconciler{
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder("causeway-endpointslice"),
+		Mode: mode, feed: feed,
+	}
+	if err := slices.SetupWithManager(mgr); err != nil {
+		return fmt.Errorf("slices: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/endpointslice"
+)
+
+// EndpointSliceMode says who keeps the slices of a Service where both Causeway
+// and kube-controller-manager could. It is the controller's flag
+// --endpoint-slices, and for one Service the annotation
+// causeway.dev/endpoint-slices.
+//
+//	            rival's slices            no rival's slices
+//	auto        stand by                  keep
+//	take-over   relabel and keep          keep
+//	hand-back   stand by                  relabel ours for the rival, stand by
+//
+// Relabelling is one update of a slice, which stays where it is with all its
+// endpoints: nothing is ever missing or doubled. To take over, switch
+// kube-controller-manager's controllers off first
+// (--controllers=*,-endpointslice-controller,-endpoint-controller,-endpointslicemirroring-controller),
+// to hand back, switch them on afterwards.
+type EndpointSliceMode string
+
+// The modes.
+const (
+	EndpointSlicesAuto     EndpointSliceMode = "auto"
+	EndpointSlicesTakeOver EndpointSliceMode = "take-over"
+	EndpointSlicesHandBack EndpointSliceMode = "hand-back"
+)
+
+// Validate returns an error if the mode is none of the three.
+func (m EndpointSliceMode) Validate() error {
+	switch m {
+	case "", EndpointSlicesAuto, EndpointSlicesTakeOver, EndpointSlicesHandBack:
+		return nil
+	}
+	return fmt.Errorf("endpoint slices mode %q: use auto, take-over or hand-back", string(m))
+}
+
+// Reasons of the condition v1alpha1.ConditionEndpointSlices.
+const (
+	reasonInCharge   = "InCharge"
+	reasonStandingBy = "StandingBy"
+	reasonHandedBack = "HandedBack"
+	reasonContested  = "Contested"
+	reasonWrongMode  = "ModeInvalid"
+)
+
+// decision says who is in charge of a Service's slices, and what has to be done
+// to make it so.
+type decision struct {
+	keep   bool                         // Causeway keeps the slices
+	slices []*discoveryv1.EndpointSlice // those to begin with, if so
+	// relabel are updates that give slices to the rival; withdraw are slices of
+	// ours that the rival's make superfluous.
+	relabel, withdraw []*discoveryv1.EndpointSlice
+	again             time.Duration // decide again after this long; 0: when something changes
+	reason, message   string
+}
+
+// decide looks at the slices that there are and at the mode.
+func (p *slicePass) decide(now time.Time) decision {
+	owned, rivals := endpointslice.Owned(p.view.Slices), endpointslice.Rivals(p.view.Slices)
+	mode, invalid := p.mode()
+	var d decision
+	switch mode {
+	case EndpointSlicesTakeOver:
+		d = p.takeOver(owned, rivals)
+	case EndpointSlicesHandBack:
+		d = decision{
+			relabel: endpointslice.HandBack(owned), reason: reasonHandedBack,
+			message: "kube-controller-manager keeps the slices, if it runs its endpointslice-controller",
+		}
+	default:
+		d = p.auto(owned, rivals, now)
+	}
+	if invalid != nil && d.reason == "" {
+		d.reason, d.message = reasonWrongMode, invalid.Error()
+	}
+	switch {
+	case len(rivals) == 0:
+		p.state.alone = true
+	case mode != EndpointSlicesTakeOver:
+		p.state.alone = false
+	}
+	return d
+}
+
+// mode returns the Service's mode; an annotation that is none of the modes is
+// reported and otherwise ignored.
+func (p *slicePass) mode() (EndpointSliceMode, error) {
+	if text, ok := p.view.Service.Annotations[v1alpha1.EndpointSlicesAnnotation]; ok {
+		mode := EndpointSliceMode(text)
+		if err := mode.Validate(); err != nil {
+			return p.r.Mode, fmt.Errorf("annotation %s: %w", v1alpha1.EndpointSlicesAnnotation, err)
+		}
+		return mode, nil
+	}
+	return p.r.Mode, nil
+}
+
+// takeOver makes the rival's slices ours. Slices that a rival makes when it had
+// none before are the work of one that is alive: relabelling those would go on
+// for ever, so they are left alone and reported.
+func (p *slicePass) takeOver(owned, rivals []*discoveryv1.EndpointSlice) decision {
+	if len(rivals) > 0 && p.state.alone && len(owned) > 0 {
+		return decision{keep: true, slices: owned, reason: reasonContested,
+			message: "kube-controller-manager makes slices of this Service too; switch off its endpointslice-controller, or set the mode to auto"}
+	}
+	return decision{keep: true, slices: append(owned, rivals...)}
+}
+
+// auto stands by while the rival has slices. Ours, if there are any, stay and
+// are kept until the rival's cover them.
+func (p *slicePass) auto(owned, rivals []*discoveryv1.EndpointSlice, now time.Time) decision {
+	standBy := decision{reason: reasonStandingBy,
+		message: "kube-controller-manager keeps the slices; annotate the Service with " + v1alpha1.EndpointSlicesAnnotation + "=take-over to change that"}
+	if len(rivals) > 0 {
+		if len(owned) > 0 && !endpointslice.Covers(rivals, owned) {
+			return decision{keep: true, slices: owned}
+		}
+		standBy.withdraw = owned
+		return standBy
+	}
+	age := now.Sub(p.view.Service.CreationTimestamp.Time)
+	if len(owned) == 0 && p.r.feed.index.RivalSlices() > 0 && age < graceForRival {
+		return decision{again: graceForRival - age}
+	}
+	return decision{keep: true, slices: owned}
+}
+
+// handOver carries out what the decision says of other writers' slices.
+func (p *slicePass) handOver(ctx context.Context, d decision) error {
+	if len(d.relabel) == 0 && len(d.withdraw) == 0 {
+		return nil
+	}
+	return p.writer().write(ctx, &endpointslice.Plan{Update: d.relabel, Delete: d.withdraw})
+}
+
+// publishCharge writes the condition, if there is something to say, or if what
+// it says has ceased to be true. Most Services never have it, and cost no write.
+func (p *slicePass) publishCharge(ctx context.Context, d decision) error {
+	service := p.view.Service
+	old := meta.FindStatusCondition(service.Status.Conditions, v1alpha1.ConditionEndpointSlices)
+	if old == nil && d.reason == "" {
+		return nil
+	}
+	wanted := metav1.Condition{
+		Type: v1alpha1.ConditionEndpointSlices, Status: metav1.ConditionFalse, Reason: d.reason, Message: d.message,
+		ObservedGeneration: service.Generation, LastTransitionTime: metav1.Now(),
+	}
+	if d.keep {
+		wanted.Status = metav1.ConditionTrue
+	}
+	if d.reason == "" {
+		wanted.Reason, wanted.Message = reasonInCharge, "Causeway keeps the slices"
+	}
+	if old != nil && old.Status == wanted.Status && old.Reason == wanted.Reason && old.Message == wanted.Message {
+		return nil
+	}
+	if old != nil && old.Status == wanted.Status {
+		wanted.LastTransitionTime = old.LastTransitionTime
+	}
+	patch, err := json.Marshal(map[string]any{"status": map[string]any{"conditions": []metav1.Condition{wanted}}})
+	if err != nil {
+		return fmt.Errorf("encode condition: %w", err)
+	}
+	// A strategic merge changes the one condition and leaves the others, which
+	// have other writers.
+	err = p.r.Client.Status().Patch(ctx, service.DeepCopy(), client.RawPatch(types.StrategicMergePatchType, patch))
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("write condition %s: %w", v1alpha1.ConditionEndpointSlices, err)
+	}
+	return nil
+}

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+
+	"github.com/causeway-lb/causeway/internal/endpointslice"
+)
+
+// +kubebuilder:rbac:groups="",resources=services;pods;nodes,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=services/status,verbs=patch
+// +kubebuilder:rbac:groups=discovery.k8s.io,resources=endpointslices,verbs=get;list;watch;create;update;delete
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+
+const (
+	// graceForRival is how long a new Service is left to another controller that
+	// keeps slices in this cluster, before Causeway makes them.
+	graceForRival = 3 * time.Second
+
+	// compactAfter is how long the slices of a Service must have been sparse
+	// before they are written for no other reason.
+	compactAfter = 5 * time.Minute
+
+	// attempts is how often a pass is repeated at once when another writer was
+	// there first.
+	attempts = 4
+)
+
+// EndpointSliceReconciler keeps the EndpointSlices of Services with a selector.
+// A pass reads the index only, so its cost follows from the Service's size, and
+// writes the slices that changed in parallel.
+//
+// It stands by for Services whose slices kube-controller-manager keeps; see
+// EndpointSliceMode for taking over and handing back.
+type EndpointSliceReconciler struct {
+	Client   client.Client
+	Live     client.Reader // past the cache
+	Recorder events.EventRecorder
+	Mode     EndpointSliceMode // of Services without the annotation; "" means auto
+
+	// Workers is how many Services are dealt with at a time; 0 means 8.
+	Workers int
+
+	feed   *endpointFeed
+	gauges sliceGauges
+
+	mu     sync.Mutex
+	states map[types.NamespacedName]*serviceState
+}
+
+// serviceState is what the reconciler remembers of a Service between passes.
+// Nothing depends on it but when and how often something is done.
+type serviceState struct {
+	sparseSince time.Time // zero: not sparse
+	// alone says that a pass found no slices of a rival. If there are some later,
+	// a rival is alive, and not to be fought.
+	alone    bool
+	problems []endpointslice.Problem // those that have been reported
+}
+
+// SetupWithManager adds the reconciler to the manager.
+func (r *EndpointSliceReconciler) SetupWithManager(mgr ctrl.Manager) error {
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("endpointslice").
+		WatchesRawSource(r.feed.Source(func(change) bool { return true })).
+		WithOptions(controller.Options{MaxConcurrentReconciles: cmp.Or(r.Workers, 8)}).
+		Complete(r)
+}
+
+// Reconcile makes one pass over a Service.
+func (r *EndpointSliceReconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
+	started := time.Now()
+	for attempt := 1; ; attempt++ {
+		pass := r.newPass(request.NamespacedName)
+		result, err := pass.run(ctx)
+		if err != nil {
+			r.feed.index.Retrigger(request.NamespacedName, pass.view.Trigger)
+		}
+		if errors.Is(err, errOutdated) && attempt < attempts {
+			continue
+		}
+		if err != nil {
+			pass.outcome = "error"
+			err = fmt.Errorf("keep slices of Service %s: %w", request.NamespacedName, err)
+		}
+		slicePasses.WithLabelValues(pass.outcome).Observe(time.Since(started).Seconds())
+		return result, err
+	}
+}
+
+// slicePass is one pass over one Service.
+type slicePass struct {
+	r       *EndpointSliceReconciler
+	name    types.NamespacedName
+	view    endpointslice.View
+	state   *serviceState
+	outcome string // for the metric
+}
+
+func (r *EndpointSliceReconciler) newPass(name types.NamespacedName) *slicePass {
+	pass := &slicePass{r: r, name: name, view: r.feed.index.View(name), outcome: "unchanged"}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if pass.view.Service == nil {
+		delete(r.states, name)
+		return pass
+	}
+	if r.states == nil {
+		r.states = map[types.NamespacedName]*serviceState{}
+	}
+	if r.states[name] == nil {
+		r.states[name] = &serviceState{}
+	}
+	pass.state = r.states[name]
+	return pass
+}
+
+func (p *slicePass) writer() *sliceWriter {
+	return &sliceWriter{client: p.r.Client, live: p.r.Live, index: p.r.feed.index}
+}
+
+func (p *slicePass) run(ctx context.Context) (ctrl.Result, error) {
+	service := p.view.Service
+	switch {
+	case service == nil:
+		// Its slices are the garbage collector's, by their owner reference.
+		p.r.gauges.set(p.name, nil)
+		return ctrl.Result{}, nil
+	case service.Spec.Type == corev1.ServiceTypeExternalName:
+		// A name elsewhere has no endpoints here; DNS answers with a CNAME.
+		p.r.gauges.set(p.name, nil)
+		return ctrl.Result{}, p.writer().delete(ctx, endpointslice.Owned(p.view.Slices))
+	case len(service.Spec.Selector) == 0:
+		// Somebody else makes its slices, or EndpointSliceMirroringReconciler.
+		p.r.gauges.set(p.name, nil)
+		return ctrl.Result{}, nil
+	}
+	decision := p.decide(time.Now())
+	if err := p.handOver(ctx, decision); err != nil {
+		return ctrl.Result{}, err
+	}
+	if err := p.publishCharge(ctx, decision); err != nil {
+		return ctrl.Result{}, err
+	}
+	if !decision.keep {
+		p.outcome = "standby"
+		p.r.gauges.set(p.name, &serviceCount{})
+		return ctrl.Result{RequeueAfter: decision.again}, nil
+	}
+	return p.keep(ctx, decision.slices)
+}
+
+// keep makes the slices what they should be.
+func (p *slicePass) keep(ctx context.Context, existing []*discoveryv1.EndpointSlice) (ctrl.Result, error) {
+	now := time.Now()
+	compact := !p.state.sparseSince.IsZero() && now.Sub(p.state.sparseSince) >= compactAfter
+	plan := endpointslice.Compute(endpointslice.Input{
+		Service: p.view.Service, Pods: p.view.Pods, Slices: existing,
+		Nodes: p.view.NodeByName, Shares: p.view.Shares, TriggerTime: p.view.Trigger, Compact: compact,
+	})
+	if err := p.writer().write(ctx, &plan); err != nil {
+		return ctrl.Result{}, err
+	}
+	if !plan.Empty() {
+		p.outcome = "written"
+		if !p.view.Trigger.IsZero() {
+			sliceDelay.Observe(now.Sub(p.view.Trigger).Seconds())
+		}
+		ctrl.LoggerFrom(ctx).V(1).Info("Wrote slices", "service", p.name, "created", len(plan.Create),
+			"updated", len(plan.Update), "deleted", len(plan.Delete), "endpoints", plan.Endpoints)
+	}
+	p.r.gauges.set(p.name, &serviceCount{managed: true, endpoints: plan.Endpoints, slices: plan.Slices, needed: plan.Needed})
+	p.report(append(plan.Problems, p.foreignFamilies()...))
+	return p.scheduleCompaction(&plan, now), nil
+}
+
+// scheduleCompaction remembers since when the slices are sparse, and comes back
+// when they have been so for long enough.
+func (p *slicePass) scheduleCompaction(plan *endpointslice.Plan, now time.Time) ctrl.Result {
+	if !plan.Sparse() {
+		p.state.sparseSince = time.Time{}
+		return ctrl.Result{}
+	}
+	if p.state.sparseSince.IsZero() {
+		p.state.sparseSince = now
+	}
+	return ctrl.Result{RequeueAfter: max(time.Second, compactAfter-now.Sub(p.state.sparseSince))}
+}
+
+// foreignFamilies reports slices that somebody wrote for a family which the
+// Service does not have.
+func (p *slicePass) foreignFamilies() []endpointslice.Problem {
+	families := endpointslice.Families(p.view.Service)
+	names := endpointslice.ForeignFamilies(p.view.Slices, families)
+	if len(names) == 0 {
+		return nil
+	}
+	slices.Sort(names)
+	return []endpointslice.Problem{{Reason: endpointslice.ReasonFamilyForeign, Message: fmt.Sprintf(
+		"EndpointSlice %s has an addressType that is not among the Service's ipFamilies, so nothing uses it; delete it or change ipFamilyPolicy",
+		names[0])}}
+}
+
+// report makes an event of each problem that was not there after the pass
+// before.
+func (p *slicePass) report(problems []endpointslice.Problem) {
+	for _, problem := range problems {
+		if !slices.Contains(p.state.problems, problem) {
+			p.r.Recorder.Eventf(p.view.Service, nil, corev1.EventTypeWarning, problem.Reason, "KeepSlices", "%s", problem.Message)
+		}
+	}
+	p.state.problems = problems
+}
