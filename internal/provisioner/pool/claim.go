@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pool
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/provisioner"
+)
+
+// maxSharers is how many Services one record lists.
+const maxSharers = 256
+
+// claim says how this very address could be taken, or why not.
+func (p *planner) claim(a netip.Addr) (take, *provisioner.Refused) {
+	t, refused := p.adopt(a)
+	if refused != nil {
+		return take{}, refused
+	}
+	if home := p.x.home(a); home != nil {
+		refused = p.from(home, a, t.record)
+	}
+	return t, refused
+}
+
+// adopt is claim without asking the pool whether it gives the address.
+func (p *planner) adopt(a netip.Addr) (take, *provisioner.Refused) {
+	t := take{addr: a}
+	if r, ok := p.x.records[a]; ok {
+		t.record = &r
+		if refused := p.join(r); refused != nil {
+			return take{}, refused
+		}
+	}
+	if _, coming := p.x.coming[a]; coming {
+		return take{}, p.refuse(provisioner.ReasonAddressInUse, a, "%s is being given to another Service: ask for another address", a)
+	}
+	if home := p.x.home(a); home != nil {
+		t.pool = home.Name
+	} else if t.record == nil || !t.record.Reserved {
+		return take{}, p.outside(a)
+	}
+	return t, nil
+}
+
+// join says why a record cannot be this Service's (too).
+func (p *planner) join(r Record) *provisioner.Refused {
+	if r.ReservedFor.Name != "" && !r.ReservedFor.Is(p.req.Owner) {
+		return p.refuse(provisioner.ReasonAddressNotAllowed, r.Address,
+			"%s is reserved for Service %s: ask for another address, or change spec.reservedFor of LoadBalancerAddress %s",
+			r.Address, r.ReservedFor, v1alpha1.LoadBalancerAddressName(r.Address))
+	}
+	others := r.others(p.req.Owner)
+	switch {
+	case len(others) == 0:
+		return nil
+	case p.req.SharingKey == "" || r.SharingKey == "":
+		return p.refuse(provisioner.ReasonAddressInUse, r.Address,
+			"%s is held by Service %s: ask for another address, or give both Services the same value of annotation %s and different ports",
+			r.Address, others[0], v1alpha1.SharingKeyAnnotation)
+	case p.req.SharingKey != r.SharingKey:
+		return p.refuse(provisioner.ReasonSharingRefused, r.Address,
+			"%s is held by Service %s with another sharing key: give both the same value of annotation %s, or ask for another address",
+			r.Address, others[0], v1alpha1.SharingKeyAnnotation)
+	case len(others) >= maxSharers:
+		return p.refuse(provisioner.ReasonSharingRefused, r.Address,
+			"%s is shared by %d Services, the most there can be: use another address or sharing key", r.Address, len(others))
+	}
+	if other, port, clash := clashing(p.req.Ports, others, p.ports); clash {
+		return p.refuse(provisioner.ReasonSharingRefused, r.Address,
+			"port %d/%s of %s is taken by Service %s, which shares the address: use another port, address or sharing key",
+			port.Port, port.Protocol, r.Address, other)
+	}
+	return nil
+}
+
+// clashing finds the first of ports that one of the others has.
+func clashing(ports []provisioner.Port, others []provisioner.Owner, of PortsFunc) (provisioner.Owner, provisioner.Port, bool) {
+	for _, o := range others {
+		for _, port := range of(o) {
+			if slices.Contains(ports, port) {
+				return o, port, true
+			}
+		}
+	}
+	return provisioner.Owner{}, provisioner.Port{}, false
+}
+
+// from says why the address's pool does not give it to the Service.
+func (p *planner) from(home *poolState, a netip.Addr, record *Record) *provisioner.Refused {
+	reservedForIt := record != nil && record.ReservedFor.Name != ""
+	if p.req.Pool != "" && home.Name != p.req.Pool {
+		return &provisioner.Refused{Reason: provisioner.ReasonInvalidRequest, Message: fmt.Sprintf(
+			"%s belongs to pool %s, but annotation %s asks for pool %s: change one of them", a, home.Name, v1alpha1.PoolAnnotation, p.req.Pool)}
+	}
+	if home.Disabled {
+		return p.refuse(provisioner.ReasonAddressNotAllowed, a, "%s belongs to pool %s, which is disabled: enable it or ask for another address", a, home.Name)
+	}
+	if which, ok := home.admits(p.req); !ok && !reservedForIt {
+		return p.refuse(provisioner.ReasonAddressNotAllowed, a,
+			"%s belongs to pool %s, whose %s does not admit the Service: change the labels or ask for another address", a, home.Name, which)
+	}
+	for _, e := range home.excluded {
+		if contains(e.Range, a) {
+			return p.refuse(provisioner.ReasonAddressNotAllowed, a,
+				"%s is in pool %s but belongs to %s too: ask for another address, or take %s out of the pool", a, home.Name, e.Why, addresses.Text(e.Range))
+		}
+	}
+	return nil
+}
+
+func (p *planner) outside(a netip.Addr) *provisioner.Refused {
+	return p.refuse(provisioner.ReasonOutsidePools, a,
+		"%s is in no LoadBalancerPool: ask for an address of %s, or add it to a pool", a, p.ranges(provisioner.FamilyOf(a)))
+}
+
+// ranges lists a few ranges of a family, for messages.
+func (p *planner) ranges(f corev1.IPFamily) string {
+	var out []string
+	for _, s := range p.x.order {
+		for _, r := range s.Ranges {
+			if provisioner.FamilyOf(r.First) == f {
+				out = append(out, fmt.Sprintf("%s (pool %s)", addresses.Text(r), s.Name))
+			}
+		}
+	}
+	if len(out) == 0 {
+		return fmt.Sprintf("a pool (there is none with %s addresses)", f)
+	}
+	return list(out)
+}
+
+// nothing says why no pool has an address of the family for the request.
+func (p *planner) nothing(f corev1.IPFamily) *provisioner.Refused {
+	var excuses, exhausted, waits []string
+	named := false
+	for _, s := range p.x.order {
+		if p.req.Pool != "" && s.Name != p.req.Pool {
+			continue
+		}
+		named = true
+		waits = append(waits, s.Name)
+		why, serves := p.excuse(s)
+		switch {
+		case !serves:
+			excuses = append(excuses, fmt.Sprintf("%s %s", s.Name, why))
+		case !s.has(f):
+			excuses = append(excuses, fmt.Sprintf("%s has no %s addresses", s.Name, f))
+		default:
+			exhausted = append(exhausted, s.exhausted(f))
+		}
+	}
+	r := &provisioner.Refused{Reason: provisioner.ReasonNoPool, Pools: waits}
+	switch {
+	case len(exhausted) > 0:
+		r.Reason = provisioner.ReasonPoolExhausted
+		r.Message = fmt.Sprintf("No free %s address: %s. Add addresses to a pool or delete Services that no longer need theirs; one that is freed is given to this Service", f, list(exhausted))
+	case p.req.Pool != "" && !named:
+		r.Pools = []string{p.req.Pool}
+		r.Message = fmt.Sprintf("There is no LoadBalancerPool %s: create it, or change annotation %s", p.req.Pool, v1alpha1.PoolAnnotation)
+	case len(excuses) > 0:
+		r.Message = fmt.Sprintf("No LoadBalancerPool gives this Service an %s address: pool %s. Change a pool, or the Service's labels or annotations", f, list(excuses))
+	default:
+		r.Message = fmt.Sprintf("No LoadBalancerPool has %s addresses: create one", f)
+	}
+	return r
+}
+
+// exhausted describes a full pool.
+func (s *poolState) exhausted(f corev1.IPFamily) string {
+	c := s.counts[f]
+	text := fmt.Sprintf("pool %s has %d assigned", s.Name, c[inUse])
+	if c[reserved] > 0 {
+		text += fmt.Sprintf(", %d reserved", c[reserved])
+	}
+	if c[quarantined] > 0 {
+		text += fmt.Sprintf(", %d in quarantine", c[quarantined])
+	}
+	return text
+}
+
+// refuse waits for the address.
+func (p *planner) refuse(reason string, a netip.Addr, format string, args ...any) *provisioner.Refused {
+	return &provisioner.Refused{Reason: reason, Addresses: []netip.Addr{a}, Message: fmt.Sprintf(format, args...)}
+}
+
+// merge makes one of several refusals: the first one's reason, all messages.
+func merge(all []*provisioner.Refused) *provisioner.Refused {
+	if len(all) == 0 {
+		return nil
+	}
+	out := *all[0]
+	for _, r := range all[1:] {
+		out.Message += "; " + r.Message
+		out.Addresses = slices.Concat(out.Addresses, r.Addresses)
+		out.Pools = slices.Concat(out.Pools, r.Pools)
+	}
+	slices.Sort(out.Pools)
+	out.Pools = slices.Compact(out.Pools)
+	return &out
+}
+
+// list joins up to five items.
+func list(items []string) string {
+	const most = 5
+	if len(items) > most {
+		items = append(slices.Clone(items[:most]), fmt.Sprintf("and %d more", len(items)-most))
+	}
+	return strings.Join(items, ", ")
+}

@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pool
+
+import (
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/causeway-lb/causeway/internal/provisioner"
+)
+
+// PortsFunc returns the ports of a Service, for sharing; nil when there is no
+// such Service.
+type PortsFunc func(provisioner.Owner) []provisioner.Port
+
+// plan is what makes an owner hold what it asks for: keep and drop are held
+// already, take is not.
+type plan struct {
+	keep, drop []netip.Addr
+	take       []take
+	unmet      *provisioner.Refused
+}
+
+// take is an address to be held. With record it exists and is joined.
+type take struct {
+	addr   netip.Addr
+	pool   string // "" for a reservation in no pool
+	record *Record
+}
+
+// plan decides what req.Owner keeps, takes and drops, and marks what it takes
+// as coming: the caller calls Done for each of plan.take. The order of events
+// that made the index does not matter.
+func (x *Index) plan(req provisioner.Request, ports PortsFunc) plan {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	p := planner{x: x, req: req, ports: ports, held: x.held(req)}
+	out := p.plan()
+	x.begin(out.take)
+	return out
+}
+
+// planReserve is plan for exactly these addresses, which the Service uses
+// already: the pool may be disabled or no longer admit it. Of a family of which
+// the Service holds one, nothing is reserved: its status is older than that.
+func (x *Index) planReserve(req provisioner.Request, addrs []netip.Addr, ports PortsFunc) plan {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	p := planner{x: x, req: req, ports: ports, held: x.held(req)}
+	out := plan{keep: p.held}
+	for _, a := range addrs {
+		if slices.ContainsFunc(p.held, func(h netip.Addr) bool { return h.BitLen() == a.BitLen() }) {
+			continue
+		}
+		t, refused := p.adopt(a)
+		if refused != nil {
+			p.unmet = append(p.unmet, refused)
+			continue
+		}
+		out.take = append(out.take, t)
+	}
+	out.unmet = merge(p.unmet)
+	x.begin(out.take)
+	return out
+}
+
+// held are the addresses of the request's owner, those in its status first.
+func (x *Index) held(req provisioner.Request) []netip.Addr {
+	all := sorted(x.byOwner[nameOf(req.Owner)])
+	slices.SortStableFunc(all, func(a, b netip.Addr) int {
+		return compareBool(slices.Contains(req.Current, b), slices.Contains(req.Current, a))
+	})
+	return all
+}
+
+func (x *Index) begin(takes []take) {
+	for _, t := range takes {
+		x.coming[t.addr] = struct{}{}
+		x.mark(t.addr)
+	}
+}
+
+// done ends what plan began for an address. The record, if the API call made
+// one, has to be Put before.
+func (x *Index) done(addr netip.Addr) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.coming, addr)
+	x.unmark(addr)
+}
+
+// planner works on one request, with the index locked.
+type planner struct {
+	x     *Index
+	req   provisioner.Request
+	ports PortsFunc
+	held  []netip.Addr
+
+	keep  []netip.Addr
+	taken []take
+	met   map[corev1.IPFamily]bool
+	unmet []*provisioner.Refused
+}
+
+func (p *planner) plan() plan {
+	p.met = map[corev1.IPFamily]bool{}
+	p.requested()
+	if len(p.unmet) == 0 {
+		p.chosen()
+	}
+	enough := len(p.unmet) == 0 ||
+		p.req.Policy == corev1.IPFamilyPolicyPreferDualStack && len(p.met) > 0 && len(p.req.Addresses) == 0
+	if !enough {
+		return plan{keep: p.held, unmet: merge(p.unmet)}
+	}
+	out := plan{keep: p.keep, take: p.taken, unmet: merge(p.unmet)}
+	for _, a := range p.held {
+		family := provisioner.FamilyOf(a)
+		switch {
+		case slices.Contains(p.keep, a):
+		case p.met[family] || !slices.Contains(p.req.Families, family):
+			out.drop = append(out.drop, a)
+		default:
+			out.keep = append(out.keep, a)
+		}
+	}
+	return out
+}
+
+// requested keeps or takes every address that is asked for.
+func (p *planner) requested() {
+	for _, a := range p.req.Addresses {
+		if slices.Contains(p.held, a) && p.mayStay(a) {
+			p.keep = append(p.keep, a)
+		} else if t, refused := p.claim(a); refused != nil {
+			p.unmet = append(p.unmet, refused)
+			continue
+		} else {
+			p.taken = append(p.taken, t)
+		}
+		p.met[provisioner.FamilyOf(a)] = true
+	}
+}
+
+// chosen finds an address for each family without a requested one.
+func (p *planner) chosen() {
+	var need []corev1.IPFamily
+	for _, f := range p.req.Families {
+		if p.met[f] {
+			continue
+		}
+		if a, ok := p.stay(f); ok {
+			p.keep, p.met[f] = append(p.keep, a), true
+			continue
+		}
+		need = append(need, f)
+	}
+	need = p.each(need, p.known)
+	need = p.together(need)
+	need = p.each(need, func(f corev1.IPFamily) (take, bool) {
+		for _, s := range p.candidates() {
+			if t, ok := s.next(f); ok {
+				return t, true
+			}
+		}
+		return take{}, false
+	})
+	for _, f := range need {
+		p.unmet = append(p.unmet, p.nothing(f))
+	}
+}
+
+// each takes what find finds and returns the families without.
+func (p *planner) each(need []corev1.IPFamily, find func(corev1.IPFamily) (take, bool)) (rest []corev1.IPFamily) {
+	for _, f := range need {
+		t, ok := find(f)
+		if !ok {
+			rest = append(rest, f)
+			continue
+		}
+		p.taken, p.met[f] = append(p.taken, t), true
+	}
+	return rest
+}
+
+// stay is an address of the family that is held and still fits.
+func (p *planner) stay(f corev1.IPFamily) (netip.Addr, bool) {
+	for _, a := range p.held {
+		if provisioner.FamilyOf(a) == f && p.mayStay(a) && p.inNamedPool(a) {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// mayStay tells whether a held address still fits: others that share it have to
+// have the same key. A pool that changed, or ports that collide, do not matter
+// here.
+func (p *planner) mayStay(a netip.Addr) bool {
+	r := p.x.records[a]
+	return len(r.others(p.req.Owner)) == 0 || r.SharingKey == p.req.SharingKey
+}
+
+// inNamedPool tells whether an address satisfies the pool annotation.
+func (p *planner) inNamedPool(a netip.Addr) bool {
+	if p.req.Pool == "" || p.x.records[a].Pool == p.req.Pool {
+		return true
+	}
+	home := p.x.home(a)
+	return home != nil && home.Name == p.req.Pool
+}
+
+// known finds an address that has a record already: reserved for the Service,
+// held by it before, or one to share.
+func (p *planner) known(f corev1.IPFamily) (take, bool) {
+	name := nameOf(p.req.Owner)
+	for _, from := range []struct {
+		set  addrSet
+		auto bool // only from pools that would serve the request by themselves
+	}{{p.x.reservedFor[name], false}, {p.x.releasedBy[name], true}, {p.shareable(), false}} {
+		for _, a := range sorted(from.set) {
+			if provisioner.FamilyOf(a) != f || slices.Contains(p.held, a) || !p.inNamedPool(a) {
+				continue
+			}
+			if from.auto && !p.serves(p.x.home(a)) {
+				continue
+			}
+			if t, refused := p.claim(a); refused == nil {
+				return t, true
+			}
+		}
+	}
+	return take{}, false
+}
+
+func (p *planner) serves(s *poolState) bool {
+	if s == nil {
+		return false
+	}
+	_, ok := p.excuse(s)
+	return ok
+}
+
+func (p *planner) shareable() addrSet {
+	if p.req.SharingKey == "" {
+		return nil
+	}
+	return p.x.bySharingKey[p.req.SharingKey]
+}
+
+// together takes all families that are needed from the first pool that has
+// them, or that an address kept comes from.
+func (p *planner) together(need []corev1.IPFamily) []corev1.IPFamily {
+	if len(need) == 0 || len(p.req.Families) < 2 {
+		return need
+	}
+	pools := p.candidates()
+	if len(p.keep) > 0 && len(need) == 1 {
+		home := p.x.home(p.keep[0])
+		pools = slices.DeleteFunc(pools, func(s *poolState) bool { return s != home })
+	} else if len(need) < 2 {
+		return need
+	}
+	for _, s := range pools {
+		var all []take
+		for _, f := range need {
+			if t, ok := s.next(f); ok {
+				all = append(all, t)
+			}
+		}
+		if len(all) == len(need) {
+			return p.each(need, s.next)
+		}
+	}
+	return need
+}
+
+// candidates are the pools to choose from, best first; the slice is the
+// caller's.
+func (p *planner) candidates() []*poolState {
+	var out []*poolState
+	for _, s := range p.x.order {
+		if p.serves(s) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// excuse says why a pool does not serve the request; true when it does.
+func (p *planner) excuse(s *poolState) (string, bool) {
+	switch {
+	case p.req.Pool != "" && s.Name != p.req.Pool:
+		return "is not the one asked for", false
+	case s.Disabled:
+		return "is disabled", false
+	case p.req.Pool == "" && !s.AutoAssign:
+		return "has autoAssign: false", false
+	}
+	if which, ok := s.admits(p.req); !ok {
+		return "does not admit the Service by its " + which, false
+	}
+	return "", true
+}
+
+// next is the pool's next free address of a family.
+func (s *poolState) next(f corev1.IPFamily) (take, bool) {
+	for _, sp := range s.spaces {
+		if provisioner.FamilyOf(sp.in.First) != f {
+			continue
+		}
+		if a, ok := sp.find(); ok {
+			return take{addr: a, pool: s.Name}, true
+		}
+	}
+	return take{}, false
+}

@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/provisioner"
+)
+
+// maxAttempts is how often Allocate plans again after losing a race before it
+// leaves the rest to the caller's retry. Each lost race teaches the index the
+// winner's record.
+const maxAttempts = 32
+
+// errLost says that a record was not what the index thought; the index knows
+// better now.
+var errLost = errors.New("the record has changed")
+
+// Config is what New needs.
+type Config struct {
+	// Class is the load balancer class; empty means v1alpha1.LoadBalancerClass.
+	Class string
+	// Index is fed with the events of pools and records by the caller.
+	Index *Index
+	// Records keeps the records.
+	Records Records
+	// Ports answers from a cache.
+	Ports PortsFunc
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+	// Lost, if set, is called whenever a race for an address is lost.
+	Lost func()
+}
+
+// Validate names everything that is missing.
+func (c *Config) Validate() error {
+	var errs []error
+	if c.Index == nil {
+		errs = append(errs, errors.New("config of pool provisioner: Index is missing"))
+	}
+	if c.Records == nil {
+		errs = append(errs, errors.New("config of pool provisioner: Records is missing"))
+	}
+	if c.Ports == nil {
+		errs = append(errs, errors.New("config of pool provisioner: Ports is missing"))
+	}
+	return errors.Join(errs...)
+}
+
+// Provisioner gives addresses from pools.
+type Provisioner struct {
+	Config
+}
+
+var _ provisioner.Provisioner = (*Provisioner)(nil)
+
+// New returns the provisioner of a valid config.
+func New(c Config) (*Provisioner, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	if c.Class == "" {
+		c.Class = v1alpha1.LoadBalancerClass
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Lost == nil {
+		c.Lost = func() {}
+	}
+	return &Provisioner{Config: c}, nil
+}
+
+// Class implements provisioner.Provisioner.
+func (p *Provisioner) Class() string { return p.Config.Class }
+
+// Capabilities implements provisioner.Provisioner. Serving is the agents' work,
+// hence they can do what a Service can ask for.
+func (p *Provisioner) Capabilities() provisioner.Capabilities {
+	return provisioner.Capabilities{
+		Protocols:          []corev1.Protocol{corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP},
+		Families:           []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol},
+		Sharing:            true,
+		RequestedAddresses: true,
+		Pools:              true,
+		SourceRanges:       true,
+		ClientIP:           true,
+	}
+}
+
+// Allocate implements provisioner.Provisioner.
+func (p *Provisioner) Allocate(ctx context.Context, req provisioner.Request) (provisioner.Allocation, error) {
+	for range maxAttempts {
+		pl := p.Index.plan(req, p.Ports)
+		err := p.apply(ctx, req, pl)
+		if errors.Is(err, errLost) {
+			p.Lost()
+			continue
+		}
+		if err != nil {
+			return provisioner.Allocation{}, err
+		}
+		return provisioner.Allocation{Addresses: arrange(req, pl), Unmet: pl.unmet}, nil
+	}
+	return provisioner.Allocation{}, fmt.Errorf("allocate address of Service %s: lost %d races, somebody else allocates too", req.Owner, maxAttempts)
+}
+
+// Reserve implements provisioner.Provisioner.
+func (p *Provisioner) Reserve(ctx context.Context, req provisioner.Request, addrs []netip.Addr) error {
+	for range maxAttempts {
+		pl := p.Index.planReserve(req, addrs, p.Ports)
+		err := p.apply(ctx, req, pl)
+		if errors.Is(err, errLost) {
+			p.Lost()
+			continue
+		}
+		if err == nil && pl.unmet != nil {
+			return pl.unmet
+		}
+		return err
+	}
+	return fmt.Errorf("reserve addresses of Service %s: lost %d races, somebody else allocates too", req.Owner, maxAttempts)
+}
+
+// apply carries out a plan: what is new first, so that the Service is never
+// without, then corrections, then what goes. It returns errLost when it has to
+// be planned again.
+func (p *Provisioner) apply(ctx context.Context, req provisioner.Request, pl plan) error {
+	var err error
+	for _, t := range pl.take {
+		if err == nil {
+			err = p.take(ctx, req, t)
+		}
+		p.Index.done(t.addr)
+	}
+	for _, a := range pl.keep {
+		if err == nil {
+			err = p.correct(ctx, req, a)
+		}
+	}
+	for _, a := range pl.drop {
+		if err == nil {
+			err = p.release(ctx, req.Owner, a)
+		}
+	}
+	return err
+}
+
+// take creates or joins the record of an address.
+func (p *Provisioner) take(ctx context.Context, req provisioner.Request, t take) error {
+	if t.record == nil {
+		return p.settle(ctx, t.addr, "create", func() (Record, error) {
+			return p.Records.Create(ctx, Record{
+				Address: t.addr, Pool: t.pool, SharingKey: req.SharingKey, Owners: []provisioner.Owner{req.Owner},
+			})
+		})
+	}
+	want := *t.record
+	want.Pool, want.SharingKey = t.pool, req.SharingKey
+	want.ReleasedAt, want.ReleasedBy = time.Time{}, provisioner.Owner{}
+	want.Owners = append(want.others(req.Owner), req.Owner)
+	return p.settle(ctx, t.addr, "update", func() (Record, error) { return p.Records.Update(ctx, want) })
+}
+
+// correct brings the record of an address that is kept up to date: the UID of
+// a Service made again, the sharing key, the pool that it belongs to now.
+func (p *Provisioner) correct(ctx context.Context, req provisioner.Request, a netip.Addr) error {
+	have, ok := p.Index.Lookup(a)
+	if !ok {
+		return errLost
+	}
+	want := have
+	want.Owners = slices.Clone(have.Owners)
+	for i, o := range want.Owners {
+		if o.Is(req.Owner) {
+			want.Owners[i] = req.Owner
+		}
+	}
+	if len(want.Owners) == 1 {
+		want.SharingKey = req.SharingKey
+	}
+	if home := p.Index.Home(a); home != "" {
+		want.Pool = home
+	}
+	if slices.Equal(want.Owners, have.Owners) && want.SharingKey == have.SharingKey && want.Pool == have.Pool {
+		return nil
+	}
+	return p.settle(ctx, a, "update", func() (Record, error) { return p.Records.Update(ctx, want) })
+}
+
+// Release implements provisioner.Provisioner.
+func (p *Provisioner) Release(ctx context.Context, owner provisioner.Owner) error {
+	var errs []error
+	for _, a := range p.Index.Held(owner) {
+		err := errLost
+		for attempt := 0; attempt < maxAttempts && errors.Is(err, errLost); attempt++ {
+			err = p.release(ctx, owner, a)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// release takes owner out of a record. When that leaves nobody the record goes
+// into quarantine, or at once, unless it is a reservation.
+func (p *Provisioner) release(ctx context.Context, owner provisioner.Owner, a netip.Addr) error {
+	have, ok := p.Index.Lookup(a)
+	if !ok || !have.holds(owner) {
+		return nil
+	}
+	want := have
+	want.Owners = have.others(owner)
+	if len(want.Owners) == 0 {
+		want.SharingKey = ""
+		if !have.Reserved {
+			if p.Index.quarantine(a) <= 0 {
+				return p.forget(ctx, have)
+			}
+			want.ReleasedAt, want.ReleasedBy = p.Now(), nameOf(owner)
+		}
+	}
+	return p.settle(ctx, a, "update", func() (Record, error) { return p.Records.Update(ctx, want) })
+}
+
+// Forget deletes a record whose quarantine is over, unless somebody has changed
+// it in the meantime, which is not an error.
+func (p *Provisioner) Forget(ctx context.Context, r Record) error {
+	if err := p.forget(ctx, r); !errors.Is(err, errLost) {
+		return err
+	}
+	return nil
+}
+
+func (p *Provisioner) forget(ctx context.Context, r Record) error {
+	err := p.Records.Delete(ctx, r)
+	switch {
+	case err == nil || errors.Is(err, ErrGone):
+		p.Index.Delete(r.Address, r.UID)
+		return nil
+	case errors.Is(err, ErrChanged):
+		return p.learn(ctx, r.Address)
+	}
+	return fmt.Errorf("delete record of %s: %w", r.Address, err)
+}
+
+// settle runs one write and puts its outcome into the index. When somebody else
+// was faster it puts theirs there and returns errLost.
+func (p *Provisioner) settle(ctx context.Context, a netip.Addr, verb string, write func() (Record, error)) error {
+	r, err := write()
+	switch {
+	case err == nil:
+		p.Index.Put(r)
+		return nil
+	case errors.Is(err, ErrTaken) || errors.Is(err, ErrChanged) || errors.Is(err, ErrGone):
+		return p.learn(ctx, a)
+	}
+	return fmt.Errorf("%s record of %s: %w", verb, a, err)
+}
+
+// learn reads a record past every cache, and returns errLost when it could.
+func (p *Provisioner) learn(ctx context.Context, a netip.Addr) error {
+	r, err := p.Records.Get(ctx, a)
+	switch {
+	case errors.Is(err, ErrGone):
+		if old, ok := p.Index.Lookup(a); ok {
+			p.Index.Delete(a, old.UID)
+		}
+	case err != nil:
+		return fmt.Errorf("read record of %s: %w", a, err)
+	default:
+		p.Index.Put(r)
+	}
+	return errLost
+}
+
+// Remove implements provisioner.Provisioner: the agents stop by themselves when
+// the record is released.
+func (p *Provisioner) Remove(context.Context, provisioner.Owner) error { return nil }
+
+// arrange orders what a plan leaves in the Service's hands: as asked for, then
+// by the Service's families.
+func arrange(req provisioner.Request, pl plan) []netip.Addr {
+	all := slices.Clone(pl.keep)
+	for _, t := range pl.take {
+		all = append(all, t.addr)
+	}
+	rank := func(a netip.Addr) int {
+		if i := slices.Index(req.Addresses, a); i >= 0 {
+			return i
+		}
+		i := slices.Index(req.Families, provisioner.FamilyOf(a))
+		if i < 0 {
+			i = len(req.Families)
+		}
+		return provisioner.MaxAddresses + i
+	}
+	slices.SortStableFunc(all, func(a, b netip.Addr) int { return rank(a) - rank(b) })
+	return all
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package provisioner
+
+import "net/netip"
+
+// Reasons of a Refused; they are the reasons of the condition
+// causeway.dev/Allocated and of the events, too.
+const (
+	// ReasonInvalidRequest: the Service contradicts itself, or an annotation
+	// cannot be read. Only an edit of the Service helps.
+	ReasonInvalidRequest = "InvalidRequest"
+	// ReasonUnsupported: the provisioner cannot do what the Service asks for.
+	ReasonUnsupported = "Unsupported"
+	// ReasonNoPool: no pool admits the Service.
+	ReasonNoPool = "NoPool"
+	// ReasonPoolExhausted: the pools that admit it have no free address.
+	ReasonPoolExhausted = "PoolExhausted"
+	// ReasonOutsidePools: the address asked for is in no pool.
+	ReasonOutsidePools = "AddressOutsidePools"
+	// ReasonAddressNotAllowed: the pool of the address does not admit the
+	// Service, or the address is reserved or overlaps something.
+	ReasonAddressNotAllowed = "AddressNotAllowed"
+	// ReasonAddressInUse: another Service holds the address asked for.
+	ReasonAddressInUse = "AddressInUse"
+	// ReasonSharingRefused: it could be shared, but the keys or ports do not
+	// allow it.
+	ReasonSharingRefused = "SharingRefused"
+)
+
+// Refused says why a request is not met and what to do about it. Trying again
+// helps only after something else has changed.
+type Refused struct {
+	// Reason is one of the constants above.
+	Reason string
+	// Message names the cause and what to do, as a sentence for users.
+	Message string
+	// Pools and Addresses are what could help: an address that a pool gets back,
+	// or one of these addresses becoming free, or an edit of such a pool. Both
+	// empty means that only an edit of the Service helps.
+	Pools     []string
+	Addresses []netip.Addr
+}
+
+// Error gives the message.
+func (r *Refused) Error() string { return r.Message }
