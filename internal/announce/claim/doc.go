@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package claim settles who answers for one address on one link. The election
+// says who should; this package looks at the link before it believes that, and
+// goes on looking. It is pure: time and frames come in, frames go out through
+// Port.
+//
+//	        elected                 silence
+//	Idle ------------> Probing --------------------> Announcing
+//	  ^                 |   |  ours holds it            |    |
+//	  |      a stranger |   +----------> Held <---------+    | no longer eligible
+//	  |        has it   v                 | silence, or      v
+//	  |              Conflict             | time to go back  Releasing
+//	  |                 | retry           +---> Probing        |
+//	  +-----------------+-----------------------------<--------+ claim heard, or time-out
+//
+// The link is the fence. Elections differ while agents do not hear each other
+// (gossip blocked, partition), but whoever shares the link hears the claims:
+//
+//   - A node that is to take an address over asks the link first. If the old
+//     announcer answers, it is alive, whatever membership thinks, and is left
+//     alone while it outranks the newcomer.
+//   - Of two that announce, the one that is outranked stops as soon as it hears
+//     the other; the other announces again so that it does hear, and so that the
+//     clients come back.
+//   - A node that is no longer the elected one goes on answering until it has
+//     heard the elected one's claim: there is always somebody who answers.
+//
+// Rank is elect.Outranks, which does not depend on anybody's view.
+//
+// A stranger (RFC 5227) is never fought: before the first announcement the
+// address is left to it; afterwards one announcement is made in each
+// DefendInterval (section 2.4, (c)), and in both cases it is reported.
+//
+// Not here: which of the senders are ours, and alive (package announce).
+package claim

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package claim
+
+import (
+	"time"
+
+	"github.com/causeway-lb/causeway/internal/announce/wire"
+)
+
+// Hear takes a Claim or Probe for the address from somebody else. Questions are
+// answered by the socket and are nothing to a Machine.
+func (m *Machine) Hear(now time.Time, kind wire.Kind, from Peer) {
+	if from.Name == "" {
+		m.hearStranger(now, kind, from)
+		return
+	}
+	switch m.state {
+	case Probing:
+		m.hearProbing(now, kind, from)
+	case Held:
+		if kind == wire.Claim {
+			m.hearHeld(now, from)
+		}
+	case Announcing, Releasing:
+		if kind == wire.Claim {
+			m.hearRival(now, from)
+		}
+	}
+}
+
+func (m *Machine) hearStranger(now time.Time, kind wire.Kind, from Peer) {
+	switch m.state {
+	case Probing:
+		// A stranger that probes is about to take the address: RFC 5227 section
+		// 2.1.1 counts that as a conflict.
+		m.conflictWith(now, from)
+	case Held:
+		if kind == wire.Claim {
+			m.conflict = Conflict{MAC: from.MAC, Last: now} // the holder defends it
+		}
+	case Conflicting:
+		if kind == wire.Claim {
+			m.conflict = Conflict{MAC: from.MAC, Last: now}
+		}
+	case Announcing, Releasing:
+		if kind != wire.Claim {
+			return // the answer to its probe tells it enough
+		}
+		m.conflict = Conflict{MAC: from.MAC, Last: now}
+		if m.state == Announcing && now.Sub(m.defended) >= m.timing.Defend {
+			m.defended = now
+			m.port.Announce()
+		}
+	}
+}
+
+func (m *Machine) conflictWith(now time.Time, from Peer) {
+	m.enter(now, Conflicting)
+	m.conflict = Conflict{MAC: from.MAC, Last: now}
+	m.deadline = now.Add(m.timing.Retry)
+}
+
+func (m *Machine) hearProbing(now time.Time, kind wire.Kind, from Peer) {
+	if kind == wire.Probe {
+		// Two of ours want it at the same time.
+		if from.Outranks {
+			m.hold(now, from)
+		}
+		return
+	}
+	m.backoff = 0
+	m.hearHeld(now, from)
+}
+
+// patience is how long to leave the address to a holder of ours; negative for
+// as long as it answers.
+func (m *Machine) patience(holder Peer) time.Duration {
+	switch {
+	case !holder.Alive && holder.Outranks:
+		// Membership has lost it but the link has not. It would not yield.
+		return Never
+	case !holder.Alive, !holder.Eligible:
+		return 0
+	}
+	return m.want.Failback
+}
+
+// hold leaves the address to a holder for now, and watches it.
+func (m *Machine) hold(now time.Time, holder Peer) {
+	if m.state != Held {
+		m.heldSince, m.retry = now, time.Time{}
+	}
+	m.enter(now, Held)
+	m.holder, m.answered = holder, true
+	recheck := m.timing.Recheck
+	if !holder.Alive {
+		recheck = m.timing.LostRecheck
+		if m.want.LostRecheck != 0 {
+			recheck = m.want.LostRecheck
+		}
+	}
+	m.deadline = now.Add(recheck)
+}
+
+// setRetry has a Held machine claim the address at t nonetheless.
+func (m *Machine) setRetry(t time.Time) {
+	m.retry = t
+	if t.Before(m.deadline) {
+		m.deadline = t
+	}
+}
+
+// hearHeld takes the answer of the holder, or a claim of another of ours. Since
+// the last one the holder may have become ineligible, membership may have found
+// or lost it, and the policy may have been edited.
+func (m *Machine) hearHeld(now time.Time, from Peer) {
+	m.hold(now, from)
+	wait := m.patience(from)
+	switch {
+	case wait < 0:
+		m.retry = time.Time{}
+	case wait == 0 && m.backoff == 0:
+		m.announce(now)
+	case wait == 0 && !m.retry.IsZero():
+		m.setRetry(m.retry)
+	case wait == 0:
+		m.setRetry(now.Add(m.backoff))
+	default:
+		m.setRetry(m.heldSince.Add(wait + m.backoff))
+	}
+}
+
+// hearRival takes the claim of another of ours while this node answers.
+func (m *Machine) hearRival(now time.Time, from Peer) {
+	switch {
+	case from.Name == m.want.Elected, m.state == Releasing:
+		m.port.Answer(false)
+		m.enter(now, Idle)
+	case !from.Outranks:
+		m.port.Announce() // tells the rival to stop and clients to come back
+	case now.Sub(m.since) < settle && !m.crossed:
+		// It may have been sent before our first announcement arrived there. If
+		// not, this makes the rival repeat it.
+		m.crossed = true
+		m.port.Announce()
+	default:
+		m.yield(now, from)
+	}
+}
+
+// yield stops answering because of a holder that outranks this node.
+func (m *Machine) yield(now time.Time, from Peer) {
+	m.port.Answer(false)
+	if m.want.Role != Elected {
+		m.enter(now, Idle)
+		return
+	}
+	m.backoff = min(max(2*m.backoff, m.timing.Backoff), m.timing.MaxBackoff)
+	m.hold(now, from)
+	if from.Alive {
+		m.setRetry(now.Add(m.backoff))
+	}
+}

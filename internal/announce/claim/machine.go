@@ -1,0 +1,381 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package claim
+
+import (
+	"time"
+
+	"github.com/causeway-lb/causeway/internal/announce/wire"
+)
+
+// State is where a Machine stands.
+type State uint8
+
+// The states; see the package comment.
+const (
+	Idle State = iota
+	Probing
+	Held
+	Announcing
+	Releasing
+	Conflicting
+)
+
+// String names the state.
+func (s State) String() string {
+	return [...]string{"Idle", "Probing", "Held", "Announcing", "Releasing", "Conflict"}[s]
+}
+
+// Role is what the election makes of this node for the address.
+type Role uint8
+
+const (
+	// None: the address is no longer in use, or the interface is no longer one
+	// to announce it on. Answering stops at once.
+	None Role = iota
+	// Barred: this node may not announce the address.
+	Barred
+	// Standby: it may, but another node is elected.
+	Standby
+	// Elected: it has to.
+	Elected
+)
+
+// Never as a Failback means that the preferred node waits until the present
+// announcer stops by itself.
+const Never = time.Duration(-1)
+
+// Want is what the rest of the agent asks of a Machine.
+type Want struct {
+	Role Role
+	// Elected is the node that this agent's view elects; empty for none.
+	Elected string
+	// Failback is how long this node, elected, leaves the address to another of
+	// ours that announces it and may: 0 not at all.
+	Failback time.Duration
+	// Hurry asks for the short probe: the address was announced by a node that
+	// has stopped, and clients wait.
+	Hurry bool
+	// Refresh and LostRecheck, unless 0, are used in place of Timing's: the first
+	// is short while a peer that might announce too is out of contact, the
+	// second long while very many addresses are rechecked.
+	Refresh, LostRecheck time.Duration
+}
+
+// Peer is who sent a frame.
+type Peer struct {
+	// Name of the node, empty for a stranger.
+	Name string
+	MAC  wire.MAC
+	// Alive and Eligible are this agent's view: membership holds the peer alive,
+	// and the election would let it announce the address.
+	Alive, Eligible bool
+	// Outranks tells that the peer comes before this node (elect.Outranks).
+	Outranks bool
+}
+
+// Port sends frames about the machine's address. Errors are the port's affair:
+// every frame is repeated until an answer or time-out decides.
+type Port interface {
+	// Probe asks who has the address; a zero to asks everyone.
+	Probe(to wire.MAC)
+	// Announce tells everyone that this node has it.
+	Announce()
+	// Answer turns answering on and off.
+	Answer(on bool)
+}
+
+// Timing are the intervals of a Machine.
+type Timing struct {
+	// Probe is how an address is probed that nobody announced lately, Hurry how
+	// one is that clients wait for.
+	Probe, Hurry ProbeTiming
+	// Repeats are when an announcement is sent again after the first. One of
+	// them is later than a second, the time for which Linux neighbours do not
+	// take another change (locktime).
+	Repeats []time.Duration
+	// Refresh is the interval of announcements after the last of Repeats.
+	Refresh time.Duration
+	// Recheck is how often the holder of a Held address is asked whether it still
+	// has it, while membership holds it alive and would tell of its end;
+	// LostRecheck while membership has lost it.
+	Recheck, LostRecheck time.Duration
+	// Release is how long a node that may no longer announce goes on answering
+	// if it hears no successor.
+	Release time.Duration
+	// Backoff is how long a node that was told off by a holder waits before it
+	// tries again; doubled each time up to MaxBackoff.
+	Backoff, MaxBackoff time.Duration
+	// Defend is RFC 5227's DEFEND_INTERVAL, Retry the interval of new probes
+	// while a stranger has the address.
+	Defend, Retry time.Duration
+}
+
+// ProbeTiming is one way to probe: Count probes every Interval, and Wait after
+// the last of them.
+type ProbeTiming struct {
+	Count          int
+	Interval, Wait time.Duration
+}
+
+// DefaultTiming is far quicker than RFC 5227's seconds, which were meant for
+// hosts that nobody waits for; the watch goes on after the first announcement.
+func DefaultTiming() Timing {
+	return Timing{
+		Probe:   ProbeTiming{Count: 3, Interval: 100 * time.Millisecond, Wait: 150 * time.Millisecond},
+		Hurry:   ProbeTiming{Count: 2, Interval: 15 * time.Millisecond, Wait: 25 * time.Millisecond},
+		Repeats: []time.Duration{100 * time.Millisecond, 1200 * time.Millisecond, 2500 * time.Millisecond},
+		Refresh: time.Minute,
+		Recheck: 5 * time.Second,
+
+		LostRecheck: 200 * time.Millisecond,
+		Release:     2 * time.Second,
+		Backoff:     500 * time.Millisecond,
+		MaxBackoff:  30 * time.Second,
+		Defend:      10 * time.Second,
+		Retry:       10 * time.Second,
+	}
+}
+
+// settle is how long after its first announcement a node expects claims of the
+// former holder that crossed it on the wire.
+const settle = 50 * time.Millisecond
+
+// Conflict is a stranger that has the address.
+type Conflict struct {
+	MAC wire.MAC
+	// Last is when it was last heard.
+	Last time.Time
+}
+
+// Machine is the state of one address on one link. It is not safe for
+// concurrent use.
+type Machine struct {
+	timing Timing
+	port   Port
+
+	state    State
+	want     Want
+	since    time.Time // of state
+	deadline time.Time // of the next Tick; zero for none
+
+	sent     int // probes, or repeats of the announcement
+	probing  ProbeTiming
+	crossed  bool // one claim that crossed ours was answered
+	defended time.Time
+
+	holder    Peer      // Held: who has it
+	heldSince time.Time // Held: without a break
+	answered  bool      // Held: since the last question
+	retry     time.Time // Held: when to claim nonetheless; zero for never
+	backoff   time.Duration
+
+	conflict Conflict
+}
+
+// New gives an idle machine.
+func New(timing Timing, port Port) *Machine { return &Machine{timing: timing, port: port} }
+
+// State gives the present state and since when.
+func (m *Machine) State() (State, time.Time) { return m.state, m.since }
+
+// Answers tells whether this node answers for the address.
+func (m *Machine) Answers() bool { return m.state == Announcing || m.state == Releasing }
+
+// Holder is the node of ours that has a Held address.
+func (m *Machine) Holder() Peer { return m.holder }
+
+// Conflict gives the stranger that was heard within the last minute or since
+// the last silent probe; the zero value for none.
+func (m *Machine) Conflict(now time.Time) Conflict {
+	if m.state != Conflicting && now.Sub(m.conflict.Last) > time.Minute {
+		return Conflict{}
+	}
+	return m.conflict
+}
+
+// Deadline is when Tick has to be called next; zero for not at all.
+func (m *Machine) Deadline() time.Time { return m.deadline }
+
+// Set tells what is wanted from now on.
+func (m *Machine) Set(now time.Time, want Want) {
+	old := m.want
+	m.want = want
+	switch want.Role {
+	case None:
+		m.stop(now)
+	case Barred:
+		m.bar(now)
+	case Standby:
+		switch m.state {
+		case Probing, Held, Conflicting:
+			m.enter(now, Idle)
+		case Releasing:
+			m.resume(now)
+		}
+	case Elected:
+		m.elect(now)
+	}
+	if m.state == Announcing && want.Refresh != old.Refresh {
+		m.scheduleAnnouncement(now)
+	}
+}
+
+func (m *Machine) bar(now time.Time) {
+	switch m.state {
+	case Probing, Held, Conflicting:
+		m.enter(now, Idle)
+	case Announcing:
+		m.enter(now, Releasing)
+		m.deadline = now.Add(m.timing.Release)
+	}
+}
+
+func (m *Machine) elect(now time.Time) {
+	switch m.state {
+	case Idle:
+		m.probe(now)
+	case Releasing:
+		m.resume(now)
+	case Probing:
+		if m.want.Hurry && m.probing != m.timing.Hurry {
+			m.probe(now)
+		}
+	case Held:
+		m.Recheck(now) // the holder may be gone, or not eligible any more
+	}
+}
+
+// resume takes back a release that nobody took up.
+func (m *Machine) resume(now time.Time) {
+	m.enter(now, Announcing)
+	m.scheduleAnnouncement(now)
+}
+
+// Recheck asks the holder of a Held address now rather than later, because it
+// has fallen silent elsewhere or because the view of it has changed.
+func (m *Machine) Recheck(now time.Time) {
+	if m.state == Held && m.answered {
+		m.ask(now)
+	}
+}
+
+// Shout announces again, because a peer that had been out of contact was heard.
+func (m *Machine) Shout() {
+	if m.state == Announcing {
+		m.port.Announce()
+	}
+}
+
+// Lost tells that the interface is gone or down: nothing can be sent, and
+// nobody hears.
+func (m *Machine) Lost(now time.Time) { m.stop(now) }
+
+func (m *Machine) stop(now time.Time) {
+	if m.Answers() {
+		m.port.Answer(false)
+	}
+	m.conflict = Conflict{}
+	m.enter(now, Idle)
+}
+
+// enter changes the state and forgets the deadline. Answering must match
+// already.
+func (m *Machine) enter(now time.Time, s State) {
+	if m.state != s {
+		m.state, m.since = s, now
+	}
+	m.deadline = time.Time{}
+}
+
+// probe begins to probe.
+func (m *Machine) probe(now time.Time) {
+	m.enter(now, Probing)
+	m.probing = m.timing.Probe
+	if m.want.Hurry {
+		m.probing = m.timing.Hurry
+	}
+	m.sent = 0
+	m.sendProbe(now)
+}
+
+func (m *Machine) sendProbe(now time.Time) {
+	m.port.Probe(wire.MAC{})
+	m.sent++
+	m.deadline = now.Add(m.probing.Interval)
+	if m.sent == m.probing.Count {
+		m.deadline = now.Add(m.probing.Wait)
+	}
+}
+
+// announce takes the address.
+func (m *Machine) announce(now time.Time) {
+	m.enter(now, Announcing)
+	m.port.Answer(true)
+	m.port.Announce()
+	m.sent, m.crossed = 0, false
+	m.scheduleAnnouncement(now)
+}
+
+func (m *Machine) scheduleAnnouncement(now time.Time) {
+	refresh := m.want.Refresh
+	if refresh == 0 {
+		refresh = m.timing.Refresh
+	}
+	m.deadline = now.Add(refresh)
+	if m.sent < len(m.timing.Repeats) {
+		if next := m.since.Add(m.timing.Repeats[m.sent]); next.Before(m.deadline) {
+			m.deadline = next
+		}
+	}
+}
+
+// Tick does what is due at now.
+func (m *Machine) Tick(now time.Time) {
+	if m.deadline.IsZero() || now.Before(m.deadline) {
+		return
+	}
+	switch m.state {
+	case Probing:
+		if m.sent < m.probing.Count {
+			m.sendProbe(now)
+			return
+		}
+		m.conflict = Conflict{}
+		m.announce(now)
+	case Announcing:
+		for m.sent < len(m.timing.Repeats) && !now.Before(m.since.Add(m.timing.Repeats[m.sent])) {
+			m.sent++
+		}
+		if m.sent == len(m.timing.Repeats) {
+			m.backoff = 0 // nobody objected
+		}
+		m.port.Announce()
+		m.scheduleAnnouncement(now)
+	case Held:
+		m.tickHeld(now)
+	case Releasing:
+		m.stop(now)
+	case Conflicting:
+		m.probe(now)
+	}
+}
+
+func (m *Machine) tickHeld(now time.Time) {
+	switch {
+	case !m.answered:
+		m.want.Hurry = true // silence: clients wait
+		m.probe(now)
+	case !m.retry.IsZero() && !now.Before(m.retry):
+		m.announce(now)
+	default:
+		m.ask(now)
+	}
+}
+
+// ask asks the holder of a Held address whether it still has it.
+func (m *Machine) ask(now time.Time) {
+	m.answered = false
+	m.port.Probe(m.holder.MAC)
+	m.deadline = now.Add(m.timing.Hurry.Wait + m.timing.Hurry.Interval)
+}

@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package claim
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/causeway-lb/causeway/internal/announce/wire"
+)
+
+// log is a Port that writes down what it is told.
+type log struct{ lines []string }
+
+func (l *log) Probe(to wire.MAC) {
+	if to.IsZero() {
+		l.lines = append(l.lines, "probe")
+	} else {
+		l.lines = append(l.lines, "probe "+to.String()[15:])
+	}
+}
+func (l *log) Announce() { l.lines = append(l.lines, "announce") }
+func (l *log) Answer(on bool) {
+	l.lines = append(l.lines, map[bool]string{true: "answer", false: "silent"}[on])
+}
+
+// bench drives one machine through time.
+type bench struct {
+	t   *testing.T
+	m   *Machine
+	log *log
+	now time.Time
+}
+
+func newBench(t *testing.T) *bench {
+	l := &log{}
+	return &bench{t: t, m: New(DefaultTiming(), l), log: l, now: time.Unix(1000, 0)}
+}
+
+// run lets d pass.
+func (b *bench) run(d time.Duration) {
+	end := b.now.Add(d)
+	for !b.m.Deadline().IsZero() && !b.m.Deadline().After(end) {
+		b.now = b.m.Deadline()
+		b.m.Tick(b.now)
+	}
+	b.now = end
+}
+
+func (b *bench) set(w Want)                  { b.m.Set(b.now, w) }
+func (b *bench) hear(k wire.Kind, from Peer) { b.m.Hear(b.now, k, from) }
+
+// expect compares what was sent since the last call, and the state.
+func (b *bench) expect(state State, sent ...string) {
+	b.t.Helper()
+	got := b.log.lines
+	b.log.lines = nil
+	if diff := cmp.Diff(strings.Join(sent, ", "), strings.Join(got, ", ")); diff != "" {
+		b.t.Errorf("sent (-want +got):\n%s", diff)
+	}
+	if s, _ := b.m.State(); s != state {
+		b.t.Errorf("state %v, want %v", s, state)
+	}
+}
+
+var (
+	elected  = Want{Role: Elected, Elected: "me"}
+	hurry    = Want{Role: Elected, Elected: "me", Hurry: true}
+	standby  = Want{Role: Standby, Elected: "better"}
+	better   = Peer{Name: "better", MAC: wire.MAC{2, 0, 0, 0, 0, 1}, Alive: true, Eligible: true, Outranks: true}
+	worse    = Peer{Name: "worse", MAC: wire.MAC{2, 0, 0, 0, 0, 9}, Alive: true, Eligible: true}
+	stranger = Peer{MAC: wire.MAC{2, 0, 0, 0, 0, 0x66}}
+)
+
+func lost(p Peer) Peer { p.Alive, p.Eligible = false, false; return p }
+
+// announcing gives a machine that has announced for a while.
+func announcing(t *testing.T, w Want) *bench {
+	b := newBench(t)
+	b.set(w)
+	b.run(10 * time.Second)
+	if s, _ := b.m.State(); s != Announcing {
+		t.Fatalf("state %v after 10 s of silence", s)
+	}
+	b.log.lines = nil
+	return b
+}
+
+func TestSilenceLeadsToAnnouncement(t *testing.T) {
+	b := newBench(t)
+	b.set(elected)
+	b.run(349 * time.Millisecond)
+	b.expect(Probing, "probe", "probe", "probe")
+	b.run(time.Millisecond)
+	b.expect(Announcing, "answer", "announce")
+	b.run(3 * time.Second) // more than a second later once more, because of locktime
+	b.expect(Announcing, "announce", "announce", "announce")
+	b.run(70 * time.Second)
+	b.expect(Announcing, "announce")
+}
+
+func TestHurry(t *testing.T) {
+	b := newBench(t)
+	b.set(hurry)
+	b.run(40 * time.Millisecond)
+	b.expect(Announcing, "probe", "probe", "answer", "announce")
+
+	b = newBench(t)
+	b.set(elected)
+	b.run(30 * time.Millisecond)
+	b.set(hurry)
+	b.run(40 * time.Millisecond)
+	b.expect(Announcing, "probe", "probe", "probe", "answer", "announce")
+}
+
+func TestStrangerIsNotFought(t *testing.T) {
+	b := newBench(t)
+	b.set(elected)
+	b.hear(wire.Claim, stranger)
+	b.expect(Conflicting, "probe")
+	if got := b.m.Conflict(b.now).MAC; got != stranger.MAC {
+		t.Errorf("conflict with %v", got)
+	}
+	b.run(10 * time.Second)
+	b.expect(Probing, "probe")
+	b.hear(wire.Claim, stranger) // still there
+	b.run(10*time.Second + 350*time.Millisecond)
+	b.expect(Announcing, "probe", "probe", "probe", "answer", "announce") // gone
+	if got := b.m.Conflict(b.now); got != (Conflict{}) {
+		t.Errorf("conflict %v after a silent probe", got)
+	}
+}
+
+func TestStrangerThatProbesIsAConflict(t *testing.T) {
+	b := newBench(t)
+	b.set(elected)
+	b.hear(wire.Probe, stranger)
+	b.expect(Conflicting, "probe")
+}
+
+func TestDefendsOncePerInterval(t *testing.T) {
+	b := announcing(t, elected)
+	for range 5 {
+		b.hear(wire.Claim, stranger)
+		b.run(time.Second)
+	}
+	b.expect(Announcing, "announce")
+	if b.m.Conflict(b.now).MAC != stranger.MAC {
+		t.Error("the conflict is not reported")
+	}
+	b.run(6 * time.Second)
+	b.hear(wire.Claim, stranger)
+	b.expect(Announcing, "announce")
+	b.run(61 * time.Second)
+	if b.m.Conflict(b.now) != (Conflict{}) {
+		t.Error("the conflict is still reported a minute after it was last heard")
+	}
+}
+
+func TestLinkFencesWhenMembershipIsWrong(t *testing.T) {
+	b := newBench(t)
+	b.set(hurry)
+	b.hear(wire.Claim, lost(better)) // it answers the probe
+	b.expect(Held, "probe")
+	b.run(200 * time.Millisecond)
+	b.expect(Held, "probe 01") // it alone is asked
+	b.hear(wire.Claim, lost(better))
+	b.run(280 * time.Millisecond) // 200 ms, then it does not answer
+	b.expect(Announcing, "probe 01", "probe", "probe", "answer", "announce")
+}
+
+func TestTakesOverFromOneItOutranks(t *testing.T) {
+	b := newBench(t)
+	b.set(elected)
+	b.hear(wire.Claim, lost(worse))
+	b.expect(Announcing, "probe", "answer", "announce")
+	b.hear(wire.Claim, lost(worse)) // not heard yet
+	b.expect(Announcing, "announce")
+}
+
+func TestTwoProbing(t *testing.T) {
+	b := newBench(t)
+	b.set(elected)
+	b.hear(wire.Probe, worse)
+	b.expect(Probing, "probe")
+	b.hear(wire.Probe, better)
+	b.expect(Held)
+}
+
+func TestTwoAnnouncing(t *testing.T) {
+	b := announcing(t, elected)
+	b.hear(wire.Claim, lost(worse))
+	b.expect(Announcing, "announce")
+	b.hear(wire.Claim, lost(better))
+	b.expect(Held, "silent")
+}
+
+// TestCrossedClaims: the former holder's last claim, sent before it heard the
+// new one, does not silence both.
+func TestCrossedClaims(t *testing.T) {
+	b := newBench(t)
+	b.set(hurry)
+	b.run(40 * time.Millisecond)
+	b.log.lines = nil
+	b.hear(wire.Claim, better)
+	b.expect(Announcing, "announce")
+	b.hear(wire.Claim, better) // it insists
+	b.expect(Held, "silent")
+}
+
+func TestFailback(t *testing.T) {
+	tests := []struct {
+		name     string
+		failback time.Duration
+		holder   Peer
+		after    time.Duration // taken not before, and at once then; -1: never
+	}{
+		{"immediate", 0, worse, 0},
+		{"immediate, from one that outranks (bounded load)", 0, better, 0},
+		{"delayed", time.Minute, worse, time.Minute},
+		{"never", Never, worse, -1},
+		{"never, but the holder may not announce any more", Never, Peer{Name: "p", Alive: true}, 0},
+		{"never, but membership lost the holder", Never, lost(worse), 0},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			b := newBench(t)
+			w := elected
+			w.Failback = tc.failback
+			b.set(w)
+			start, took := b.now, time.Duration(-1)
+			for b.now.Sub(start) < 2*time.Minute {
+				for _, l := range b.log.lines {
+					if strings.HasPrefix(l, "probe") {
+						b.hear(wire.Claim, tc.holder)
+						break
+					}
+				}
+				b.log.lines = nil
+				if b.m.Answers() {
+					took = b.now.Sub(start)
+					break
+				}
+				b.run(10 * time.Millisecond)
+			}
+			if (tc.after < 0) != (took < 0) || took < tc.after || took > tc.after+20*time.Millisecond && tc.after >= 0 {
+				t.Errorf("taken after %v, want %v", took, tc.after)
+			}
+		})
+	}
+}
+
+func TestHolderThatBecomesIneligibleIsRelieved(t *testing.T) {
+	b := newBench(t)
+	w := elected
+	w.Failback = Never
+	b.set(w)
+	b.hear(wire.Claim, worse)
+	b.expect(Held, "probe")
+	b.set(w) // membership told that something changed
+	cordoned := worse
+	cordoned.Eligible = false
+	b.hear(wire.Claim, cordoned)
+	b.expect(Announcing, "probe 09", "answer", "announce")
+}
+
+// TestHandOver: the old announcer answers until it has heard its successor.
+func TestHandOver(t *testing.T) {
+	for _, role := range []Role{Standby, Barred} {
+		b := announcing(t, elected)
+		b.set(Want{Role: role, Elected: "better"})
+		b.run(time.Second)
+		if !b.m.Answers() {
+			t.Fatalf("%v: stopped before its successor was heard", role)
+		}
+		b.log.lines = nil
+		b.hear(wire.Claim, better)
+		b.expect(Idle, "silent")
+	}
+}
+
+func TestReleaseEndsWithoutSuccessor(t *testing.T) {
+	b := announcing(t, elected)
+	b.set(Want{Role: Barred})
+	b.run(time.Second)
+	b.set(elected) // back in time
+	b.expect(Announcing)
+	b.set(Want{Role: Barred})
+	b.run(1999 * time.Millisecond)
+	b.expect(Releasing)
+	b.run(time.Millisecond)
+	b.expect(Idle, "silent")
+}
+
+func TestRemovedStopsAtOnce(t *testing.T) {
+	b := announcing(t, elected)
+	b.set(Want{Role: None})
+	b.expect(Idle, "silent")
+	b = announcing(t, elected)
+	b.m.Lost(b.now)
+	b.expect(Idle, "silent")
+}
+
+// TestSetIsIdempotent: however often the same is said, the same happens.
+func TestSetIsIdempotent(t *testing.T) {
+	for _, often := range []bool{false, true} {
+		b := newBench(t)
+		b.set(elected)
+		b.hear(wire.Claim, lost(better))
+		for range 100 {
+			if often {
+				b.set(elected)
+			}
+			b.run(5 * time.Millisecond)
+		}
+		if s, _ := b.m.State(); s != Announcing {
+			t.Errorf("often %v: state %v, want the silent holder to be succeeded", often, s)
+		}
+	}
+}
