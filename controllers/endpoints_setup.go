@@ -32,5 +32,16 @@ func setupEndpoints(mgr ctrl.Manager, mode EndpointSliceMode) error {
 	if err := slices.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("slices: %w", err)
 	}
+	legacy := &EndpointsReconciler{Client: mgr.GetClient(), Mode: mode, feed: feed}
+	if err := legacy.SetupWithManager(mgr); err != nil {
+		return fmt.Errorf("endpoints objects: %w", err)
+	}
+	mirror := &EndpointSliceMirroringReconciler{
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder("causeway-endpointslicemirroring"),
+		Mode: mode, feed: feed,
+	}
+	if err := mirror.SetupWithManager(mgr); err != nil {
+		return fmt.Errorf("mirrored slices: %w", err)
+	}
 	return nil
 }

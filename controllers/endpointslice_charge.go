@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -75,7 +76,7 @@ type decision struct {
 // decide looks at the slices that there are and at the mode.
 func (p *slicePass) decide(now time.Time) decision {
 	owned, rivals := endpointslice.Owned(p.view.Slices), endpointslice.Rivals(p.view.Slices)
-	mode, invalid := p.mode()
+	mode, invalid := modeOf(p.view.Service, p.r.Mode)
 	var d decision
 	switch mode {
 	case EndpointSlicesTakeOver:
@@ -100,17 +101,19 @@ func (p *slicePass) decide(now time.Time) decision {
 	return d
 }
 
-// mode returns the Service's mode; an annotation that is none of the modes is
-// reported and otherwise ignored.
-func (p *slicePass) mode() (EndpointSliceMode, error) {
-	if text, ok := p.view.Service.Annotations[v1alpha1.EndpointSlicesAnnotation]; ok {
-		mode := EndpointSliceMode(text)
-		if err := mode.Validate(); err != nil {
-			return p.r.Mode, fmt.Errorf("annotation %s: %w", v1alpha1.EndpointSlicesAnnotation, err)
-		}
-		return mode, nil
+// modeOf returns the Service's mode, which is the given one unless it is
+// annotated otherwise. An annotation that is none of the modes is an error, and
+// otherwise ignored.
+func modeOf(service *corev1.Service, otherwise EndpointSliceMode) (EndpointSliceMode, error) {
+	text, ok := service.Annotations[v1alpha1.EndpointSlicesAnnotation]
+	if !ok {
+		return otherwise, nil
 	}
-	return p.r.Mode, nil
+	mode := EndpointSliceMode(text)
+	if err := mode.Validate(); err != nil {
+		return otherwise, fmt.Errorf("annotation %s: %w", v1alpha1.EndpointSlicesAnnotation, err)
+	}
+	return mode, nil
 }
 
 // takeOver makes the rival's slices ours. Slices that a rival makes when it had

@@ -24,6 +24,7 @@ import (
 
 // +kubebuilder:rbac:groups="",resources=services;pods;nodes,verbs=get;list;watch
 // +kubebuilder:rbac:groups="",resources=services/status,verbs=patch
+// +kubebuilder:rbac:groups="",resources=services/finalizers,verbs=update
 // +kubebuilder:rbac:groups=discovery.k8s.io,resources=endpointslices,verbs=get;list;watch;create;update;delete
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
@@ -77,7 +78,7 @@ type serviceState struct {
 func (r *EndpointSliceReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("endpointslice").
-		WatchesRawSource(r.feed.Source(func(change) bool { return true })).
+		WatchesRawSource(r.feed.Source(changeService | changePod | changeNode | changeSlice)).
 		WithOptions(controller.Options{MaxConcurrentReconciles: cmp.Or(r.Workers, 8)}).
 		Complete(r)
 }
@@ -89,7 +90,7 @@ func (r *EndpointSliceReconciler) Reconcile(ctx context.Context, request ctrl.Re
 		pass := r.newPass(request.NamespacedName)
 		result, err := pass.run(ctx)
 		if err != nil {
-			r.feed.index.Retrigger(request.NamespacedName, pass.view.Trigger)
+			r.feed.index.Retrigger(request.NamespacedName, pass.trigger)
 		}
 		if errors.Is(err, errOutdated) && attempt < attempts {
 			continue
@@ -108,12 +109,16 @@ type slicePass struct {
 	r       *EndpointSliceReconciler
 	name    types.NamespacedName
 	view    endpointslice.View
+	trigger time.Time // when what the pass is due to happened
 	state   *serviceState
 	outcome string // for the metric
 }
 
 func (r *EndpointSliceReconciler) newPass(name types.NamespacedName) *slicePass {
-	pass := &slicePass{r: r, name: name, view: r.feed.index.View(name), outcome: "unchanged"}
+	// The time first: a change between the two is then dealt with, and at worst
+	// named once more.
+	trigger := r.feed.index.TakeTrigger(name)
+	pass := &slicePass{r: r, name: name, trigger: trigger, view: r.feed.index.View(name), outcome: "unchanged"}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if pass.view.Service == nil {
@@ -171,15 +176,15 @@ func (p *slicePass) keep(ctx context.Context, existing []*discoveryv1.EndpointSl
 	compact := !p.state.sparseSince.IsZero() && now.Sub(p.state.sparseSince) >= compactAfter
 	plan := endpointslice.Compute(endpointslice.Input{
 		Service: p.view.Service, Pods: p.view.Pods, Slices: existing,
-		Nodes: p.view.NodeByName, Shares: p.view.Shares, TriggerTime: p.view.Trigger, Compact: compact,
+		Nodes: p.view.NodeByName, Shares: p.view.Shares, TriggerTime: p.trigger, Compact: compact,
 	})
 	if err := p.writer().write(ctx, &plan); err != nil {
 		return ctrl.Result{}, err
 	}
 	if !plan.Empty() {
 		p.outcome = "written"
-		if !p.view.Trigger.IsZero() {
-			sliceDelay.Observe(now.Sub(p.view.Trigger).Seconds())
+		if !p.trigger.IsZero() {
+			sliceDelay.Observe(now.Sub(p.trigger).Seconds())
 		}
 		ctrl.LoggerFrom(ctx).V(1).Info("Wrote slices", "service", p.name, "created", len(plan.Create),
 			"updated", len(plan.Update), "deleted", len(plan.Delete), "endpoints", plan.Endpoints)

@@ -44,16 +44,18 @@ type endpointFeed struct {
 	err         error
 }
 
-// change says what kind of object a change was of.
+// change is a set of kinds of objects.
 type change int
 
 const (
-	changeInput change = iota // a Service, Pod or Node
-	changeSlice               // a slice that we did not write just so
+	changeService change = 1 << iota
+	changePod
+	changeNode
+	changeSlice // one that we did not write just so
 )
 
 type subscriber struct {
-	wants func(change) bool
+	wants change
 	queue workqueue.TypedRateLimitingInterface[reconcile.Request]
 }
 
@@ -63,13 +65,13 @@ func newEndpointFeed(from cache.Cache) *endpointFeed {
 
 // Source returns a source that enqueues the Services which changes of the wanted
 // kinds concern.
-func (f *endpointFeed) Source(wants func(change) bool) source.SyncingSource {
+func (f *endpointFeed) Source(wants change) source.SyncingSource {
 	return &feedSource{feed: f, wants: wants}
 }
 
 type feedSource struct {
 	feed  *endpointFeed
-	wants func(change) bool
+	wants change
 }
 
 // Start implements source.Source.
@@ -116,9 +118,9 @@ func (f *endpointFeed) register(ctx context.Context) {
 		delete func(object any) []types.NamespacedName
 		kind   change
 	}{
-		{&corev1.Node{}, f.setNode, f.deleteNode, changeInput},
-		{&corev1.Service{}, f.setService, f.deleteService, changeInput},
-		{&corev1.Pod{}, f.setPod, f.deletePod, changeInput},
+		{&corev1.Node{}, f.setNode, f.deleteNode, changeNode},
+		{&corev1.Service{}, f.setService, f.deleteService, changeService},
+		{&corev1.Pod{}, f.setPod, f.deletePod, changePod},
 		{&discoveryv1.EndpointSlice{}, f.setSlice, f.deleteSlice, changeSlice},
 	} {
 		informer, err := f.cache.GetInformer(ctx, watch.object)
@@ -157,7 +159,7 @@ func (f *endpointFeed) tell(kind change, services []types.NamespacedName) {
 	subscribers := f.subscribers
 	f.mu.Unlock()
 	for _, s := range subscribers {
-		if !s.wants(kind) {
+		if s.wants&kind == 0 {
 			continue
 		}
 		for _, name := range services {

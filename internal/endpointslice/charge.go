@@ -23,6 +23,12 @@ func Rivals(list []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
 	return managedBy(list, RivalManagedBy)
 }
 
+// RivalMirrored returns the slices that kube-controller-manager made from an
+// Endpoints object.
+func RivalMirrored(list []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
+	return managedBy(list, RivalManagedByMirror)
+}
+
 func isRival(slice *discoveryv1.EndpointSlice) bool {
 	return slice.Labels[discoveryv1.LabelManagedBy] == RivalManagedBy
 }
@@ -77,6 +83,9 @@ func HandBack(ours []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
 	for i, slice := range ours {
 		list[i] = slice.DeepCopy()
 		list[i].Labels[discoveryv1.LabelManagedBy] = RivalManagedBy
+		if slice.Labels[discoveryv1.LabelManagedBy] == ManagedByMirror {
+			list[i].Labels[discoveryv1.LabelManagedBy] = RivalManagedByMirror
+		}
 	}
 	return list
 }

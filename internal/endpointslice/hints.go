@@ -70,7 +70,7 @@ func (l *layout) readHints(family discoveryv1.AddressType, targets []target) {
 	for _, slice := range l.existing[family] {
 		for i := range slice.Endpoints {
 			endpoint := &slice.Endpoints[i]
-			key, ok := keyOf(endpoint)
+			key, ok := keyOf(endpoint, "")
 			if ok && endpoint.Hints != nil && len(endpoint.Hints.ForZones) == 1 && hinted[key] == "" {
 				hinted[key] = endpoint.Hints.ForZones[0].Name
 			}

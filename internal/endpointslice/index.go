@@ -98,9 +98,6 @@ type View struct {
 	Nodes map[string]Node
 	// Shares are the zones' for topology-mode: Auto.
 	Shares Shares
-	// Trigger is when the earliest of the changes since the View before this one
-	// happened, zero if unknown.
-	Trigger time.Time
 }
 
 // NodeByName is an Input.Nodes.
@@ -109,8 +106,7 @@ func (v *View) NodeByName(name string) (Node, bool) {
 	return node, ok
 }
 
-// View returns the present state of a Service and takes its trigger time. A
-// caller that could not act on it gives the time back with Retrigger.
+// View returns the present state of a Service.
 func (x *Index) View(name types.NamespacedName) View {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -135,28 +131,36 @@ func (x *Index) View(name types.NamespacedName) View {
 	if TopologyAuto(entry.object) {
 		view.Shares = x.currentShares()
 	}
-	view.Trigger = entry.takeTrigger()
 	return view
 }
 
-// takeTrigger returns and clears the trigger time. The first time there is no
-// telling which changes have been dealt with before this process started: a
-// Service without slices waits since its creation, one with slices since
-// nobody knows when.
-func (e *serviceEntry) takeTrigger() time.Time {
-	trigger := e.trigger
-	e.trigger = time.Time{}
-	if e.taken {
-		return trigger
-	}
-	e.taken = true
-	if len(e.slices) > 0 {
+// TakeTrigger returns when the earliest change of a Service or its Pods happened
+// since it was called before, zero if there was none or nobody knows. A caller
+// that could not act on it gives it back with Retrigger.
+//
+// The first time there is no telling which changes have been dealt with before
+// this process started: a Service without slices waits since its creation, one
+// with slices since nobody knows when.
+func (x *Index) TakeTrigger(name types.NamespacedName) time.Time {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	entry := x.lookUp(name)
+	if entry == nil || entry.object == nil {
 		return time.Time{}
 	}
-	return e.object.CreationTimestamp.Time
+	trigger := entry.trigger
+	entry.trigger = time.Time{}
+	if entry.taken {
+		return trigger
+	}
+	entry.taken = true
+	if len(entry.slices) > 0 {
+		return time.Time{}
+	}
+	return entry.object.CreationTimestamp.Time
 }
 
-// Retrigger gives back a trigger time that View had taken.
+// Retrigger gives back what TakeTrigger returned.
 func (x *Index) Retrigger(name types.NamespacedName, trigger time.Time) {
 	x.mu.Lock()
 	defer x.mu.Unlock()

@@ -180,7 +180,7 @@ func (p *packing) keepSlice(existing *discoveryv1.EndpointSlice, group *packingG
 	d := &draft{existing: existing, group: group.list, targets: make([]int32, 0, len(existing.Endpoints))}
 	for i := range existing.Endpoints {
 		endpoint := &existing.Endpoints[i]
-		key, ok := keyOf(endpoint)
+		key, ok := keyOf(endpoint, group.key)
 		index, wanted := byKey[key]
 		if !ok || !wanted || p.targets[index].placed || p.targets[index].group != group.list ||
 			len(d.targets) == p.max {

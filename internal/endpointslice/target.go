@@ -139,13 +139,13 @@ func equalText(got *string, want string) bool {
 
 func isTrue(got *bool, want bool) bool { return got != nil && *got == want }
 
-// keyFunc returns the key that an existing endpoint has had as a target, false
-// if no target of this kind can have made it.
-type keyFunc func(*discoveryv1.Endpoint) (string, bool)
+// keyFunc returns the key that an existing endpoint, of a slice with the given
+// ports, has had as a target; false if no target of this kind can have made it.
+type keyFunc func(*discoveryv1.Endpoint, portKey) (string, bool)
 
 // podKey is the keyFunc for endpoints that stand for Pods of a namespace.
 func podKey(namespace string) keyFunc {
-	return func(endpoint *discoveryv1.Endpoint) (string, bool) {
+	return func(endpoint *discoveryv1.Endpoint, _ portKey) (string, bool) {
 		ref := endpoint.TargetRef
 		if ref == nil || ref.Kind != "Pod" || ref.Namespace != namespace {
 			return "", false

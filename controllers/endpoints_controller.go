@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/causeway-lb/causeway/internal/endpointslice"
+)
+
+// +kubebuilder:rbac:groups="",resources=endpoints,verbs=get;list;watch;create;update;delete
+
+// EndpointsReconciler keeps the legacy Endpoints object of each Service with a
+// selector, of at most 1,000 addresses. It stands by under the same conditions
+// as EndpointSliceReconciler.
+type EndpointsReconciler struct {
+	Client client.Client
+	Mode   EndpointSliceMode // as for slices
+
+	feed *endpointFeed
+}
+
+// SetupWithManager adds the reconciler to the manager.
+func (r *EndpointsReconciler) SetupWithManager(mgr ctrl.Manager) error {
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("endpoints").
+		WatchesRawSource(r.feed.Source(changeService | changePod | changeNode)).
+		WatchesRawSource(source.Kind[client.Object](mgr.GetCache(), &corev1.Endpoints{}, //nolint:staticcheck
+			&handler.EnqueueRequestForObject{}, relabelled())).
+		WithOptions(controller.Options{MaxConcurrentReconciles: 4}).
+		Complete(r)
+}
+
+// relabelled passes on that an object came, went, or got other labels. Addresses
+// change with every Pod, by our own writes, and are not watched for anybody
+// else's.
+func relabelled() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		return !maps.Equal(e.ObjectOld.GetLabels(), e.ObjectNew.GetLabels())
+	}}
+}
+
+// Reconcile makes the Endpoints object of one Service what it should be.
+func (r *EndpointsReconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
+	result, err := r.reconcile(ctx, request)
+	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
+		// The cache is behind; it will have caught up shortly.
+		return ctrl.Result{RequeueAfter: 20 * time.Millisecond}, nil
+	}
+	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		return ctrl.Result{}, nil
+	}
+	if err != nil {
+		return result, fmt.Errorf("keep Endpoints %s: %w", request.NamespacedName, err)
+	}
+	return result, nil
+}
+
+func (r *EndpointsReconciler) reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
+	existing := &corev1.Endpoints{} //nolint:staticcheck
+	if err := r.Client.Get(ctx, request.NamespacedName, existing); apierrors.IsNotFound(err) {
+		existing = nil
+	} else if err != nil {
+		return ctrl.Result{}, err
+	}
+	view := r.feed.index.View(request.NamespacedName)
+	if view.Service == nil {
+		return ctrl.Result{}, r.deleteOurs(ctx, existing)
+	}
+	if len(view.Service.Spec.Selector) == 0 || view.Service.Spec.Type == corev1.ServiceTypeExternalName {
+		return ctrl.Result{}, nil
+	}
+	if again, standBy := r.standsBy(&view, existing, time.Now()); standBy {
+		return ctrl.Result{RequeueAfter: again}, nil
+	}
+	wanted := endpointslice.ComputeEndpoints(view.Service, view.Pods, existing)
+	switch {
+	case wanted == nil:
+		return ctrl.Result{}, nil
+	case existing == nil && view.Service.DeletionTimestamp != nil:
+		return ctrl.Result{}, nil
+	case existing == nil:
+		return ctrl.Result{}, r.Client.Create(ctx, wanted)
+	}
+	return ctrl.Result{}, r.Client.Update(ctx, wanted)
+}
+
+// deleteOurs removes the object that a Service has left behind. Endpoints that
+// somebody else wrote are theirs.
+func (r *EndpointsReconciler) deleteOurs(ctx context.Context, existing *corev1.Endpoints) error { //nolint:staticcheck
+	if existing == nil || existing.Labels[endpointslice.LegacyManagedByLabel] != endpointslice.LegacyManagedBy {
+		return nil
+	}
+	return client.IgnoreNotFound(r.Client.Delete(ctx, existing, client.Preconditions{UID: &existing.UID}))
+}
+
+// standsBy tells whether the object is somebody else's, and after which time to
+// ask again, if that may change by itself.
+func (r *EndpointsReconciler) standsBy(view *endpointslice.View, existing *corev1.Endpoints, now time.Time) (time.Duration, bool) { //nolint:staticcheck
+	mode, _ := modeOf(view.Service, r.Mode) // EndpointSliceReconciler reports a wrong one
+	switch mode {
+	case EndpointSlicesTakeOver:
+		return 0, false
+	case EndpointSlicesHandBack:
+		return 0, true
+	}
+	if existing != nil {
+		manager, labelled := existing.Labels[endpointslice.LegacyManagedByLabel]
+		rival := manager == endpointslice.LegacyRivalManagedBy || !labelled && len(endpointslice.Rivals(view.Slices)) > 0
+		return 0, rival
+	}
+	age := now.Sub(view.Service.CreationTimestamp.Time)
+	if r.feed.index.RivalSlices() > 0 && age < graceForRival {
+		return graceForRival - age, true
+	}
+	return 0, false
+}
