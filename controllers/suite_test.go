@@ -143,6 +143,7 @@ func newManager(port int) ctrl.Manager {
 	mgr, err := ctrl.NewManager(restConfig, ctrl.Options{
 		Scheme:     NewScheme(),
 		Metrics:    metricsserver.Options{BindAddress: "0"},
+		Cache:      CacheOptions(),
 		Client:     client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}}}},
 		Controller: config.Controller{SkipNameValidation: &skipNames}, // a spec may run a second manager
 		WebhookServer: webhook.NewServer(webhook.Options{

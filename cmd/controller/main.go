@@ -52,6 +52,7 @@ func parseFlags() flags {
 	flag.BoolVar(&f.options.Features.LoadBalancer, "load-balancer", true, "give LoadBalancer addresses from pools")
 	flag.BoolVar(&f.options.Features.Allocation, "allocation", true, "give ClusterIPs and NodePorts from pools")
 	flag.BoolVar(&f.options.Features.Endpoints, "endpoints", true, "keep EndpointSlices and Endpoints")
+	flag.StringVar((*string)(&f.options.EndpointSlices), "endpoint-slices", "auto", "where kube-controller-manager could keep EndpointSlices too: auto (stand by if it does), take-over or hand-back")
 	f.zap.BindFlags(flag.CommandLine)
 	flag.Parse()
 	f.options.SystemNamespace = os.Getenv("POD_NAMESPACE")
@@ -145,6 +146,7 @@ func newManager(config *rest.Config, f flags, log logr.Logger, keeper *certs.Kee
 		RetryPeriod:                   &retry,
 		// Secrets are read one by one: a cache would need the right to list
 		// and watch all of them.
+		Cache:  controllers.CacheOptions(),
 		Client: client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}}}},
 	})
 	if err != nil {
