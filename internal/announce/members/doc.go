@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package members knows which nodes' agents are alive, without the API server.
+//
+//	gossip   hashicorp/memberlist (SWIM with Lifeguard), encrypted: who there is,
+//	         who is dead, and each node's facts. Settings are moderate; it
+//	         finds every death within about 1.5 s.
+//	probes   every ProbeInterval to the few peers that Watch names: the
+//	         announcers that this node would succeed. Finds their death in
+//	         about SilenceLimit.
+//	relays   half-way to that limit other peers are asked to try as well. Their
+//	         yes keeps the peer alive, their no is a second opinion.
+//
+// All of it travels in memberlist's encrypted packets on one UDP and TCP port.
+//
+// What counts as life: any direct message, an answer that a relay got, or, for
+// peers that are not watched, gossip's word. A peer that gossip holds dead but
+// that is heard directly is alive, and is joined again at once.
+//
+// A probe that was not answered counts only while this process runs on time:
+// silence is summed up in ticks of at most ProbeInterval, so that a starved
+// agent does not hold its peers dead. When the peers are slow to answer, the
+// limit follows the worst round trip of late.
+//
+// Keys: packets are encrypted with the first key, and decrypted with any. A new
+// first key is only accepted at first and used after KeyGrace, when the other
+// agents have seen it too.
+//
+// Not here: what a death means (packages elect, claim and announce).
+package members

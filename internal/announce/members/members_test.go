@@ -1,0 +1,406 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package members
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// cluster runs agents' Members on loopback addresses of this process.
+type cluster struct {
+	t     *testing.T
+	port  uint16
+	key   []byte
+	nodes []*Members
+	stop  []context.CancelFunc
+	done  []chan error
+
+	mu     sync.Mutex
+	deaths []string
+}
+
+func newCluster(t *testing.T, n int, watch bool) *cluster {
+	t.Helper()
+	c := &cluster{t: t, port: uint16(20000 + rand.IntN(20000)), key: bytes.Repeat([]byte{7}, KeyLength)}
+	for i := range n {
+		c.start(i, c.key)
+	}
+	c.listPeers()
+	if watch {
+		for i := range c.nodes {
+			c.watchAll(i)
+		}
+	}
+	t.Cleanup(func() {
+		for i := range c.nodes {
+			c.stop[i]()
+			<-c.done[i]
+		}
+	})
+	return c
+}
+
+func name(i int) string { return fmt.Sprintf("node-%d", i+1) }
+
+func (c *cluster) addr(i int) netip.Addr { return netip.AddrFrom4([4]byte{127, 9, 0, byte(i + 1)}) }
+
+func (c *cluster) start(i int, keys ...[]byte) {
+	c.t.Helper()
+	m, err := New(Config{Name: name(i), Bind: netip.AddrPortFrom(c.addr(i), c.port)}, func(d Death) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.deaths = append(c.deaths, d.Name)
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if err := m.SetKeys(keys...); err != nil {
+		c.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(c.t.Context())
+	done := make(chan error, 1)
+	go func() { done <- m.Run(ctx); close(done) }()
+	if i < len(c.nodes) {
+		c.nodes[i], c.stop[i], c.done[i] = m, cancel, done
+		return
+	}
+	c.nodes, c.stop, c.done = append(c.nodes, m), append(c.stop, cancel), append(c.done, done)
+}
+
+func (c *cluster) listPeers() {
+	var peers []Peer
+	for i := range c.nodes {
+		peers = append(peers, Peer{Name: name(i), Addresses: []netip.Addr{netip.MustParseAddr("2001:db8::1"), c.addr(i)}})
+	}
+	for _, m := range c.nodes {
+		m.SetPeers(peers)
+	}
+}
+
+func (c *cluster) watchAll(i int) {
+	var names []string
+	for j := range c.nodes {
+		if j != i {
+			names = append(names, name(j))
+		}
+	}
+	c.nodes[i].Watch(names)
+}
+
+// kill closes the agent's sockets without a goodbye.
+func (c *cluster) kill(i int) {
+	m := c.nodes[i]
+	m.mu.Lock()
+	m.crash = true
+	m.mu.Unlock()
+	c.stop[i]()
+	if err := <-c.done[i]; err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// cut has two agents send each other's direct messages to nobody.
+func (c *cluster) cut(i, j int) {
+	for _, pair := range [][2]int{{i, j}, {j, i}} {
+		m := c.nodes[pair[0]]
+		m.mu.Lock()
+		p := m.peer(name(pair[1]))
+		p.joined = netip.AddrPortFrom(netip.MustParseAddr("127.9.9.9"), c.port)
+		m.mu.Unlock()
+	}
+}
+
+// alive gives the names that i holds alive.
+func (c *cluster) alive(i int) []string {
+	var out []string
+	for n, m := range c.nodes[i].View() {
+		if m.Alive {
+			out = append(out, n)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// eventually waits for a condition and gives the time it took.
+func (c *cluster) eventually(limit time.Duration, what string, ok func() bool) time.Duration {
+	c.t.Helper()
+	start := time.Now()
+	for !ok() {
+		if time.Since(start) > limit {
+			for i := range c.nodes {
+				c.t.Logf("%s sees %+v", name(i), c.nodes[i].View())
+			}
+			c.t.Fatalf("not within %v: %s", limit, what)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	return time.Since(start)
+}
+
+func (c *cluster) complete() {
+	c.t.Helper()
+	c.eventually(10*time.Second, "all see all", func() bool {
+		for i := range c.nodes {
+			if len(c.alive(i)) != len(c.nodes)-1 || !c.nodes[i].Joined() {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+func TestJoinAndFacts(t *testing.T) {
+	c := newCluster(t, 3, false)
+	c.complete()
+	if err := c.nodes[0].SetFacts([]byte("eth0 up")); err != nil {
+		t.Fatal(err)
+	}
+	c.eventually(time.Second, "facts arrive", func() bool {
+		return string(c.nodes[1].View()[name(0)].Facts) == "eth0 up" && string(c.nodes[2].View()[name(0)].Facts) == "eth0 up"
+	})
+	// A node that comes later learns them by gossip.
+	c.start(3, c.key)
+	c.listPeers()
+	c.complete()
+	c.eventually(2*time.Second, "late node learns facts", func() bool {
+		return string(c.nodes[3].View()[name(0)].Facts) == "eth0 up"
+	})
+	if err := c.nodes[0].SetFacts(make([]byte, MaxFacts+1)); err == nil {
+		t.Error("accepted facts that are too long")
+	}
+}
+
+func TestDeathOfAWatchedPeer(t *testing.T) {
+	c := newCluster(t, 3, true)
+	c.complete()
+	c.kill(2)
+	took := c.eventually(3*time.Second, "node-3 is dead to both", func() bool {
+		return len(c.alive(0)) == 1 && len(c.alive(1)) == 1
+	})
+	t.Logf("found dead after %v", took)
+	c.eventually(3*time.Second, "a second opinion", func() bool {
+		return c.nodes[0].View()[name(2)].Unreachable && c.nodes[1].View()[name(2)].Unreachable
+	})
+	if diff := cmp.Diff([]string{name(1)}, c.alive(0)); diff != "" {
+		t.Errorf("alive (-want +got):\n%s", diff)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !slices.Contains(c.deaths, name(2)) {
+		t.Errorf("deaths told: %v", c.deaths)
+	}
+}
+
+func TestDeathOfAnUnwatchedPeer(t *testing.T) {
+	c := newCluster(t, 3, false)
+	c.complete()
+	c.kill(2)
+	took := c.eventually(6*time.Second, "node-3 is dead by gossip", func() bool {
+		return len(c.alive(0)) == 1 && len(c.alive(1)) == 1
+	})
+	t.Logf("found dead after %v", took)
+}
+
+// TestRelayKeepsAlive: two peers that do not reach each other, but both reach a
+// third, are alive to each other.
+func TestRelayKeepsAlive(t *testing.T) {
+	c := newCluster(t, 3, true)
+	c.complete()
+	c.cut(0, 1)
+	for end := time.Now().Add(1500 * time.Millisecond); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if len(c.alive(0)) != 2 || len(c.alive(1)) != 2 {
+			t.Fatalf("node-1 sees %v, node-2 sees %v", c.alive(0), c.alive(1))
+		}
+	}
+}
+
+// TestNeverOnOneWord: of two nodes, neither calls the other unreachable.
+func TestNeverOnOneWord(t *testing.T) {
+	c := newCluster(t, 2, true)
+	c.complete()
+	c.kill(1)
+	c.eventually(3*time.Second, "node-2 is dead", func() bool { return len(c.alive(0)) == 0 })
+	time.Sleep(300 * time.Millisecond)
+	if c.nodes[0].View()[name(1)].Unreachable {
+		t.Error("unreachable on one node's word")
+	}
+}
+
+func TestComesBack(t *testing.T) {
+	c := newCluster(t, 3, true)
+	c.complete()
+	c.kill(2)
+	c.eventually(3*time.Second, "node-3 is dead", func() bool { return len(c.alive(0)) == 1 && len(c.alive(1)) == 1 })
+	c.stop[2]()
+	<-c.done[2]
+	c.start(2, c.key)
+	c.listPeers()
+	c.watchAll(2)
+	c.complete()
+}
+
+func TestLeaveIsQuick(t *testing.T) {
+	c := newCluster(t, 3, false)
+	c.complete()
+	c.stop[2]()
+	if err := <-c.done[2]; err != nil {
+		t.Fatalf("Run: %v", err)
+	}
+	// Directly heard of within directAge, then gone by gossip.
+	c.eventually(2*time.Second, "node-3 has left", func() bool { return len(c.alive(0)) == 1 && len(c.alive(1)) == 1 })
+}
+
+func TestKeyRotation(t *testing.T) {
+	c := newCluster(t, 0, false)
+	old, next := bytes.Repeat([]byte{1}, KeyLength), bytes.Repeat([]byte{2}, KeyLength)
+	for i := range 3 {
+		c.start(i, old)
+		c.nodes[i].cfg.Timing.KeyGrace = 300 * time.Millisecond
+	}
+	c.listPeers()
+	c.complete()
+	// One after the other, as a Secret reaches the nodes.
+	for i := range c.nodes {
+		if err := c.nodes[i].SetKeys(next, old); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	c.eventually(2*time.Second, "the new key is in use", func() bool {
+		for _, m := range c.nodes {
+			if !bytes.Equal(m.keyring.GetPrimaryKey(), next) {
+				return false
+			}
+		}
+		return true
+	})
+	for _, m := range c.nodes {
+		if err := m.SetKeys(next); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.eventually(2*time.Second, "the old key is forgotten", func() bool {
+		return len(c.nodes[0].keyring.GetKeys()) == 1 && len(c.nodes[2].keyring.GetKeys()) == 1
+	})
+	c.complete()
+}
+
+func TestWrongKeyIsKeptOut(t *testing.T) {
+	c := newCluster(t, 2, false)
+	c.complete()
+	c.start(2, bytes.Repeat([]byte{9}, KeyLength))
+	c.listPeers()
+	time.Sleep(time.Second)
+	if got := c.alive(2); len(got) != 0 {
+		t.Errorf("a node with another key sees %v", got)
+	}
+	if got := c.alive(0); len(got) != 1 {
+		t.Errorf("node-1 sees %v", got)
+	}
+}
+
+// TestStarvedProberHoldsNobodyDead: ticks that come late count as one interval.
+func TestStarvedProberHoldsNobodyDead(t *testing.T) {
+	m, err := New(Config{Name: "me", Bind: netip.MustParseAddrPort("127.9.0.1:0")}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Unix(1000, 0)
+	m.now = func() time.Time { return now }
+	m.SetPeers([]Peer{{Name: "p", Addresses: []netip.Addr{netip.MustParseAddr("127.9.0.2")}}})
+	m.Watch([]string{"p"})
+	m.handle(message{kind: ping, from: "p"})
+	interval := m.cfg.Timing.ProbeInterval
+	now = now.Add(10 * time.Second) // stopped for ten seconds
+	m.probe(now, min(10*time.Second, interval))
+	m.update()
+	if !m.View()["p"].Alive {
+		t.Fatal("dead after one late tick")
+	}
+	for range 3 {
+		now = now.Add(interval)
+		m.probe(now, interval)
+	}
+	m.update()
+	if !m.View()["p"].Alive {
+		t.Fatal("dead below the limit")
+	}
+	now = now.Add(interval)
+	m.probe(now, interval)
+	m.update()
+	if m.View()["p"].Alive {
+		t.Fatal("alive after the limit on time")
+	}
+}
+
+// TestLimitFollowsRoundTrip: slow answers raise the limit, quick ones bring it
+// back.
+func TestLimitFollowsRoundTrip(t *testing.T) {
+	p, timing, now := &peer{}, DefaultTiming(), time.Unix(1000, 0)
+	answer := func(number uint64, rtt time.Duration) {
+		p.pings[number%uint64(len(p.pings))] = sentPing{number, now}
+		p.roundTrip(number, now.Add(rtt))
+	}
+	answer(1, time.Millisecond)
+	if got := p.limit(timing); got != timing.SilenceLimit {
+		t.Errorf("limit %v with quick answers", got)
+	}
+	answer(2, 100*time.Millisecond)
+	if got := p.limit(timing); got < 400*time.Millisecond {
+		t.Errorf("limit %v after an answer in 100 ms", got)
+	}
+	answer(3, 10*time.Second)
+	if got := p.limit(timing); got != timing.MaxSilenceLimit {
+		t.Errorf("limit %v, want the maximum", got)
+	}
+	for n := range uint64(1000) {
+		answer(4+n, time.Millisecond)
+	}
+	if got := p.limit(timing); got != timing.SilenceLimit {
+		t.Errorf("limit %v after many quick answers", got)
+	}
+	p.roundTrip(5, now.Add(time.Hour)) // too old to be remembered
+	if p.worst > time.Second {
+		t.Error("took an answer to a forgotten ping into account")
+	}
+}
+
+func TestValidate(t *testing.T) {
+	for _, c := range []Config{{}, {Name: "a"}, {Bind: netip.MustParseAddrPort("127.0.0.1:1")}, {Name: "a", Bind: netip.MustParseAddrPort("0.0.0.0:1")}} {
+		if _, err := New(c, nil); err == nil {
+			t.Errorf("accepted %+v", c)
+		}
+	}
+	m, err := New(Config{Name: "a", Bind: netip.MustParseAddrPort("127.0.0.1:0")}, nil)
+	if err != nil || m.cfg.Bind.Port() != Port {
+		t.Fatalf("%v, %v", m, err)
+	}
+	if m.SetKeys() == nil || m.SetKeys([]byte("short")) == nil {
+		t.Error("accepted bad keys")
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add(message{kind: relay, number: 7, from: "a", target: "b"}.encode())
+	f.Add(message{kind: facts, number: 7, from: "a", body: []byte("x")}.encode())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, ok := decode(b)
+		if !ok {
+			return
+		}
+		if !bytes.Equal(m.encode(), b) {
+			t.Fatalf("%x became %x", b, m.encode())
+		}
+	})
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package members
+
+import (
+	"net/netip"
+	"time"
+)
+
+// opinionAge is how long another peer's "no answer" counts.
+const opinionAge = 3 * time.Second
+
+// directAge is how long a direct message keeps a peer alive that gossip has lost
+// and that is not watched.
+const directAge = time.Second
+
+// peer is the record of another node.
+type peer struct {
+	name   string
+	listed netip.AddrPort // from the API; zero if it is not there
+	joined netip.AddrPort // from gossip; zero if it was never there
+
+	gossip  bool // memberlist holds it alive
+	joining bool // an attempt is under way
+
+	facts   []byte
+	version uint64 // of facts
+
+	alive bool
+	since time.Time // of alive
+
+	heard   time.Time     // the last proof of life
+	silence time.Duration // since then, while this process ran on time
+	worst   time.Duration // round trip of late
+	asked   time.Time     // the last ping
+	relayed time.Time     // when relays were last asked
+	pings   [32]sentPing
+	nos     map[string]time.Time // peers that got no answer from it
+}
+
+// sentPing remembers when a ping left.
+type sentPing struct {
+	number uint64
+	at     time.Time
+}
+
+// addr is where to send to.
+func (p *peer) addr() netip.AddrPort {
+	if p.joined.IsValid() {
+		return p.joined
+	}
+	return p.listed
+}
+
+// secondOpinion tells whether another peer got no answer either, of late.
+func (p *peer) secondOpinion(now time.Time) bool {
+	for _, at := range p.nos {
+		if now.Sub(at) < opinionAge {
+			return true
+		}
+	}
+	return false
+}
+
+// sign takes a proof of life.
+func (p *peer) sign(now time.Time) {
+	if p.silence > 0 {
+		p.relayed = time.Time{} // the next silence is another
+	}
+	p.heard, p.silence = now, 0
+	clear(p.nos)
+}
+
+// roundTrip takes the answer to a ping into account. The worst fades by a
+// hundredth with each answer.
+func (p *peer) roundTrip(number uint64, now time.Time) {
+	s := p.pings[number%uint64(len(p.pings))]
+	if s.number != number {
+		return
+	}
+	p.worst -= p.worst / 100
+	p.worst = max(p.worst, now.Sub(s.at))
+}
+
+// limit is the silence after which p is dead.
+func (p *peer) limit(t Timing) time.Duration {
+	return min(max(t.SilenceLimit, t.ProbeInterval+4*p.worst), t.MaxSilenceLimit)
+}
+
+// isAlive decides. The lock is held.
+func (m *Members) isAlive(p *peer, now time.Time) bool {
+	t := m.cfg.Timing
+	if t.ProbeInterval == 0 {
+		return p.gossip
+	}
+	if m.watch[p.name] {
+		return !p.heard.IsZero() && p.silence < p.limit(t)
+	}
+	return p.gossip || now.Sub(p.heard) < directAge
+}

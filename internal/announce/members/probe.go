@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package members
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+)
+
+// relays is how many peers are asked for a second opinion, relayInterval how
+// often at most.
+const (
+	relays        = 3
+	relayInterval = time.Second
+)
+
+// probeLoop pings the watched peers every ProbeInterval, and those that are not
+// alive every LostInterval.
+func (m *Members) probeLoop(ctx context.Context) {
+	interval := m.cfg.Timing.ProbeInterval
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for last := m.now(); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := m.now()
+		m.probe(now, min(now.Sub(last), interval))
+		last = now
+		m.update()
+	}
+}
+
+// probe does one tick. passed is how much of the time since the last one counts
+// as silence of the peers.
+func (m *Members) probe(now time.Time, passed time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	t := m.cfg.Timing
+	for name, p := range m.peers {
+		watched := m.watch[name]
+		if watched {
+			p.silence += passed
+		}
+		if !watched && p.alive {
+			continue
+		}
+		if !p.alive && now.Sub(p.asked) < t.LostInterval {
+			continue
+		}
+		m.ping(p, now)
+		if !p.heard.IsZero() && now.Sub(p.relayed) >= relayInterval && (!p.alive || p.silence >= p.limit(t)/2) {
+			p.relayed = now
+			m.askRelays(p)
+		}
+	}
+}
+
+// ping sends one numbered ping. The lock is held.
+func (m *Members) ping(p *peer, now time.Time) {
+	m.number++
+	p.asked = now
+	p.pings[m.number%uint64(len(p.pings))] = sentPing{m.number, now}
+	m.send(p, message{kind: ping, number: m.number})
+}
+
+// askRelays asks a few others whether p answers them. The lock is held.
+func (m *Members) askRelays(p *peer) {
+	asked := 0
+	for _, name := range slices.Sorted(maps.Keys(m.peers)) {
+		other := m.peers[name]
+		if other == p || !other.alive {
+			continue
+		}
+		m.send(other, message{kind: relay, target: p.name})
+		if asked++; asked == relays {
+			return
+		}
+	}
+}
+
+// handle takes a message of another agent. It runs in memberlist's only packet
+// handler and does not block.
+func (m *Members) handle(msg message) {
+	if msg.from == m.cfg.Name {
+		return
+	}
+	m.mu.Lock()
+	now := m.now()
+	p := m.peer(msg.from)
+	returned := !p.alive
+	p.sign(now)
+	switch msg.kind {
+	case ping:
+		m.send(p, message{kind: ack, number: msg.number})
+	case ack:
+		p.roundTrip(msg.number, now)
+	case facts:
+		m.learn(p, msg.number, msg.body)
+	case relay:
+		m.relay(p, msg.target, now)
+	case yes:
+		if t := m.peers[msg.target]; t != nil {
+			t.sign(now)
+		}
+	case no:
+		if t := m.peers[msg.target]; t != nil && now.Sub(t.heard) > m.cfg.Timing.SilenceLimit/2 {
+			t.nos[msg.from] = now
+		}
+	}
+	if returned && !p.gossip {
+		wake(m.joinNow)
+	}
+	if returned && m.facts != nil {
+		m.send(p, message{kind: facts, number: m.version, body: m.facts})
+	}
+	m.mu.Unlock()
+	if returned || msg.kind == yes {
+		m.update()
+	}
+}
+
+// relay pings target on behalf of p, and tells p later whether it answered. The
+// lock is held.
+func (m *Members) relay(p *peer, name string, now time.Time) {
+	t := m.peers[name]
+	if t == nil || t == p {
+		return
+	}
+	m.ping(t, now)
+	wait := m.cfg.Timing.SilenceLimit / 2
+	time.AfterFunc(wait/5, func() { m.testify(p.name, name, now, false) })
+	time.AfterFunc(wait, func() { m.testify(p.name, name, now, true) })
+}
+
+// testify tells asker whether target has been heard since. A "no" is said only
+// at the end.
+func (m *Members) testify(asker, target string, since time.Time, last bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p, t := m.peers[asker], m.peers[target]
+	switch {
+	case p == nil || t == nil:
+	case t.heard.After(since):
+		m.send(p, message{kind: yes, target: target})
+	case last:
+		m.send(p, message{kind: no, target: target})
+	}
+}
