@@ -38,12 +38,17 @@ type Packet struct {
 	Op                       uint16
 	SenderMAC, TargetMAC     wire.MAC
 	SenderAddr, TargetAddr   netip.Addr
+	// Seal follows the packet, in the place of padding; zero for none.
+	Seal wire.Seal
 }
 
 // Frame gives the Ethernet frame. It is shorter than Ethernet's minimum; the
 // driver pads it. SenderAddr and TargetAddr must be IPv4 or zero (0.0.0.0).
 func (p Packet) Frame() []byte {
-	b := make([]byte, frameLength)
+	b := make([]byte, frameLength, frameLength+wire.SealLength)
+	if !p.Seal.IsZero() {
+		b = append(b, p.Seal[:]...)
+	}
 	copy(b[0:], p.EthernetTo[:])
 	copy(b[6:], p.EthernetFrom[:])
 	binary.BigEndian.PutUint16(b[12:], EtherType)
@@ -66,7 +71,7 @@ func putAddr(b []byte, a netip.Addr) {
 }
 
 // Parse reads an Ethernet frame. ok is false if it is not an ARP packet for
-// IPv4 over Ethernet. What follows the packet is padding.
+// IPv4 over Ethernet. What follows the packet is padding, which may be a seal.
 func Parse(frame []byte) (p Packet, ok bool) {
 	if len(frame) < frameLength ||
 		binary.BigEndian.Uint16(frame[12:]) != EtherType ||
@@ -82,6 +87,9 @@ func Parse(frame []byte) (p Packet, ok bool) {
 	p.SenderAddr = netip.AddrFrom4([4]byte(frame[offsetSPA:]))
 	copy(p.TargetMAC[:], frame[32:])
 	p.TargetAddr = netip.AddrFrom4([4]byte(frame[offsetTPA:]))
+	if len(frame) >= frameLength+wire.SealLength {
+		copy(p.Seal[:], frame[frameLength:])
+	}
 	return p, true
 }
 
@@ -125,46 +133,46 @@ func (Protocol) Parse(frame []byte, yield func(wire.Message)) {
 	if !ok || p.SenderMAC.IsGroup() || p.SenderMAC.IsZero() {
 		return
 	}
-	claim := wire.Message{Kind: wire.Claim, Address: p.SenderAddr, From: p.SenderMAC, To: p.EthernetTo}
+	claim := wire.Message{Kind: wire.Claim, Address: p.SenderAddr, From: p.SenderMAC, To: p.EthernetTo, Seal: p.Seal}
 	switch {
 	case p.Op == OpReply && !p.SenderAddr.IsUnspecified():
 		yield(claim)
 	case p.Op != OpRequest:
 	case p.SenderAddr.IsUnspecified():
-		yield(wire.Message{Kind: wire.Probe, Address: p.TargetAddr, From: p.SenderMAC, Asker: p.SenderAddr, To: p.EthernetTo})
+		yield(wire.Message{Kind: wire.Probe, Address: p.TargetAddr, From: p.SenderMAC, Asker: p.SenderAddr, To: p.EthernetTo, Seal: p.Seal})
 	case p.SenderAddr == p.TargetAddr:
 		yield(claim)
 	default:
 		yield(claim)
-		yield(wire.Message{Kind: wire.Question, Address: p.TargetAddr, From: p.SenderMAC, Asker: p.SenderAddr, To: p.EthernetTo})
+		yield(wire.Message{Kind: wire.Question, Address: p.TargetAddr, From: p.SenderMAC, Asker: p.SenderAddr, To: p.EthernetTo, Seal: p.Seal})
 	}
 }
 
 // Answer is a reply to the asker alone.
-func (Protocol) Answer(m wire.Message, self wire.MAC) []byte {
+func (Protocol) Answer(m wire.Message, self wire.MAC, seal wire.Seal) []byte {
 	return Packet{
 		EthernetTo: m.From, EthernetFrom: self, Op: OpReply,
 		SenderMAC: self, SenderAddr: m.Address,
-		TargetMAC: m.From, TargetAddr: m.Asker,
+		TargetMAC: m.From, TargetAddr: m.Asker, Seal: seal,
 	}.Frame()
 }
 
 // Probe is a request from 0.0.0.0, which changes nobody's cache.
-func (Protocol) Probe(address netip.Addr, self, to wire.MAC) []byte {
+func (Protocol) Probe(address netip.Addr, self, to wire.MAC, seal wire.Seal) []byte {
 	if to.IsZero() {
 		to = wire.Broadcast
 	}
 	return Packet{
 		EthernetTo: to, EthernetFrom: self, Op: OpRequest,
-		SenderMAC: self, SenderAddr: netip.IPv4Unspecified(), TargetAddr: address,
+		SenderMAC: self, SenderAddr: netip.IPv4Unspecified(), TargetAddr: address, Seal: seal,
 	}.Frame()
 }
 
 // Announce is a gratuitous request and a gratuitous reply, both to everyone.
-func (Protocol) Announce(address netip.Addr, self wire.MAC) [][]byte {
+func (Protocol) Announce(address netip.Addr, self wire.MAC, seal wire.Seal) [][]byte {
 	request := Packet{
 		EthernetTo: wire.Broadcast, EthernetFrom: self, Op: OpRequest,
-		SenderMAC: self, SenderAddr: address, TargetAddr: address,
+		SenderMAC: self, SenderAddr: address, TargetAddr: address, Seal: seal,
 	}
 	reply := request
 	reply.Op, reply.TargetMAC = OpReply, self

@@ -46,15 +46,15 @@ func TestFrames(t *testing.T) {
 		got  []byte
 		want string
 	}{
-		{"answer", Protocol{}.Answer(question, self),
+		{"answer", Protocol{}.Answer(question, self, wire.Seal{}),
 			"020000000099 020000000001 0806 0001 0800 06 04 0002 020000000001 c00002c8 020000000099 c0000264"},
-		{"probe", Protocol{}.Probe(vip, self, wire.MAC{}),
+		{"probe", Protocol{}.Probe(vip, self, wire.MAC{}, wire.Seal{}),
 			"ffffffffffff 020000000001 0806 0001 0800 06 04 0001 020000000001 00000000 000000000000 c00002c8"},
-		{"probe of one host", Protocol{}.Probe(vip, self, client),
+		{"probe of one host", Protocol{}.Probe(vip, self, client, wire.Seal{}),
 			"020000000099 020000000001 0806 0001 0800 06 04 0001 020000000001 00000000 000000000000 c00002c8"},
-		{"gratuitous request", Protocol{}.Announce(vip, self)[0],
+		{"gratuitous request", Protocol{}.Announce(vip, self, wire.Seal{})[0],
 			"ffffffffffff 020000000001 0806 0001 0800 06 04 0001 020000000001 c00002c8 000000000000 c00002c8"},
-		{"gratuitous reply", Protocol{}.Announce(vip, self)[1],
+		{"gratuitous reply", Protocol{}.Announce(vip, self, wire.Seal{})[1],
 			"ffffffffffff 020000000001 0806 0001 0800 06 04 0002 020000000001 c00002c8 020000000001 c00002c8"},
 	}
 	for _, tc := range tests {
@@ -105,7 +105,7 @@ func TestParseMeaning(t *testing.T) {
 }
 
 func TestParseRefuses(t *testing.T) {
-	good := Protocol{}.Announce(vip, self)[0]
+	good := Protocol{}.Announce(vip, self, wire.Seal{})[0]
 	for name, at := range map[string]int{"ether type": 13, "hardware type": 15, "protocol type": 16, "hardware length": 18, "protocol length": 19} {
 		bad := append([]byte(nil), good...)
 		bad[at]++
@@ -142,10 +142,10 @@ func TestFilter(t *testing.T) {
 		{"question about ours", request(asker, vip), true},
 		{"question about another", request(asker, other), false},
 		{"somebody uses ours", request(vip, other), true},
-		{"probe for ours", p.Probe(vip, client, wire.MAC{}), true},
+		{"probe for ours", p.Probe(vip, client, wire.MAC{}, wire.Seal{}), true},
 		{"question about one that is only watched", request(asker, watched), false},
-		{"announcement of one that is only watched", p.Announce(watched, client)[0], true},
-		{"announcement of another", p.Announce(other, client)[0], false},
+		{"announcement of one that is only watched", p.Announce(watched, client, wire.Seal{})[0], true},
+		{"announcement of another", p.Announce(other, client, wire.Seal{})[0], false},
 		{"wrong lengths", broken, false},
 	} {
 		n, err := vm.Run(tc.frame)
@@ -155,11 +155,42 @@ func TestFilter(t *testing.T) {
 	}
 }
 
-// FuzzParse: no frame makes the parser panic, what it accepts survives a round
-// trip, and every message is about an IPv4 address.
+// TestSeal: a seal comes through every frame, opens with either key, and with
+// nothing else.
+func TestSeal(t *testing.T) {
+	key, old := []byte("the key"), []byte("the one before")
+	node := wire.ID("node-1")
+	seal := wire.NewSeal(old, node, vip, self)
+	p := Protocol{}
+	frames := append(p.Announce(vip, self, seal), p.Probe(vip, self, wire.MAC{}, seal),
+		p.Answer(wire.Message{Kind: wire.Question, Address: vip, From: client, Asker: asker, To: self}, self, seal))
+	for _, frame := range frames {
+		for _, m := range messages(frame) {
+			got, ok := m.Seal.Open([][]byte{key, old}, m.Address, m.From)
+			if !ok || got != node {
+				t.Errorf("%v: seal %x does not open", m.Kind, m.Seal)
+			}
+			if _, ok := m.Seal.Open([][]byte{key}, m.Address, m.From); ok {
+				t.Error("opens with another key")
+			}
+			if _, ok := m.Seal.Open([][]byte{old}, m.Address, client); ok {
+				t.Error("opens for another sender")
+			}
+			if _, ok := m.Seal.Open([][]byte{old}, asker, m.From); ok {
+				t.Error("opens for another address")
+			}
+		}
+	}
+	for _, m := range messages(append(p.Probe(vip, self, wire.MAC{}, wire.Seal{}), make([]byte, 18)...)) {
+		if _, ok := m.Seal.Open([][]byte{old}, m.Address, m.From); ok {
+			t.Error("padding opens")
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
-	f.Add(Protocol{}.Announce(vip, self)[1])
-	f.Add(Protocol{}.Probe(vip, self, wire.MAC{}))
+	f.Add(Protocol{}.Announce(vip, self, wire.Seal{})[1])
+	f.Add(Protocol{}.Probe(vip, self, wire.MAC{}, wire.Seal{}))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, frame []byte) {
 		p, ok := Parse(frame)

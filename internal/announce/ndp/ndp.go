@@ -37,6 +37,10 @@ const (
 
 	optionSourceLinkLayer = 1
 	optionTargetLinkLayer = 2
+	// optionExperiment is for experiments (RFC 4727 section 5.1.3); hosts ignore
+	// options that they do not know (RFC 4861 section 4.6).
+	optionExperiment = 253
+	sealOption       = 24 // type, length, 4 zero bytes, seal
 
 	offsetSource = ethernetHeader + 8
 	offsetDest   = ethernetHeader + 24
@@ -57,6 +61,8 @@ type Packet struct {
 	// LinkLayer is the source (Solicitation) or target (Advertisement)
 	// link-layer address option; zero for none.
 	LinkLayer wire.MAC
+	// Seal is an option of its own; zero for none.
+	Seal wire.Seal
 }
 
 // Frame gives the Ethernet frame. All addresses must be IPv6.
@@ -64,6 +70,9 @@ func (p Packet) Frame() []byte {
 	length := messageLength
 	if !p.LinkLayer.IsZero() {
 		length += optionLength
+	}
+	if !p.Seal.IsZero() {
+		length += sealOption
 	}
 	b := make([]byte, icmpStart+length)
 	copy(b[0:], p.EthernetTo[:])
@@ -90,6 +99,11 @@ func (p Packet) Frame() []byte {
 			icmp[24] = optionSourceLinkLayer
 		}
 		copy(icmp[26:], p.LinkLayer[:])
+	}
+	if !p.Seal.IsZero() {
+		o := icmp[length-sealOption:]
+		o[0], o[1] = optionExperiment, sealOption/8
+		copy(o[6:], p.Seal[:])
 	}
 	binary.BigEndian.PutUint16(icmp[2:], ^sum(b))
 	return b
@@ -152,7 +166,8 @@ func Parse(frame []byte) (p Packet, ok bool) {
 	return p, true
 }
 
-// parseOptions keeps the link-layer address that belongs to the type.
+// parseOptions keeps the link-layer address that belongs to the type, and what
+// is in the place of a seal.
 func (p *Packet) parseOptions(b []byte) bool {
 	want := byte(optionTargetLinkLayer)
 	if p.Type == TypeSolicitation {
@@ -164,6 +179,9 @@ func (p *Packet) parseOptions(b []byte) bool {
 		}
 		if b[0] == want && b[1] == 1 {
 			copy(p.LinkLayer[:], b[2:8])
+		}
+		if b[0] == optionExperiment && int(b[1]) == sealOption/8 {
+			copy(p.Seal[:], b[6:])
 		}
 		b = b[int(b[1])*8:]
 	}

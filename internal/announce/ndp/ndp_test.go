@@ -64,9 +64,9 @@ func TestFrames(t *testing.T) {
 		got  []byte
 		want string
 	}{
-		{"answer", Protocol{}.Answer(question, self), "020000000099 020000000001 86dd 60000000 0020 3a ff" + vip6 + asker6 + "8800 XXXX 60000000" + vip6 + "0201 020000000001"},
-		{"probe", Protocol{}.Probe(vip, self, wire.MAC{}), "3333ff000200 020000000001 86dd 60000000 0018 3a ff" + strings.Repeat("0", 32) + group + "8700 XXXX 00000000" + vip6},
-		{"unsolicited advertisement", Protocol{}.Announce(vip, self)[0], "333300000001 020000000001 86dd 60000000 0020 3a ff" + vip6 + all + "8800 XXXX 20000000" + vip6 + "0201 020000000001"},
+		{"answer", Protocol{}.Answer(question, self, wire.Seal{}), "020000000099 020000000001 86dd 60000000 0020 3a ff" + vip6 + asker6 + "8800 XXXX 60000000" + vip6 + "0201 020000000001"},
+		{"probe", Protocol{}.Probe(vip, self, wire.MAC{}, wire.Seal{}), "3333ff000200 020000000001 86dd 60000000 0018 3a ff" + strings.Repeat("0", 32) + group + "8700 XXXX 00000000" + vip6},
+		{"unsolicited advertisement", Protocol{}.Announce(vip, self, wire.Seal{})[0], "333300000001 020000000001 86dd 60000000 0020 3a ff" + vip6 + all + "8800 XXXX 20000000" + vip6 + "0201 020000000001"},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
@@ -205,11 +205,11 @@ func TestFilter(t *testing.T) {
 		want  bool
 	}{
 		{"question about ours", solicitation(asker).Frame(), true},
-		{"advertisement of ours", p.Announce(vip, client)[0], true},
-		{"probe for one that is only watched", p.Probe(watched, client, wire.MAC{}), false},
-		{"advertisement of one that is only watched", p.Announce(watched, client)[0], true},
-		{"advertisement of another", p.Announce(other, client)[0], false},
-		{"question about another", p.Probe(other, client, wire.MAC{}), false},
+		{"advertisement of ours", p.Announce(vip, client, wire.Seal{})[0], true},
+		{"probe for one that is only watched", p.Probe(watched, client, wire.MAC{}, wire.Seal{}), false},
+		{"advertisement of one that is only watched", p.Announce(watched, client, wire.Seal{})[0], true},
+		{"advertisement of another", p.Announce(other, client, wire.Seal{})[0], false},
+		{"question about another", p.Probe(other, client, wire.MAC{}, wire.Seal{}), false},
 		{"somebody uses ours", fromOurs.Frame(), true},
 		{"echo request", echo, false},
 		{"from beyond the link", far, false},
@@ -228,9 +228,42 @@ func TestSolicitedNode(t *testing.T) {
 	}
 }
 
+// TestSeal: a seal comes through every frame, opens with either key, and with
+// nothing else.
+func TestSeal(t *testing.T) {
+	key, old := []byte("the key"), []byte("the one before")
+	node := wire.ID("node-1")
+	seal := wire.NewSeal(old, node, vip, self)
+	p := Protocol{}
+	frames := append(p.Announce(vip, self, seal), p.Probe(vip, self, wire.MAC{}, seal),
+		p.Answer(wire.Message{Kind: wire.Question, Address: vip, From: client, Asker: asker, To: self}, self, seal))
+	for _, frame := range frames {
+		for _, m := range messages(frame) {
+			got, ok := m.Seal.Open([][]byte{key, old}, m.Address, m.From)
+			if !ok || got != node {
+				t.Errorf("%v: seal %x does not open", m.Kind, m.Seal)
+			}
+			if _, ok := m.Seal.Open([][]byte{key}, m.Address, m.From); ok {
+				t.Error("opens with another key")
+			}
+			if _, ok := m.Seal.Open([][]byte{old}, m.Address, client); ok {
+				t.Error("opens for another sender")
+			}
+			if _, ok := m.Seal.Open([][]byte{old}, asker, m.From); ok {
+				t.Error("opens for another address")
+			}
+		}
+	}
+	for _, m := range messages(append(p.Probe(vip, self, wire.MAC{}, wire.Seal{}), make([]byte, 18)...)) {
+		if _, ok := m.Seal.Open([][]byte{old}, m.Address, m.From); ok {
+			t.Error("padding opens")
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
-	f.Add(Protocol{}.Announce(vip, self)[0])
-	f.Add(Protocol{}.Probe(vip, self, wire.MAC{}))
+	f.Add(Protocol{}.Announce(vip, self, wire.Seal{})[0])
+	f.Add(Protocol{}.Probe(vip, self, wire.MAC{}, wire.Seal{}))
 	f.Add(solicitation(asker).Frame())
 	f.Fuzz(func(t *testing.T, frame []byte) {
 		p, ok := Parse(frame)

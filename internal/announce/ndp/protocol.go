@@ -56,7 +56,7 @@ func (Protocol) Parse(frame []byte, yield func(wire.Message)) {
 	if !ok {
 		return
 	}
-	m := wire.Message{Address: p.Target, From: p.LinkLayer, Asker: p.Source, To: p.EthernetTo}
+	m := wire.Message{Address: p.Target, From: p.LinkLayer, Asker: p.Source, To: p.EthernetTo, Seal: p.Seal}
 	if m.From.IsZero() {
 		m.From = p.EthernetFrom
 	}
@@ -65,12 +65,12 @@ func (Protocol) Parse(frame []byte, yield func(wire.Message)) {
 	}
 	switch {
 	case p.Type == TypeAdvertisement:
-		yield(wire.Message{Kind: wire.Claim, Address: p.Target, From: m.From, To: p.EthernetTo})
+		yield(wire.Message{Kind: wire.Claim, Address: p.Target, From: m.From, To: p.EthernetTo, Seal: p.Seal})
 	case p.Source.IsUnspecified():
 		m.Kind = wire.Probe
 		yield(m)
 	default:
-		yield(wire.Message{Kind: wire.Claim, Address: p.Source, From: m.From, To: p.EthernetTo})
+		yield(wire.Message{Kind: wire.Claim, Address: p.Source, From: m.From, To: p.EthernetTo, Seal: p.Seal})
 		m.Kind = wire.Question
 		yield(m)
 	}
@@ -79,12 +79,12 @@ func (Protocol) Parse(frame []byte, yield func(wire.Message)) {
 // Answer is an Advertisement: to the asker if it has an address, else to all
 // nodes (RFC 4861 section 7.2.4). A probe that was sent to one host alone is
 // answered in a frame to the prober alone.
-func (Protocol) Answer(m wire.Message, self wire.MAC) []byte {
+func (Protocol) Answer(m wire.Message, self wire.MAC, seal wire.Seal) []byte {
 	p := Packet{
 		EthernetTo: m.From, EthernetFrom: self,
 		Source: m.Address, Dest: m.Asker,
 		Type: TypeAdvertisement, Solicited: true, Override: true,
-		Target: m.Address, LinkLayer: self,
+		Target: m.Address, LinkLayer: self, Seal: seal,
 	}
 	if m.Kind == wire.Probe {
 		p.Dest, p.Solicited = allNodes, false
@@ -97,7 +97,7 @@ func (Protocol) Answer(m wire.Message, self wire.MAC) []byte {
 
 // Probe is the Solicitation of duplicate address detection: its source is the
 // unspecified address, and it changes nobody's cache.
-func (Protocol) Probe(address netip.Addr, self, to wire.MAC) []byte {
+func (Protocol) Probe(address netip.Addr, self, to wire.MAC, seal wire.Seal) []byte {
 	group := SolicitedNode(address)
 	if to.IsZero() {
 		to = groupMAC(group)
@@ -105,17 +105,17 @@ func (Protocol) Probe(address netip.Addr, self, to wire.MAC) []byte {
 	return Packet{
 		EthernetTo: to, EthernetFrom: self,
 		Source: netip.IPv6Unspecified(), Dest: group,
-		Type: TypeSolicitation, Target: address,
+		Type: TypeSolicitation, Target: address, Seal: seal,
 	}.Frame()
 }
 
 // Announce is one unsolicited Advertisement with the override flag to all nodes
 // (RFC 4861 section 7.2.6).
-func (Protocol) Announce(address netip.Addr, self wire.MAC) [][]byte {
+func (Protocol) Announce(address netip.Addr, self wire.MAC, seal wire.Seal) [][]byte {
 	return [][]byte{Packet{
 		EthernetTo: groupMAC(allNodes), EthernetFrom: self,
 		Source: address, Dest: allNodes,
 		Type: TypeAdvertisement, Override: true,
-		Target: address, LinkLayer: self,
+		Target: address, LinkLayer: self, Seal: seal,
 	}.Frame()}
 }

@@ -54,6 +54,8 @@ type Message struct {
 	Asker netip.Addr
 	// To is the hardware address that the frame was sent to.
 	To MAC
+	// Seal is what the frame carries where ours have a seal; not opened yet.
+	Seal Seal
 }
 
 // Protocol is address resolution for one family. Frames are whole Ethernet
@@ -70,13 +72,14 @@ type Protocol interface {
 	// Parse calls yield for each thing that frame says. Malformed frames, and
 	// those that a host must ignore by the protocol's RFC, say nothing.
 	Parse(frame []byte, yield func(Message))
-	// Answer gives the reply of the host self to m, a Question or a Probe.
-	Answer(m Message, self MAC) []byte
+	// Answer gives the reply of the host self to m, a Question or a Probe. Like
+	// the other frames it carries seal, unless that is zero.
+	Answer(m Message, self MAC, seal Seal) []byte
 	// Probe asks who has address, without claiming it. A zero to asks everyone.
-	Probe(address netip.Addr, self, to MAC) []byte
+	Probe(address netip.Addr, self, to MAC, seal Seal) []byte
 	// Announce gives the frames that make every host on the link use self for
 	// address from now on.
-	Announce(address netip.Addr, self MAC) [][]byte
+	Announce(address netip.Addr, self MAC, seal Seal) [][]byte
 	// Key is the part of an address that Filter's ranges are about.
 	Key(address netip.Addr) uint32
 }
