@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/endpointslice"
+)
+
+// newNode makes a Node in a zone and returns its name.
+func newNode(ctx context.Context, zone string) string {
+	GinkgoHelper()
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{
+		Name: "node-" + rand8(), Labels: map[string]string{corev1.LabelTopologyZone: zone},
+	}}
+	create(ctx, node)
+	return node.Name
+}
+
+// newPod makes a running Pod with the label app on a Node, ready or not.
+func newPod(ctx context.Context, namespace, name, app, node string, ready bool, addresses ...string) *corev1.Pod {
+	GinkgoHelper()
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{"app": app}},
+		Spec: corev1.PodSpec{
+			NodeName: node,
+			Containers: []corev1.Container{{
+				Name: "main", Image: "example.com/none",
+				Ports: []corev1.ContainerPort{{Name: "web", ContainerPort: 8080}},
+			}},
+		},
+	}
+	Expect(k8sClient.Create(ctx, pod)).To(Succeed())
+	DeferCleanup(func(ctx SpecContext) {
+		Expect(client.IgnoreNotFound(k8sClient.Delete(ctx, pod, client.GracePeriodSeconds(0)))).To(Succeed())
+	})
+	runPod(ctx, pod, ready, addresses...)
+	return pod
+}
+
+// runPod writes the status that a kubelet would write.
+func runPod(ctx context.Context, pod *corev1.Pod, ready bool, addresses ...string) {
+	GinkgoHelper()
+	pod.Status.Phase = corev1.PodRunning
+	if len(addresses) > 0 {
+		pod.Status.PodIP, pod.Status.PodIPs = addresses[0], nil
+		for _, address := range addresses {
+			pod.Status.PodIPs = append(pod.Status.PodIPs, corev1.PodIP{IP: address})
+		}
+	}
+	status := corev1.ConditionFalse
+	if ready {
+		status = corev1.ConditionTrue
+	}
+	pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: status, LastTransitionTime: metav1.Now()}}
+	Expect(k8sClient.Status().Update(ctx, pod)).To(Succeed())
+}
+
+// slicesOf lists the slices of a Service.
+func slicesOf(ctx context.Context, service *corev1.Service) []discoveryv1.EndpointSlice {
+	GinkgoHelper()
+	var list discoveryv1.EndpointSliceList
+	Expect(k8sClient.List(ctx, &list, client.InNamespace(service.Namespace),
+		client.MatchingLabels{discoveryv1.LabelServiceName: service.Name})).To(Succeed())
+	return list.Items
+}
+
+// describe returns the endpoints of a Service's slices as sorted lines such as
+// "10.244.1.1:8080 ready serving".
+func describe(ctx context.Context, service *corev1.Service) func() []string {
+	return func() []string {
+		lines := []string{}
+		for _, slice := range slicesOf(ctx, service) {
+			for _, endpoint := range slice.Endpoints {
+				line := endpoint.Addresses[0]
+				for _, port := range slice.Ports {
+					line += fmt.Sprintf(":%d", *port.Port)
+				}
+				lines = append(lines, line+conditionWords(endpoint.Conditions))
+			}
+		}
+		slices.Sort(lines)
+		return lines
+	}
+}
+
+func conditionWords(conditions discoveryv1.EndpointConditions) string {
+	var words []string
+	for word, condition := range map[string]*bool{
+		"ready": conditions.Ready, "serving": conditions.Serving, "terminating": conditions.Terminating,
+	} {
+		if condition != nil && *condition {
+			words = append(words, " "+word)
+		}
+	}
+	slices.Sort(words)
+	return strings.Join(words, "")
+}
+
+// managers returns who manages the slices of a Service, sorted.
+func managers(ctx context.Context, service *corev1.Service) func() []string {
+	return func() []string {
+		var list []string
+		for _, slice := range slicesOf(ctx, service) {
+			list = append(list, slice.Labels[discoveryv1.LabelManagedBy])
+		}
+		slices.Sort(list)
+		return list
+	}
+}
+
+var _ = Describe("EndpointSlices", func() {
+	var namespace string
+	BeforeEach(func(ctx SpecContext) { namespace = newNamespace(ctx) })
+
+	It("follow the Pods that the selector matches", func(ctx SpecContext) {
+		node := newNode(ctx, "zone-a")
+		service := newService(namespace, "web", func(s *corev1.Service) {
+			s.Labels = map[string]string{"team": "blue"}
+			s.Spec.Ports[0].TargetPort = intstr.FromString("web")
+		})
+		create(ctx, service)
+		Eventually(describe(ctx, service)).Should(BeEmpty())
+		Eventually(func() int { return len(slicesOf(ctx, service)) }).Should(Equal(1), "an empty slice says: none")
+
+		pod := newPod(ctx, namespace, "web-1", "web", node, false, "10.244.1.1")
+		Eventually(describe(ctx, service)).Should(ConsistOf("10.244.1.1:8080"))
+		runPod(ctx, pod, true)
+		Eventually(describe(ctx, service)).Should(ConsistOf("10.244.1.1:8080 ready serving"))
+		newPod(ctx, namespace, "other-1", "other", node, true, "10.244.1.9")
+		newPod(ctx, namespace, "web-2", "web", node, true, "10.244.1.2")
+		Eventually(describe(ctx, service)).Should(ConsistOf("10.244.1.1:8080 ready serving", "10.244.1.2:8080 ready serving"))
+
+		slice := slicesOf(ctx, service)[0]
+		Expect(slice.Labels).To(Equal(map[string]string{
+			"team": "blue", discoveryv1.LabelServiceName: "web", discoveryv1.LabelManagedBy: endpointslice.ManagedBy,
+		}))
+		Expect(slice.OwnerReferences).To(HaveLen(1))
+		Expect(slice.OwnerReferences[0].UID).To(Equal(service.UID))
+		Expect(*slice.Endpoints[0].Zone).To(Equal("zone-a"))
+		Expect(*slice.Endpoints[0].NodeName).To(Equal(node))
+		Expect(slice.Endpoints[0].TargetRef.UID).To(Equal(pod.UID))
+		Expect(slice.Annotations).To(HaveKey(corev1.EndpointsLastChangeTriggerTime))
+
+		Expect(k8sClient.Delete(ctx, pod)).To(Succeed())
+		Eventually(describe(ctx, service)).Should(ConsistOf("10.244.1.1:8080 serving terminating", "10.244.1.2:8080 ready serving"))
+		Expect(k8sClient.Delete(ctx, pod, client.GracePeriodSeconds(0))).To(Succeed())
+		Eventually(describe(ctx, service)).Should(ConsistOf("10.244.1.2:8080 ready serving"))
+	})
+
+	It("have both families of a dual-stack Service", func(ctx SpecContext) {
+		node := newNode(ctx, "zone-a")
+		service := newService(namespace, "dual", func(s *corev1.Service) {
+			s.Spec.IPFamilyPolicy = new(corev1.IPFamilyPolicyRequireDualStack)
+		})
+		create(ctx, service)
+		newPod(ctx, namespace, "dual-1", "dual", node, true, "10.244.2.1", "fd00:10:244:2::1")
+		Eventually(describe(ctx, service)).Should(ConsistOf("10.244.2.1:80 ready serving", "fd00:10:244:2::1:80 ready serving"))
+	})
+
+	It("come back when somebody deletes or spoils them", func(ctx SpecContext) {
+		node := newNode(ctx, "zone-a")
+		service := newService(namespace, "web", nil)
+		create(ctx, service)
+		newPod(ctx, namespace, "web-1", "web", node, true, "10.244.3.1")
+		Eventually(describe(ctx, service)).Should(ConsistOf("10.244.3.1:80 ready serving"))
+
+		slice := slicesOf(ctx, service)[0]
+		Expect(k8sClient.Delete(ctx, &slice)).To(Succeed())
+		Eventually(describe(ctx, service)).Should(ConsistOf("10.244.3.1:80 ready serving"))
+
+		slice = slicesOf(ctx, service)[0]
+		slice.Endpoints[0].Addresses[0] = "10.244.3.99"
+		Expect(k8sClient.Update(ctx, &slice)).To(Succeed())
+		Eventually(describe(ctx, service)).Should(ConsistOf("10.244.3.1:80 ready serving"))
+	})
+
+	It("leave out Pods on Nodes that do not exist, and say so, until they do", func(ctx SpecContext) {
+		service := newService(namespace, "web", nil)
+		create(ctx, service)
+		name := "late-" + rand8()
+		newPod(ctx, namespace, "web-1", "web", name, true, "10.244.4.1")
+		Eventually(eventsOn(ctx, service)).Should(ContainElement(ContainSubstring(endpointslice.ReasonNodeUnknown)))
+		Expect(describe(ctx, service)()).To(BeEmpty())
+		create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}})
+		Eventually(describe(ctx, service)).Should(ConsistOf("10.244.4.1:80 ready serving"))
+	})
+
+	It("hold at most a hundred endpoints", func(ctx SpecContext) {
+		node := newNode(ctx, "zone-a")
+		service := newService(namespace, "many", nil)
+		for i := range 150 {
+			newPod(ctx, namespace, fmt.Sprintf("many-%03d", i), "many", node, true, fmt.Sprintf("10.244.5.%d", i+1))
+		}
+		create(ctx, service)
+		Eventually(func() []int {
+			sizes := []int{}
+			for _, slice := range slicesOf(ctx, service) {
+				sizes = append(sizes, len(slice.Endpoints))
+			}
+			slices.Sort(sizes)
+			return sizes
+		}).Should(Equal([]int{50, 100}))
+	}, SpecTimeout(settleTime*3))
+
+	It("are not made for a Service without a selector", func(ctx SpecContext) {
+		service := newService(namespace, "manual", func(s *corev1.Service) { s.Spec.Selector = nil })
+		create(ctx, service)
+		Consistently(func() int { return len(slicesOf(ctx, service)) }).Should(BeZero())
+	})
+})
+
+// rivalSlice makes a slice as kube-controller-manager does.
+func rivalSlice(ctx context.Context, service *corev1.Service, addresses ...string) *discoveryv1.EndpointSlice {
+	GinkgoHelper()
+	slice := &discoveryv1.EndpointSlice{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: service.Namespace, GenerateName: service.Name + "-",
+			Labels: map[string]string{
+				discoveryv1.LabelServiceName: service.Name, discoveryv1.LabelManagedBy: endpointslice.RivalManagedBy,
+			},
+			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(service, corev1.SchemeGroupVersion.WithKind("Service"))},
+		},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Ports:       []discoveryv1.EndpointPort{{Name: new("http"), Port: new(int32(80)), Protocol: new(corev1.ProtocolTCP)}},
+	}
+	for _, address := range addresses {
+		slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{
+			Addresses: []string{address}, Conditions: discoveryv1.EndpointConditions{Ready: new(true)},
+		})
+	}
+	create(ctx, slice)
+	return slice
+}
+
+var _ = Describe("EndpointSlices beside kube-controller-manager", func() {
+	var (
+		namespace string
+		service   *corev1.Service
+	)
+	const condition = v1alpha1.ConditionEndpointSlices
+	setMode := func(ctx context.Context, mode EndpointSliceMode) {
+		patch := fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}}}`, v1alpha1.EndpointSlicesAnnotation, mode)
+		Expect(k8sClient.Patch(ctx, service.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(patch)))).To(Succeed())
+	}
+	charge := func(ctx context.Context) func(Gomega) string {
+		return func(g Gomega) string { return serviceCondition(refresh(ctx, service)(g), condition) }
+	}
+
+	BeforeEach(func(ctx SpecContext) {
+		namespace = newNamespace(ctx)
+		service = newService(namespace, "web", nil)
+		create(ctx, service)
+		newPod(ctx, namespace, "web-1", "web", newNode(ctx, "zone-a"), true, "10.244.6.1")
+	})
+
+	It("are withdrawn once the rival's cover them, and the Service says so", func(ctx SpecContext) {
+		Eventually(describe(ctx, service)).Should(ConsistOf("10.244.6.1:80 ready serving"))
+		rival := rivalSlice(ctx, service) // empty: it covers nothing
+		Consistently(managers(ctx, service)).Should(ConsistOf(endpointslice.ManagedBy, endpointslice.RivalManagedBy))
+		rival.Endpoints = []discoveryv1.Endpoint{{Addresses: []string{"10.244.6.1"}}}
+		Expect(k8sClient.Update(ctx, rival)).To(Succeed())
+		Eventually(managers(ctx, service)).Should(ConsistOf(endpointslice.RivalManagedBy))
+		Eventually(charge(ctx)).Should(Equal("False/StandingBy"))
+	})
+
+	It("are taken over and handed back in place", func(ctx SpecContext) {
+		Eventually(describe(ctx, service)).Should(ConsistOf("10.244.6.1:80 ready serving"))
+		setMode(ctx, EndpointSlicesHandBack)
+		Eventually(managers(ctx, service)).Should(ConsistOf(endpointslice.RivalManagedBy))
+		Eventually(charge(ctx)).Should(Equal("False/HandedBack"))
+		handed := slicesOf(ctx, service)[0]
+
+		setMode(ctx, EndpointSlicesTakeOver)
+		Eventually(managers(ctx, service)).Should(ConsistOf(endpointslice.ManagedBy))
+		Eventually(charge(ctx)).Should(Equal("True/InCharge"))
+		taken := slicesOf(ctx, service)[0]
+		Expect(taken.UID).To(Equal(handed.UID), "it is the same slice")
+		Expect(describe(ctx, service)()).To(ConsistOf("10.244.6.1:80 ready serving"))
+	})
+
+	It("do not fight a rival that is alive", func(ctx SpecContext) {
+		setMode(ctx, EndpointSlicesTakeOver)
+		Eventually(managers(ctx, service)).Should(ConsistOf(endpointslice.ManagedBy))
+		rivalSlice(ctx, service, "10.244.6.1")
+		Eventually(charge(ctx)).Should(Equal("True/Contested"))
+		Consistently(managers(ctx, service)).Should(ConsistOf(endpointslice.ManagedBy, endpointslice.RivalManagedBy))
+	})
+
+	It("report a mode that is none", func(ctx SpecContext) {
+		setMode(ctx, "maybe")
+		Eventually(charge(ctx)).Should(Equal("True/ModeInvalid"))
+		Eventually(describe(ctx, service)).Should(ConsistOf("10.244.6.1:80 ready serving"))
+	})
+})
