@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nftables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/causeway-lb/causeway/internal/proxy/backend"
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
+)
+
+// Config of a Backend.
+type Config struct {
+	// Families to program; empty means both.
+	Families []model.Family
+}
+
+// Backend programs nf_tables. It implements backend.Backend and
+// backend.Watcher.
+type Backend struct {
+	conn     *nfnl.Conn
+	families []*family
+	// synced says that the fields below and those of families describe the
+	// kernel. They change only after a commit has succeeded.
+	synced  bool
+	node    model.Node
+	applied map[types.NamespacedName]*model.Service
+}
+
+var (
+	_ backend.Backend = (*Backend)(nil)
+	_ backend.Watcher = (*Backend)(nil)
+)
+
+// New opens a Backend in the network namespace of the calling thread. It
+// changes nothing yet. A kernel without nf_tables gives an UnsupportedError.
+func New(cfg Config) (*Backend, error) {
+	conn, err := nfnl.Dial()
+	if err != nil {
+		if errors.Is(err, unix.EPROTONOSUPPORT) {
+			return nil, &backend.UnsupportedError{Feature: "nf_tables", MinKernel: "5.9", Err: err}
+		}
+		return nil, err
+	}
+	b := &Backend{conn: conn}
+	fams := cfg.Families
+	if len(fams) == 0 {
+		fams = model.Families[:]
+	}
+	for _, f := range fams {
+		b.families = append(b.families, &family{fam: f, table: tableOf(f)})
+	}
+	return b, nil
+}
+
+// Name is "nftables".
+func (b *Backend) Name() string { return "nftables" }
+
+// Close closes the sockets; the rules stay.
+func (b *Backend) Close() error { return b.conn.Close() }
+
+// Sync implements backend.Backend: one transaction over both families.
+func (b *Backend) Sync(ctx context.Context, want model.Desired, changed []types.NamespacedName) (backend.Report, error) {
+	if err := ctx.Err(); err != nil {
+		return backend.Report{}, err
+	}
+	full := changed == nil || !b.synced || !reflect.DeepEqual(b.node, want.Node)
+	var report backend.Report
+	var err error
+	if full {
+		report, err = b.fullSync(want)
+	} else {
+		report, err = b.change(want, changed)
+	}
+	if err != nil {
+		b.synced = false
+		return backend.Report{Full: full}, fmt.Errorf("sync nftables: %w", unsupported(err))
+	}
+	return report, nil
+}
+
+// unsupported recognises what a kernel without a feature answers.
+func unsupported(err error) error {
+	var refused *nfnl.Error
+	if errors.As(err, &refused) && errors.Is(refused.Err, unix.EOPNOTSUPP) {
+		return &backend.UnsupportedError{Feature: refused.Op, MinKernel: "5.9", Err: err}
+	}
+	return err
+}
+
+// change applies the difference that some Services make.
+func (b *Backend) change(want model.Desired, changed []types.NamespacedName) (backend.Report, error) {
+	var tx nfnl.Batch
+	deltas := make([]*delta, len(b.families))
+	for i, f := range b.families {
+		d := newDelta()
+		for _, name := range changed {
+			d.service(b.applied[name], want.Services[name], f.fam)
+		}
+		f.write(&tx, d, &b.node)
+		deltas[i] = d
+	}
+	if err := b.conn.Commit(&tx); err != nil {
+		return backend.Report{}, err
+	}
+	report := backend.Report{}
+	for i, f := range b.families {
+		report = report.Add(f.applied(deltas[i]))
+	}
+	for _, name := range changed {
+		if svc := want.Services[name]; svc != nil {
+			b.applied[name] = svc
+		} else {
+			delete(b.applied, name)
+		}
+	}
+	return report, nil
+}
+
+// fullSync reads the kernel back and makes it match want, whatever it was.
+func (b *Backend) fullSync(want model.Desired) (backend.Report, error) {
+	var tx nfnl.Batch
+	plans := make([]*plan, len(b.families))
+	for i, f := range b.families {
+		expected := b.expected(want, f.fam)
+		p, err := f.plan(b.conn, want, expected)
+		if err != nil {
+			return backend.Report{}, err
+		}
+		p.write(&tx)
+		plans[i] = p
+	}
+	if err := b.conn.Commit(&tx); err != nil {
+		return backend.Report{}, err
+	}
+	report := backend.Report{Full: true}
+	for i, f := range b.families {
+		if err := f.adopt(b.conn, plans[i]); err != nil {
+			return backend.Report{}, err
+		}
+		report = report.Add(plans[i].report)
+	}
+	b.synced, b.node, b.applied = true, want.Node, maps.Clone(want.Services)
+	if b.applied == nil {
+		b.applied = map[types.NamespacedName]*model.Service{}
+	}
+	return report, nil
+}
+
+// expected gives the elements that may differ from the last Sync without
+// anybody's fault, nil if there is no last Sync to compare with.
+func (b *Backend) expected(want model.Desired, fam model.Family) map[elementID]bool {
+	if !b.synced || !reflect.DeepEqual(b.node, want.Node) {
+		return nil
+	}
+	ids := map[elementID]bool{}
+	mark := func(e element) { ids[e.id()] = true }
+	for name, svc := range want.Services {
+		if old := b.applied[name]; old != svc {
+			render(svc, fam, mark)
+			if old != nil {
+				render(old, fam, mark)
+			}
+		}
+	}
+	for name, old := range b.applied {
+		if want.Services[name] == nil {
+			render(old, fam, mark)
+		}
+	}
+	return ids
+}
+
+// Cleanup deletes the tables.
+func (b *Backend) Cleanup(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	b.synced = false
+	var tx nfnl.Batch
+	for _, f := range b.families {
+		tx.AddTable(f.table) // so that an absent one is not an error
+		tx.DeleteTable(f.table)
+	}
+	if err := b.conn.Commit(&tx); err != nil {
+		return fmt.Errorf("clean up nftables: %w", err)
+	}
+	return nil
+}
+
+// Watch implements backend.Watcher with a netlink monitor.
+func (b *Backend) Watch(ctx context.Context, notify func()) error {
+	m, err := nfnl.NewMonitor(b.conn.Port())
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	notify() // what happened before the monitor listened is unknown
+	return m.Run(ctx, func(t nfnl.Table) {
+		if t.Name == TableName || t.Name == "" {
+			notify()
+		}
+	})
+}

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nftables
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
+)
+
+// TableName is the name of the tables that this package owns, one a family.
+const TableName = "causeway"
+
+// setID names one of the sets and maps of a table.
+type setID uint8
+
+// The sets and maps. Those of a use come in fours, in the order of use.index:
+// addresses from inside, from outside, NodePorts from inside, from outside.
+const (
+	setServices          = setID(4 * iota) // frontend -> class
+	setEndpoints                           // frontend . slot -> endpoint
+	setAffinitySlots                       // frontend . slot -> endpoint's number
+	setAffinityEndpoints                   // frontend . endpoint's number -> endpoint
+	setClasses                             // class -> verdict
+	setFirstSingle
+)
+
+// The sets that there is one of.
+const (
+	setClusterIPs        = setFirstSingle + iota // addresses (shared)
+	setLoadBalancerIPs                           // addresses (shared)
+	setRestricted                                // frontends with source ranges
+	setSourceRanges                              // frontend . client range
+	setLocalEndpoints                            // addresses of endpoints on this node (shared)
+	setHairpin                                   // the same, as client . endpoint (shared)
+	setLocalPods                                 // ranges of the Pods of this node
+	setNodePortAddresses                         // ranges of local addresses
+	setAffinity                                  // client . frontend -> endpoint's number; the kernel writes it
+	setNodePortAffinity                          // client . NodePort -> endpoint's number; the kernel writes it
+	numSets
+)
+
+var setNames = func() (names [numSets]string) {
+	for id, base := range map[setID][2]string{
+		setServices:          {"services", "node-ports"},
+		setEndpoints:         {"endpoints", "node-port-endpoints"},
+		setAffinitySlots:     {"affinity-slots", "node-port-affinity-slots"},
+		setAffinityEndpoints: {"affinity-endpoints", "node-port-affinity-endpoints"},
+		setClasses:           {"classes", "node-port-classes"},
+	} {
+		names[id], names[id+1] = base[0], base[0]+"-outside"
+		names[id+2], names[id+3] = base[1], base[1]+"-outside"
+	}
+	copy(names[setFirstSingle:], []string{
+		"cluster-ips", "load-balancer-ips", "restricted", "source-ranges", "local-endpoints", "hairpin",
+		"local-pods", "node-port-addresses", "affinity", "node-port-affinity",
+	})
+	return names
+}()
+
+// String is the set's name in the kernel.
+func (s setID) String() string { return setNames[s] }
+
+// shared says that several Services can have the same element, so that they
+// are counted.
+func (s setID) shared() bool {
+	switch s {
+	case setClusterIPs, setLoadBalancerIPs, setLocalEndpoints, setHairpin:
+		return true
+	}
+	return s.classes()
+}
+
+// classes says that s is one of the maps from class to verdict.
+func (s setID) classes() bool { return s >= setClasses && s < setClasses+4 }
+
+// dynamic says that rules fill the map, so that its elements are the kernel's.
+func (s setID) dynamic() bool { return s == setAffinity || s == setNodePortAffinity }
+
+// affinityEntries bounds each affinity map: clients times frontends that are
+// remembered at a time. When it is full new clients are balanced without.
+const affinityEntries = 1 << 18
+
+// sets describes all sets of a table.
+func sets(t nfnl.Table) [numSets]nfnl.Set {
+	addr := nfnl.TypeIPv4
+	if t.Family == nfnl.FamilyIPv6 {
+		addr = nfnl.TypeIPv6
+	}
+	type ts = []nfnl.Type
+	port := ts{nfnl.TypeProto, nfnl.TypeService}
+	frontend := append(ts{addr}, port...)
+	endpoint, number := ts{addr, nfnl.TypeService}, ts{nfnl.TypeMark}
+	var all [numSets]nfnl.Set
+	for _, u := range uses {
+		key := frontend
+		if u.nodePort {
+			key = port
+		}
+		slot := slices.Concat(key, number)
+		all[u.of(setServices)] = nfnl.Set{Key: key, Data: number}
+		all[u.of(setEndpoints)] = nfnl.Set{Key: slot, Data: endpoint}
+		all[u.of(setAffinitySlots)] = nfnl.Set{Key: slot, Data: number}
+		all[u.of(setAffinityEndpoints)] = nfnl.Set{Key: slot, Data: endpoint}
+		all[u.of(setClasses)] = nfnl.Set{Key: number, Data: ts{nfnl.TypeVerdict}}
+		all[u.affinity()] = nfnl.Set{Key: slices.Concat(ts{addr}, key), Data: number, Dynamic: true, Size: affinityEntries}
+	}
+	for _, id := range []setID{setClusterIPs, setLoadBalancerIPs, setLocalEndpoints} {
+		all[id] = nfnl.Set{Key: ts{addr}}
+	}
+	all[setRestricted] = nfnl.Set{Key: frontend}
+	all[setSourceRanges] = nfnl.Set{Key: slices.Concat(frontend, ts{addr}), Interval: true}
+	all[setHairpin] = nfnl.Set{Key: ts{addr, addr}}
+	all[setLocalPods] = nfnl.Set{Key: ts{addr}, Interval: true}
+	all[setNodePortAddresses] = nfnl.Set{Key: ts{addr}, Interval: true}
+	for id := range all {
+		all[id].Table, all[id].Name = t, setNames[id]
+	}
+	return all
+}
+
+// class is the value that the services maps hold: how a frontend picks its
+// endpoint. The low 15 bits are the number of slots, the others the affinity
+// time-out in seconds.
+type class uint32
+
+const (
+	classReject class = 0
+	classDrop   class = 1<<slotBits - 1
+
+	slotBits = 15
+	maxSlots = 1 << (slotBits - 1)
+)
+
+func newClass(slots int, affinity time.Duration) class {
+	return class(uint32(affinity/time.Second)<<slotBits | uint32(slots))
+}
+
+func (c class) slots() int              { return int(c & classDrop) }
+func (c class) affinity() time.Duration { return time.Duration(c>>slotBits) * time.Second }
+
+// use is one of the four ways to a class: what is dialled, and from where.
+type use struct {
+	nodePort, outside bool
+}
+
+var uses = [...]use{{}, {outside: true}, {nodePort: true}, {nodePort: true, outside: true}}
+
+func (u use) index() setID {
+	var i setID
+	if u.outside {
+		i++
+	}
+	if u.nodePort {
+		i += 2
+	}
+	return i
+}
+
+// of gives this use's set of the four that begin with first.
+func (u use) of(first setID) setID { return first + u.index() }
+
+// affinity gives the map that the kernel writes. Inside and outside share it:
+// no client is both.
+func (u use) affinity() setID {
+	if u.nodePort {
+		return setNodePortAffinity
+	}
+	return setAffinity
+}
+
+// baseClasses are the numbers of endpoints whose chains are always there. A
+// new chain costs the kernel a walk over the maps that it looks up, so the
+// usual ones are made in advance, and others stay until the next full sync.
+func (u use) baseClasses() int {
+	if u == (use{}) {
+		return 64
+	}
+	return 16
+}
+
+// chain names the chain that serves a class, for example
+// "endpoints-5-affinity-10800".
+func (u use) chain(c class) string {
+	name := fmt.Sprintf("endpoints-%d", c.slots())
+	if a := c.affinity(); a > 0 {
+		name += fmt.Sprintf("-affinity-%d", int(a/time.Second))
+	}
+	if u.nodePort {
+		name = "node-port-" + name
+	}
+	if u.outside {
+		name += "-outside"
+	}
+	return name
+}
+
+// verdict is the value of a class's element in the classes maps.
+func (u use) verdict(c class) string {
+	switch c {
+	case classReject:
+		return nfnl.Goto(chainReject)
+	case classDrop:
+		return nfnl.Drop
+	}
+	return nfnl.Goto(u.chain(c))
+}
+
+func tableOf(f model.Family) nfnl.Table {
+	if f == model.IPv4 {
+		return nfnl.Table{Family: nfnl.FamilyIPv4, Name: TableName}
+	}
+	return nfnl.Table{Family: nfnl.FamilyIPv6, Name: TableName}
+}
+
+func compareNames(a, b types.NamespacedName) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+}

@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nfnl
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// Family is an nf_tables address family, the NFPROTO_* number.
+type Family uint8
+
+// Families that a Table can have.
+const (
+	FamilyIPv4   Family = unix.NFPROTO_IPV4
+	FamilyIPv6   Family = unix.NFPROTO_IPV6
+	FamilyNetdev Family = unix.NFPROTO_NETDEV
+)
+
+// String is the name that nft uses: "ip", "ip6", "netdev".
+func (f Family) String() string {
+	switch f {
+	case FamilyIPv4:
+		return "ip"
+	case FamilyIPv6:
+		return "ip6"
+	case FamilyNetdev:
+		return "netdev"
+	}
+	return fmt.Sprintf("family-%d", uint8(f))
+}
+
+// Table names a table.
+type Table struct {
+	Family Family
+	Name   string
+}
+
+const (
+	// maxListBytes bounds a list of elements: a nested attribute's length has
+	// 16 bits.
+	maxListBytes = 60_000
+	// maxListElements bounds the elements of one message.
+	maxListElements = 400
+
+	nfgenmsgLen = 4
+)
+
+// Batch is one transaction under construction. The zero value is ready to
+// use; Reset makes it so again and keeps the buffer. Not safe for concurrent
+// use.
+type Batch struct {
+	buf []byte
+	// ops[i] describes the message with sequence number i+1, for errors.
+	ops []string
+	// last is the offset of the last message.
+	last int
+
+	open openList
+	err  error
+}
+
+// openList is the element message that the next element may join.
+type openList struct {
+	on    bool
+	op    uint16
+	table Table
+	set   string
+	msg   int // offset of its nlmsghdr
+	list  int // offset of the list attribute
+	count int
+}
+
+// Reset empties the batch.
+func (b *Batch) Reset() {
+	*b = Batch{buf: b.buf[:0], ops: b.ops[:0]}
+}
+
+// Len is the number of messages, not counting the begin and end marks.
+func (b *Batch) Len() int { return len(b.ops) }
+
+// Bytes is the size of the transaction so far.
+func (b *Batch) Bytes() int { return len(b.buf) }
+
+// begin opens a message; the returned offset is what end needs.
+func (b *Batch) begin(msgType uint16, flags uint16, f Family, op string) int {
+	b.closeList()
+	b.ops = append(b.ops, op)
+	off := len(b.buf)
+	b.last = off
+	b.buf = appendHeader(b.buf, unix.NFNL_SUBSYS_NFTABLES<<8|msgType, unix.NLM_F_REQUEST|flags, uint32(len(b.ops)))
+	b.buf = append(b.buf, byte(f), unix.NFNETLINK_V0, 0, 0)
+	return off
+}
+
+// end closes the message that starts at off.
+func (b *Batch) end(off int) {
+	binary.NativeEndian.PutUint32(b.buf[off:], uint32(len(b.buf)-off))
+}
+
+func appendHeader(buf []byte, msgType, flags uint16, seq uint32) []byte {
+	buf = append(buf, 0, 0, 0, 0)
+	buf = binary.NativeEndian.AppendUint16(buf, msgType)
+	buf = binary.NativeEndian.AppendUint16(buf, flags)
+	buf = binary.NativeEndian.AppendUint32(buf, seq)
+	return append(buf, 0, 0, 0, 0) // port id: the kernel fills it in
+}
+
+// attr appends one attribute with its padding.
+func (b *Batch) attr(typ uint16, data []byte) {
+	b.buf = binary.NativeEndian.AppendUint16(b.buf, uint16(4+len(data)))
+	b.buf = binary.NativeEndian.AppendUint16(b.buf, typ)
+	b.buf = append(b.buf, data...)
+	b.pad()
+}
+
+func (b *Batch) attrString(typ uint16, s string) {
+	b.buf = binary.NativeEndian.AppendUint16(b.buf, uint16(4+len(s)+1))
+	b.buf = binary.NativeEndian.AppendUint16(b.buf, typ)
+	b.buf = append(b.buf, s...)
+	b.buf = append(b.buf, 0)
+	b.pad()
+}
+
+func (b *Batch) attrU32(typ uint16, v uint32) {
+	b.buf = binary.NativeEndian.AppendUint16(b.buf, 8)
+	b.buf = binary.NativeEndian.AppendUint16(b.buf, typ)
+	b.buf = binary.BigEndian.AppendUint32(b.buf, v)
+}
+
+func (b *Batch) attrU64(typ uint16, v uint64) {
+	b.buf = binary.NativeEndian.AppendUint16(b.buf, 12)
+	b.buf = binary.NativeEndian.AppendUint16(b.buf, typ)
+	b.buf = binary.BigEndian.AppendUint64(b.buf, v)
+}
+
+func (b *Batch) pad() {
+	for len(b.buf)%4 != 0 {
+		b.buf = append(b.buf, 0)
+	}
+}
+
+// nest opens a nested attribute; the returned offset is what unnest needs.
+func (b *Batch) nest(typ uint16) int {
+	off := len(b.buf)
+	b.buf = append(b.buf, 0, 0)
+	b.buf = binary.NativeEndian.AppendUint16(b.buf, typ|unix.NLA_F_NESTED)
+	return off
+}
+
+func (b *Batch) unnest(off int) {
+	n := len(b.buf) - off
+	if n > 0xffff {
+		b.fail(fmt.Errorf("attribute of %d bytes: at most 65535 fit", n))
+		return
+	}
+	binary.NativeEndian.PutUint16(b.buf[off:], uint16(n))
+}
+
+func (b *Batch) fail(err error) {
+	if b.err == nil {
+		b.err = err
+	}
+}
+
+// AddTable creates t; a table that exists is left as it is.
+func (b *Batch) AddTable(t Table) {
+	off := b.begin(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, t.Family, "add table "+t.String())
+	b.attrString(unix.NFTA_TABLE_NAME, t.Name)
+	b.attrU32(unix.NFTA_TABLE_FLAGS, 0)
+	b.end(off)
+}
+
+// DeleteTable deletes t and all in it; the transaction fails with ENOENT if
+// there is no such table.
+func (b *Batch) DeleteTable(t Table) {
+	off := b.begin(unix.NFT_MSG_DELTABLE, 0, t.Family, "delete table "+t.String())
+	b.attrString(unix.NFTA_TABLE_NAME, t.Name)
+	b.end(off)
+}
+
+// String is "ip causeway".
+func (t Table) String() string { return t.Family.String() + " " + t.Name }
+
+// Hook makes a Chain a base chain.
+type Hook struct {
+	// Type is "filter" or "nat".
+	Type string
+	// Num is the NF_INET_* hook number.
+	Num uint32
+	// Priority orders the chains of a hook, lowest first.
+	Priority int32
+}
+
+// Chain describes a chain; Hook is nil for a regular one.
+type Chain struct {
+	Table Table
+	Name  string
+	Hook  *Hook
+}
+
+// AddChain creates c; a chain that exists with the same hook is left as it is.
+func (b *Batch) AddChain(c Chain) {
+	off := b.begin(unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, c.Table.Family, "add chain "+c.Table.String()+" "+c.Name)
+	b.attrString(unix.NFTA_CHAIN_TABLE, c.Table.Name)
+	b.attrString(unix.NFTA_CHAIN_NAME, c.Name)
+	if h := c.Hook; h != nil {
+		n := b.nest(unix.NFTA_CHAIN_HOOK)
+		b.attrU32(unix.NFTA_HOOK_HOOKNUM, h.Num)
+		b.attrU32(unix.NFTA_HOOK_PRIORITY, uint32(h.Priority))
+		b.unnest(n)
+		b.attrString(unix.NFTA_CHAIN_TYPE, h.Type)
+	}
+	b.end(off)
+}
+
+// DeleteChain deletes a chain, which must be empty and unreferenced by then.
+func (b *Batch) DeleteChain(t Table, name string) {
+	off := b.begin(unix.NFT_MSG_DELCHAIN, 0, t.Family, "delete chain "+t.String()+" "+name)
+	b.attrString(unix.NFTA_CHAIN_TABLE, t.Name)
+	b.attrString(unix.NFTA_CHAIN_NAME, name)
+	b.end(off)
+}
+
+// FlushChain deletes all rules of a chain.
+func (b *Batch) FlushChain(t Table, name string) {
+	off := b.begin(unix.NFT_MSG_DELRULE, 0, t.Family, "flush chain "+t.String()+" "+name)
+	b.attrString(unix.NFTA_RULE_TABLE, t.Name)
+	b.attrString(unix.NFTA_RULE_CHAIN, name)
+	b.end(off)
+}
+
+// Rule is a rule to append to a chain.
+type Rule struct {
+	// Comment is shown by nft, at most 127 bytes.
+	Comment string
+	Exprs   []expr.Any
+}
+
+// AppendRule appends r to a chain.
+func (b *Batch) AppendRule(t Table, chain string, r Rule) {
+	off := b.begin(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, t.Family, "add rule "+t.String()+" "+chain)
+	b.attrString(unix.NFTA_RULE_TABLE, t.Name)
+	b.attrString(unix.NFTA_RULE_CHAIN, chain)
+	n := b.nest(unix.NFTA_RULE_EXPRESSIONS)
+	for _, e := range r.Exprs {
+		b.expression(t.Family, e)
+	}
+	b.unnest(n)
+	if r.Comment != "" {
+		b.attr(unix.NFTA_RULE_USERDATA, commentUserData(r.Comment))
+	}
+	b.end(off)
+}
+
+// CtOriginal is an expr.Ct that loads from the tuple of the original
+// direction; expr.Ct itself writes the direction for some keys only.
+type CtOriginal struct{ *expr.Ct }
+
+func (b *Batch) expression(f Family, e expr.Any) {
+	n := b.nest(unix.NFTA_LIST_ELEM)
+	defer b.unnest(n)
+	if ct, ok := e.(*CtOriginal); ok {
+		b.attrString(unix.NFTA_EXPR_NAME, "ct")
+		d := b.nest(unix.NFTA_EXPR_DATA)
+		b.attrU32(unix.NFTA_CT_DREG, ct.Register)
+		b.attrU32(unix.NFTA_CT_KEY, uint32(ct.Key))
+		b.attr(unix.NFTA_CT_DIRECTION, []byte{0}) // IP_CT_DIR_ORIGINAL
+		b.unnest(d)
+		return
+	}
+	data, err := expr.Marshal(byte(f), e)
+	if err != nil {
+		b.fail(fmt.Errorf("encode %T: %w", e, err))
+		return
+	}
+	b.buf = append(b.buf, data...)
+}
+
+// commentUserData is libnftnl's encoding of a rule's comment: type 0, length,
+// string with its NUL.
+func commentUserData(s string) []byte {
+	if len(s) > 127 {
+		s = s[:127]
+	}
+	return append(append([]byte{0, byte(len(s) + 1)}, s...), 0)
+}
+
+// Append adds the messages of o behind those of b. o may be reused after.
+func (b *Batch) Append(o *Batch) {
+	b.closeList()
+	o.closeList()
+	if o.err != nil {
+		b.fail(o.err)
+	}
+	if len(o.ops) == 0 {
+		return
+	}
+	b.last = len(b.buf) + o.last
+	b.buf = append(b.buf, o.buf...)
+	b.ops = append(b.ops, o.ops...)
+}

@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nfnl
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// readRetries is how often an inconsistent dump is begun again.
+const readRetries = 20
+
+// dump asks for a list and calls each with the attributes of every message.
+// reset is called before each attempt, as a change meanwhile spoils a dump.
+func (c *Conn) dump(get uint16, f Family, attrs func(*Batch), reset func(), each func([]byte)) error {
+	var req Batch
+	for range readRetries {
+		reset()
+		req.Reset()
+		off := req.begin(get, unix.NLM_F_DUMP, f, "")
+		if attrs != nil {
+			attrs(&req)
+		}
+		req.end(off)
+		c.seq++
+		binary.NativeEndian.PutUint32(req.buf[8:], c.seq)
+		if err := c.drain(); err != nil {
+			return err
+		}
+		if err := unix.Sendto(c.fd, req.buf, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+			return fmt.Errorf("ask for dump: %w", err)
+		}
+		err := c.readDump(c.seq, each)
+		if !errors.Is(err, ErrInterrupted) {
+			return err
+		}
+	}
+	return ErrInterrupted
+}
+
+func (c *Conn) readDump(seq uint32, each func([]byte)) error {
+	interrupted := false
+	for {
+		msgs, err := c.receive()
+		if err != nil {
+			return fmt.Errorf("read dump: %w", err)
+		}
+		for off := 0; off+unix.NLMSG_HDRLEN <= len(msgs); {
+			m := header(msgs[off:])
+			if int(m.Len) < unix.NLMSG_HDRLEN || off+int(m.Len) > len(msgs) {
+				return fmt.Errorf("read dump: message of %d bytes in %d", m.Len, len(msgs)-off)
+			}
+			body := msgs[off+unix.NLMSG_HDRLEN : off+int(m.Len)]
+			off += align4(int(m.Len))
+			if m.Seq != seq {
+				continue
+			}
+			if m.Flags&unix.NLM_F_DUMP_INTR != 0 {
+				interrupted = true
+			}
+			switch m.Type {
+			case unix.NLMSG_DONE:
+				if interrupted {
+					return ErrInterrupted
+				}
+				return nil
+			case unix.NLMSG_ERROR:
+				errno := -int32(binary.NativeEndian.Uint32(body))
+				if errno == int32(unix.EINTR) {
+					return ErrInterrupted
+				}
+				if errno != 0 {
+					return unix.Errno(errno)
+				}
+			default:
+				if len(body) >= nfgenmsgLen {
+					each(body[nfgenmsgLen:])
+				}
+			}
+		}
+	}
+}
+
+// Tables lists the tables of a family by name.
+func (c *Conn) Tables(f Family) ([]string, error) {
+	var names []string
+	err := c.dump(unix.NFT_MSG_GETTABLE, f, nil, func() { names = nil }, func(b []byte) {
+		Attrs(b, func(typ uint16, data []byte) {
+			if typ == unix.NFTA_TABLE_NAME {
+				names = append(names, CString(data))
+			}
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list tables: %w", err)
+	}
+	return names, nil
+}
+
+// ReadChain is a chain as the kernel has it.
+type ReadChain struct {
+	Name string
+	Hook *Hook
+	// Rules are the raw NFTA_RULE_EXPRESSIONS and the comment of each rule, in
+	// order.
+	Rules []ReadRule
+}
+
+// ReadRule is a rule as the kernel has it.
+type ReadRule struct {
+	Exprs    string
+	UserData string
+}
+
+// Chains reads all chains of a table, with their rules. A missing table has
+// none.
+func (c *Conn) Chains(t Table) (map[string]*ReadChain, error) {
+	chains := map[string]*ReadChain{}
+	err := c.dump(unix.NFT_MSG_GETCHAIN, t.Family, nil, func() { clear(chains) }, func(b []byte) {
+		ch, table := decodeChain(b)
+		if table == t.Name {
+			chains[ch.Name] = ch
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list chains of %s: %w", t, err)
+	}
+	err = c.dump(unix.NFT_MSG_GETRULE, t.Family,
+		func(b *Batch) { b.attrString(unix.NFTA_RULE_TABLE, t.Name) },
+		func() {
+			for _, ch := range chains {
+				ch.Rules = nil
+			}
+		},
+		func(b []byte) {
+			table, chain, r := decodeRule(b)
+			if ch := chains[chain]; ch != nil && table == t.Name {
+				ch.Rules = append(ch.Rules, r)
+			}
+		})
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return nil, fmt.Errorf("list rules of %s: %w", t, err)
+	}
+	return chains, nil
+}
+
+func decodeChain(b []byte) (ch *ReadChain, table string) {
+	ch = &ReadChain{}
+	typ := ""
+	Attrs(b, func(t uint16, data []byte) {
+		switch t {
+		case unix.NFTA_CHAIN_TABLE:
+			table = CString(data)
+		case unix.NFTA_CHAIN_NAME:
+			ch.Name = CString(data)
+		case unix.NFTA_CHAIN_TYPE:
+			typ = CString(data)
+		case unix.NFTA_CHAIN_HOOK:
+			ch.Hook = &Hook{}
+			Attrs(data, func(t uint16, data []byte) {
+				switch t {
+				case unix.NFTA_HOOK_HOOKNUM:
+					ch.Hook.Num = binary.BigEndian.Uint32(data)
+				case unix.NFTA_HOOK_PRIORITY:
+					ch.Hook.Priority = int32(binary.BigEndian.Uint32(data))
+				}
+			})
+		}
+	})
+	if ch.Hook != nil {
+		ch.Hook.Type = typ
+	}
+	return ch, table
+}
+
+func decodeRule(b []byte) (table, chain string, r ReadRule) {
+	Attrs(b, func(t uint16, data []byte) {
+		switch t {
+		case unix.NFTA_RULE_TABLE:
+			table = CString(data)
+		case unix.NFTA_RULE_CHAIN:
+			chain = CString(data)
+		case unix.NFTA_RULE_EXPRESSIONS:
+			r.Exprs = string(data)
+		case unix.NFTA_RULE_USERDATA:
+			r.UserData = string(data)
+		}
+	})
+	return table, chain, r
+}
+
+// ReadSet is a set's definition as the kernel has it.
+type ReadSet struct {
+	Name             string
+	Flags            uint32
+	KeyType, KeyLen  uint32
+	DataType, DatLen uint32
+}
+
+// Same says whether the kernel's set is what s asks for.
+func (r ReadSet) Same(s Set) bool {
+	const shown = unix.NFT_SET_MAP | unix.NFT_SET_INTERVAL | unix.NFT_SET_EVAL | unix.NFT_SET_TIMEOUT
+	want := ReadSet{Name: s.Name, Flags: s.flags() & shown, KeyType: typesMagic(s.Key), KeyLen: keyLenAttr(s.Key)}
+	if len(s.Data) > 0 {
+		want.DataType, want.DatLen = typesMagic(s.Data), keyLenAttr(s.Data)
+	}
+	r.Flags &= shown
+	if s.Data != nil && s.Data[0] == TypeVerdict {
+		want.DatLen, r.DatLen = 0, 0
+	}
+	return r == want
+}
+
+// Sets reads the definitions of a table's named sets and maps. A missing
+// table has none.
+func (c *Conn) Sets(t Table) (map[string]ReadSet, error) {
+	sets := map[string]ReadSet{}
+	err := c.dump(unix.NFT_MSG_GETSET, t.Family,
+		func(b *Batch) { b.attrString(unix.NFTA_SET_TABLE, t.Name) },
+		func() { clear(sets) },
+		func(b []byte) {
+			var s ReadSet
+			Attrs(b, func(typ uint16, data []byte) {
+				switch typ {
+				case unix.NFTA_SET_NAME:
+					s.Name = CString(data)
+				case unix.NFTA_SET_FLAGS:
+					s.Flags = binary.BigEndian.Uint32(data)
+				case unix.NFTA_SET_KEY_TYPE:
+					s.KeyType = binary.BigEndian.Uint32(data)
+				case unix.NFTA_SET_KEY_LEN:
+					s.KeyLen = binary.BigEndian.Uint32(data)
+				case unix.NFTA_SET_DATA_TYPE:
+					s.DataType = binary.BigEndian.Uint32(data)
+				case unix.NFTA_SET_DATA_LEN:
+					s.DatLen = binary.BigEndian.Uint32(data)
+				}
+			})
+			sets[s.Name] = s
+		})
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return nil, fmt.Errorf("list sets of %s: %w", t, err)
+	}
+	return sets, nil
+}
+
+// Elements reads a set and calls each once per element after the whole set
+// was read consistently. A missing set has none.
+func (c *Conn) Elements(t Table, set string, each func(Element)) error {
+	var elems []Element
+	err := c.dump(unix.NFT_MSG_GETSETELEM, t.Family,
+		func(b *Batch) {
+			b.attrString(unix.NFTA_SET_ELEM_LIST_TABLE, t.Name)
+			b.attrString(unix.NFTA_SET_ELEM_LIST_SET, set)
+		},
+		func() { elems = elems[:0] },
+		func(b []byte) {
+			Attrs(b, func(typ uint16, data []byte) {
+				if typ != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+					return
+				}
+				Attrs(data, func(_ uint16, data []byte) { elems = append(elems, decodeElement(data)) })
+			})
+		})
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("read set %s %s: %w", t, set, err)
+	}
+	for _, e := range elems {
+		each(e)
+	}
+	return nil
+}
+
+func decodeElement(b []byte) Element {
+	var e Element
+	Attrs(b, func(typ uint16, data []byte) {
+		switch typ {
+		case unix.NFTA_SET_ELEM_KEY:
+			e.Key = decodeData(data)
+		case setElemKeyEnd:
+			e.KeyEnd = decodeData(data)
+		case unix.NFTA_SET_ELEM_DATA:
+			e.Value = decodeData(data)
+		case unix.NFTA_SET_ELEM_FLAGS:
+			e.End = binary.BigEndian.Uint32(data)&unix.NFT_SET_ELEM_INTERVAL_END != 0
+		}
+	})
+	return e
+}
+
+func decodeData(b []byte) string {
+	v := ""
+	Attrs(b, func(typ uint16, data []byte) {
+		switch typ {
+		case unix.NFTA_DATA_VALUE:
+			v = string(data)
+		case unix.NFTA_DATA_VERDICT:
+			v = Drop
+			Attrs(data, func(typ uint16, data []byte) {
+				if typ == unix.NFTA_VERDICT_CHAIN {
+					v = Goto(CString(data))
+				}
+			})
+		}
+	})
+	return v
+}
