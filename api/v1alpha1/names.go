@@ -24,6 +24,11 @@ const (
 	// their ports differ.
 	SharingKeyAnnotation = "causeway.dev/sharing-key"
 
+	// ProvisionerAnnotation on a Service is the load balancer class that serves
+	// it. The controller sets it together with LoadBalancerFinalizer, and so
+	// knows later, when the type has changed, that the finalizer is its own.
+	ProvisionerAnnotation = "causeway.dev/provisioner"
+
 	// ServiceAllocated is the condition of a Service of type LoadBalancer that
 	// says whether it has the addresses it asked for, and if not why.
 	ServiceAllocated = "causeway.dev/Allocated"
@@ -57,8 +62,8 @@ const (
 	GossipSecret = "causeway-gossip"
 
 	// GossipKey and GossipPreviousKey are the data keys of GossipSecret: the
-	// 32-byte key that agents encrypt with, and the one before it, which they
-	// still accept. The second is absent until the key is rotated.
+	// 32-byte key that agents encrypt with, and another that they accept as
+	// well: the one before it, or the one to come. The second may be absent.
 	GossipKey         = "key"
 	GossipPreviousKey = "previous"
 

@@ -111,8 +111,7 @@ type Request struct {
 	SharingKey string
 	// Ports decide whether an address can be shared.
 	Ports []Port
-	// Protocols of the ports, source ranges and NodePorts are compared with the
-	// Capabilities.
+	// What follows is only compared with the Capabilities.
 	HasSourceRanges bool
 	NoNodePorts     bool
 	LocalPolicy     bool
@@ -129,6 +128,9 @@ type Allocation struct {
 	// Addresses may be non-empty besides: what was held before, or the one
 	// family of PreferDualStack that there is.
 	Unmet *Refused
+	// Enough tells that what is not met is not required, as the second family of
+	// PreferDualStack.
+	Enough bool
 }
 
 // Desired is a Service as it should be served.

@@ -163,3 +163,29 @@ func joinFamilies(families []corev1.IPFamily) string {
 func invalid(format string, args ...any) *Refused {
 	return &Refused{Reason: ReasonInvalidRequest, Message: fmt.Sprintf(format, args...)}
 }
+
+// DesiredOf describes how a Service is to be served at its addresses, all but
+// the nodes. Source ranges that cannot be parsed are left out: the API server
+// refuses them.
+func DesiredOf(svc *corev1.Service, addrs []netip.Addr) Desired {
+	d := Desired{
+		Owner: OwnerOf(svc), Addresses: slices.Clone(addrs),
+		LocalPolicy:      svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
+		ClientIPAffinity: svc.Spec.SessionAffinity == corev1.ServiceAffinityClientIP,
+	}
+	if d.LocalPolicy {
+		d.HealthCheckNodePort = uint16(svc.Spec.HealthCheckNodePort)
+	}
+	for _, p := range svc.Spec.Ports {
+		d.Ports = append(d.Ports, ServicePort{
+			Name: p.Name, NodePort: uint16(p.NodePort),
+			Port: Port{Protocol: protocolOf(p.Protocol), Port: uint16(p.Port)},
+		})
+	}
+	for _, text := range svc.Spec.LoadBalancerSourceRanges {
+		if prefix, err := netip.ParsePrefix(strings.TrimSpace(text)); err == nil {
+			d.SourceRanges = append(d.SourceRanges, prefix.Masked())
+		}
+	}
+	return d
+}

@@ -222,3 +222,6 @@ func (r *Record) state() state {
 		return quarantined
 	}
 }
+
+// Contains tells whether an address is in the pool's ranges.
+func (p *Pool) Contains(a netip.Addr) bool { return containsAddr(p.Ranges, a) }

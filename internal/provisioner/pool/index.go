@@ -22,6 +22,9 @@ type Exclusion struct {
 	Why string
 }
 
+// String gives "192.0.2.7 (node node-1)".
+func (e Exclusion) String() string { return addresses.Text(e.Range) + " (" + e.Why + ")" }
+
 // Index is what is known of pools and records, arranged for allocation. It is
 // fed by events in any order, and by this process's own writes before their
 // events arrive. Safe for concurrent use.

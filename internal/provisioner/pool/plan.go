@@ -21,6 +21,7 @@ type plan struct {
 	keep, drop []netip.Addr
 	take       []take
 	unmet      *provisioner.Refused
+	enough     bool // what is unmet is not required
 }
 
 // take is an address to be held. With record it exists and is joined.
@@ -115,7 +116,7 @@ func (p *planner) plan() plan {
 	if !enough {
 		return plan{keep: p.held, unmet: merge(p.unmet)}
 	}
-	out := plan{keep: p.keep, take: p.taken, unmet: merge(p.unmet)}
+	out := plan{keep: p.keep, take: p.taken, unmet: merge(p.unmet), enough: true}
 	for _, a := range p.held {
 		family := provisioner.FamilyOf(a)
 		switch {

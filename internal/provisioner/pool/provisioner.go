@@ -109,7 +109,7 @@ func (p *Provisioner) Allocate(ctx context.Context, req provisioner.Request) (pr
 		if err != nil {
 			return provisioner.Allocation{}, err
 		}
-		return provisioner.Allocation{Addresses: arrange(req, pl), Unmet: pl.unmet}, nil
+		return provisioner.Allocation{Addresses: arrange(req, pl), Unmet: pl.unmet, Enough: pl.enough}, nil
 	}
 	return provisioner.Allocation{}, fmt.Errorf("allocate address of Service %s: lost %d races, somebody else allocates too", req.Owner, maxAttempts)
 }

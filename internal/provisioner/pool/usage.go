@@ -4,6 +4,7 @@ package pool
 
 import (
 	"cmp"
+	"maps"
 	"math"
 	"net/netip"
 	"slices"
@@ -186,4 +187,11 @@ func (x *Index) quarantine(a netip.Addr) time.Duration {
 		return p.Quarantine
 	}
 	return 0
+}
+
+// Pools returns the names of the pools, in order.
+func (x *Index) Pools() []string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return slices.Sorted(maps.Keys(x.pools))
 }

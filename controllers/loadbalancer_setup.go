@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/provisioner"
+	"github.com/causeway-lb/causeway/internal/provisioner/pool"
+)
+
+// workers is how many Services are reconciled at once. Most of a
+// reconciliation is waiting for the API server.
+const workers = 8
+
+func init() {
+	setups = append(setups, setup{name: "load balancer", when: func(f Features) bool { return f.LoadBalancer }, add: addLoadBalancer})
+}
+
+// addLoadBalancer sets up what gives LoadBalancer addresses: one index, fed by
+// the Service controller's watches, read by it and by the pools' controller.
+func addLoadBalancer(mgr ctrl.Manager, opts Options) error {
+	index := pool.NewIndex()
+	pools, err := pool.New(pool.Config{
+		Index:   index,
+		Records: pool.API{Writer: mgr.GetClient(), Reader: mgr.GetAPIReader()},
+		Ports:   cachedPorts(mgr.GetClient()),
+		Lost:    allocateLost.Inc,
+	})
+	if err != nil {
+		return err
+	}
+	defaultClass := ""
+	if opts.DefaultLoadBalancer {
+		defaultClass = pools.Class()
+	}
+	registry, err := provisioner.NewRegistry(defaultClass, pools)
+	if err != nil {
+		return err
+	}
+	poolController := &LoadBalancerPoolReconciler{
+		Client: mgr.GetClient(), Index: index, Forget: pools.Forget,
+		Recorder: mgr.GetEventRecorder("causeway-controller"),
+	}
+	if err := poolController.SetupWithManager(mgr); err != nil {
+		return err
+	}
+	if err := (&LoadBalancerPoolValidator{Reader: mgr.GetClient()}).SetupWithManager(mgr); err != nil {
+		return err
+	}
+	return (&LoadBalancerReconciler{
+		Client: mgr.GetClient(), Registry: registry, Index: index,
+		Recorder: mgr.GetEventRecorder("causeway-controller"),
+		touch:    poolController.Touch,
+	}).SetupWithManager(mgr)
+}
+
+// cachedPorts answers from the cache which ports a Service has.
+func cachedPorts(c client.Reader) pool.PortsFunc {
+	return func(o provisioner.Owner) []provisioner.Port {
+		svc := &corev1.Service{}
+		if err := c.Get(context.Background(), client.ObjectKey{Namespace: o.Namespace, Name: o.Name}, svc); err != nil {
+			return nil // the cache knows no such Service
+		}
+		var ports []provisioner.Port
+		for _, p := range provisioner.DesiredOf(svc, nil).Ports {
+			ports = append(ports, p.Port)
+		}
+		return ports
+	}
+}
+
+// SetupWithManager adds the reconciler to a manager. Its watches feed the
+// index: controller-runtime starts the workers after every handler has seen the
+// initial lists, so that nothing is allocated before the index is complete.
+func (r *LoadBalancerReconciler) SetupWithManager(mgr ctrl.Manager) error {
+	r.waiting = newWaiting()
+	r.backoff = workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](serveBackoffMin, serveBackoffMax)
+	if r.touch == nil {
+		r.touch = func(...string) {}
+	}
+	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](200*time.Millisecond, serveBackoffMax)
+	err := ctrl.NewControllerManagedBy(mgr).
+		Named("loadbalancer").
+		For(&corev1.Service{}, builder.WithPredicates(servicePredicate())).
+		Watches(&corev1.Service{}, r.serviceFeed(), builder.WithPredicates(servicePredicate())).
+		Watches(&v1alpha1.LoadBalancerAddress{}, r.addressFeed()).
+		Watches(&v1alpha1.LoadBalancerPool{}, r.poolFeed()).
+		Watches(&corev1.Namespace{}, r.namespaceFeed(), builder.WithPredicates(predicate.LabelChangedPredicate{})).
+		Watches(&corev1.Node{}, r.exclusionFeed(nodeExclusions)).
+		Watches(&networkingv1.ServiceCIDR{}, r.exclusionFeed(serviceExclusions)).
+		WithOptions(controller.Options{MaxConcurrentReconciles: workers, RateLimiter: limiter}).
+		Complete(r)
+	if err != nil {
+		return fmt.Errorf("set up controller for LoadBalancer Services: %w", err)
+	}
+	return nil
+}
+
+// servicePredicate lets through Services that are, or were, of type
+// LoadBalancer, when something that matters has changed.
+func servicePredicate() predicate.Predicate {
+	concerns := func(o client.Object) bool {
+		svc, ok := o.(*corev1.Service)
+		if !ok {
+			return false
+		}
+		_, ours := svc.Annotations[v1alpha1.ProvisionerAnnotation]
+		return ours || svc.Spec.Type == corev1.ServiceTypeLoadBalancer
+	}
+	return predicate.Funcs{
+		CreateFunc: func(e event.CreateEvent) bool { return concerns(e.Object) },
+		DeleteFunc: func(e event.DeleteEvent) bool { return concerns(e.Object) },
+		UpdateFunc: func(e event.UpdateEvent) bool {
+			before, ok := e.ObjectOld.(*corev1.Service)
+			now, ok2 := e.ObjectNew.(*corev1.Service)
+			return ok && ok2 && (concerns(before) || concerns(now)) && !sameService(before, now)
+		},
+	}
+}
