@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+
+	"github.com/causeway-lb/causeway/api/v1alpha1"
+)
+
+const (
+	// gossipKeySize is that of AES-256, the strongest that memberlist takes.
+	gossipKeySize = 32
+	// gossipKeyAge is how long a key is used.
+	gossipKeyAge = 30 * 24 * time.Hour
+	// gossipKeySpread is how long agents have to learn of a new key before
+	// anyone encrypts with it.
+	gossipKeySpread = 10 * time.Minute
+	// gossipKeyCheck is how often the Secret is looked at, in case somebody
+	// deleted or damaged it.
+	gossipKeyCheck = time.Minute
+
+	// gossipSinceAnnotation is when the key came into use, gossipNextAnnotation
+	// when the other one is to take its place; RFC 3339.
+	gossipSinceAnnotation = "causeway.dev/key-since"
+	gossipNextAnnotation  = "causeway.dev/key-next"
+)
+
+// GossipKeyReconciler makes the Secret with which the agents encrypt their
+// gossip, and changes the key now and then without a moment in which two agents
+// do not understand each other:
+//
+//	data key   data previous
+//	A          -                first
+//	A          B                B is accepted everywhere, not yet used
+//	B          A                gossipKeySpread later; A is still accepted
+//	B          C                and so on, after gossipKeyAge
+//
+// Agents encrypt with `key` and accept both. The Secret is polled rather than
+// watched, for a watch would need the right to read every Secret in the
+// namespace.
+type GossipKeyReconciler struct {
+	// Client reads Secrets without a cache.
+	Client    client.Client
+	Namespace string
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+}
+
+func init() {
+	setups = append(setups, setup{name: "gossip key", when: func(f Features) bool { return f.LoadBalancer }, add: func(mgr ctrl.Manager, opts Options) error {
+		return mgr.Add(&GossipKeyReconciler{Client: mgr.GetClient(), Namespace: opts.SystemNamespace})
+	}})
+}
+
+var _ manager.LeaderElectionRunnable = (*GossipKeyReconciler)(nil)
+
+// NeedLeaderElection implements manager.LeaderElectionRunnable.
+func (r *GossipKeyReconciler) NeedLeaderElection() bool { return true }
+
+// Start keeps the Secret until ctx ends.
+func (r *GossipKeyReconciler) Start(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+		}
+		next := gossipKeyCheck
+		if err := r.Ensure(ctx); err != nil {
+			log.FromContext(ctx).Error(err, "Gossip key is not kept", "namespace", r.Namespace, "secret", v1alpha1.GossipSecret)
+			next = 5 * time.Second
+		}
+		timer.Reset(next)
+	}
+}
+
+// Ensure makes the Secret, or takes the step that is due.
+func (r *GossipKeyReconciler) Ensure(ctx context.Context) error {
+	now := time.Now
+	if r.Now != nil {
+		now = r.Now
+	}
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.Namespace, Name: v1alpha1.GossipSecret}}
+	err := r.Client.Get(ctx, client.ObjectKeyFromObject(secret), secret)
+	if apierrors.IsNotFound(err) {
+		advanceGossipKey(secret, now())
+		if err := r.Client.Create(ctx, secret); err != nil && !apierrors.IsAlreadyExists(err) {
+			return fmt.Errorf("create gossip Secret: %w", err)
+		}
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("get gossip Secret: %w", err)
+	}
+	if !advanceGossipKey(secret, now()) {
+		return nil
+	}
+	if err := r.Client.Update(ctx, secret); err != nil { // a conflict: somebody else did it; look again
+		return fmt.Errorf("update gossip Secret: %w", err)
+	}
+	log.FromContext(ctx).Info("Gossip key changed", "since", secret.Annotations[gossipSinceAnnotation], "next", secret.Annotations[gossipNextAnnotation])
+	return nil
+}
+
+// advanceGossipKey takes the step that is due at now and tells whether there
+// was one. A key of the wrong size is replaced at once, by the other key if
+// that is good: agents cannot use it anyway. A time that cannot be read counts
+// as now.
+func advanceGossipKey(secret *corev1.Secret, now time.Time) bool {
+	if secret.Data == nil {
+		secret.Data = map[string][]byte{}
+	}
+	if secret.Annotations == nil {
+		secret.Annotations = map[string]string{}
+	}
+	key, other := secret.Data[v1alpha1.GossipKey], secret.Data[v1alpha1.GossipPreviousKey]
+	since, sinceKnown := annotatedTime(secret, gossipSinceAnnotation)
+	next, nextKnown := annotatedTime(secret, gossipNextAnnotation)
+	stamp := now.UTC().Format(time.RFC3339)
+	switch {
+	case len(key) != gossipKeySize && len(other) == gossipKeySize:
+		secret.Data[v1alpha1.GossipKey] = other
+		delete(secret.Data, v1alpha1.GossipPreviousKey)
+		secret.Annotations[gossipSinceAnnotation] = stamp
+		delete(secret.Annotations, gossipNextAnnotation)
+	case len(key) != gossipKeySize:
+		secret.Data[v1alpha1.GossipKey] = newGossipKey()
+		delete(secret.Data, v1alpha1.GossipPreviousKey)
+		secret.Annotations[gossipSinceAnnotation] = stamp
+		delete(secret.Annotations, gossipNextAnnotation)
+	case !sinceKnown:
+		secret.Annotations[gossipSinceAnnotation] = stamp
+	case nextKnown && len(other) != gossipKeySize:
+		delete(secret.Annotations, gossipNextAnnotation) // begin again
+	case nextKnown && !now.Before(next):
+		secret.Data[v1alpha1.GossipKey], secret.Data[v1alpha1.GossipPreviousKey] = other, key
+		secret.Annotations[gossipSinceAnnotation] = stamp
+		delete(secret.Annotations, gossipNextAnnotation)
+	case !nextKnown && !now.Before(since.Add(gossipKeyAge)):
+		secret.Data[v1alpha1.GossipPreviousKey] = newGossipKey()
+		secret.Annotations[gossipNextAnnotation] = now.Add(gossipKeySpread).UTC().Format(time.RFC3339)
+	default:
+		return false
+	}
+	return true
+}
+
+func annotatedTime(secret *corev1.Secret, annotation string) (time.Time, bool) {
+	t, err := time.Parse(time.RFC3339, secret.Annotations[annotation])
+	return t, err == nil
+}
+
+func newGossipKey() []byte {
+	key := make([]byte, gossipKeySize)
+	_, _ = rand.Read(key) // never fails: crypto/rand ends the program instead
+	return key
+}
