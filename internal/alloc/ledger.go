@@ -143,8 +143,10 @@ func (l *Ledger[V]) pick(v V, ask Ask) {
 	l.memory.add(ask.Owner, v)
 }
 
-// Drop undoes a pick that its owner does not want after all.
+// Drop undoes a pick that its owner does not want after all. The value is free
+// at once.
 func (l *Ledger[V]) Drop(v V, owner Owner) {
+	l.memory.drop(owner, v)
 	l.cut(v, func(lease Lease[V]) bool { return lease.State == Picked && lease.Owner.same(owner) })
 }
 
@@ -292,6 +294,13 @@ func (l *Ledger[V]) Has(owner Owner) []V { return l.held[owner] }
 // those picked for it since. They may be anyone's by now: Take them. The caller
 // must not change them.
 func (l *Ledger[V]) Remembers(owner Owner) []V { return l.memory.of(owner) }
+
+// Mine tells whether the owner, going by its name, holds or picked the value.
+func (l *Ledger[V]) Mine(v V, owner Owner) bool {
+	return slices.ContainsFunc(l.leases[v], func(lease Lease[V]) bool {
+		return lease.State >= Picked && lease.Owner.same(owner)
+	})
+}
 
 // All yields every lease, in no order. The ledger must not change meanwhile.
 func (l *Ledger[V]) All() iter.Seq[Lease[V]] {

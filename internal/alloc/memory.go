@@ -45,6 +45,13 @@ func (m *memory[V]) set(o Owner, values []V) {
 	}
 }
 
+// drop takes back what add did.
+func (m *memory[V]) drop(o Owner, v V) {
+	if had := m.of(o); slices.Contains(had, v) {
+		m.set(o, slices.DeleteFunc(slices.Clone(had), func(w V) bool { return w == v }))
+	}
+}
+
 func (m *memory[V]) of(o Owner) []V {
 	if o.Name == "" {
 		return nil

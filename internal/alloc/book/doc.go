@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package book decides, without a cluster at hand, which ClusterIPs and
+// NodePorts a Service gets and whether it may have those that it asks for.
+//
+//	ClusterIPPool, NodePortPool, LoadBalancerPool, ServiceCIDR ──Set...──┐
+//	Services in the API ──Observe, Forget──> three ledgers: IPv4, IPv6, ports
+//	                                                                     │
+//	Service about to be stored ──NeedsOf──> Needs ──Admit──> Grant or *Refused
+//	Service that is stored     ──────────────────Check─────> []Problem
+//
+// # What a Service needs
+//
+// NeedsOf foretells what the API server's own allocation would do with the
+// object after the webhooks: which addresses and ports it would choose, which
+// it would only check, and which it would carry over from the old object. What
+// is carried over is not touched.
+//
+// # Where a value comes from
+//
+//  1. The value that the Service asks for, when a pool that selects the Service
+//     has it, or no pool has it and none selects the Service.
+//  2. What a Service of the same name had before, while it is free.
+//  3. A free value of the pools that select the Service, by priority.
+//  4. When no pool selects it: the cluster's own ranges less all pools, so that
+//     nobody takes from a tenant's pool by chance. (Left to itself the API
+//     server chooses from any ServiceCIDR in no order.) Without any pool nothing
+//     is chosen and the API server allocates as ever.
+//
+// # Invariants
+//
+//   - Admit either grants everything or leaves no trace, and a dry run leaves
+//     none either way.
+//   - A value granted is not granted again before it was seen in the API or its
+//     hold is over.
+//   - Equal calls in equal order give equal books: time and chance are passed in.
+//
+// # Non-goals
+//
+// No API calls: the caller makes a refusal because of a taken value certain by
+// looking at the holder, because the book may be behind. No uniqueness by
+// itself among several processes: one book grants at a time (see the term of
+// the controllers).
+package book
