@@ -56,8 +56,8 @@ type LoadBalancerAddress struct {
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.releasedAt) || !has(self.services) || self.services.size() == 0",message="releasedAt says that nobody holds the address: leave it out while services are listed"
 // +kubebuilder:validation:XValidation:rule="!has(self.reservedFor) || (has(self.reserved) && self.reserved)",message="reservedFor goes with reserved: true; set it, or leave out reservedFor"
-// +kubebuilder:validation:XValidation:rule="!has(self.services) || self.services.size() <= 1 || (has(self.sharingKey) && self.sharingKey != ”)",message="only Services with the same sharing key can hold one address together: set sharingKey, or list one Service"
-// +kubebuilder:validation:XValidation:rule="(has(self.reserved) && self.reserved) || (has(self.pool) && self.pool != ”)",message="pool is missing: name the LoadBalancerPool, or set reserved: true to keep an address that is in no pool"
+// +kubebuilder:validation:XValidation:rule="!has(self.services) || self.services.size() <= 1 || (has(self.sharingKey) && self.sharingKey.size() > 0)",message="only Services with the same sharing key can hold one address together: set sharingKey, or list one Service"
+// +kubebuilder:validation:XValidation:rule="(has(self.reserved) && self.reserved) || (has(self.pool) && self.pool.size() > 0)",message="pool is missing: name the LoadBalancerPool, or set reserved: true to keep an address that is in no pool"
 type LoadBalancerAddressSpec struct {
 	// Address in its canonical form (RFC 5952). Immutable.
 	//
