@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"time"
 
+	"golang.org/x/sys/unix"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -103,9 +104,17 @@ func (k *Kubelet) node() *corev1.Node {
 	node.Status.DaemonEndpoints.KubeletEndpoint.Port = port
 	node.Status.NodeInfo = corev1.NodeSystemInfo{
 		KubeletVersion: k.config.Version, OperatingSystem: "linux", Architecture: runtime.GOARCH,
-		OSImage: "Causeway lab", ContainerRuntimeVersion: "lab://1",
+		OSImage: "Causeway lab", KernelVersion: kernelVersion(), ContainerRuntimeVersion: "lab://1",
 	}
 	return node
+}
+
+func kernelVersion() string {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return "unknown"
+	}
+	return unix.ByteSliceToString(name.Release[:])
 }
 
 func nodeConditions(now metav1.Time) []corev1.NodeCondition {

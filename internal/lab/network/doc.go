@@ -3,13 +3,13 @@
 // Package network makes the lab's machines out of network namespaces: creates
 // them, wires them with veth pairs and bridges, and runs code inside them.
 //
-//	        lan ──────── bridge br0 ─────────┐
-//	         │ veth        │ veth            │ veth
-//	       eth0          eth0              eth0
-//	      client        node-1            node-2
-//	                      │ one veth a Pod, routed, no bridge
-//	                    eth0
-//	                     pod
+//	  lan ──────── bridge br0 ─────────┐
+//	   │ veth        │ veth            │ veth
+//	 eth0          eth0              eth0
+//	client        node-1            node-2
+//	                │ one veth a Pod, routed, no bridge
+//	              eth0
+//	               pod
 //
 // Pods hang off their node by routes (/32 and /128), so that a packet between
 // two Pods of one node passes the node's forwarding path, and with it the NAT.

@@ -31,12 +31,12 @@ func Connect(a, b End) error {
 	return nil
 }
 
-// AddBridge makes a bridge that is up. Its ports forward at once: there is no
-// spanning tree.
+// AddBridge makes a bridge that is up. Its ports forward at once (there is no
+// spanning tree) and flood multicast (there is no snooping).
 func (n *Namespace) AddBridge(name string) error {
 	attributes := netlink.NewLinkAttrs()
 	attributes.Name = name
-	if err := n.links.LinkAdd(&netlink.Bridge{LinkAttrs: attributes}); err != nil {
+	if err := n.links.LinkAdd(&netlink.Bridge{LinkAttrs: attributes, MulticastSnooping: new(bool)}); err != nil {
 		return fmt.Errorf("add bridge %s in %s: %w", name, n.Name, err)
 	}
 	return n.Up(name)
@@ -56,6 +56,19 @@ func (n *Namespace) Plug(name, bridge string) error {
 		return fmt.Errorf("plug %s into %s: %w", name, bridge, err)
 	}
 	return n.Up(name)
+}
+
+// Unplug takes an interface out of its bridge and leaves it up: nothing passes
+// any more, and the other end doesn't notice.
+func (n *Namespace) Unplug(name string) error {
+	port, err := n.link(name)
+	if err != nil {
+		return err
+	}
+	if err := n.links.LinkSetNoMaster(port); err != nil {
+		return fmt.Errorf("unplug %s: %w", name, err)
+	}
+	return nil
 }
 
 func (n *Namespace) link(name string) (netlink.Link, error) {
@@ -211,4 +224,10 @@ func (n *Namespace) FlushNeighbours(name string) error {
 
 func ipNet(prefix netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())}
+}
+
+// Host returns an address with the length of the prefix it is in, as
+// AddAddress takes it.
+func Host(address netip.Addr, in netip.Prefix) netip.Prefix {
+	return netip.PrefixFrom(address, in.Bits())
 }

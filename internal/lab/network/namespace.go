@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 
@@ -50,6 +51,10 @@ func New(name string) (*Namespace, error) {
 			made <- fmt.Errorf("unshare: %w", err)
 			return
 		}
+		if err := trustLinks(); err != nil {
+			made <- err
+			return
+		}
 		made <- unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
 	}()
 	if err := <-made; err != nil {
@@ -65,6 +70,18 @@ func New(name string) (*Namespace, error) {
 		return nil, err
 	}
 	return n, nil
+}
+
+// trustLinks makes the calling thread's namespace use IPv6 addresses at once:
+// with duplicate address detection every link-local address is unusable for
+// one to two seconds after its interface comes up.
+func trustLinks() error {
+	for _, key := range []string{"accept_dad", "dad_transmits"} {
+		if err := os.WriteFile("/proc/sys/net/ipv6/conf/default/"+key, []byte("0"), 0o644); err != nil {
+			return fmt.Errorf("switch off duplicate address detection: %w", err)
+		}
+	}
+	return nil
 }
 
 func open(name string) (*Namespace, error) {
@@ -137,6 +154,10 @@ func (n *Namespace) Do(f func() error) error {
 	}()
 	return <-result
 }
+
+// Start starts a command inside the namespace. The command must not have
+// Pdeathsig set: the thread that starts it may end before it.
+func (n *Namespace) Start(cmd *exec.Cmd) error { return n.Do(cmd.Start) }
 
 // Dial connects from inside the namespace. The address must be a literal IP:
 // names would be resolved elsewhere.

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package demoserver is the HTTP server of the demonstration: it tells who
+// asked and who answers, which is what one wants to know of a load balancer.
+package demoserver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"time"
+)
+
+// Answer is the body of every response, in JSON.
+type Answer struct {
+	// ClientIP is the source address of the connection as the server sees it.
+	ClientIP string
+	// Host is the server's host name: in a Pod, the Pod's name.
+	Host string
+	// ServerIP is the address of the server that the connection ended at.
+	ServerIP string
+	// Time is when the answer was given.
+	Time time.Time
+	// Version is the server's, from the environment variable VERSION.
+	Version string
+}
+
+// Handler answers every path with an Answer; /healthz answers "ok".
+func Handler(host, version string, now func() time.Time) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		answer := Answer{ClientIP: address(r.RemoteAddr), Host: host, Time: now().UTC(), Version: version}
+		if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+			answer.ServerIP = address(local.String())
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(answer) // the client may have gone
+	})
+	return mux
+}
+
+// address drops the port, and the mapping of IPv4 into IPv6.
+func address(hostPort string) string {
+	parsed, err := netip.ParseAddrPort(hostPort)
+	if err != nil {
+		return hostPort
+	}
+	return parsed.Addr().Unmap().WithZone("").String()
+}
+
+// Run serves on an address until ctx ends, then lets running requests finish.
+func Run(ctx context.Context, listen string) error {
+	host, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	version := os.Getenv("VERSION")
+	if version == "" {
+		version = "1"
+	}
+	server := &http.Server{Addr: listen, Handler: Handler(host, version, time.Now), ReadHeaderTimeout: 10 * time.Second}
+	stopped := make(chan error, 1)
+	go func() {
+		<-ctx.Done()
+		grace, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		stopped <- server.Shutdown(grace)
+	}()
+	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return <-stopped
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+)
+
+// Dependency is a program of the host, and the Debian package that has it.
+type Dependency struct {
+	Program, Package string
+	// Needed tells a program that the lab can't do without from one that it
+	// only offers to its user, or that tests need.
+	Needed bool
+}
+
+// Dependencies are all that the lab and the tests call. The control plane and
+// Causeway itself are built from source and aren't among them.
+var Dependencies = []Dependency{
+	{Program: "nsenter", Package: "util-linux", Needed: true},
+	{Program: "nft", Package: "nftables"},
+	{Program: "ip", Package: "iproute2"},
+	{Program: "arping", Package: "iputils-arping"},
+	{Program: "tcpdump", Package: "tcpdump"},
+	{Program: "conntrack", Package: "conntrack"},
+	{Program: "curl", Package: "curl"},
+}
+
+// MissingError names programs that are not there and how to get them.
+type MissingError struct {
+	Missing []Dependency
+}
+
+func (e *MissingError) Error() string {
+	var programs, packages []string
+	for _, d := range e.Missing {
+		programs = append(programs, d.Program)
+		packages = append(packages, d.Package)
+	}
+	return fmt.Sprintf("not installed: %s; install with: sudo apt-get install %s (or your distribution's equivalent)",
+		strings.Join(programs, ", "), strings.Join(packages, " "))
+}
+
+// Missing returns the dependencies that aren't in PATH, or where root's PATH
+// would have them.
+func Missing() []Dependency {
+	return slices.DeleteFunc(slices.Clone(Dependencies), func(d Dependency) bool {
+		if _, err := exec.LookPath(d.Program); err == nil {
+			return true
+		}
+		return slices.ContainsFunc([]string{"/usr/local/sbin/", "/usr/sbin/", "/sbin/"}, func(dir string) bool {
+			_, err := os.Stat(dir + d.Program)
+			return err == nil
+		})
+	})
+}
+
+// InstallMissing installs missing dependencies with apt when this is root on a
+// Debian, writing apt's output to progress. What is missing then, or when it
+// can't install, is a *MissingError.
+func InstallMissing(ctx context.Context, progress io.Writer) error {
+	missing := Missing()
+	if len(missing) == 0 {
+		return nil
+	}
+	if _, err := exec.LookPath("apt-get"); err != nil || os.Geteuid() != 0 {
+		return &MissingError{missing}
+	}
+	packages := make([]string, 0, len(missing))
+	for _, d := range missing {
+		packages = append(packages, d.Package)
+	}
+	fmt.Fprintf(progress, "Installing %s\n", strings.Join(packages, " "))
+	install := append([]string{"install", "-y", "-q", "--no-install-recommends"}, packages...)
+	if apt(ctx, progress, install...) != nil {
+		// The lists may be missing or old.
+		if err := errors.Join(apt(ctx, progress, "update", "-q"), apt(ctx, progress, install...)); err != nil {
+			return errors.Join(&MissingError{missing}, err)
+		}
+	}
+	if missing = Missing(); len(missing) > 0 {
+		return &MissingError{missing}
+	}
+	return nil
+}
+
+func apt(ctx context.Context, progress io.Writer, args ...string) error {
+	cmd := exec.CommandContext(ctx, "apt-get", append([]string{"-o", "DPkg::Lock::Timeout=300"}, args...)...)
+	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+	cmd.Stdout, cmd.Stderr = progress, progress
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("apt-get %s: %w", args[0], err)
+	}
+	return nil
+}
+
+// Check returns an error when the lab can't run here for want of a program.
+func Check() error {
+	missing := slices.DeleteFunc(Missing(), func(d Dependency) bool { return !d.Needed })
+	if len(missing) > 0 {
+		return &MissingError{missing}
+	}
+	return nil
+}
