@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package announce
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/causeway-lb/causeway/internal/announce/claim"
+	"github.com/causeway-lb/causeway/internal/announce/elect"
+)
+
+// Bounds of the interval of repeated announcements while a node is out of
+// contact: one frame pair every perAddress overall.
+const (
+	lostRefresh    = 250 * time.Millisecond
+	lostRefreshMax = 5 * time.Second
+	perAddress     = 2 * time.Millisecond
+)
+
+// act has the machines follow an election. Filters are opened before machines
+// start to probe, so that no answer is missed.
+func (l *loop) act(now time.Time, addresses []elect.Address, mine []link, results []elect.Result) {
+	ifaces := interfaces(mine)
+	open := map[portKey]bool{}
+	wanted := make([]map[*port]bool, len(addresses)) // where each address is ours to announce
+	for i := range addresses {
+		on := elect.On(&addresses[i], ifaces)
+		for _, k := range on {
+			if !mine[k].Up {
+				continue
+			}
+			key := portKey{mine[k].Index, mine[k].MAC, addresses[i].Addr.Is6()}
+			open[key] = true
+			if p := l.port(now, key, mine[k].Name); p != nil {
+				if wanted[i] == nil {
+					wanted[i] = map[*port]bool{}
+				}
+				wanted[i][p] = true
+			}
+		}
+	}
+	for key, p := range l.ports {
+		if !open[key] {
+			l.closePort(now, p)
+		}
+	}
+	l.enroll(addresses, wanted, results)
+	for _, p := range l.ports {
+		if p.dirty || p.claimed != len(addresses) {
+			l.listen(p)
+		}
+	}
+	l.set(now, addresses, wanted, results)
+}
+
+// port gives the open port of key, or nil if it cannot be opened now.
+func (l *loop) port(now time.Time, key portKey, name string) *port {
+	if p := l.ports[key]; p != nil {
+		p.name = name
+		return p
+	}
+	if now.Before(l.retry[key]) {
+		return nil
+	}
+	p, err := openPort(l.ctx, key, name, l.s, l.heard)
+	if err != nil {
+		l.retry[key] = now.Add(retryPort)
+		l.log.Error(err, "Opening a socket failed, will try again", "interface", name)
+		return nil
+	}
+	delete(l.retry, key)
+	l.ports[key] = p
+	return p
+}
+
+// reopen closes ports whose socket has failed, and has those tried again that
+// could not be opened.
+func (l *loop) reopen(now time.Time) {
+	for _, p := range l.ports {
+		select {
+		case <-p.failed:
+			l.closePort(now, p)
+			l.retry[p.key] = now.Add(retryPort)
+		default:
+		}
+	}
+	for key, at := range l.retry {
+		if !now.Before(at) {
+			delete(l.retry, key)
+			l.dirty = true
+		}
+	}
+	if now.Sub(l.counted) >= time.Second {
+		l.counted = now
+		for _, p := range l.ports {
+			l.count(p)
+		}
+	}
+}
+
+// closePort stops everything on p.
+func (l *loop) closePort(now time.Time, p *port) {
+	for _, e := range p.entries {
+		e.machine.Lost(now)
+		l.touched[e.addr] = true
+		l.queue.remove(e)
+	}
+	p.stop()
+	l.count(p)
+	delete(l.ports, p.key)
+}
+
+func (l *loop) close() {
+	now := time.Now()
+	for _, p := range l.ports {
+		l.closePort(now, p)
+	}
+	l.report(now)
+}
+
+// count brings the metrics up to date with the socket's counters.
+func (l *loop) count(p *port) {
+	c := p.conn.Counters()
+	name := "arp"
+	if p.key.six {
+		name = "ndp"
+	}
+	l.s.cfg.Metrics.answers.WithLabelValues(name).Add(float64(c.Answers - p.counted.Answers))
+	l.s.cfg.Metrics.limited.WithLabelValues(name).Add(float64(c.Limited - p.counted.Limited))
+	p.counted = c
+}
+
+// enroll makes entries for addresses that this node is elected for, and lets go
+// of those that are idle and not elected.
+func (l *loop) enroll(addresses []elect.Address, wanted []map[*port]bool, results []elect.Result) {
+	self := l.s.cfg.Node
+	for i := range addresses {
+		for p := range wanted[i] {
+			if p.entries[addresses[i].Addr] == nil && results[i].Announcer == self {
+				e := &entry{addr: addresses[i].Addr, port: p, log: l.log}
+				e.machine = claim.New(l.s.timing, e)
+				p.entries[e.addr], p.asked[e.addr], p.dirty = e, true, true
+			}
+		}
+	}
+}
+
+// listen sets filter and groups of p.
+func (l *loop) listen(p *port) {
+	all := make([]netip.Addr, 0, len(l.snap.Addresses))
+	for _, a := range l.snap.Addresses {
+		all = append(all, a.Addr)
+	}
+	if err := p.listen(all); err != nil {
+		l.log.Error(err, "Setting what to listen for failed", "interface", p.name)
+	}
+	p.claimed = len(all)
+}
+
+// set tells every machine what is wanted of it.
+func (l *loop) set(now time.Time, addresses []elect.Address, wanted []map[*port]bool, results []elect.Result) {
+	old := l.results
+	l.results = make(map[netip.Addr]elect.Result, len(results))
+	for i := range results {
+		l.results[addresses[i].Addr] = results[i]
+		l.touched[addresses[i].Addr] = true
+	}
+	listed := make(map[netip.Addr]int, len(addresses))
+	for i := range addresses {
+		listed[addresses[i].Addr] = i
+	}
+	for addr := range l.reported {
+		l.touched[addr] = true // some may not be listed any more
+	}
+	refresh, recheck := l.pace()
+	for _, p := range l.ports {
+		for addr, e := range p.entries {
+			want := claim.Want{Refresh: refresh, LostRecheck: recheck}
+			if i, ok := listed[addr]; ok && wanted[i][p] {
+				want.Failback = l.snap.Addresses[i].Pool.Failback
+				l.role(&want, addr, results[i], old[addr])
+			}
+			before, _ := e.machine.State()
+			e.machine.Set(now, want)
+			l.after(now, e, before)
+			if state, _ := e.machine.State(); state == claim.Idle && want.Role != claim.Elected {
+				l.queue.remove(e)
+				delete(p.entries, addr)
+				delete(p.asked, addr)
+				p.dirty = true
+			}
+		}
+	}
+}
+
+// role turns an election's result into what a machine has to do.
+func (l *loop) role(want *claim.Want, addr netip.Addr, result, old elect.Result) {
+	self := l.s.cfg.Node
+	want.Elected = result.Announcer
+	switch {
+	case result.Announcer == self:
+		want.Role = claim.Elected
+		// The one elected before cannot announce any more: clients wait.
+		want.Hurry = old.Announcer != "" && old.Announcer != self && result.Rank(old.Announcer) < 0
+	case result.Rank(self) >= 0:
+		want.Role = claim.Standby
+	case l.leaving && result.Announcer == "":
+		want.Role = claim.None // no successor to wait for
+	default:
+		want.Role = claim.Barred
+	}
+}
+
+// pace gives the intervals for when a peer is out of contact: it may be dead, or
+// behind a partition that heals at any moment.
+func (l *loop) pace() (refresh, recheck time.Duration) {
+	entries := 0
+	for _, p := range l.ports {
+		entries += len(p.entries)
+	}
+	spread := time.Duration(entries) * perAddress
+	recheck = max(l.s.timing.LostRecheck, spread)
+	for _, n := range l.nodes {
+		if !n.Alive {
+			return min(max(lostRefresh, spread), lostRefreshMax), recheck
+		}
+	}
+	return 0, recheck
+}

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package announce makes exactly one node answer ARP and NDP for each
+// LoadBalancer address. Nothing is bound to an interface, so nothing can be left
+// behind.
+//
+//	API (Update)     membership      netlink        link
+//	addresses,       who is alive,   interfaces,    claims and probes
+//	pools, nodes     their facts     carrier        of others
+//	     |               |              |               |
+//	     +-------> Speaker: one goroutine <-------------+
+//	                |            |
+//	            elect.Elect   claim.Machine for each (address, interface)
+//	                             |
+//	                wire.Conn (arp, ndp): filter, answers, announcements
+//	                             |
+//	                           Report -> LoadBalancerAddress.status
+//
+// Every agent computes the same election from the same facts; what it does about
+// it is decided by what it hears on the link (package claim). The API server is
+// needed to learn of a new address, and for nothing else: alive, link state and
+// the kernel's state go from agent to agent.
+//
+// Invariants:
+//
+//   - A node starts to answer only while it is eligible (elect.Judge) and after
+//     the link was silent or one of ours handed over.
+//   - A node that stops by itself (Run's context ends, cordoned, out of sync) goes
+//     on answering until it has heard its successor, or for claim's Release.
+//   - Our own frames carry a seal (wire.Seal), by which our agents know each other
+//     where their gossip does not reach.
+//
+// Not here: which Services there are and what their policies mean for an address
+// (package agent), the addresses' allocation (controllers), forwarding.
+package announce

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package announce
+
+import (
+	"net/netip"
+
+	"github.com/causeway-lb/causeway/internal/announce/elect"
+	"github.com/causeway-lb/causeway/internal/announce/members"
+	"github.com/causeway-lb/causeway/internal/announce/wire"
+)
+
+// facts are what a node tells the others about itself, beside what the API has.
+type facts struct {
+	InSync, Leaving bool
+	Links           []fact
+}
+
+// fact is one interface on which addresses may be announced.
+type fact struct {
+	elect.Interface
+	MAC wire.MAC
+}
+
+// factsVersion is the first byte of the encoding. Nodes ignore facts of another
+// version, so that during an upgrade with a new one each half elects among
+// itself and the link fences.
+const factsVersion = 1
+
+const (
+	flagInSync  = 1 << 0
+	flagLeaving = 1 << 1
+
+	flagUp       = 1 << 0
+	flagDefault4 = 1 << 1
+	flagDefault6 = 1 << 2
+)
+
+// encode gives at most members.MaxFacts bytes. Interfaces that do not fit are
+// left out, and whole is false.
+//
+//	version 1 | flags 1 | interface ...
+//	interface: len 1 | name | MAC 6 | flags 1 | count 1 | subnet ...
+//	subnet:    family 1 (4 or 6) | bits 1 | as many bytes as the bits need
+func (f facts) encode() (b []byte, whole bool) {
+	b = []byte{factsVersion, 0}
+	if f.InSync {
+		b[1] |= flagInSync
+	}
+	if f.Leaving {
+		b[1] |= flagLeaving
+	}
+	for _, l := range f.Links {
+		e := l.encode()
+		if len(b)+len(e) > members.MaxFacts {
+			return b, false
+		}
+		b = append(b, e...)
+	}
+	return b, true
+}
+
+func (l fact) encode() []byte {
+	b := append([]byte{byte(len(l.Name))}, l.Name...)
+	b = append(b, l.MAC[:]...)
+	var flags byte
+	for flag, set := range map[byte]bool{flagUp: l.Up, flagDefault4: l.Default4, flagDefault6: l.Default6} {
+		if set {
+			flags |= flag
+		}
+	}
+	b = append(b, flags, byte(len(l.Subnets)))
+	for _, p := range l.Subnets {
+		family := byte(6)
+		if p.Addr().Is4() {
+			family = 4
+		}
+		b = append(b, family, byte(p.Bits()))
+		b = append(b, p.Addr().AsSlice()[:(p.Bits()+7)/8]...)
+	}
+	return b
+}
+
+// decodeFacts gives false for anything that encode did not make. A node without
+// facts has no interfaces (nil).
+func decodeFacts(b []byte) (facts, bool) {
+	if len(b) < 2 || b[0] != factsVersion {
+		return facts{}, false
+	}
+	f := facts{InSync: b[1]&flagInSync != 0, Leaving: b[1]&flagLeaving != 0, Links: []fact{}}
+	r := reader{b: b[2:]}
+	for len(r.b) > 0 {
+		var l fact
+		l.Name = string(r.take(int(r.byte())))
+		copy(l.MAC[:], r.take(6))
+		flags := r.byte()
+		l.Up, l.Default4, l.Default6 = flags&flagUp != 0, flags&flagDefault4 != 0, flags&flagDefault6 != 0
+		for range r.byte() {
+			if p := r.subnet(); p.IsValid() {
+				l.Subnets = append(l.Subnets, p)
+			}
+		}
+		if r.bad || l.Name == "" {
+			return facts{}, false
+		}
+		f.Links = append(f.Links, l)
+	}
+	return f, true
+}
+
+// reader takes bytes off the front; bad tells that there were too few.
+type reader struct {
+	b   []byte
+	bad bool
+}
+
+func (r *reader) take(n int) []byte {
+	if len(r.b) < n {
+		r.bad, r.b = true, nil
+		return nil
+	}
+	out := r.b[:n]
+	r.b = r.b[n:]
+	return out
+}
+
+func (r *reader) byte() byte {
+	if b := r.take(1); b != nil {
+		return b[0]
+	}
+	return 0
+}
+
+func (r *reader) subnet() netip.Prefix {
+	family, bits := r.byte(), int(r.byte())
+	var a [16]byte
+	size := map[byte]int{4: 4, 6: 16}[family]
+	if bits > size*8 {
+		r.bad = true
+		return netip.Prefix{}
+	}
+	copy(a[:], r.take((bits+7)/8))
+	addr, _ := netip.AddrFromSlice(a[:size])
+	return netip.PrefixFrom(addr, bits)
+}

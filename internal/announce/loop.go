@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package announce
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/go-logr/logr"
+
+	"github.com/causeway-lb/causeway/internal/announce/claim"
+	"github.com/causeway-lb/causeway/internal/announce/elect"
+	"github.com/causeway-lb/causeway/internal/announce/members"
+	"github.com/causeway-lb/causeway/internal/announce/wire"
+)
+
+// heardBacklog is how many messages may wait for the loop.
+const heardBacklog = 8192
+
+// retryPort is how long a socket that could not be opened is left alone.
+const retryPort = time.Second
+
+// loop is the state of the Speaker's one goroutine.
+type loop struct {
+	s   *Speaker
+	log logr.Logger
+	ctx context.Context // of the sockets
+
+	// Inputs as last seen.
+	snap    *Snapshot
+	links   []link
+	view    map[string]members.Member
+	leaving bool
+	settled bool
+	keyedAt time.Time
+
+	// The last election.
+	dirty   bool // it has to be held again, as soon as ready
+	nodes   []elect.Node
+	results map[netip.Addr]elect.Result
+	names   map[wire.NodeID]string
+	macs    map[wire.MAC]string
+
+	ports    map[portKey]*port
+	retry    map[portKey]time.Time
+	queue    deadlines
+	heard    chan heard
+	reported map[netip.Addr]Report
+	touched  map[netip.Addr]bool // to be reported
+	counted  time.Time
+}
+
+func (l *loop) init(s *Speaker) {
+	l.s = s
+	l.results = map[netip.Addr]elect.Result{}
+	l.ports, l.retry = map[portKey]*port{}, map[portKey]time.Time{}
+	l.heard = make(chan heard, heardBacklog)
+	l.reported, l.touched = map[netip.Addr]Report{}, map[netip.Addr]bool{}
+}
+
+// run serves until ctx ends and every address has been handed over, or until
+// inner ends.
+func (l *loop) run(ctx, inner context.Context, links <-chan []link) error {
+	l.ctx, l.log = inner, logr.FromContextOrDiscard(ctx)
+	defer l.close()
+	done := ctx.Done()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		timer.Reset(l.next(time.Now()))
+		select {
+		case <-inner.Done():
+			return nil
+		case <-done:
+			done = nil
+			l.leaving, l.dirty = true, true
+			l.log.Info("Handing addresses over", "addresses", l.answered())
+		case <-l.s.updated:
+			l.dirty = true
+		case l.links = <-links:
+			l.dirty = true
+		case <-l.s.members.Changed():
+			l.dirty = true
+		case h := <-l.heard:
+			l.hear(time.Now(), h)
+			l.drain()
+		case <-timer.C:
+		}
+		l.step(time.Now())
+		if l.leaving && l.answered() == 0 {
+			return nil
+		}
+	}
+}
+
+// drain takes what else has been heard, so that a burst costs one step.
+func (l *loop) drain() {
+	for range heardBacklog {
+		select {
+		case h := <-l.heard:
+			l.hear(time.Now(), h)
+		default:
+			return
+		}
+	}
+}
+
+// step does everything that is due.
+func (l *loop) step(now time.Time) {
+	l.reopen(now)
+	if l.dirty {
+		l.elect(now)
+	}
+	l.queue.run(now, func(e *entry) {
+		before, _ := e.machine.State()
+		e.machine.Tick(now)
+		l.after(now, e, before)
+	})
+	for _, p := range l.ports {
+		if p.dirty {
+			l.listen(p)
+		}
+	}
+	l.report(now)
+}
+
+// next is how long nothing is due.
+func (l *loop) next(now time.Time) time.Duration {
+	wait := time.Second // counters, sockets that failed
+	if !l.settled && !l.keyedAt.IsZero() {
+		wait = 10 * time.Millisecond // for settleTime at most
+	}
+	if at, ok := l.queue.next(); ok {
+		wait = min(wait, at.Sub(now))
+	}
+	return max(wait, 0)
+}
+
+// ready tells whether the loop knows enough to elect: a snapshot, a key, and the
+// peers' gossip or settleTime without it.
+func (l *loop) ready(now time.Time) bool {
+	l.s.mu.Lock()
+	l.snap = l.s.snapshot
+	l.s.mu.Unlock()
+	if l.snap == nil || l.links == nil || !l.s.sealer.keyed() {
+		return false
+	}
+	if l.keyedAt.IsZero() {
+		l.keyedAt = now
+	}
+	if !l.settled && (l.s.members.Joined() && l.informed() || now.Sub(l.keyedAt) >= settleTime) {
+		l.settled = true
+		l.log.Info("Membership is settled", "members", len(l.view), "elapsed", now.Sub(l.keyedAt).String())
+	}
+	return l.settled
+}
+
+// informed tells whether every peer that is alive has told its facts.
+func (l *loop) informed() bool {
+	for _, m := range l.view {
+		if m.Alive && m.Facts == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// elect takes all inputs anew and has every machine act on the result.
+func (l *loop) elect(now time.Time) {
+	start := time.Now()
+	l.view = l.s.members.View()
+	ready := l.ready(now)
+	l.s.cfg.Membership(l.view)
+	l.s.cfg.Metrics.members.Set(float64(l.alive()))
+	if l.snap == nil || l.links == nil {
+		return
+	}
+	addresses := make([]elect.Address, 0, len(l.snap.Addresses))
+	for _, a := range l.snap.Addresses {
+		addresses = append(addresses, elect.Address{Addr: a.Addr, Pool: &a.Pool.Pool, Local: a.Local})
+	}
+	mine := relevant(l.links, addresses)
+	own := facts{InSync: l.snap.InSync, Leaving: l.leaving}
+	for _, k := range mine {
+		own.Links = append(own.Links, fact{Interface: k.Interface, MAC: k.MAC})
+	}
+	l.tell(own)
+	if !ready {
+		return
+	}
+	l.dirty = false
+	l.nodes = judged(l.snap, l.view, l.s.cfg.Node, own)
+	l.identify()
+	results := elect.Elect(l.nodes, addresses)
+	l.act(now, addresses, mine, results)
+	l.s.members.Watch(l.watch(results))
+	l.s.cfg.Metrics.election.Observe(time.Since(start).Seconds())
+}
+
+// tell gives this node's facts to the others.
+func (l *loop) tell(own facts) {
+	b, whole := own.encode()
+	if !whole {
+		l.log.Info("Too many interfaces to tell the other nodes; narrow the pools' interfaces", "interfaces", len(own.Links))
+	}
+	if err := l.s.members.SetFacts(b); err != nil {
+		l.log.Error(err, "Telling facts failed")
+	}
+}
+
+func (l *loop) alive() int {
+	n := 0
+	for _, m := range l.view {
+		if m.Alive {
+			n++
+		}
+	}
+	return n
+}
+
+// identify refreshes by what a sender is known.
+func (l *loop) identify() {
+	l.names, l.macs = map[wire.NodeID]string{}, map[wire.MAC]string{}
+	for _, n := range l.snap.Nodes {
+		l.names[wire.ID(n.Name)] = n.Name
+	}
+	for name, m := range l.view {
+		l.names[wire.ID(name)] = name
+		f, _ := decodeFacts(m.Facts)
+		for _, k := range f.Links {
+			l.macs[k.MAC] = name
+		}
+	}
+	for _, k := range l.links {
+		l.macs[k.MAC] = l.s.cfg.Node
+	}
+}
+
+// maxWatched is how many peers are probed directly where there are more nodes.
+const maxWatched = 12
+
+// watch names the peers that this node would succeed: all in a small cluster,
+// else the announcers of addresses of which it is first or second in line.
+func (l *loop) watch(results []elect.Result) []string {
+	self := l.s.cfg.Node
+	if len(l.snap.Nodes) <= maxWatched+1 {
+		var out []string
+		for _, n := range l.snap.Nodes {
+			if n.Name != self {
+				out = append(out, n.Name)
+			}
+		}
+		return out
+	}
+	count := map[string]int{}
+	for _, r := range results {
+		if rank := r.Rank(self); rank == 1 || rank == 2 {
+			count[r.Announcer]++
+		}
+	}
+	out := slices.SortedFunc(maps.Keys(count), func(a, b string) int {
+		if count[a] != count[b] {
+			return count[b] - count[a]
+		}
+		if elect.Outranks(netip.IPv4Unspecified(), a, b) {
+			return -1
+		}
+		return 1
+	})
+	return out[:min(len(out), maxWatched)]
+}
+
+// hear gives a message to the machine that it is about.
+func (l *loop) hear(now time.Time, h heard) {
+	if l.ports[h.port.key] != h.port {
+		return // the port was closed meanwhile
+	}
+	name := l.sender(h.Message)
+	if name == l.s.cfg.Node {
+		return // our own, through another interface on the same link
+	}
+	member, known := l.view[name]
+	if known && !member.Alive && h.Kind == wire.Claim && now.Sub(h.port.shouted) > time.Second {
+		// It may have announced the same addresses as we, out of hearing.
+		h.port.shouted = now
+		for _, e := range h.port.entries {
+			e.machine.Shout()
+		}
+	}
+	e := h.port.entries[h.Address]
+	if e == nil {
+		return
+	}
+	before, _ := e.machine.State()
+	e.machine.Hear(now, h.Kind, claim.Peer{
+		Name: name, MAC: h.From, Alive: member.Alive,
+		Eligible: name != "" && l.results[h.Address].Rank(name) >= 0,
+		Outranks: name != "" && elect.Outranks(h.Address, name, l.s.cfg.Node),
+	})
+	l.after(now, e, before)
+}
+
+// sender gives the node of ours that sent m, or "".
+func (l *loop) sender(m wire.Message) string {
+	if id, ok := l.s.sealer.sender(m); ok {
+		if name, ok := l.names[id]; ok {
+			return name
+		}
+	}
+	return l.macs[m.From]
+}
+
+// after keeps the books after a machine may have changed its state.
+func (l *loop) after(now time.Time, e *entry, before claim.State) {
+	l.queue.put(e)
+	state, _ := e.machine.State()
+	l.touched[e.addr] = true
+	if state == before {
+		return
+	}
+	l.log.V(1).Info("Address changed state", "address", e.addr, "interface", e.port.name, "from", before.String(), "to", state.String())
+	if before == claim.Held && state == claim.Probing {
+		l.recheck(now, e)
+	}
+}
+
+// recheck has the other addresses looked at whose holder has fallen silent on
+// one.
+func (l *loop) recheck(now time.Time, silent *entry) {
+	for _, e := range silent.port.entries {
+		if e != silent && e.machine.Holder().MAC == silent.machine.Holder().MAC {
+			e.machine.Recheck(now)
+			l.queue.put(e)
+		}
+	}
+}
+
+// answered is how many (address, interface) this node answers for.
+func (l *loop) answered() int {
+	n := 0
+	for _, p := range l.ports {
+		for _, e := range p.entries {
+			if e.machine.Answers() {
+				n++
+			}
+		}
+	}
+	return n
+}

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package announce
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+
+	"github.com/causeway-lb/causeway/internal/announce/arp"
+	"github.com/causeway-lb/causeway/internal/announce/claim"
+	"github.com/causeway-lb/causeway/internal/announce/ndp"
+	"github.com/causeway-lb/causeway/internal/announce/wire"
+)
+
+// portKey is an interface and a family. A renamed interface keeps its index; a
+// changed MAC makes another port.
+type portKey struct {
+	index int
+	mac   wire.MAC
+	six   bool
+}
+
+// heard is a message and where it came in.
+type heard struct {
+	port *port
+	wire.Message
+}
+
+// port is the machines of one family on one interface, and their socket.
+type port struct {
+	key    portKey
+	name   string // of the interface
+	conn   *wire.Conn
+	groups *ndp.Groups // nil for IPv4
+	stop   func()
+	failed chan struct{} // closed when the socket has failed
+
+	entries map[netip.Addr]*entry
+	asked   map[netip.Addr]bool // what the filter lets questions through for
+	claimed int                 // how many addresses it lets claims through for
+	dirty   bool                // asked has to be set again
+	shouted time.Time
+	counted wire.Counters // of conn, already in the metrics
+}
+
+// entry is one address on one port.
+type entry struct {
+	addr    netip.Addr
+	port    *port
+	machine *claim.Machine
+	queued  time.Time // the deadline under which it is in the queue
+	index   int       // of its address in the election
+	log     logr.Logger
+}
+
+// Probe, Announce and Answer make an entry its machine's claim.Port.
+func (e *entry) Probe(to wire.MAC) { e.note(e.port.conn.Probe(e.addr, to)) }
+func (e *entry) Announce()         { e.note(e.port.conn.Announce(e.addr)) }
+func (e *entry) Answer(on bool)    { e.port.conn.Answer(e.addr, on) }
+
+func (e *entry) note(err error) {
+	if err != nil {
+		e.log.V(1).Info("Sending failed", "address", e.addr, "interface", e.port.name, "reason", err.Error())
+	}
+}
+
+// openPort opens the socket and starts to receive into out.
+func openPort(ctx context.Context, key portKey, name string, s *Speaker, out chan<- heard) (*port, error) {
+	p := &port{
+		key: key, name: name, failed: make(chan struct{}),
+		entries: map[netip.Addr]*entry{}, asked: map[netip.Addr]bool{}, claimed: -1,
+	}
+	cfg := wire.Config{Interface: key.index, MAC: key.mac, Protocol: arp.Protocol{}, Seal: s.sealer.sealFor(key.mac)}
+	if key.six {
+		cfg.Protocol = ndp.Protocol{}
+		p.groups = &ndp.Groups{Interface: key.index}
+	}
+	cfg.Hear = func(m wire.Message) {
+		select {
+		case out <- heard{p, m}:
+		default:
+			s.cfg.Metrics.lost.Inc()
+		}
+	}
+	conn, err := wire.Open(cfg)
+	if err != nil {
+		return nil, err
+	}
+	p.conn = conn
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer close(p.failed)
+		if err := conn.Run(ctx); err != nil {
+			logr.FromContextOrDiscard(ctx).Info("Receiving failed, will open the socket again", "interface", name, "reason", err.Error())
+		}
+	})
+	p.stop = func() {
+		cancel()
+		wg.Wait()
+		if p.groups != nil {
+			p.groups.Close()
+		}
+	}
+	return p, nil
+}
+
+// listen brings filter and groups in line: claims are heard about all addresses
+// of the family, questions about those in asked.
+func (p *port) listen(all []netip.Addr) error {
+	asked := slices.Collect(maps.Keys(p.asked))
+	var claims []netip.Addr
+	for _, a := range all {
+		if a.Is6() == p.key.six {
+			claims = append(claims, a)
+		}
+	}
+	var errs []error
+	if p.groups != nil {
+		errs = append(errs, p.groups.Set(asked))
+	}
+	errs = append(errs, p.conn.Listen(asked, claims))
+	p.dirty = false
+	return errors.Join(errs...)
+}

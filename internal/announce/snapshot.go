@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package announce
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/causeway-lb/causeway/internal/announce/elect"
+)
+
+// Snapshot is everything that the Speaker knows from the API server and from
+// this node's proxy. It is not changed after Update.
+type Snapshot struct {
+	// Addresses to be announced by somebody. Each is there once.
+	Addresses []Address
+	// Nodes of the cluster, with this one.
+	Nodes []Node
+	// InSync: this node's kernel forwards what it should.
+	InSync bool
+}
+
+// Address is a LoadBalancer address in use.
+type Address struct {
+	Addr netip.Addr
+	// Pool it came from; shared among addresses, never nil.
+	Pool *Pool
+	// Local, unless nil, are the nodes with a ready endpoint of a Service with
+	// external traffic policy Local; no other may announce the address.
+	Local map[string]bool
+}
+
+// Pool is how the addresses of one LoadBalancerPool are announced.
+type Pool struct {
+	elect.Pool
+	// Failback is how long an address stays with the node that announces it,
+	// once a better one can: 0 not at all, claim.Never until it stops by itself.
+	Failback time.Duration
+}
+
+// Node is a node as the API server has it.
+type Node struct {
+	Name   string
+	Labels map[string]string
+	// Excluded: it has the label
+	// node.kubernetes.io/exclude-from-external-load-balancers.
+	Excluded bool
+	// Cordoned: spec.unschedulable.
+	Cordoned bool
+	// InternalIPs, where its agent is reached.
+	InternalIPs []netip.Addr
+}
