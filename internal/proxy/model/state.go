@@ -87,9 +87,15 @@ func (s *State) Desired() Desired { return Desired{Node: s.node.Node, Services: 
 // Service gives what is done for one Service, nil if nothing.
 func (s *State) Service(name types.NamespacedName) *Service { return s.desired[name] }
 
+// Change is the step of one Service; nil is nothing to do for it.
+type Change struct {
+	Name     types.NamespacedName
+	Old, New *Service
+}
+
 // Set takes in a new or changed Service with all its slices and returns the
-// Services whose result changed by it: mostly itself, or nobody.
-func (s *State) Set(in Input) []types.NamespacedName {
+// Services whose result changed by it, by name: mostly itself, or nobody.
+func (s *State) Set(in Input) []Change {
 	name := types.NamespacedName{Namespace: in.Service.Namespace, Name: in.Service.Name}
 	computed, problems := computeService(in, s.node)
 	next := &entry{computed: computed, problems: problems, created: in.Service.CreationTimestamp.Time}
@@ -97,11 +103,11 @@ func (s *State) Set(in Input) []types.NamespacedName {
 }
 
 // Delete forgets a Service and returns the Services whose result changed.
-func (s *State) Delete(name types.NamespacedName) []types.NamespacedName {
+func (s *State) Delete(name types.NamespacedName) []Change {
 	return s.replace(name, nil)
 }
 
-func (s *State) replace(name types.NamespacedName, next *entry) []types.NamespacedName {
+func (s *State) replace(name types.NamespacedName, next *entry) []Change {
 	prev := s.services[name]
 	touched := map[types.NamespacedName]bool{name: true}
 	if prev != nil && !(next != nil && prev.sameClaims(next)) {
@@ -120,14 +126,15 @@ func (s *State) replace(name types.NamespacedName, next *entry) []types.Namespac
 	} else {
 		s.services[name] = next
 	}
-	var changed []types.NamespacedName
+	var changes []Change
 	for t := range touched {
+		old := s.desired[t]
 		if s.resolve(t) {
-			changed = append(changed, t)
+			changes = append(changes, Change{Name: t, Old: old, New: s.desired[t]})
 		}
 	}
-	slices.SortFunc(changed, compareNames)
-	return changed
+	slices.SortFunc(changes, func(a, b Change) int { return compareNames(a.Name, b.Name) })
+	return changes
 }
 
 // sameClaims says that next claims what e claims, which spares the index.

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/spf13/cobra"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+
+	"github.com/causeway-lb/causeway/internal/agent"
+)
+
+// flags are the command line.
+type flags struct {
+	kubeconfig string
+	cfg        agent.Config
+	zap        zap.Options
+
+	podCIDRs, nodePortAddresses, externalIPRanges []string
+}
+
+func (f *flags) register(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.StringVar(&f.kubeconfig, "kubeconfig", os.Getenv("KUBECONFIG"), "file that says how to reach the API server; empty: as a Pod's ServiceAccount")
+	fs.StringVar(&f.cfg.NodeName, "node-name", os.Getenv("NODE_NAME"), "Kubernetes name of this node")
+	fs.StringVar(&f.cfg.HealthAddress, "health-address", ":10256", "address of /healthz, /livez and /readyz; empty switches them off")
+	fs.StringVar(&f.cfg.MetricsAddress, "metrics-address", ":10249", "address of /metrics; empty switches it off")
+	fs.DurationVar(&f.cfg.Resync, "resync", 10*time.Minute, "how often the kernel is read back without a reason")
+	fs.StringSliceVar(&f.podCIDRs, "pod-cidrs", nil, "ranges of the Pods of this node; empty: the Node's spec.podCIDRs")
+	fs.StringSliceVar(&f.cfg.PodInterfaces, "pod-interfaces", nil, "interfaces that this node's Pods send through, 'cali*' for a prefix; used instead of ranges")
+	fs.StringSliceVar(&f.nodePortAddresses, "node-port-addresses", nil, "ranges of local addresses that NodePorts answer on; empty: all but loopback")
+	fs.BoolVar(&f.cfg.LocalhostNodePorts, "localhost-node-ports", false, "NodePorts answer on 127.0.0.1 too; needs net.ipv4.conf.all.route_localnet=1")
+	fs.StringSliceVar(&f.externalIPRanges, "external-ip-ranges", nil, "ranges that spec.externalIPs of Services may use; empty: none (CVE-2020-8554)")
+	fs.BoolVar(&f.cfg.MasqueradeAll, "masquerade-all", false, "masquerade every connection to a Service")
+	fs.StringVar(&f.cfg.ServiceProxyName, "service-proxy-name", "", "serve the Services with this value of the label service.kubernetes.io/service-proxy-name instead of those without")
+	std := flag.NewFlagSet("log", flag.ContinueOnError)
+	f.zap.BindFlags(std)
+	fs.AddGoFlagSet(std)
+}
+
+func (f *flags) logger() logr.Logger { return zap.New(zap.UseFlagOptions(&f.zap)) }
+
+// config parses what needs parsing.
+func (f *flags) config() (agent.Config, error) {
+	for _, p := range []struct {
+		flag string
+		raw  []string
+		to   *[]netip.Prefix
+	}{
+		{"pod-cidrs", f.podCIDRs, &f.cfg.PodCIDRs},
+		{"node-port-addresses", f.nodePortAddresses, &f.cfg.NodePortAddresses},
+		{"external-ip-ranges", f.externalIPRanges, &f.cfg.ExternalIPRanges},
+	} {
+		prefixes, err := parsePrefixes(p.raw)
+		if err != nil {
+			return agent.Config{}, fmt.Errorf("--%s: %w", p.flag, err)
+		}
+		*p.to = prefixes
+	}
+	return f.cfg, nil
+}
+
+func parsePrefixes(raws []string) ([]netip.Prefix, error) {
+	var ps []netip.Prefix
+	for _, raw := range raws {
+		p, err := netip.ParsePrefix(strings.TrimSpace(raw))
+		if err != nil {
+			return nil, fmt.Errorf("%q is not a range such as 192.0.2.0/24", raw)
+		}
+		ps = append(ps, p.Masked())
+	}
+	return ps, nil
+}

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command agent programs one node's kernel with Services and announces
+// LoadBalancer addresses.
+//
+//	agent            serve until SIGTERM; forwarding stays in the kernel after
+//	agent cleanup    remove from the kernel everything that an agent made
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/go-logr/logr"
+	"github.com/spf13/cobra"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/causeway-lb/causeway/internal/agent"
+	"github.com/causeway-lb/causeway/internal/proxy/nftables"
+	"github.com/causeway-lb/causeway/internal/version"
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := command().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "agent:", err)
+		return 1
+	}
+	return 0
+}
+
+func command() *cobra.Command {
+	f := &flags{}
+	cmd := &cobra.Command{
+		Use:           "agent",
+		Short:         "Programs this node's kernel with Services and announces LoadBalancer addresses",
+		Args:          cobra.NoArgs,
+		Version:       version.String(),
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), f) },
+	}
+	f.register(cmd)
+	cmd.AddCommand(&cobra.Command{
+		Use:   "cleanup",
+		Short: "Removes from the kernel everything that an agent made",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cleanup(cmd.Context()) },
+	})
+	return cmd
+}
+
+func serve(ctx context.Context, f *flags) error {
+	log := f.logger()
+	klog.SetLogger(log)
+	ctrllog.SetLogger(log)
+	ctx = logr.NewContext(ctx, log)
+	cfg, err := f.config()
+	if err != nil {
+		return err
+	}
+	if cfg.REST, err = restConfig(f.kubeconfig); err != nil {
+		return err
+	}
+	b, err := nftables.New(nftables.Config{})
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	cfg.Backend = b
+	a, err := agent.New(cfg)
+	if err != nil {
+		return err
+	}
+	log.Info("Starting agent", "version", version.String(), "node", cfg.NodeName, "backend", b.Name())
+	if err := a.Run(ctx); err != nil {
+		return err
+	}
+	log.Info("Agent stopped, forwarding stays as it is")
+	return nil
+}
+
+func cleanup(ctx context.Context) error {
+	b, err := nftables.New(nftables.Config{})
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	return b.Cleanup(ctx)
+}
+
+// restConfig is the kubeconfig's, or that of the Pod that this runs in.
+func restConfig(kubeconfig string) (*rest.Config, error) {
+	cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("reach the API server (give --kubeconfig outside a Pod): %w", err)
+	}
+	cfg.UserAgent = "causeway-agent/" + version.String()
+	cfg.QPS, cfg.Burst = 50, 100
+	return cfg, nil
+}

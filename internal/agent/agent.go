@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/events"
+
+	"github.com/causeway-lb/causeway/internal/healthcheck"
+	"github.com/causeway-lb/causeway/internal/proxy/backend"
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/proxy/syncer"
+)
+
+// Config of an Agent.
+type Config struct {
+	// NodeName is the Kubernetes name of this node.
+	NodeName string
+	// REST is how to reach the API server.
+	REST *rest.Config
+	// Backend programs the kernel. The Agent does not close it.
+	Backend backend.Backend
+	// HealthAddress serves /healthz, /livez and /readyz, MetricsAddress
+	// /metrics; "" switches them off.
+	HealthAddress, MetricsAddress string
+	// Resync is how often the kernel is read back without a reason.
+	Resync time.Duration
+
+	// See model.Node. PodCIDRs are the Node object's if both are empty.
+	PodCIDRs           []netip.Prefix
+	PodInterfaces      []string
+	NodePortAddresses  []netip.Prefix
+	LocalhostNodePorts bool
+	ExternalIPRanges   []netip.Prefix
+	MasqueradeAll      bool
+	ServiceProxyName   string
+
+	// Parts run beside the proxy, for example the announcer. LoadBalancer
+	// objects are watched if there are any.
+	Parts []Part
+}
+
+// Part is something that runs in the agent beside the proxy.
+type Part struct {
+	Name string
+	// Run serves until ctx ends. It starts when the Store is being filled; its
+	// error ends the agent.
+	Run func(ctx context.Context, env Env) error
+}
+
+// Env is what the agent offers to its Parts.
+type Env struct {
+	NodeName string
+	// Store has the API's objects; see Listed for when it is complete.
+	Store *Store
+	// Kube is a client with the agent's rights, Causeway one for causeway.dev.
+	Kube     kubernetes.Interface
+	Causeway rest.Interface
+	// Syncer tells whether the kernel matches (Status, Watch).
+	Syncer *syncer.Syncer
+	// SetDeadNodes tells the proxy which nodes do not run, before the API knows.
+	SetDeadNodes func(names []string)
+	Recorder     events.EventRecorder
+	Registry     prometheus.Registerer
+}
+
+// Validate says what is missing.
+func (c *Config) Validate() error {
+	var errs []error
+	if c.NodeName == "" {
+		errs = append(errs, errors.New("the node's name is not known: set --node-name or the environment variable NODE_NAME"))
+	}
+	if c.REST == nil || c.Backend == nil {
+		errs = append(errs, errors.New("agent needs a REST config and a Backend"))
+	}
+	return errors.Join(errs...)
+}
+
+// Agent is the process. New starts nothing.
+type Agent struct {
+	cfg      Config
+	clients  *clients
+	store    *Store
+	syncer   *syncer.Syncer
+	checks   *healthcheck.Services
+	registry *prometheus.Registry
+	recorder events.EventRecorder
+	problems *problemEvents
+
+	mu   sync.Mutex
+	dead []string
+	node model.Node
+}
+
+// New checks cfg and prepares an Agent.
+func New(cfg Config) (*Agent, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	cl, err := newClients(cfg.REST)
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{cfg: cfg, clients: cl, store: NewStore(), registry: prometheus.NewRegistry()}
+	a.checks = healthcheck.NewServices(func() bool { s := a.syncer.Status(); return s.Started && s.InSync })
+	metrics := syncer.NewMetrics(cfg.Backend.Name())
+	a.registry.MustRegister(metrics.Collectors()...)
+	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	a.node = cfg.modelNode(nil, nil)
+	a.syncer, err = syncer.New(syncer.Config{
+		Backend: cfg.Backend, Source: a.store, Resync: cfg.Resync, Node: a.node, Metrics: metrics,
+		Applied: a.applied, Drifted: a.drifted,
+		Problems: func(name serviceName, ps []model.Problem) { a.problems.report(name, ps) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// Run serves until ctx ends and returns when all it started has stopped. The
+// kernel keeps forwarding. It may be called once.
+func (a *Agent) Run(ctx context.Context) error {
+	broadcaster := events.NewBroadcaster(&events.EventSinkImpl{Interface: a.clients.kube.EventsV1()})
+	defer broadcaster.Shutdown()
+	if err := broadcaster.StartRecordingToSinkWithContext(ctx); err != nil {
+		return fmt.Errorf("start event recorder: %w", err)
+	}
+	a.recorder = newRecorder(broadcaster)
+	a.problems = newProblemEvents(a.store, a.recorder)
+	a.store.Listen(a.changed)
+	defer a.checks.Close()
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { a.clients.watch(ctx, a.store, len(a.cfg.Parts) > 0); return nil })
+	g.Go(func() error { return a.proxy(ctx) })
+	g.Go(func() error { return serveHTTP(ctx, "health", a.cfg.HealthAddress, healthcheck.Handler(a.health)) })
+	g.Go(func() error { return serveHTTP(ctx, "metrics", a.cfg.MetricsAddress, metricsHandler(a.registry)) })
+	for _, p := range a.cfg.Parts {
+		g.Go(func() error {
+			if err := p.Run(ctx, a.env()); err != nil && ctx.Err() == nil {
+				return fmt.Errorf("run %s: %w", p.Name, err)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+func (a *Agent) env() Env {
+	return Env{
+		NodeName: a.cfg.NodeName, Store: a.store, Kube: a.clients.kube, Causeway: a.clients.causeway,
+		Syncer: a.syncer, SetDeadNodes: a.setDeadNodes, Recorder: a.recorder, Registry: a.registry,
+	}
+}
+
+// proxy runs the syncer once everything that it programs is known. Until then
+// the kernel keeps what an earlier agent left.
+func (a *Agent) proxy(ctx context.Context) error {
+	log := logr.FromContextOrDiscard(ctx)
+	if err := a.store.WaitListed(ctx, KindService, KindEndpointSlice, KindNode); err != nil {
+		return nil // ended before
+	}
+	a.refreshNode()
+	if node := a.modelNode(); len(node.PodCIDRs) == 0 && len(node.PodInterfaces) == 0 {
+		log.Info("Pods of this node cannot be told from others, so their connections to endpoints elsewhere are masqueraded: " +
+			"give the Node spec.podCIDRs, or set --pod-cidrs or --pod-interfaces")
+	}
+	return a.syncer.Run(ctx)
+}
+
+func (a *Agent) modelNode() model.Node {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.node
+}
+
+// changed hands Store events to the syncer.
+func (a *Agent) changed(e Event) {
+	switch e.Kind {
+	case KindService, KindEndpointSlice:
+		a.syncer.Notify(e.Name, e.Trigger)
+	case KindNode:
+		if e.Name.Name == a.cfg.NodeName {
+			a.refreshNode()
+		}
+	}
+}
+
+func (a *Agent) setDeadNodes(names []string) {
+	a.mu.Lock()
+	a.dead = names
+	a.mu.Unlock()
+	a.refreshNode()
+}
+
+// refreshNode tells the syncer of a node that differs in what matters; most
+// updates of Node objects do not.
+func (a *Agent) refreshNode() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	next := a.cfg.modelNode(a.store.Node(a.cfg.NodeName), a.dead)
+	if reflect.DeepEqual(next, a.node) {
+		return
+	}
+	a.node = next
+	a.syncer.SetNode(next)
+}
+
+// applied follows up on what the kernel now does.
+func (a *Agent) applied(done syncer.Applied) {
+	for _, c := range done.Changes {
+		a.healthCheck(c)
+	}
+}
+
+func (a *Agent) healthCheck(c model.Change) {
+	var port uint16
+	ready := 0
+	if c.New != nil {
+		port, ready = c.New.HealthCheckPort, c.New.LocalReady
+	}
+	if c.Old == nil && port == 0 {
+		return
+	}
+	if err := a.checks.Set(context.Background(), c.Name, port, ready); err != nil {
+		a.problems.warn(c.Name, "HealthCheckNodePort", err.Error()+": free the port on this node")
+	}
+}
+
+func (a *Agent) drifted(r backend.Report) {
+	a.problems.warnNode(a.cfg.NodeName, "RulesRepaired",
+		fmt.Sprintf("Somebody changed %d objects of the %s rules on this node; they are repaired", r.Drift, a.cfg.Backend.Name()))
+}
+
+// health joins the kernel's state with the Node object's.
+func (a *Agent) health() healthcheck.Health {
+	s := a.syncer.Status()
+	return healthcheck.Health{
+		Started: s.Started, InSync: s.InSync, Err: s.Err, LastUpdated: s.LastSync,
+		NodeEligible: eligible(a.store.Node(a.cfg.NodeName)),
+	}
+}

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/causeway-lb/causeway/api/v1alpha1"
+)
+
+// feed puts what a reflector reads into the Store. It implements
+// cache.ReflectorStore.
+type feed struct {
+	store *Store
+	kind  Kind
+	once  sync.Once
+	// put and remove change the Store, with its lock held, and say what to
+	// notify.
+	put    func(obj any) []Event
+	remove func(name types.NamespacedName) []Event
+	// names lists what the Store has of the kind, with its lock held.
+	names func() []types.NamespacedName
+}
+
+var _ cache.ReflectorStore = (*feed)(nil)
+
+func objectName(obj any) (types.NamespacedName, error) {
+	m, err := meta.Accessor(obj)
+	if err != nil {
+		return types.NamespacedName{}, fmt.Errorf("name object of type %T: %w", obj, err)
+	}
+	return types.NamespacedName{Namespace: m.GetNamespace(), Name: m.GetName()}, nil
+}
+
+// Add is part of cache.ReflectorStore.
+func (f *feed) Add(obj any) error {
+	f.store.mu.Lock()
+	events := f.put(obj)
+	f.store.mu.Unlock()
+	f.store.notify(events...)
+	return nil
+}
+
+// Update is part of cache.ReflectorStore.
+func (f *feed) Update(obj any) error { return f.Add(obj) }
+
+// Delete is part of cache.ReflectorStore.
+func (f *feed) Delete(obj any) error {
+	name, err := objectName(obj)
+	if err != nil {
+		return err
+	}
+	f.store.mu.Lock()
+	events := f.remove(name)
+	f.store.mu.Unlock()
+	f.store.notify(events...)
+	return nil
+}
+
+// Replace is part of cache.ReflectorStore: the result of a list. What the
+// Store has besides is gone.
+func (f *feed) Replace(objs []any, _ string) error {
+	var events []Event
+	f.store.mu.Lock()
+	gone := map[types.NamespacedName]bool{}
+	for _, name := range f.names() {
+		gone[name] = true
+	}
+	for _, obj := range objs {
+		name, err := objectName(obj)
+		if err != nil {
+			f.store.mu.Unlock()
+			return err
+		}
+		delete(gone, name)
+		events = append(events, f.put(obj)...)
+	}
+	for name := range gone {
+		events = append(events, f.remove(name)...)
+	}
+	f.store.mu.Unlock()
+	f.once.Do(func() { close(f.store.listed[f.kind]) })
+	f.store.notify(events...)
+	return nil
+}
+
+// Resync is part of cache.ReflectorStore.
+func (f *feed) Resync() error { return nil }
+
+func (s *Store) serviceFeed() *feed {
+	event := func(name types.NamespacedName) []Event { return []Event{{Kind: KindService, Name: name}} }
+	return &feed{
+		store: s, kind: KindService,
+		put: func(obj any) []Event {
+			svc := stripService(obj.(*corev1.Service))
+			name := types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
+			s.services[name] = svc
+			return event(name)
+		},
+		remove: func(name types.NamespacedName) []Event {
+			delete(s.services, name)
+			return event(name)
+		},
+		names: func() []types.NamespacedName { return keys(s.services) },
+	}
+}
+
+func (s *Store) sliceFeed() *feed {
+	remove := func(name types.NamespacedName) []Event {
+		owner, ok := s.owners[name]
+		if !ok {
+			return nil
+		}
+		delete(s.owners, name)
+		if delete(s.slices[owner], name.Name); len(s.slices[owner]) == 0 {
+			delete(s.slices, owner)
+		}
+		return []Event{{Kind: KindEndpointSlice, Name: owner}}
+	}
+	return &feed{
+		store: s, kind: KindEndpointSlice, remove: remove,
+		put: func(obj any) []Event {
+			sl := obj.(*discoveryv1.EndpointSlice)
+			name := types.NamespacedName{Namespace: sl.Namespace, Name: sl.Name}
+			owner := types.NamespacedName{Namespace: sl.Namespace, Name: sl.Labels[discoveryv1.LabelServiceName]}
+			var events []Event
+			if old, ok := s.owners[name]; ok && old != owner {
+				events = remove(name)
+			}
+			if owner.Name == "" {
+				return events // belongs to no Service
+			}
+			trigger := triggerTime(sl)
+			if s.slices[owner] == nil {
+				s.slices[owner] = map[string]*discoveryv1.EndpointSlice{}
+			}
+			s.slices[owner][sl.Name] = s.stripSlice(sl)
+			s.owners[name] = owner
+			return append(events, Event{Kind: KindEndpointSlice, Name: owner, Trigger: trigger})
+		},
+		names: func() []types.NamespacedName { return keys(s.owners) },
+	}
+}
+
+// triggerTime is when the endpoints changed, as the slice controller notes.
+func triggerTime(sl *discoveryv1.EndpointSlice) time.Time {
+	t, err := time.Parse(time.RFC3339Nano, sl.Annotations[corev1.EndpointsLastChangeTriggerTime])
+	if err != nil {
+		return time.Time{} // absent: older controllers, or made by hand
+	}
+	return t
+}
+
+func (s *Store) nodeFeed() *feed {
+	return clusterFeed(s, KindNode, s.nodes, stripNode)
+}
+
+func (s *Store) addressFeed() *feed {
+	return clusterFeed(s, KindLoadBalancerAddress, s.addresses, func(a *v1alpha1.LoadBalancerAddress) *v1alpha1.LoadBalancerAddress {
+		a.ManagedFields = nil
+		return a
+	})
+}
+
+func (s *Store) poolFeed() *feed {
+	return clusterFeed(s, KindLoadBalancerPool, s.pools, func(p *v1alpha1.LoadBalancerPool) *v1alpha1.LoadBalancerPool {
+		p.ManagedFields = nil
+		return p
+	})
+}
+
+// clusterFeed fills a map of cluster-scoped objects.
+func clusterFeed[T metav1.Object](s *Store, k Kind, m map[string]T, strip func(T) T) *feed {
+	return &feed{
+		store: s, kind: k,
+		put: func(obj any) []Event {
+			o := strip(obj.(T))
+			m[o.GetName()] = o
+			return []Event{{Kind: k, Name: types.NamespacedName{Name: o.GetName()}}}
+		},
+		remove: func(name types.NamespacedName) []Event {
+			delete(m, name.Name)
+			return []Event{{Kind: k, Name: name}}
+		},
+		names: func() []types.NamespacedName {
+			var names []types.NamespacedName
+			for name := range m {
+				names = append(names, types.NamespacedName{Name: name})
+			}
+			return names
+		},
+	}
+}
+
+func keys[V any](m map[types.NamespacedName]V) []types.NamespacedName {
+	names := make([]types.NamespacedName, 0, len(m))
+	for name := range m {
+		names = append(names, name)
+	}
+	return names
+}
+
+// stripMeta keeps what names an object and what policies look at.
+func stripMeta(m metav1.ObjectMeta, labels, annotations map[string]string) metav1.ObjectMeta {
+	return metav1.ObjectMeta{
+		Namespace: m.Namespace, Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion,
+		CreationTimestamp: m.CreationTimestamp, DeletionTimestamp: m.DeletionTimestamp,
+		Labels: labels, Annotations: annotations,
+	}
+}
+
+func stripService(svc *corev1.Service) *corev1.Service {
+	spec := svc.Spec
+	spec.Selector = nil
+	return &corev1.Service{
+		ObjectMeta: stripMeta(svc.ObjectMeta, svc.Labels, svc.Annotations),
+		Spec:       spec,
+		Status:     corev1.ServiceStatus{LoadBalancer: svc.Status.LoadBalancer},
+	}
+}
+
+// stripSlice keeps addresses, conditions, hints and node names; names of
+// nodes are the same string everywhere. The Store's lock is held.
+func (s *Store) stripSlice(sl *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
+	out := &discoveryv1.EndpointSlice{
+		ObjectMeta:  stripMeta(sl.ObjectMeta, nil, nil),
+		AddressType: sl.AddressType,
+		Ports:       sl.Ports,
+		Endpoints:   make([]discoveryv1.Endpoint, len(sl.Endpoints)),
+	}
+	for i := range sl.Endpoints {
+		ep := &sl.Endpoints[i]
+		addresses := ep.Addresses
+		if len(addresses) > 1 {
+			addresses = addresses[:1:1] // only the first counts, by the API's definition
+		}
+		out.Endpoints[i] = discoveryv1.Endpoint{
+			Addresses: addresses, Conditions: internConditions(ep.Conditions), Hints: ep.Hints, NodeName: s.intern(ep.NodeName),
+		}
+	}
+	return out
+}
+
+var shared = [2]bool{false, true}
+
+func internBool(b *bool) *bool {
+	switch {
+	case b == nil:
+		return nil
+	case *b:
+		return &shared[1]
+	}
+	return &shared[0]
+}
+
+func internConditions(c discoveryv1.EndpointConditions) discoveryv1.EndpointConditions {
+	return discoveryv1.EndpointConditions{
+		Ready: internBool(c.Ready), Serving: internBool(c.Serving), Terminating: internBool(c.Terminating),
+	}
+}
+
+func (s *Store) intern(p *string) *string {
+	if p == nil {
+		return nil
+	}
+	if q := s.strings[*p]; q != nil {
+		return q
+	}
+	s.strings[*p] = p
+	return p
+}
+
+func stripNode(n *corev1.Node) *corev1.Node {
+	return &corev1.Node{
+		ObjectMeta: stripMeta(n.ObjectMeta, n.Labels, n.Annotations),
+		Spec: corev1.NodeSpec{
+			PodCIDR: n.Spec.PodCIDR, PodCIDRs: n.Spec.PodCIDRs, Unschedulable: n.Spec.Unschedulable, Taints: n.Spec.Taints,
+		},
+		Status: corev1.NodeStatus{Addresses: n.Status.Addresses, Conditions: n.Status.Conditions},
+	}
+}

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+)
+
+// modelNode joins what the flags say with what the Node object says; node may
+// be nil.
+func (c *Config) modelNode(node *corev1.Node, dead []string) model.Node {
+	n := model.Node{
+		Name:               c.NodeName,
+		PodCIDRs:           c.PodCIDRs,
+		PodInterfaces:      c.PodInterfaces,
+		NodePortAddresses:  c.NodePortAddresses,
+		LocalhostNodePorts: c.LocalhostNodePorts,
+		ExternalIPRanges:   c.ExternalIPRanges,
+		MasqueradeAll:      c.MasqueradeAll,
+		ServiceProxyName:   c.ServiceProxyName,
+		DeadNodes:          slices.Sorted(slices.Values(dead)),
+	}
+	if node == nil {
+		return n
+	}
+	n.Zone = node.Labels[corev1.LabelTopologyZone]
+	if len(n.PodCIDRs) == 0 && len(n.PodInterfaces) == 0 {
+		n.PodCIDRs = podCIDRs(node)
+	}
+	return n
+}
+
+// podCIDRs are the Node's, those that parse.
+func podCIDRs(node *corev1.Node) []netip.Prefix {
+	raws := node.Spec.PodCIDRs
+	if len(raws) == 0 && node.Spec.PodCIDR != "" {
+		raws = []string{node.Spec.PodCIDR}
+	}
+	var ps []netip.Prefix
+	for _, raw := range raws {
+		if p, err := netip.ParsePrefix(raw); err == nil {
+			ps = append(ps, p.Masked())
+		}
+	}
+	return ps
+}
+
+// toBeDeletedTaint marks a node that the cluster autoscaler is about to remove.
+const toBeDeletedTaint = "ToBeDeletedByClusterAutoscaler"
+
+// eligible says whether load balancers should send here, as far as the Node
+// object tells.
+func eligible(node *corev1.Node) bool {
+	return node != nil && node.DeletionTimestamp == nil &&
+		!slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == toBeDeletedTaint })
+}

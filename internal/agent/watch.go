@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/causeway-lb/causeway/api/v1alpha1"
+)
+
+// clients to the API server.
+type clients struct {
+	kube     *kubernetes.Clientset
+	causeway *rest.RESTClient
+}
+
+func newClients(cfg *rest.Config) (*clients, error) {
+	binary := rest.CopyConfig(cfg)
+	binary.ContentType = runtime.ContentTypeProtobuf
+	binary.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+	kube, err := kubernetes.NewForConfig(binary)
+	if err != nil {
+		return nil, fmt.Errorf("make Kubernetes client: %w", err)
+	}
+	scheme := runtime.NewScheme()
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		return nil, fmt.Errorf("register %s: %w", v1alpha1.GroupVersion, err)
+	}
+	metav1.AddToGroupVersion(scheme, metav1.SchemeGroupVersion)
+	own := rest.CopyConfig(cfg)
+	own.GroupVersion = &v1alpha1.GroupVersion
+	own.APIPath = "/apis"
+	own.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	causeway, err := rest.RESTClientFor(own)
+	if err != nil {
+		return nil, fmt.Errorf("make %s client: %w", v1alpha1.GroupVersion, err)
+	}
+	return &clients{kube: kube, causeway: causeway}, nil
+}
+
+// notHeadless selects what a proxy deals with.
+const notHeadless = "!" + corev1.IsHeadlessService
+
+// watch feeds the Store until ctx ends. announce adds what only the announcer
+// reads.
+func (c *clients) watch(ctx context.Context, s *Store, announce bool) {
+	core, disc := c.kube.CoreV1().RESTClient(), c.kube.DiscoveryV1().RESTClient()
+	type source struct {
+		client   cache.Getter
+		resource string
+		selector string
+		expected any
+		feed     *feed
+	}
+	sources := []source{
+		{core, "services", notHeadless, &corev1.Service{}, s.serviceFeed()},
+		{disc, "endpointslices", notHeadless, &discoveryv1.EndpointSlice{}, s.sliceFeed()},
+		{core, "nodes", "", &corev1.Node{}, s.nodeFeed()},
+	}
+	if announce {
+		sources = append(sources,
+			source{c.causeway, "loadbalanceraddresses", "", &v1alpha1.LoadBalancerAddress{}, s.addressFeed()},
+			source{c.causeway, "loadbalancerpools", "", &v1alpha1.LoadBalancerPool{}, s.poolFeed()})
+	}
+	var wg sync.WaitGroup
+	for _, src := range sources {
+		lw := cache.NewFilteredListWatchFromClient(src.client, src.resource, metav1.NamespaceAll, func(o *metav1.ListOptions) {
+			o.LabelSelector = src.selector
+		})
+		r := cache.NewReflectorWithOptions(lw, src.expected, src.feed, cache.ReflectorOptions{Name: src.resource})
+		wg.Go(func() { r.RunWithContext(ctx) })
+	}
+	wg.Wait()
+}

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package syncer keeps a backend at the model's Desired.
+//
+//	notify(Service) --+                     +--> Backend.Sync --> Report
+//	notify(node) -----+--> one goroutine ---+                       |
+//	drift, timer -----+    (State)          +<-- back-off <-- error-+
+//
+// There is no minimum interval: a change is programmed when it arrives, and
+// what arrives while the kernel is busy is programmed together next.
+//
+// # Invariants
+//
+//   - A Sync is told of every Service that changed since the last successful
+//     one.
+//   - After an error, a change by others to the kernel, a lost notification or
+//     the resync interval, everything is read back and compared.
+//   - Status says InSync only between a successful Sync and the next reason to
+//     doubt it.
+//
+// # Non-goals
+//
+// No knowledge of the API server or the kernel.
+package syncer

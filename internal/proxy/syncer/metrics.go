@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package syncer
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/causeway-lb/causeway/internal/proxy/backend"
+)
+
+// Metrics of one Syncer.
+type Metrics struct {
+	duration    *prometheus.HistogramVec
+	programming prometheus.Histogram
+	services    prometheus.Counter
+	elements    *prometheus.CounterVec
+	objects     prometheus.Gauge
+	drift       prometheus.Counter
+	errors      prometheus.Counter
+	inSync      prometheus.Gauge
+	last        prometheus.Gauge
+}
+
+// NewMetrics makes the metrics of a backend; register them with Collectors.
+func NewMetrics(backendName string) *Metrics {
+	labels := prometheus.Labels{"backend": backendName}
+	opts := func(name, help string) prometheus.Opts {
+		return prometheus.Opts{Namespace: "causeway", Subsystem: "proxy", Name: name, Help: help, ConstLabels: labels}
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts(opts(name, help)))
+	}
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts(opts(name, help)))
+	}
+	return &Metrics{
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: "causeway", Subsystem: "proxy", Name: "sync_duration_seconds", ConstLabels: labels,
+			Help:    "Time from taking in changes to the kernel's acceptance, by kind of sync: change or full.",
+			Buckets: prometheus.ExponentialBuckets(0.0001, 2, 18),
+		}, []string{"kind"}),
+		programming: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: "causeway", Subsystem: "proxy", Name: "network_programming_duration_seconds", ConstLabels: labels,
+			Help:    "Time from the change of a Pod or Service that caused it to the kernel's acceptance.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 18),
+		}),
+		services: counter("changed_services_total", "Services whose rules were changed."),
+		elements: prometheus.NewCounterVec(prometheus.CounterOpts(opts("elements_total",
+			"Elements written to the kernel, by operation: add or delete.")), []string{"operation"}),
+		objects: gauge("elements", "Elements in the kernel."),
+		drift:   counter("drift_total", "Objects that others had changed or deleted, and that were repaired."),
+		errors:  counter("sync_errors_total", "Syncs that the kernel refused."),
+		inSync:  gauge("in_sync", "1 if the kernel matches what it should, else 0."),
+		last:    gauge("last_sync_timestamp_seconds", "When a sync last succeeded, in Unix time."),
+	}
+}
+
+// Collectors are all metrics, to be registered.
+func (m *Metrics) Collectors() []prometheus.Collector {
+	return []prometheus.Collector{m.duration, m.programming, m.services, m.elements, m.objects, m.drift, m.errors, m.inSync, m.last}
+}
+
+func (m *Metrics) synced(r backend.Report, services int, elapsed time.Duration, err error) {
+	kind := "change"
+	if r.Full {
+		kind = "full"
+	}
+	m.duration.WithLabelValues(kind).Observe(elapsed.Seconds())
+	if err != nil {
+		m.errors.Inc()
+		m.inSync.Set(0)
+		return
+	}
+	m.inSync.Set(1)
+	m.last.SetToCurrentTime()
+	m.services.Add(float64(services))
+	m.elements.WithLabelValues("add").Add(float64(r.Added))
+	m.elements.WithLabelValues("delete").Add(float64(r.Deleted))
+	m.objects.Set(float64(r.Objects))
+	m.drift.Add(float64(r.Drift))
+}
+
+// observe measures from each Service's trigger to now.
+func (m *Metrics) observe(dirty map[types.NamespacedName]time.Time, now time.Time) {
+	for _, trigger := range dirty {
+		if !trigger.IsZero() {
+			m.programming.Observe(now.Sub(trigger).Seconds())
+		}
+	}
+}

@@ -1,0 +1,390 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package syncer
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/causeway-lb/causeway/internal/proxy/backend"
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+)
+
+// Source is where the syncer reads the API's objects from. Safe for
+// concurrent use.
+type Source interface {
+	// Names lists all Services.
+	Names() []types.NamespacedName
+	// Input gives one Service with its slices, false if there is no such Service.
+	Input(types.NamespacedName) (model.Input, bool)
+}
+
+// Config of a Syncer.
+type Config struct {
+	Backend backend.Backend
+	Source  Source
+	// Resync is how often the kernel is read back without a reason; 0 is 10
+	// minutes.
+	Resync time.Duration
+	// Node is what the rules depend on besides Services, at first.
+	Node model.Node
+	// Applied, unless nil, is told of every successful Sync, in order, from the
+	// syncer's goroutine. The next Sync waits for it.
+	Applied func(Applied)
+	// Problems, unless nil, is told of a Service's problems whenever it was
+	// computed; none means that they are gone.
+	Problems func(types.NamespacedName, []model.Problem)
+	// Drifted, unless nil, is told when others' changes were repaired.
+	Drifted func(backend.Report)
+	Metrics *Metrics
+}
+
+// Validate says what is missing.
+func (c Config) Validate() error {
+	if c.Backend == nil || c.Source == nil {
+		return errors.New("syncer needs a Backend and a Source")
+	}
+	return nil
+}
+
+// Applied is what a successful Sync put in place.
+type Applied struct {
+	Node model.Node
+	// Changes are the Services that differ from the last successful Sync.
+	Changes []model.Change
+	Report  backend.Report
+}
+
+// Status is how the kernel stands.
+type Status struct {
+	// Started says that a Sync has succeeded since the start.
+	Started bool
+	// InSync says that the kernel matches all that was notified.
+	InSync bool
+	// Since is when InSync last became what it is.
+	Since time.Time
+	// LastSync is when a Sync last succeeded.
+	LastSync time.Time
+	// Err is why the last Sync failed, nil if it did not.
+	Err error
+}
+
+const (
+	defaultResync = 10 * time.Minute
+	minBackoff    = 50 * time.Millisecond
+	maxBackoff    = 30 * time.Second
+	// driftPause gathers the many notifications of one foreign transaction.
+	driftPause = 20 * time.Millisecond
+)
+
+// Syncer drives one Backend.
+type Syncer struct {
+	cfg Config
+
+	mu      sync.Mutex
+	dirty   map[types.NamespacedName]time.Time
+	node    *model.Node // set: to be taken in
+	verify  bool        // read the kernel back
+	status  Status
+	watches []chan struct{}
+	wake    chan struct{}
+
+	// The rest belongs to Run.
+	state   *model.State
+	pending map[types.NamespacedName]*model.Service // Services to sync, as they were at the last success
+}
+
+// New gives a Syncer that does nothing before Run.
+func New(cfg Config) (*Syncer, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if cfg.Resync == 0 {
+		cfg.Resync = defaultResync
+	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = NewMetrics(cfg.Backend.Name())
+	}
+	return &Syncer{
+		cfg:     cfg,
+		dirty:   map[types.NamespacedName]time.Time{},
+		wake:    make(chan struct{}, 1),
+		state:   model.NewState(cfg.Node),
+		pending: map[types.NamespacedName]*model.Service{},
+		status:  Status{Since: time.Now()},
+	}, nil
+}
+
+// Notify says that a Service or its slices changed. trigger is when the cause
+// happened, zero if unknown; it is measured against the commit.
+func (s *Syncer) Notify(name types.NamespacedName, trigger time.Time) {
+	s.mu.Lock()
+	if old, ok := s.dirty[name]; !ok || old.IsZero() || !trigger.IsZero() && trigger.Before(old) {
+		s.dirty[name] = trigger
+	}
+	s.mu.Unlock()
+	s.kick()
+}
+
+// SetNode changes what the rules depend on besides Services.
+func (s *Syncer) SetNode(n model.Node) {
+	s.mu.Lock()
+	s.node = &n
+	s.mu.Unlock()
+	s.kick()
+}
+
+// Verify has the kernel read back soon.
+func (s *Syncer) Verify() {
+	s.mu.Lock()
+	s.verify = true
+	s.mu.Unlock()
+	s.kick()
+}
+
+// Status is how the kernel stands now.
+func (s *Syncer) Status() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status
+}
+
+// Watch gives a channel that receives when Status may have changed; several
+// changes may be one receive.
+func (s *Syncer) Watch() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ch := make(chan struct{}, 1)
+	s.watches = append(s.watches, ch)
+	return ch
+}
+
+func (s *Syncer) kick() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// set is called with mu held.
+func (s *Syncer) set(inSync bool, err error) {
+	now := time.Now()
+	if s.status.InSync != inSync || s.status.Since.IsZero() {
+		s.status.InSync, s.status.Since = inSync, now
+	}
+	s.status.Err = err
+	if err == nil {
+		s.status.Started, s.status.LastSync = true, now
+	}
+	for _, ch := range s.watches {
+		select {
+		case ch <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Run programs the kernel until ctx ends, and then leaves it as it is. The
+// Source must hold all Services when Run is called.
+func (s *Syncer) Run(ctx context.Context) error {
+	log := logr.FromContextOrDiscard(ctx).WithName("syncer").WithValues("backend", s.cfg.Backend.Name())
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	if w, ok := s.cfg.Backend.(backend.Watcher); ok {
+		watch.Go(func() { s.watchDrift(ctx, log, w) })
+	}
+	for _, name := range s.cfg.Source.Names() {
+		s.compute(name)
+	}
+	s.Verify()
+	resync := time.NewTicker(s.cfg.Resync)
+	defer resync.Stop()
+	backoff := time.Duration(0)
+	for {
+		var retry <-chan time.Time
+		if backoff > 0 {
+			retry = time.After(backoff)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-resync.C:
+			s.Verify()
+			continue
+		case <-retry:
+		case <-s.wakeUnless(backoff > minBackoff):
+		}
+		if err := s.sync(ctx, log, backoff > 0); err != nil && ctx.Err() == nil {
+			backoff = min(max(2*backoff, minBackoff), maxBackoff)
+			log.Error(err, "Sync failed, the kernel keeps the old state", "retryIn", backoff)
+			continue
+		}
+		backoff = 0
+	}
+}
+
+// wakeUnless gives nil, which never receives, while a failing backend rests.
+func (s *Syncer) wakeUnless(resting bool) <-chan struct{} {
+	if resting {
+		return nil
+	}
+	return s.wake
+}
+
+// watchDrift keeps the backend's watch alive.
+func (s *Syncer) watchDrift(ctx context.Context, log logr.Logger, w backend.Watcher) {
+	for ctx.Err() == nil {
+		err := w.Watch(ctx, func() { s.Verify() })
+		if err != nil && ctx.Err() == nil {
+			log.Error(err, "Watch for changes by others ended, beginning anew")
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+		}
+	}
+}
+
+// take empties the inbox.
+func (s *Syncer) take() (dirty map[types.NamespacedName]time.Time, node *model.Node, verify bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	dirty, node, verify = s.dirty, s.node, s.verify
+	if len(dirty) > 0 {
+		s.dirty = map[types.NamespacedName]time.Time{}
+	}
+	s.node, s.verify = nil, false
+	return dirty, node, verify
+}
+
+// sync programs what has come in. retry says that the last Sync failed.
+func (s *Syncer) sync(ctx context.Context, log logr.Logger, retry bool) error {
+	dirty, node, verify := s.take()
+	if len(dirty) == 0 && node == nil && !verify && !retry {
+		return nil
+	}
+	if verify && !retry && s.Status().Started && len(dirty) == 0 {
+		// The rest of a foreign transaction's notifications come at once.
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(driftPause):
+		}
+		more, n, _ := s.take()
+		dirty = more
+		if n != nil {
+			node = n
+		}
+	}
+	start := time.Now()
+	if node != nil {
+		s.rebuild(*node)
+	}
+	for name := range dirty {
+		s.compute(name)
+	}
+	if len(s.pending) == 0 && node == nil && !verify && !retry {
+		s.cfg.Metrics.observe(dirty, time.Now())
+		return nil // nothing that matters to this node
+	}
+	var changed []types.NamespacedName
+	if node == nil && !verify && !retry {
+		changed = make([]types.NamespacedName, 0, len(s.pending))
+		for name := range s.pending {
+			changed = append(changed, name)
+		}
+	}
+	report, err := s.cfg.Backend.Sync(ctx, s.state.Desired(), changed)
+	s.cfg.Metrics.synced(report, len(s.pending), time.Since(start), err)
+	if err != nil {
+		s.mu.Lock()
+		s.set(false, err)
+		s.mu.Unlock()
+		return err
+	}
+	s.cfg.Metrics.observe(dirty, time.Now())
+	s.succeeded(log, report, time.Since(start))
+	return nil
+}
+
+func (s *Syncer) succeeded(log logr.Logger, report backend.Report, elapsed time.Duration) {
+	applied := Applied{Node: s.state.Desired().Node, Report: report}
+	for name, old := range s.pending {
+		applied.Changes = append(applied.Changes, model.Change{Name: name, Old: old, New: s.state.Service(name)})
+	}
+	clear(s.pending)
+	s.mu.Lock()
+	first := !s.status.Started
+	s.set(true, nil)
+	s.mu.Unlock()
+	switch {
+	case first:
+		log.Info("Took over the kernel's state", "services", len(applied.Changes), "added", report.Added,
+			"deleted", report.Deleted, "objects", report.Objects, "elapsed", elapsed)
+	case report.Drift > 0:
+		log.Info("Repaired what others had changed", "drift", report.Drift, "elapsed", elapsed)
+	default:
+		log.V(1).Info("Synced", "services", len(applied.Changes), "full", report.Full, "added", report.Added,
+			"deleted", report.Deleted, "elapsed", elapsed)
+	}
+	if report.Drift > 0 && s.cfg.Drifted != nil {
+		s.cfg.Drifted(report)
+	}
+	if s.cfg.Applied != nil {
+		s.cfg.Applied(applied)
+	}
+}
+
+// compute brings one Service up to date in the State, and notes whom that
+// changed.
+func (s *Syncer) compute(name types.NamespacedName) {
+	var changes []model.Change
+	if in, ok := s.cfg.Source.Input(name); ok {
+		changes = s.state.Set(in)
+	} else {
+		changes = s.state.Delete(name)
+	}
+	for _, c := range changes {
+		s.note(c.Name, c.Old)
+	}
+	if s.cfg.Problems != nil {
+		s.cfg.Problems(name, s.state.Problems(name))
+	}
+}
+
+// note remembers what a Service was when the kernel last had it.
+func (s *Syncer) note(name types.NamespacedName, old *model.Service) {
+	if _, ok := s.pending[name]; !ok {
+		s.pending[name] = old
+	}
+}
+
+// rebuild computes every Service anew, for another node.
+func (s *Syncer) rebuild(node model.Node) {
+	old := s.state
+	s.state = model.NewState(node)
+	for _, name := range s.cfg.Source.Names() {
+		if in, ok := s.cfg.Source.Input(name); ok {
+			s.state.Set(in)
+			if s.cfg.Problems != nil {
+				s.cfg.Problems(name, s.state.Problems(name))
+			}
+		}
+	}
+	prev, next := old.Desired().Services, s.state.Desired().Services
+	for name, svc := range prev {
+		if !svc.Equal(next[name]) {
+			s.note(name, svc)
+		}
+	}
+	for name := range next {
+		if prev[name] == nil {
+			s.note(name, nil)
+		}
+	}
+}
