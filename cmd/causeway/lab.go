@@ -120,7 +120,8 @@ func newLabShellCommand(name *string) *cobra.Command {
 		Use:   "shell client|lan|NODE|pod/NAME [-- COMMAND...]",
 		Short: "A shell, or a command, on a machine or in a Pod of a running lab",
 		Long: `A shell on a machine or in a Pod of a running lab. A Pod outside of the namespace
-default is pod/NAMESPACE/NAME; the beginning of a name is enough.`,
+default is pod/NAMESPACE/NAME. The beginning of a name is enough; of several Pods,
+the first is taken.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			command := args[1:]

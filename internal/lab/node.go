@@ -271,3 +271,6 @@ func (n *Node) kill() {
 	process.Kill()
 	<-ended
 }
+
+// MAC is the node's hardware address on the LAN.
+func (n *Node) MAC() string { return n.machine.mac().String() }

@@ -69,9 +69,12 @@ func sourceTree() (string, error) {
 	}
 }
 
-// buildImages compiles the programs of the Pods. The Go toolchain leaves alone
-// what is up to date.
+// buildImages compiles the programs of the Pods, unless $CAUSEWAY_ASSETS is a
+// directory that has them. The Go toolchain leaves alone what is up to date.
 func buildImages(ctx context.Context, source string) (map[string]kubelet.Image, error) {
+	if dir := os.Getenv("CAUSEWAY_ASSETS"); dir != "" {
+		return imageTable(dir)
+	}
 	dir, err := binDir(source)
 	if err != nil {
 		return nil, err
@@ -86,8 +89,16 @@ func buildImages(ctx context.Context, source string) (map[string]kubelet.Image, 
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build Causeway: %w\n%s", err, out)
 	}
+	return imageTable(dir)
+}
+
+// imageTable is the kubelets' table of images, for programs in dir.
+func imageTable(dir string) (map[string]kubelet.Image, error) {
 	table := map[string]kubelet.Image{}
 	for _, image := range images {
+		if _, err := os.Stat(filepath.Join(dir, filepath.Base(image.pkg))); err != nil {
+			return nil, fmt.Errorf("find program of image %s: %w", image.name, err)
+		}
 		table[image.name] = kubelet.Image{
 			Files:      map[string]string{image.path: filepath.Join(dir, filepath.Base(image.pkg))},
 			Entrypoint: []string{image.path},

@@ -18,7 +18,8 @@ var ErrNotRunning = errors.New("not running")
 
 // ShellCommand returns the command line that runs command inside a machine or
 // a Pod of a running lab. A target is "client", "lan", a node's name, "pod/x"
-// or "pod/namespace/x"; of a Pod's name the beginning is enough.
+// or "pod/namespace/x"; of a Pod's name the beginning is enough, and of several
+// that begin so, the first is taken.
 //
 // It is a chain of nsenter: into the lab, into the node, into the container.
 func ShellCommand(name, target string, command []string) ([]string, error) {
@@ -73,22 +74,11 @@ func enterPod(dir, pod string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find Pod %s: %w", pod, err)
 	}
-	exact := filepath.Join(namespace + "_" + name)
-	for _, file := range found {
-		if filepath.Base(filepath.Dir(file)) == exact {
-			found = []string{file}
-			break
-		}
-	}
 	if len(found) == 0 {
 		return nil, fmt.Errorf("no Pod %s runs in the lab", pod)
 	}
+	// Glob sorts: the shortest name, which may be the whole one, comes first.
 	podDir := filepath.Dir(found[0])
-	for _, file := range found {
-		if filepath.Dir(file) != podDir {
-			return nil, fmt.Errorf("more than one Pod begins with %s: give more of its name", pod)
-		}
-	}
 	pid, err := os.ReadFile(found[0])
 	if err != nil {
 		return nil, fmt.Errorf("find Pod %s: %w", pod, err)
