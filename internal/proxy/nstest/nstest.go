@@ -1,17 +1,76 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package nstest gives tests a network namespace of their own. Only tests
+// Package nstest runs tests in a network namespace of their own, and gives
+// them more of them: nodes, Pods and clients on veth cables. Only tests
 // import it.
+//
+//	func TestMain(m *testing.M) { nstest.Main(m) }
+//
+// runs the whole test process in a fresh namespace, so that every socket of
+// every goroutine is in it and nothing outside is touched. Namespaces made
+// with New belong to child processes and go when the test ends, however it
+// ends.
 package nstest
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
-	"runtime"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 )
+
+const insideVariable = "CAUSEWAY_NSTEST_INSIDE"
+
+// Main runs the tests of a package in a new network namespace, with loopback
+// up. Where that is not possible the tests still run, and those that call
+// Require end there.
+func Main(m *testing.M) {
+	if os.Getenv(insideVariable) != "" {
+		os.Exit(inside(m))
+	}
+	if os.Geteuid() != 0 {
+		os.Exit(m.Run())
+	}
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), insideVariable+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	err := cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		os.Exit(exit.ExitCode())
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "nstest: no network namespace:", err)
+		os.Exit(m.Run())
+	}
+}
+
+func inside(m *testing.M) int {
+	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "nstest: bring loopback up: %v: %s\n", err, out)
+		return 1
+	}
+	return m.Run()
+}
+
+// Require ends a test that needs the namespace, and programs, where they are
+// missing.
+func Require(t testing.TB, programs ...string) {
+	t.Helper()
+	if os.Getenv(insideVariable) == "" {
+		Unavailable(t, "network namespaces need root")
+	}
+	for _, p := range programs {
+		if _, err := exec.LookPath(p); err != nil {
+			Unavailable(t, p+" is not installed")
+		}
+	}
+}
 
 // Unavailable ends a test that this machine cannot run: it skips locally and
 // fails where REQUIRE_KERNEL=1 promises that it can.
@@ -23,22 +82,7 @@ func Unavailable(t testing.TB, reason string) {
 	t.Skip(reason)
 }
 
-// Enter moves the test's goroutine, locked to its thread, into a new network
-// namespace with loopback up. The thread ends with the goroutine, and the
-// namespace with it. Programs that the goroutine starts run in it too.
-func Enter(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		Unavailable(t, "network namespaces need root")
-	}
-	runtime.LockOSThread() // never unlocked: the thread must not be reused
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		Unavailable(t, "unshare of the network namespace: "+err.Error())
-	}
-	Run(t, "ip", "link", "set", "lo", "up")
-}
-
-// Run runs a program in the current namespace and returns its output.
+// Run runs a program in the test's namespace and returns what it prints.
 func Run(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(name, args...).CombinedOutput()

@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/go-logr/logr/testr"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	"github.com/causeway-lb/causeway/internal/lab/controlplane"
+	"github.com/causeway-lb/causeway/internal/proxy/nftables"
+	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+)
+
+func TestMain(m *testing.M) { nstest.Main(m) }
+
+// apiServer starts a real one in the test's namespace.
+func apiServer(t *testing.T) *rest.Config {
+	t.Helper()
+	dir, err := controlplane.Assets(t.Context(), "etcd", "kube-apiserver")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nstest.Run(t, "ip", "address", "replace", "192.0.2.10/32", "dev", "lo")
+	env := &envtest.Environment{BinaryAssetsDirectory: dir, ControlPlaneStartTimeout: time.Minute}
+	env.ControlPlane.GetAPIServer().Configure().
+		Set("service-cluster-ip-range", "10.96.0.0/16").Set("advertise-address", "192.0.2.10")
+	cfg, err := env.Start()
+	if err != nil {
+		t.Fatalf("start API server: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := env.Stop(); err != nil {
+			t.Errorf("stop API server: %v", err)
+		}
+	})
+	return cfg
+}
+
+// running is an agent in this process.
+type running struct {
+	stop func()
+	base string
+}
+
+func startAgent(t *testing.T, cfg *rest.Config) *running {
+	t.Helper()
+	b, err := nftables.New(nftables.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := New(Config{
+		NodeName: "node-1", REST: cfg, Backend: b,
+		HealthAddress: "127.0.0.1:10256", MetricsAddress: "127.0.0.1:10249",
+		ExternalIPRanges: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(logr.NewContext(t.Context(), testr.New(t)))
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	r := &running{base: "http://127.0.0.1:10256"}
+	stopped := false
+	r.stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("agent: %v", err)
+		}
+		if err := b.Close(); err != nil {
+			t.Errorf("close backend: %v", err)
+		}
+	}
+	t.Cleanup(r.stop)
+	eventually(t, 20*time.Second, "ready", func() error { return get(r.base+"/readyz", http.StatusOK) })
+	return r
+}
+
+func get(url string, want int) error {
+	resp, err := http.Get(url)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if body, _ := io.ReadAll(resp.Body); resp.StatusCode != want {
+		return fmt.Errorf("GET %s: %d %s, want %d", url, resp.StatusCode, body, want)
+	}
+	return nil
+}
+
+func eventually(t *testing.T, limit time.Duration, what string, f func() error) {
+	t.Helper()
+	var err error
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if err = f(); err == nil {
+			return
+		}
+	}
+	t.Fatalf("not %s within %v: %v", what, limit, err)
+}
+
+// pod is a TCP server that says its name, on an address of the loopback
+// interface: an endpoint on this node.
+func pod(t *testing.T, name, addr string) {
+	t.Helper()
+	nstest.Run(t, "ip", "address", "replace", addr+"/32", "dev", "lo")
+	l, err := net.Listen("tcp", addr+":8080")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(c, name)
+			_ = c.Close()
+		}
+	}()
+}
+
+// ask dials and returns what the server says.
+func ask(addr string) (string, error) {
+	c, err := net.DialTimeout("tcp", addr, 200*time.Millisecond)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(time.Second))
+	b, err := io.ReadAll(c)
+	return string(b), err
+}
+
+func answers(addr, want string) func() error {
+	return func() error {
+		got, err := ask(addr)
+		if err == nil && got != want {
+			err = fmt.Errorf("%s answered %q, want %q", addr, got, want)
+		}
+		return err
+	}
+}
+
+func refuses(addr string) func() error {
+	return func() error {
+		got, err := ask(addr)
+		if err == nil {
+			return fmt.Errorf("%s answered %q, want refusal", addr, got)
+		}
+		if !strings.Contains(err.Error(), "refused") {
+			return err
+		}
+		return nil
+	}
+}
+
+func TestAgent(t *testing.T) {
+	nstest.Require(t, "ip", "nft")
+	cfg := apiServer(t)
+	kube := kubernetes.NewForConfigOrDie(cfg)
+	ctx := t.Context()
+	mustCreate(t, kube)
+	pod(t, "one", "10.244.1.5")
+	// A host that is no node of a cluster routes nowhere else.
+	nstest.Run(t, "ip", "route", "replace", "default", "dev", "lo")
+	a := startAgent(t, cfg)
+
+	eventually(t, 5*time.Second, "forwarding", answers("10.96.0.50:80", "one"))
+	eventually(t, 5*time.Second, "refusing", refuses("10.96.0.50:81"))
+	eventually(t, 5*time.Second, "forwarding an allowed external IP", answers("198.51.100.7:80", "one"))
+	if err := get(a.base+"/healthz", http.StatusOK); err != nil {
+		t.Error(err)
+	}
+	eventually(t, 5*time.Second, "healthy for load balancers", func() error { return get("http://127.0.0.1:31999", http.StatusOK) })
+	eventually(t, 10*time.Second, "warned of", func() error { return hasEvent(kube, "ExternalIPNotAllowed") })
+
+	t.Run("repairs what others flush", func(t *testing.T) {
+		nstest.Run(t, "nft", "add", "table", "ip", "foreign")
+		start := time.Now()
+		nstest.Run(t, "nft", "delete", "table", "ip", "causeway")
+		eventually(t, time.Second, "repaired", answers("10.96.0.50:80", "one"))
+		t.Logf("repaired after %v", time.Since(start))
+		nstest.Run(t, "nft", "list", "table", "ip", "foreign")
+		eventually(t, 5*time.Second, "counted", func() error { return metricAbove("causeway_proxy_drift_total", 0) })
+		eventually(t, 10*time.Second, "told", func() error { return hasEvent(kube, "RulesRepaired") })
+	})
+
+	t.Run("forwards while the agent is down", func(t *testing.T) {
+		a.stop()
+		if err := answers("10.96.0.50:80", "one")(); err != nil {
+			t.Error(err)
+		}
+		pod(t, "two", "10.244.1.6")
+		sl, err := kube.DiscoveryV1().EndpointSlices("default").Get(ctx, "web-1", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sl.Endpoints[0].Addresses = []string{"10.244.1.6"}
+		if _, err := kube.DiscoveryV1().EndpointSlices("default").Update(ctx, sl, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := answers("10.96.0.50:80", "one")(); err != nil {
+			t.Error(err)
+		}
+	})
+	startAgent(t, cfg)
+	eventually(t, 5*time.Second, "forwarding to the new endpoint", answers("10.96.0.50:80", "two"))
+
+	t.Run("refuses without the Service", func(t *testing.T) {
+		if err := kube.DiscoveryV1().EndpointSlices("default").Delete(ctx, "web-1", metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, 5*time.Second, "refusing", refuses("10.96.0.50:80"))
+		eventually(t, 5*time.Second, "unhealthy for load balancers", func() error { return get("http://127.0.0.1:31999", http.StatusServiceUnavailable) })
+	})
+}
+
+func mustCreate(t *testing.T, kube kubernetes.Interface) {
+	t.Helper()
+	ctx := t.Context()
+	_, err := kube.CoreV1().Nodes().Create(ctx, &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: "node-1"},
+		Spec:       corev1.NodeSpec{PodCIDR: "10.244.1.0/24", PodCIDRs: []string{"10.244.1.0/24"}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = kube.CoreV1().Services("default").Create(ctx, &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: "web"},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeLoadBalancer, ClusterIP: "10.96.0.50",
+			ExternalTrafficPolicy: corev1.ServiceExternalTrafficPolicyLocal, HealthCheckNodePort: 31999,
+			ExternalIPs: []string{"198.51.100.7", "203.0.113.7"},
+			Ports:       []corev1.ServicePort{{Name: "http", Port: 80}},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = kube.DiscoveryV1().EndpointSlices("default").Create(ctx, &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Name: "web-1", Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Ports:       []discoveryv1.EndpointPort{{Name: ptr.To("http"), Port: ptr.To[int32](8080)}},
+		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{"10.244.1.5"}, NodeName: ptr.To("node-1")}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func hasEvent(kube kubernetes.Interface, reason string) error {
+	evs, err := kube.EventsV1().Events(metav1.NamespaceAll).List(context.Background(), metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	for _, e := range evs.Items {
+		if e.Reason == reason {
+			return nil
+		}
+	}
+	return fmt.Errorf("no event %s among %d", reason, len(evs.Items))
+}
+
+func metricAbove(name string, limit float64) error {
+	resp, err := http.Get("http://127.0.0.1:10249/metrics")
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(body)) {
+		if strings.HasPrefix(line, name+"{") {
+			var v json.Number
+			fields := strings.Fields(line)
+			v = json.Number(fields[len(fields)-1])
+			if f, err := v.Float64(); err == nil && f > limit {
+				return nil
+			}
+			return fmt.Errorf("%s", line)
+		}
+	}
+	return fmt.Errorf("no metric %s", name)
+}
