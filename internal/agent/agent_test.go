@@ -184,6 +184,7 @@ func TestAgent(t *testing.T) {
 	ctx := t.Context()
 	mustCreate(t, kube)
 	pod(t, "one", "10.244.1.5")
+	pod(t, "two", "10.244.1.6")
 	// A host that is no node of a cluster routes nowhere else.
 	nstest.Run(t, "ip", "route", "replace", "default", "dev", "lo")
 	a := startAgent(t, cfg)
@@ -213,7 +214,6 @@ func TestAgent(t *testing.T) {
 		if err := answers("10.96.0.50:80", "one")(); err != nil {
 			t.Error(err)
 		}
-		pod(t, "two", "10.244.1.6")
 		sl, err := kube.DiscoveryV1().EndpointSlices("default").Get(ctx, "web-1", metav1.GetOptions{})
 		if err != nil {
 			t.Fatal(err)
