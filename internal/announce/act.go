@@ -10,13 +10,20 @@ import (
 	"github.com/causeway-lb/causeway/internal/announce/elect"
 )
 
-// Bounds of the interval of repeated announcements while a node is out of
-// contact: one frame pair every perAddress overall.
+// How often a node repeats an announcement, of one address after the other: while
+// a peer is out of contact, or was until calmAfter ago, and more slowly once that
+// has lasted for longLost. Whoever hears one of a peer that it holds dead
+// announces everything (see hear), so one is enough.
 const (
-	lostRefresh    = 250 * time.Millisecond
-	lostRefreshMax = 5 * time.Second
-	perAddress     = 2 * time.Millisecond
+	lostRefresh     = 250 * time.Millisecond
+	longLostRefresh = 5 * time.Second
+	longLost        = 5 * time.Minute
+	calmAfter       = 3 * time.Second
 )
+
+// recheckSpacing is the least interval between questions to holders that
+// membership has lost.
+const recheckSpacing = time.Millisecond
 
 // act has the machines follow an election. Filters are opened before machines
 // start to probe, so that no answer is missed.
@@ -91,6 +98,9 @@ func (l *loop) reopen(now time.Time) {
 			l.dirty = true
 		}
 	}
+	if !l.calm.IsZero() && !now.Before(l.calm) {
+		l.dirty, l.calm = true, time.Time{} // back to the usual pace
+	}
 	if now.Sub(l.counted) >= time.Second {
 		l.counted = now
 		for _, p := range l.ports {
@@ -160,6 +170,7 @@ func (l *loop) listen(p *port) {
 
 // set tells every machine what is wanted of it.
 func (l *loop) set(now time.Time, addresses []elect.Address, wanted []map[*port]bool, results []elect.Result) {
+	defer func() { l.shout = false }()
 	old := l.results
 	l.results = make(map[netip.Addr]elect.Result, len(results))
 	for i := range results {
@@ -173,16 +184,19 @@ func (l *loop) set(now time.Time, addresses []elect.Address, wanted []map[*port]
 	for addr := range l.reported {
 		l.touched[addr] = true // some may not be listed any more
 	}
-	refresh, recheck := l.pace()
+	refresh, recheck := l.pace(now)
 	for _, p := range l.ports {
 		for addr, e := range p.entries {
-			want := claim.Want{Refresh: refresh, LostRecheck: recheck}
+			want := claim.Want{Refresh: spread(refresh, addr), LostRecheck: recheck}
 			if i, ok := listed[addr]; ok && wanted[i][p] {
 				want.Failback = l.snap.Addresses[i].Pool.Failback
 				l.role(&want, addr, results[i], old[addr])
 			}
 			before, _ := e.machine.State()
 			e.machine.Set(now, want)
+			if l.shout {
+				e.machine.Shout()
+			}
 			l.after(now, e, before)
 			if state, _ := e.machine.State(); state == claim.Idle && want.Role != claim.Elected {
 				l.queue.remove(e)
@@ -212,19 +226,56 @@ func (l *loop) role(want *claim.Want, addr netip.Addr, result, old elect.Result)
 	}
 }
 
-// pace gives the intervals for when a peer is out of contact: it may be dead, or
-// behind a partition that heals at any moment.
-func (l *loop) pace() (refresh, recheck time.Duration) {
+// contact notices nodes that are out of contact or were until just now. Either
+// may announce what we announce; so who comes back is told at once.
+func (l *loop) contact(now time.Time, nodes []elect.Node) {
+	was := make(map[string]bool, len(l.nodes))
+	for _, n := range l.nodes {
+		was[n.Name] = n.Alive
+	}
+	for _, n := range nodes {
+		alive, known := was[n.Name]
+		switch {
+		case !n.Alive && (alive || !known):
+			l.lost[n.Name] = now
+		case n.Alive && known && !alive:
+			l.shout = true
+			l.lost[n.Name] = time.Time{}
+			l.calm = now.Add(calmAfter)
+		}
+	}
+}
+
+// pace gives the interval of repeated announcements of an address, and that of
+// questions to a holder that membership has lost.
+func (l *loop) pace(now time.Time) (refresh, recheck time.Duration) {
 	entries := 0
 	for _, p := range l.ports {
 		entries += len(p.entries)
 	}
-	spread := time.Duration(entries) * perAddress
-	recheck = max(l.s.timing.LostRecheck, spread)
+	every := time.Duration(0)
+	if now.Before(l.calm) {
+		every = lostRefresh
+	}
 	for _, n := range l.nodes {
-		if !n.Alive {
-			return min(max(lostRefresh, spread), lostRefreshMax), recheck
+		if n.Alive {
+			continue
+		}
+		if now.Sub(l.lost[n.Name]) < longLost {
+			every = lostRefresh
+		} else if every == 0 {
+			every = longLostRefresh
 		}
 	}
-	return 0, recheck
+	refresh = l.s.timing.Refresh
+	if every > 0 {
+		refresh = min(refresh, time.Duration(entries)*every)
+	}
+	return refresh, max(l.s.timing.LostRecheck, time.Duration(entries)*recheckSpacing)
+}
+
+// spread varies an interval by address, from three quarters to five quarters of
+// it, so that many addresses do not stay in step.
+func spread(d time.Duration, addr netip.Addr) time.Duration {
+	return d*3/4 + time.Duration(elect.Score(addr, "spread")%1024)*d/2/1024
 }

@@ -40,6 +40,9 @@ type loop struct {
 	// The last election.
 	dirty   bool // it has to be held again, as soon as ready
 	nodes   []elect.Node
+	lost    map[string]time.Time // since when a node that is not alive is lost
+	calm    time.Time            // until then announcements are repeated often
+	shout   bool                 // everything announced has to be announced again
 	results map[netip.Addr]elect.Result
 	names   map[wire.NodeID]string
 	macs    map[wire.MAC]string
@@ -55,7 +58,7 @@ type loop struct {
 
 func (l *loop) init(s *Speaker) {
 	l.s = s
-	l.results = map[netip.Addr]elect.Result{}
+	l.results, l.lost = map[netip.Addr]elect.Result{}, map[string]time.Time{}
 	l.ports, l.retry = map[portKey]*port{}, map[portKey]time.Time{}
 	l.heard = make(chan heard, heardBacklog)
 	l.reported, l.touched = map[netip.Addr]Report{}, map[netip.Addr]bool{}
@@ -129,7 +132,7 @@ func (l *loop) step(now time.Time) {
 
 // next is how long nothing is due.
 func (l *loop) next(now time.Time) time.Duration {
-	wait := time.Second // counters, sockets that failed
+	wait := time.Second // counters, sockets that failed, calm
 	if !l.settled && !l.keyedAt.IsZero() {
 		wait = 10 * time.Millisecond // for settleTime at most
 	}
@@ -192,7 +195,9 @@ func (l *loop) elect(now time.Time) {
 		return
 	}
 	l.dirty = false
-	l.nodes = judged(l.snap, l.view, l.s.cfg.Node, own)
+	nodes := judged(l.snap, l.view, l.s.cfg.Node, own)
+	l.contact(now, nodes)
+	l.nodes = nodes
 	l.identify()
 	results := elect.Elect(l.nodes, addresses)
 	l.act(now, addresses, mine, results)

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package announcetest
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/go-logr/logr/funcr"
+
+	"github.com/causeway-lb/causeway/internal/announce"
+	"github.com/causeway-lb/causeway/internal/announce/elect"
+	"github.com/causeway-lb/causeway/internal/announce/members"
+	"github.com/causeway-lb/causeway/internal/lab/reexec"
+)
+
+// entry is the name under which this executable is an announcer.
+const entry = "announcer"
+
+func init() { reexec.Register(entry, agentMain) }
+
+// Command tells an announcer the state of the cluster. It stands for the API
+// server and the node's proxy.
+type Command struct {
+	Keys       [][]byte
+	Addresses  []Address
+	Nodes      []Node
+	InSync     bool
+	Interfaces []string      // of the only pool
+	Failback   time.Duration // of the only pool
+	// LAN has memberlist's defaults used for membership. Only the first command's
+	// counts, like Node's and Gossip's.
+	LAN    bool
+	Node   string
+	Gossip netip.AddrPort
+	Log    bool
+}
+
+// Address is announce.Address.
+type Address struct {
+	Addr  netip.Addr
+	Local []string // nil: policy Cluster
+}
+
+// Node is announce.Node.
+type Node struct {
+	Name               string
+	Excluded, Cordoned bool
+	InternalIPs        []netip.Addr
+}
+
+// Event is what an announcer says.
+type Event struct {
+	At time.Time
+	// Report is set for a change of an address; its Node is who said it.
+	Report *announce.Report
+	// Alive are the other nodes that are alive, for a change of membership.
+	Alive []string
+	Dead  []string
+	Node  string
+}
+
+func (c *Command) snapshot() announce.Snapshot {
+	pool := &announce.Pool{Pool: elect.Pool{Interfaces: c.Interfaces}, Failback: c.Failback}
+	snap := announce.Snapshot{InSync: c.InSync}
+	for _, a := range c.Addresses {
+		out := announce.Address{Addr: a.Addr, Pool: pool}
+		if a.Local != nil {
+			out.Local = map[string]bool{}
+			for _, n := range a.Local {
+				out.Local[n] = true
+			}
+		}
+		snap.Addresses = append(snap.Addresses, out)
+	}
+	for _, n := range c.Nodes {
+		snap.Nodes = append(snap.Nodes, announce.Node{Name: n.Name, Excluded: n.Excluded, Cordoned: n.Cordoned, InternalIPs: n.InternalIPs})
+	}
+	return snap
+}
+
+// agentMain runs one Speaker until its standard input ends or it is told to stop.
+func agentMain() int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	if err := runAgent(ctx, stop); err != nil {
+		fmt.Fprintln(os.Stderr, "announcer:", err)
+		return 1
+	}
+	return 0
+}
+
+func runAgent(ctx context.Context, stop func()) error {
+	input := bufio.NewScanner(os.Stdin)
+	input.Buffer(nil, 16<<20)
+	next := func() (c Command, ok bool, err error) {
+		if !input.Scan() {
+			return c, false, input.Err()
+		}
+		err = json.Unmarshal(input.Bytes(), &c)
+		return c, err == nil, err
+	}
+	first, ok, err := next()
+	if !ok {
+		return err
+	}
+	if first.Log {
+		ctx = logr.NewContext(ctx, funcr.New(func(_, args string) {
+			fmt.Fprintln(os.Stderr, time.Now().Format("05.000"), first.Node, args)
+		}, funcr.Options{Verbosity: 1}))
+	}
+	s, err := announce.New(first.config())
+	if err != nil {
+		return err
+	}
+	apply := func(c *Command) error {
+		if err := s.SetKeys(c.Keys...); err != nil {
+			return err
+		}
+		s.Update(c.snapshot())
+		return nil
+	}
+	if err := apply(&first); err != nil {
+		return err
+	}
+	go func() {
+		defer stop() // the parent is gone
+		for {
+			c, ok, err := next()
+			if !ok || err != nil || apply(&c) != nil {
+				return
+			}
+		}
+	}()
+	return s.Run(ctx)
+}
+
+// config has everything reported on the standard output.
+func (c *Command) config() announce.Config {
+	var mu sync.Mutex
+	output := json.NewEncoder(os.Stdout)
+	say := func(e Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		e.At, e.Node = time.Now(), c.Node
+		_ = output.Encode(e) // the parent is gone
+	}
+	cfg := announce.Config{
+		Node: c.Node, Gossip: c.Gossip,
+		Report: func(r announce.Report) { say(Event{Report: &r}) },
+		Membership: func(view map[string]members.Member) {
+			e := Event{Alive: []string{}}
+			for name, m := range view {
+				if m.Alive {
+					e.Alive = append(e.Alive, name)
+				} else {
+					e.Dead = append(e.Dead, name)
+				}
+			}
+			say(e)
+		},
+	}
+	if c.LAN {
+		cfg.Members = members.LANTiming()
+	}
+	return cfg
+}

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package announcetest
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/mdlayher/packet"
+
+	"github.com/causeway-lb/causeway/internal/announce/arp"
+	"github.com/causeway-lb/causeway/internal/announce/ndp"
+	"github.com/causeway-lb/causeway/internal/announce/wire"
+	"github.com/causeway-lb/causeway/internal/lab/network"
+)
+
+// Answer is a reply to a question.
+type Answer struct {
+	Address netip.Addr
+	MAC     wire.MAC
+	At      time.Time
+}
+
+// Asker asks who has an address, with frames of its own making, as a host on
+// the LAN that is none of ours. Close it.
+type Asker struct {
+	mac    wire.MAC
+	v4, v6 *packet.Conn
+	wg     sync.WaitGroup
+
+	mu      sync.Mutex
+	answers []Answer
+}
+
+// Asker opens an Asker in the client's namespace.
+func (l *LAN) Asker() (*Asker, error) { return newAsker(l.Client) }
+
+func newAsker(n *network.Namespace) (*Asker, error) {
+	index, err := n.Index("eth0")
+	if err != nil {
+		return nil, err
+	}
+	hw, err := n.MAC("eth0")
+	if err != nil {
+		return nil, err
+	}
+	a := &Asker{mac: wire.MAC(hw)}
+	ifi := &net.Interface{Index: index, HardwareAddr: hw}
+	err = n.Do(func() (err error) {
+		if a.v4, err = packet.Listen(ifi, packet.Raw, arp.EtherType, nil); err != nil {
+			return err
+		}
+		a.v6, err = packet.Listen(ifi, packet.Raw, ndp.EtherType, nil)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open asker: %w", err)
+	}
+	a.wg.Go(func() { a.receive(a.v4, arp.Protocol{}) })
+	a.wg.Go(func() { a.receive(a.v6, ndp.Protocol{}) })
+	return a, nil
+}
+
+// Close ends the Asker.
+func (a *Asker) Close() {
+	a.v4.Close()
+	a.v6.Close()
+	a.wg.Wait()
+}
+
+func (a *Asker) receive(c *packet.Conn, p wire.Protocol) {
+	buf := make([]byte, 2048)
+	for {
+		n, _, err := c.ReadFrom(buf)
+		if err != nil {
+			return
+		}
+		now := time.Now()
+		p.Parse(buf[:n], func(m wire.Message) {
+			if m.Kind == wire.Claim && m.To == a.mac {
+				a.mu.Lock()
+				a.answers = append(a.answers, Answer{m.Address, m.From, now})
+				a.mu.Unlock()
+			}
+		})
+	}
+}
+
+// Question sends one question and gives the time at which it left.
+func (a *Asker) Question(address netip.Addr) (time.Time, error) {
+	var frame []byte
+	conn := a.v4
+	if address.Is4() {
+		frame = arp.Packet{
+			EthernetTo: wire.Broadcast, EthernetFrom: a.mac, Op: arp.OpRequest,
+			SenderMAC: a.mac, SenderAddr: netip.MustParseAddr("192.0.2.100"), TargetAddr: address,
+		}.Frame()
+	} else {
+		conn = a.v6
+		group := ndp.SolicitedNode(address)
+		frame = ndp.Packet{
+			EthernetTo: wire.MAC{0x33, 0x33, 0xff, group.As16()[13], group.As16()[14], group.As16()[15]}, EthernetFrom: a.mac,
+			Source: netip.MustParseAddr("2001:db8:0:1::100"), Dest: group,
+			Type: ndp.TypeSolicitation, Target: address, LinkLayer: a.mac,
+		}.Frame()
+	}
+	at := time.Now()
+	_, err := conn.WriteTo(frame, &packet.Addr{HardwareAddr: frame[:6]})
+	return at, err
+}
+
+// Answers gives the answers about address since a time, and forgets older ones
+// about it.
+func (a *Asker) Answers(address netip.Addr, since time.Time) []Answer {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var out []Answer
+	a.answers = slices.DeleteFunc(a.answers, func(r Answer) bool {
+		if r.Address != address {
+			return false
+		}
+		if r.At.After(since) {
+			out = append(out, r)
+		}
+		return true
+	})
+	return out
+}
+
+// Ask asks once and gives the distinct hosts that answer within wait.
+func (a *Asker) Ask(address netip.Addr, wait time.Duration) ([]wire.MAC, error) {
+	at, err := a.Question(address)
+	if err != nil {
+		return nil, err
+	}
+	time.Sleep(wait)
+	var out []wire.MAC
+	for _, r := range a.Answers(address, at) {
+		if !slices.Contains(out, r.MAC) {
+			out = append(out, r.MAC)
+		}
+	}
+	return out, nil
+}
+
+// Echo is an answer of a node's echo server.
+type Echo struct {
+	Node string
+	Sent time.Time // when the datagram left that was echoed
+	At   time.Time
+}
+
+// Stream sends a datagram to an address every interval until stop is closed, and
+// gives all echoes. The kernel of the client's namespace resolves the address.
+func (l *LAN) Stream(address netip.Addr, interval time.Duration, stop <-chan struct{}) (sent int, echoes []Echo, err error) {
+	var conn net.Conn
+	err = l.Client.Do(func() (err error) {
+		conn, err = net.Dial("udp", netip.AddrPortFrom(address, echoPort).String())
+		return err
+	})
+	if err != nil {
+		return 0, nil, err
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		buf := make([]byte, 128)
+		for {
+			n, err := conn.Read(buf)
+			if err != nil {
+				if strings.Contains(err.Error(), "closed") {
+					return
+				}
+				continue // an ICMP error for an earlier datagram
+			}
+			node, at, _ := strings.Cut(string(buf[:n]), " ")
+			var nano int64
+			if _, err := fmt.Sscan(at, &nano); err == nil {
+				echoes = append(echoes, Echo{node, time.Unix(0, nano), time.Now()})
+			}
+		}
+	})
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for running := true; running; {
+		select {
+		case <-stop:
+			running = false
+		case <-tick.C:
+			if _, err := fmt.Fprintf(conn, "%d", time.Now().UnixNano()); err == nil {
+				sent++
+			}
+		}
+	}
+	time.Sleep(50 * time.Millisecond) // the last echo
+	conn.Close()
+	wg.Wait()
+	return sent, echoes, nil
+}

@@ -1,0 +1,461 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package announce_test
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/causeway-lb/causeway/internal/announce"
+	"github.com/causeway-lb/causeway/internal/announce/announcetest"
+	"github.com/causeway-lb/causeway/internal/announce/claim"
+	"github.com/causeway-lb/causeway/internal/announce/elect"
+	"github.com/causeway-lb/causeway/internal/announce/wire"
+	"github.com/causeway-lb/causeway/internal/lab/reexec"
+)
+
+func TestMain(m *testing.M) {
+	reexec.Init()
+	os.Exit(m.Run())
+}
+
+var (
+	vip4 = netip.MustParseAddr("192.0.2.200")
+	vip6 = netip.MustParseAddr("2001:db8:0:1::200")
+)
+
+// answerWait is how long an answer may take on busy cores.
+const answerWait = 60 * time.Millisecond
+
+// lan is a LAN with its test.
+type lan struct {
+	*announcetest.LAN
+	t     *testing.T
+	asker *announcetest.Asker
+}
+
+// newLAN makes a LAN whose announcers are not started yet.
+func newLAN(t *testing.T, opts announcetest.Options) *lan {
+	t.Helper()
+	if os.Geteuid() != 0 && os.Getenv("REQUIRE_KERNEL") != "1" {
+		t.Skip("network namespaces need root; set REQUIRE_KERNEL=1 to fail instead")
+	}
+	opts.Log = os.Getenv("ANNOUNCE_LOG") != ""
+	n, err := announcetest.New(opts)
+	t.Cleanup(n.Close)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asker, err := n.Asker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(asker.Close)
+	return &lan{n, t, asker}
+}
+
+// startLAN makes one with two addresses and waits until both are announced.
+func startLAN(t *testing.T, opts announcetest.Options) *lan {
+	t.Helper()
+	if opts.Addresses == nil {
+		opts.Addresses = []netip.Addr{vip4, vip6}
+	}
+	l := newLAN(t, opts)
+	l.must(l.Start())
+	for _, a := range opts.Addresses {
+		l.announcer(a)
+	}
+	return l
+}
+
+func (l *lan) must(err error) {
+	l.t.Helper()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// ask gives the hosts that answer one question.
+func (l *lan) ask(a netip.Addr) []wire.MAC {
+	l.t.Helper()
+	macs, err := l.asker.Ask(a, answerWait)
+	l.must(err)
+	return macs
+}
+
+// announcer waits until one node answers for a, the one that the election
+// prefers, and it alone.
+func (l *lan) announcer(a netip.Addr) *announcetest.Host {
+	l.t.Helper()
+	var host *announcetest.Host
+	l.eventually(8*time.Second, fmt.Sprintf("one node answers for %v", a), func() bool {
+		macs := l.ask(a)
+		if len(macs) != 1 {
+			return false
+		}
+		host = l.Node(macs[0])
+		return host != nil && l.Last(a)[host.Name].State == announce.Announced
+	})
+	return host
+}
+
+func (l *lan) eventually(limit time.Duration, what string, ok func() bool) time.Duration {
+	l.t.Helper()
+	start := time.Now()
+	for !ok() {
+		if time.Since(start) > limit {
+			l.t.Fatalf("not within %v: %s", limit, what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return time.Since(start)
+}
+
+// others gives the running nodes beside h.
+func (l *lan) others(h *announcetest.Host) []*announcetest.Host {
+	return slices.DeleteFunc(slices.Clone(l.Nodes), func(o *announcetest.Host) bool { return o == h || !o.Running() })
+}
+
+func TestExactlyOneAnswers(t *testing.T) {
+	l := startLAN(t, announcetest.Options{Nodes: 3})
+	for _, a := range []netip.Addr{vip4, vip6} {
+		host := l.announcer(a)
+		for range 10 {
+			if macs := l.ask(a); len(macs) != 1 || macs[0] != host.MAC {
+				t.Errorf("%v: answers from %v, want %v alone", a, macs, host.MAC)
+			}
+		}
+		r := l.Last(a)[host.Name]
+		if r.State != announce.Announced || r.Interface != "eth0" || time.Since(r.Since) > time.Minute {
+			t.Errorf("%v: reported %+v", a, r)
+		}
+		for _, o := range l.others(host) {
+			if r := l.Last(a)[o.Name]; r.State == announce.Announced {
+				t.Errorf("%v: %s reports it too: %+v", a, o.Name, r)
+			}
+		}
+	}
+	if macs := l.ask(netip.MustParseAddr("192.0.2.201")); len(macs) != 0 {
+		t.Errorf("an address that is nobody's is answered by %v", macs)
+	}
+}
+
+// TestKernelLearnsAnnouncer: the client's own kernel finds the announcer, by ARP
+// and by NDP, also when it verifies an old entry by unicast.
+func TestKernelLearnsAnnouncer(t *testing.T) {
+	l := startLAN(t, announcetest.Options{Nodes: 3, Echo: true})
+	for _, a := range []netip.Addr{vip4, vip6} {
+		host := l.announcer(a)
+		stop := make(chan struct{})
+		time.AfterFunc(300*time.Millisecond, func() { close(stop) })
+		sent, echoes, err := l.Stream(a, 5*time.Millisecond, stop)
+		l.must(err)
+		if len(echoes) < sent-1 {
+			t.Errorf("%v: %d of %d datagrams echoed", a, len(echoes), sent)
+		}
+		for _, e := range echoes {
+			if e.Node != host.Name {
+				t.Fatalf("%v: echo from %s, want %s", a, e.Node, host.Name)
+			}
+		}
+		mac, err := l.Client.Neighbour("eth0", a)
+		l.must(err)
+		if wire.MAC(mac) != host.MAC {
+			t.Errorf("%v: neighbour entry %v, want %v", a, mac, host.MAC)
+		}
+	}
+}
+
+// TestSIGKILL: the successor is there within a second, and no datagram is lost,
+// because the killed agent's node goes on forwarding.
+func TestSIGKILL(t *testing.T) {
+	for _, a := range []netip.Addr{vip4, vip6} {
+		l := startLAN(t, announcetest.Options{Nodes: 3, Echo: true})
+		host := l.announcer(a)
+		stop := make(chan struct{})
+		var killed time.Time
+		time.AfterFunc(200*time.Millisecond, func() {
+			killed = time.Now()
+			host.Kill()
+			time.AfterFunc(1200*time.Millisecond, func() { close(stop) })
+		})
+		sent, echoes, err := l.Stream(a, 5*time.Millisecond, stop)
+		l.must(err)
+		if lost := sent - len(echoes); lost > 1 {
+			t.Errorf("%v: %d of %d datagrams lost", a, lost, sent)
+		}
+		took := firstFromAnother(echoes, host.Name).Sub(killed)
+		t.Logf("%v: successor after %v", a, took)
+		if took < 0 || took > time.Second {
+			t.Errorf("%v: successor after %v, want less than a second", a, took)
+		}
+		if next := l.announcer(a); next == host {
+			t.Errorf("%v: still announced by the killed one", a)
+		}
+	}
+}
+
+func firstFromAnother(echoes []announcetest.Echo, node string) time.Time {
+	for _, e := range echoes {
+		if e.Node != node {
+			return e.At
+		}
+	}
+	return time.Time{}
+}
+
+// TestCutOff: the announcer's cable is pulled at the switch. Outage is what a
+// client sees.
+func TestCutOff(t *testing.T) {
+	l := startLAN(t, announcetest.Options{Nodes: 3, Echo: true})
+	for _, a := range []netip.Addr{vip4, vip6} {
+		host := l.announcer(a)
+		stop := make(chan struct{})
+		time.AfterFunc(200*time.Millisecond, func() {
+			l.must(host.Cut())
+			time.AfterFunc(1500*time.Millisecond, func() { close(stop) })
+		})
+		_, echoes, err := l.Stream(a, 5*time.Millisecond, stop)
+		l.must(err)
+		outage := longestGap(echoes)
+		t.Logf("%v: outage %v", a, outage)
+		if outage > time.Second || echoes[len(echoes)-1].Node == host.Name {
+			t.Errorf("%v: outage %v, last echo from %s", a, outage, echoes[len(echoes)-1].Node)
+		}
+		// Back on the LAN, the two settle it within a second.
+		l.must(host.Mend())
+		mended := time.Now()
+		l.eventually(2*time.Second, "one answers after the cable is back", func() bool {
+			return len(l.ask(a)) == 1 && len(l.ask(a)) == 1 && len(l.ask(a)) == 1
+		})
+		t.Logf("%v: settled %v after the cable was back", a, time.Since(mended))
+		l.announcer(a)
+	}
+}
+
+func longestGap(echoes []announcetest.Echo) time.Duration {
+	var longest time.Duration
+	for i := 1; i < len(echoes); i++ {
+		longest = max(longest, echoes[i].At.Sub(echoes[i-1].At))
+	}
+	return longest
+}
+
+// TestPlannedLeave: an agent that is told to stop hands over first. No datagram
+// is lost, and at no time does nobody answer.
+func TestPlannedLeave(t *testing.T) {
+	for _, a := range []netip.Addr{vip4, vip6} {
+		l := startLAN(t, announcetest.Options{Nodes: 3, Echo: true})
+		host := l.announcer(a)
+		stop := make(chan struct{})
+		time.AfterFunc(200*time.Millisecond, func() {
+			start := time.Now()
+			host.Stop()
+			t.Logf("%v: hand-over took %v", a, time.Since(start))
+			time.AfterFunc(300*time.Millisecond, func() { close(stop) })
+		})
+		sent, echoes, err := l.Stream(a, 5*time.Millisecond, stop)
+		l.must(err)
+		if len(echoes) != sent {
+			t.Errorf("%v: %d of %d datagrams lost", a, sent-len(echoes), sent)
+		}
+		if firstFromAnother(echoes, host.Name).IsZero() {
+			t.Errorf("%v: never came to another node", a)
+		}
+		if next := l.announcer(a); next == host {
+			t.Errorf("%v: still announced by the one that left", a)
+		}
+	}
+}
+
+func TestReasonsToMove(t *testing.T) {
+	tests := []struct {
+		name string
+		do   func(l *lan, h *announcetest.Host) error
+	}{
+		{"cordoned", func(l *lan, h *announcetest.Host) error {
+			return l.node(h, func(n *announcetest.Node) { n.Cordoned = true })
+		}},
+		{"excluded by label", func(l *lan, h *announcetest.Host) error {
+			return l.node(h, func(n *announcetest.Node) { n.Excluded = true })
+		}},
+		{"kernel out of sync", func(_ *lan, h *announcetest.Host) error { return h.InSync(false) }},
+		{"endpoints elsewhere, policy Local", func(l *lan, h *announcetest.Host) error {
+			var local []string
+			for _, o := range l.others(h) {
+				local = append(local, o.Name)
+			}
+			return l.Change(func(c *announcetest.Command) {
+				for i := range c.Addresses {
+					c.Addresses[i].Local = local
+				}
+			})
+		}},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			l := startLAN(t, announcetest.Options{Nodes: 3, Echo: true})
+			host := l.announcer(vip4)
+			stop := make(chan struct{})
+			time.AfterFunc(100*time.Millisecond, func() {
+				l.must(tc.do(l, host))
+				time.AfterFunc(500*time.Millisecond, func() { close(stop) })
+			})
+			sent, echoes, err := l.Stream(vip4, 5*time.Millisecond, stop)
+			l.must(err)
+			if len(echoes) != sent {
+				t.Errorf("%d of %d datagrams lost", sent-len(echoes), sent)
+			}
+			if next := l.announcer(vip4); next == host {
+				t.Error("still announced by the same node")
+			}
+		})
+	}
+}
+
+// node edits one node of the cluster.
+func (l *lan) node(h *announcetest.Host, edit func(*announcetest.Node)) error {
+	return l.Change(func(c *announcetest.Command) {
+		for i := range c.Nodes {
+			if c.Nodes[i].Name == h.Name {
+				edit(&c.Nodes[i])
+			}
+		}
+	})
+}
+
+// TestNobody: when no node may, one of them says why.
+func TestNobody(t *testing.T) {
+	l := startLAN(t, announcetest.Options{Nodes: 3})
+	l.must(l.Change(func(c *announcetest.Command) {
+		c.Nodes[0].Cordoned, c.Nodes[1].Cordoned, c.Nodes[2].Excluded = true, true, true
+	}))
+	want := "node-1, node-2: " + string(elect.Cordoned) + "; node-3: " + string(elect.Excluded)
+	l.eventually(5*time.Second, "one says that nobody may", func() bool {
+		said := 0
+		for _, r := range l.Last(vip4) {
+			if r.State == announce.Nobody {
+				if said++; r.Reason != want {
+					t.Fatalf("reason %q, want %q", r.Reason, want)
+				}
+			}
+		}
+		return said == 1 && len(l.ask(vip4)) == 0
+	})
+	l.must(l.node(l.Nodes[1], func(n *announcetest.Node) { n.Cordoned = false }))
+	if h := l.announcer(vip4); h.Name != "node-2" {
+		t.Errorf("announced by %s, want node-2", h.Name)
+	}
+}
+
+func TestOwnLinkDown(t *testing.T) {
+	l := startLAN(t, announcetest.Options{Nodes: 3, Management: true})
+	host := l.announcer(vip4)
+	l.must(host.Net.Down("eth0"))
+	start := time.Now()
+	took := l.eventually(time.Second, "another node announces", func() bool {
+		for _, o := range l.others(host) {
+			if r := l.Last(vip4)[o.Name]; r.State == announce.Announced && r.Since.After(start.Add(-time.Second)) {
+				return true
+			}
+		}
+		return false
+	})
+	t.Logf("another announces %v after the link went down", took)
+	if next := l.announcer(vip4); next == host {
+		t.Error("announced on a link that is down")
+	}
+	l.must(host.Net.Up("eth0"))
+	l.eventually(5*time.Second, "the preferred node is back", func() bool {
+		macs := l.ask(vip4)
+		return len(macs) == 1 && macs[0] == host.MAC
+	})
+}
+
+// TestStranger: an address that is in use on the LAN is not announced, the
+// stranger is reported, and the address is taken when it is gone.
+func TestStranger(t *testing.T) {
+	l := newLAN(t, announcetest.Options{Nodes: 3, Addresses: []netip.Addr{vip4, vip6}})
+	l.must(l.Client.AddAddress("eth0", netip.PrefixFrom(vip4, 24)))
+	l.must(l.Client.AddAddress("eth0", netip.PrefixFrom(vip6, 64)))
+	l.must(l.Start())
+	mac, err := l.Client.MAC("eth0")
+	l.must(err)
+	for _, a := range []netip.Addr{vip4, vip6} {
+		l.eventually(5*time.Second, "the conflict is reported", func() bool {
+			for _, r := range l.Last(a) {
+				if r.State == announce.Conflicted && r.Stranger == wire.MAC(mac) && r.Interface == "eth0" {
+					return true
+				}
+			}
+			return false
+		})
+		if macs := l.ask(a); len(macs) != 0 {
+			t.Errorf("%v: answered by %v beside the stranger", a, macs)
+		}
+	}
+}
+
+// TestGossipBlocked: the agents do not hear each other, but the LAN works. It
+// does not come to a second answer, and failover works still.
+func TestGossipBlocked(t *testing.T) {
+	l := startLAN(t, announcetest.Options{Nodes: 3, Management: true})
+	host := l.announcer(vip4)
+	start := time.Now()
+	for _, h := range l.Nodes {
+		l.must(h.CutGossip())
+	}
+	for time.Since(start) < 3*time.Second {
+		if macs := l.ask(vip4); len(macs) > 1 {
+			t.Errorf("%v after gossip stopped: answers from %v", time.Since(start), macs)
+		}
+	}
+	if now := l.announcer(vip4); now != host {
+		t.Logf("moved from %s to %s", host.Name, now.Name)
+		host = now
+	}
+	host.Kill()
+	took := l.eventually(2*time.Second, "a successor without gossip", func() bool {
+		macs := l.ask(vip4)
+		return len(macs) == 1 && macs[0] != host.MAC
+	})
+	t.Logf("successor %v after SIGKILL without gossip", took)
+	for _, h := range l.Nodes {
+		l.must(h.MendGossip())
+	}
+	l.must(host.Start())
+	l.announcer(vip4)
+}
+
+// TestFailbackNever: a better node that comes back leaves the address where it
+// is.
+func TestFailbackNever(t *testing.T) {
+	l := newLAN(t, announcetest.Options{Nodes: 3, Addresses: []netip.Addr{vip4}})
+	l.must(l.Change(func(c *announcetest.Command) { c.Failback = claim.Never }))
+	l.must(l.Start())
+	first := l.announcer(vip4)
+	first.Kill()
+	var second *announcetest.Host
+	l.eventually(5*time.Second, "a successor", func() bool {
+		macs := l.ask(vip4)
+		if len(macs) == 1 && macs[0] != first.MAC {
+			second = l.Node(macs[0])
+		}
+		return second != nil
+	})
+	l.must(first.Start())
+	for start := time.Now(); time.Since(start) < 2500*time.Millisecond; {
+		if macs := l.ask(vip4); len(macs) != 1 || macs[0] != second.MAC {
+			t.Fatalf("answers from %v, want %v to keep it", macs, second.MAC)
+		}
+	}
+	l.must(l.Change(func(c *announcetest.Command) { c.Failback = 0 }))
+	l.eventually(5*time.Second, "the preferred node after the policy has changed", func() bool {
+		macs := l.ask(vip4)
+		return len(macs) == 1 && macs[0] == first.MAC
+	})
+}
