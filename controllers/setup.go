@@ -23,6 +23,8 @@ type Options struct {
 	// EndpointSlices says who keeps the slices of Services that
 	// kube-controller-manager could keep too; empty means auto.
 	EndpointSlices EndpointSliceMode
+	// Allocation is about ClusterIPs and NodePorts.
+	Allocation AllocationOptions
 	// Features switches the parts of the controller on; see Features.
 	Features Features
 }

@@ -116,8 +116,7 @@ func newEnvironment(assets string) *envtest.Environment {
 		CRDDirectoryPaths:        []string{filepath.Join(root, "crd", "bases")},
 		ErrorIfCRDPathMissing:    true,
 		WebhookInstallOptions: envtest.WebhookInstallOptions{
-			Paths:                    []string{filepath.Join(root, "webhook", "manifests.yaml")},
-			IgnoreErrorIfPathMissing: true,
+			Paths: []string{filepath.Join(root, "webhook", "manifests.yaml")},
 		},
 	}
 	env.ControlPlane.GetAPIServer().Configure().

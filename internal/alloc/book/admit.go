@@ -409,3 +409,17 @@ func (c *counter[V]) reservedNow(v V) bool {
 func resting[V comparable](ledger *alloc.Ledger[V], v V) bool {
 	return slices.ContainsFunc(ledger.Leases(v), func(l alloc.Lease[V]) bool { return l.State == alloc.Resting })
 }
+
+// Concerns tells whether Admit could grant or refuse anything for a Service. It
+// errs on the side of yes.
+func (b *Book) Concerns(svc, old *corev1.Service) bool {
+	if !b.HasPools() || exempt(svc) {
+		return false
+	}
+	if old == nil || len(svc.Spec.ExternalIPs) > 0 || svc.Spec.LoadBalancerIP != "" ||
+		svc.Annotations[v1alpha1.AddressesAnnotation] != old.Annotations[v1alpha1.AddressesAnnotation] {
+		return true
+	}
+	needs := NeedsOf(svc, old, b.Families())
+	return len(needs.Addresses)+len(needs.Ports) > 0
+}

@@ -264,3 +264,15 @@ func holds(svc *corev1.Service) (v4, v6 []netip.Addr, ports []uint16) {
 	add(svc.Spec.HealthCheckNodePort)
 	return v4, v6, ports
 }
+
+// Lacks tells whether a stored Service has no ClusterIP or lacks a NodePort
+// that it should have: whoever stored it does not allocate.
+func Lacks(svc *corev1.Service) bool {
+	if hasClusterIP(svc) && len(clusterIPs(svc)) == 0 {
+		return true
+	}
+	if allocatesNodePorts(svc) && slices.ContainsFunc(svc.Spec.Ports, func(p corev1.ServicePort) bool { return p.NodePort == 0 }) {
+		return true
+	}
+	return needsHealthCheck(svc) && svc.Spec.HealthCheckNodePort == 0
+}

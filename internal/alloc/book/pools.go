@@ -25,22 +25,27 @@ const rest = "(cluster)"
 // policy says who may use a pool.
 type policy struct {
 	name               string
+	generation         int64
 	priority           int32
 	namespace, service labels.Selector
 	spans4, spans6     []alloc.Span[netip.Addr]
 	ports, reserved    []alloc.PortRange
 }
 
-func newPolicy(name string, priority int32, namespace, service *metav1.LabelSelector) (policy, error) {
+// newPolicy returns a policy that selects nothing when a selector cannot be
+// read, and says so.
+func newPolicy(pool metav1.ObjectMeta, priority int32, namespace, service *metav1.LabelSelector) (policy, error) {
+	p := policy{name: pool.Name, generation: pool.Generation, priority: priority, namespace: labels.Nothing(), service: labels.Nothing()}
 	ns, err := selector(namespace)
 	if err != nil {
-		return policy{}, fmt.Errorf("namespaceSelector: %w", err)
+		return p, fmt.Errorf("namespaceSelector: %w", err)
 	}
 	svc, err := selector(service)
 	if err != nil {
-		return policy{}, fmt.Errorf("serviceSelector: %w", err)
+		return p, fmt.Errorf("serviceSelector: %w", err)
 	}
-	return policy{name: name, priority: priority, namespace: ns, service: svc}, nil
+	p.namespace, p.service = ns, svc
+	return p, nil
 }
 
 // selector differs from LabelSelectorAsSelector in that nil selects everything.
@@ -92,13 +97,10 @@ func without(policies []policy, name string) []policy {
 }
 
 // SetClusterIPPool adds or replaces a pool. Ranges that cannot be read are left
-// out and named in the error; the others are used.
+// out and named in the error; the others are used. A pool whose selectors cannot
+// be read selects nothing and is kept from everybody.
 func (b *Book) SetClusterIPPool(pool *v1alpha1.ClusterIPPool) error {
-	p, err := newPolicy(pool.Name, pool.Spec.Priority, pool.Spec.NamespaceSelector, pool.Spec.ServiceSelector)
-	if err != nil {
-		b.DeleteClusterIPPool(pool.Name)
-		return err
-	}
+	p, bad := newPolicy(pool.ObjectMeta, pool.Spec.Priority, pool.Spec.NamespaceSelector, pool.Spec.ServiceSelector)
 	ranges, err := alloc.ParseRanges("ranges", pool.Spec.Ranges)
 	p.spans4, p.spans6 = alloc.SpansOf(ranges, corev1.IPv4Protocol), alloc.SpansOf(ranges, corev1.IPv6Protocol)
 	b.clusterIP = put(b.clusterIP, p)
@@ -118,7 +120,7 @@ func (b *Book) SetClusterIPPool(pool *v1alpha1.ClusterIPPool) error {
 		ledger.SetPool(spec)
 	}
 	b.setRestOfAddresses()
-	return err
+	return errors.Join(bad, err)
 }
 
 // DeleteClusterIPPool forgets a pool; Services keep what they have.
@@ -132,14 +134,10 @@ func (b *Book) DeleteClusterIPPool(name string) {
 
 // SetNodePortPool is SetClusterIPPool for ports.
 func (b *Book) SetNodePortPool(pool *v1alpha1.NodePortPool) error {
-	p, err := newPolicy(pool.Name, pool.Spec.Priority, pool.Spec.NamespaceSelector, pool.Spec.ServiceSelector)
-	if err != nil {
-		b.DeleteNodePortPool(pool.Name)
-		return err
-	}
-	var errs [2]error
-	p.ports, errs[0] = alloc.ParsePortRanges("ranges", pool.Spec.Ranges)
-	p.reserved, errs[1] = alloc.ParsePortRanges("reservedPorts", pool.Spec.ReservedPorts)
+	p, bad := newPolicy(pool.ObjectMeta, pool.Spec.Priority, pool.Spec.NamespaceSelector, pool.Spec.ServiceSelector)
+	errs := []error{bad, nil, nil}
+	p.ports, errs[1] = alloc.ParsePortRanges("ranges", pool.Spec.Ranges)
+	p.reserved, errs[2] = alloc.ParsePortRanges("reservedPorts", pool.Spec.ReservedPorts)
 	b.nodePort = put(b.nodePort, p)
 	b.ports.SetPool(alloc.Pool[uint16]{
 		Name:            pool.Name,
@@ -150,7 +148,7 @@ func (b *Book) SetNodePortPool(pool *v1alpha1.NodePortPool) error {
 		MaxPerNamespace: limit(pool.Spec.MaxPerNamespace),
 	})
 	b.setRestOfPorts()
-	return errors.Join(errs[:]...)
+	return errors.Join(errs...)
 }
 
 // DeleteNodePortPool is DeleteClusterIPPool for ports.
@@ -163,15 +161,11 @@ func (b *Book) DeleteNodePortPool(name string) {
 // SetLoadBalancerPool tells which addresses only certain Services may have as
 // external IPs. They are given out elsewhere.
 func (b *Book) SetLoadBalancerPool(pool *v1alpha1.LoadBalancerPool) error {
-	p, err := newPolicy(pool.Name, pool.Spec.Priority, pool.Spec.NamespaceSelector, pool.Spec.ServiceSelector)
-	if err != nil {
-		b.DeleteLoadBalancerPool(pool.Name)
-		return err
-	}
+	p, bad := newPolicy(pool.ObjectMeta, pool.Spec.Priority, pool.Spec.NamespaceSelector, pool.Spec.ServiceSelector)
 	ranges, err := alloc.ParseRanges("addresses", pool.Spec.Addresses)
 	p.spans4, p.spans6 = alloc.SpansOf(ranges, corev1.IPv4Protocol), alloc.SpansOf(ranges, corev1.IPv6Protocol)
 	b.loadBalancer = put(b.loadBalancer, p)
-	return err
+	return errors.Join(bad, err)
 }
 
 // DeleteLoadBalancerPool forgets such a pool.
@@ -238,4 +232,27 @@ func limit(n *int32) int {
 		return 0
 	}
 	return int(*n)
+}
+
+// Knows tells whether the book was given this generation of a ClusterIPPool.
+func (b *Book) Knows(pool string, generation int64) bool { return knows(b.clusterIP, pool, generation) }
+
+// KnowsPorts is Knows for a NodePortPool.
+func (b *Book) KnowsPorts(pool string, generation int64) bool {
+	return knows(b.nodePort, pool, generation)
+}
+
+func knows(policies []policy, name string, generation int64) bool {
+	return slices.ContainsFunc(policies, func(p policy) bool { return p.name == name && p.generation >= generation })
+}
+
+// InUse tells whether a Service has an address of the prefix, or is just being
+// given one.
+func (b *Book) InUse(p netip.Prefix) bool {
+	for lease := range b.addresses[alloc.FamilyOf(p.Addr())].All() {
+		if lease.State >= alloc.Picked && p.Contains(lease.Value) {
+			return true
+		}
+	}
+	return false
 }

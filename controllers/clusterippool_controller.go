@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	logf "sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/alloc"
+	"github.com/causeway-lb/causeway/internal/alloc/book"
+)
+
+const (
+	// poolLabel on a ServiceCIDR names the ClusterIPPool that needs it.
+	poolLabel = "causeway.dev/pool"
+	// restingRecheck is when the status of a pool with resting values is looked
+	// at again: nothing else tells of the end of a rest.
+	restingRecheck = time.Second
+	// cidrRecheck is when a ServiceCIDR that is in the way is looked at again.
+	cidrRecheck = 5 * time.Second
+)
+
+// ClusterIPPoolReconciler keeps the status of ClusterIPPools and the
+// ServiceCIDRs that they need.
+type ClusterIPPoolReconciler struct {
+	Client client.Client
+
+	book     *serviceBook
+	problems *problems
+	pulse    *pulse
+}
+
+// SetupWithManager adds the reconciler to a manager.
+func (r *ClusterIPPoolReconciler) SetupWithManager(mgr ctrl.Manager) error {
+	if err := mgr.Add(r.pulse); err != nil {
+		return err
+	}
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("clusterippool").
+		For(&v1alpha1.ClusterIPPool{}).
+		WatchesRawSource(source.Channel(r.pulse.events, &handler.EnqueueRequestForObject{})).
+		Complete(r)
+}
+
+// listClusterIPPools lists what the pulse is to touch.
+func listClusterIPPools(c client.Reader) func(context.Context) []client.Object {
+	return func(ctx context.Context) (out []client.Object) {
+		var list v1alpha1.ClusterIPPoolList
+		logListFailure(ctx, c.List(ctx, &list))
+		for i := range list.Items {
+			out = append(out, &list.Items[i])
+		}
+		return out
+	}
+}
+
+// Reconcile looks at one pool.
+func (r *ClusterIPPoolReconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	var pool v1alpha1.ClusterIPPool
+	if err := r.Client.Get(ctx, req.NamespacedName, &pool); err != nil {
+		if client.IgnoreNotFound(err) == nil {
+			return r.removeCIDRs(ctx, req.Name, nil)
+		}
+		return reconcile.Result{}, fmt.Errorf("get ClusterIPPool: %w", err)
+	}
+	if !pool.DeletionTimestamp.IsZero() {
+		return reconcile.Result{}, nil
+	}
+	result, fault := r.ensureCIDRs(ctx, &pool)
+	before := pool.DeepCopy()
+	if err := r.fillStatus(ctx, &pool, fault); err != nil {
+		return reconcile.Result{}, err
+	}
+	if !equality.Semantic.DeepEqual(before.Status, pool.Status) {
+		if err := r.Client.Status().Patch(ctx, &pool, client.MergeFrom(before)); err != nil {
+			return reconcile.Result{}, fmt.Errorf("write status: %w", client.IgnoreNotFound(err))
+		}
+	}
+	if result.RequeueAfter == 0 && resting(pool.Status.IPv4, pool.Status.IPv6) {
+		result.RequeueAfter = restingRecheck
+	}
+	return result, fault
+}
+
+func resting(usages ...*v1alpha1.AllocationUsage) bool {
+	return slices.ContainsFunc(usages, func(u *v1alpha1.AllocationUsage) bool { return u != nil && u.Quarantined > 0 })
+}
+
+func (r *ClusterIPPoolReconciler) fillStatus(ctx context.Context, pool *v1alpha1.ClusterIPPool, fault error) error {
+	var known bool
+	var clashes, outside []string
+	r.book.with(func(b *book.Book) {
+		known = b.Knows(pool.Name, pool.Generation)
+		b.Expire(r.book.now())
+		pool.Status.IPv4 = usage(b.Addresses(corev1.IPv4Protocol).Stats(pool.Name))
+		pool.Status.IPv6 = usage(b.Addresses(corev1.IPv6Protocol).Stats(pool.Name))
+		clashes, outside = b.Clashes(pool.Name), b.Outside(pool.Name)
+	})
+	if !known {
+		return errors.New("the book has not seen this version of the pool yet") // tried again in a moment
+	}
+	observeUsage(pool.Name, "IPv4", pool.Status.IPv4)
+	observeUsage(pool.Name, "IPv6", pool.Status.IPv6)
+	ranges, invalid := alloc.ParseRanges("spec.ranges", pool.Spec.Ranges)
+	nodes, err := r.nodesInside(ctx, ranges)
+	if err != nil {
+		return err
+	}
+	pool.Status.ObservedGeneration = pool.Generation
+	setConditions(&pool.Status.Conditions, pool.Generation, errors.Join(invalid, fault),
+		trouble{v1alpha1.PoolOverlapping, append(clashes, nodes...), "Overlapping", "an address can have one meaning only: change one of them", "Apart"},
+		trouble{v1alpha1.PoolOutsideServiceCIDR, outside, "Outside", "the API server refuses these: create a ServiceCIDR that has them, or write them as CIDRs for Causeway to create it", "Inside"},
+		trouble{v1alpha1.PoolStrays, r.problems.strays(pool.Name, true), "Strays", "see the condition " + v1alpha1.ConditionInPool + " of these Services", "None"},
+	)
+	return nil
+}
+
+// nodesInside returns the nodes whose addresses lie in the ranges.
+func (r *ClusterIPPoolReconciler) nodesInside(ctx context.Context, ranges []alloc.Range) ([]string, error) {
+	var nodes corev1.NodeList
+	if err := r.Client.List(ctx, &nodes, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, fmt.Errorf("list nodes: %w", err)
+	}
+	var out []string
+	for i := range nodes.Items {
+		for _, address := range nodes.Items[i].Status.Addresses {
+			a, err := netip.ParseAddr(address.Address)
+			if err == nil && slices.ContainsFunc(ranges, func(r alloc.Range) bool { return r.Contains(a.Unmap()) }) {
+				out = append(out, fmt.Sprintf("%s is the address of node %s", a, nodes.Items[i].Name))
+			}
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// ensureCIDRs creates the ServiceCIDRs that the pool needs, and removes those
+// that it no longer needs.
+func (r *ClusterIPPoolReconciler) ensureCIDRs(ctx context.Context, pool *v1alpha1.ClusterIPPool) (reconcile.Result, error) {
+	var list networkingv1.ServiceCIDRList
+	if err := r.Client.List(ctx, &list); err != nil {
+		return reconcile.Result{}, fmt.Errorf("list ServiceCIDRs: %w", err)
+	}
+	ranges, _ := alloc.ParseRanges("spec.ranges", pool.Spec.Ranges)
+	wanted := map[string]bool{}
+	var errs []error
+	for _, rg := range ranges {
+		name := cidrName(pool.Name, rg.Prefix)
+		if !rg.Prefix.IsValid() || hasCIDR(list.Items, name, rg.Prefix) {
+			continue
+		}
+		wanted[name] = true
+		cidr := &networkingv1.ServiceCIDR{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedBy, poolLabel: pool.Name}},
+			Spec:       networkingv1.ServiceCIDRSpec{CIDRs: []string{rg.Prefix.String()}},
+		}
+		if slices.ContainsFunc(list.Items, func(c networkingv1.ServiceCIDR) bool { return c.Name == name }) {
+			continue
+		}
+		if err := controllerutil.SetControllerReference(pool, cidr, r.Client.Scheme()); err != nil {
+			return reconcile.Result{}, fmt.Errorf("own ServiceCIDR: %w", err)
+		}
+		if err := r.Client.Create(ctx, cidr); client.IgnoreAlreadyExists(err) != nil {
+			errs = append(errs, fmt.Errorf("create ServiceCIDR for %s: %w", rg, err))
+			continue
+		}
+		logf.FromContext(ctx).Info("Created ServiceCIDR", "serviceCIDR", name, "cidr", rg.String())
+	}
+	result, err := r.removeCIDRs(ctx, pool.Name, wanted)
+	return result, errors.Join(append(errs, err)...)
+}
+
+// hasCIDR tells whether a ServiceCIDR other than the named one has all of the
+// prefix.
+func hasCIDR(cidrs []networkingv1.ServiceCIDR, but string, p netip.Prefix) bool {
+	for _, c := range cidrs {
+		if c.Name == but || !c.DeletionTimestamp.IsZero() {
+			continue
+		}
+		for _, s := range c.Spec.CIDRs {
+			q, err := netip.ParsePrefix(s)
+			if err == nil && q.Bits() <= p.Bits() && q.Contains(p.Addr()) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// cidrName is the name of a pool's ServiceCIDR: causeway-blue-10.96.64.0-20.
+func cidrName(pool string, p netip.Prefix) string {
+	if !p.IsValid() {
+		return ""
+	}
+	address := strings.ReplaceAll(p.Addr().StringExpanded(), ":", "-")
+	return "causeway-" + pool + "-" + address + "-" + strconv.Itoa(p.Bits())
+}
+
+// removeCIDRs deletes the pool's ServiceCIDRs that are not wanted. One with
+// addresses that Services hold stays: without it the API server would refuse
+// every change of theirs.
+func (r *ClusterIPPoolReconciler) removeCIDRs(ctx context.Context, pool string, wanted map[string]bool) (reconcile.Result, error) {
+	var list networkingv1.ServiceCIDRList
+	if err := r.Client.List(ctx, &list, client.MatchingLabels{v1alpha1.ManagedByLabel: v1alpha1.ManagedBy, poolLabel: pool}); err != nil {
+		return reconcile.Result{}, fmt.Errorf("list ServiceCIDRs: %w", err)
+	}
+	var result reconcile.Result
+	for i := range list.Items {
+		c := &list.Items[i]
+		if wanted[c.Name] || !c.DeletionTimestamp.IsZero() {
+			continue
+		}
+		if r.inUse(c) {
+			result.RequeueAfter = cidrRecheck
+			continue
+		}
+		if err := r.Client.Delete(ctx, c); client.IgnoreNotFound(err) != nil {
+			return result, fmt.Errorf("delete ServiceCIDR %s: %w", c.Name, err)
+		}
+		logf.FromContext(ctx).Info("Deleted ServiceCIDR", "serviceCIDR", c.Name)
+	}
+	return result, nil
+}
+
+func (r *ClusterIPPoolReconciler) inUse(c *networkingv1.ServiceCIDR) (yes bool) {
+	r.book.with(func(b *book.Book) {
+		for _, s := range c.Spec.CIDRs {
+			if p, err := netip.ParsePrefix(s); err == nil {
+				yes = yes || b.InUse(p)
+			}
+		}
+	})
+	return yes
+}

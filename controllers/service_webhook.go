@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"gomodules.xyz/jsonpatch/v2"
+	admissionv1 "k8s.io/api/admission/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	logf "sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
+
+	"github.com/causeway-lb/causeway/internal/alloc/book"
+)
+
+const (
+	serviceWebhookPath = "/mutate--v1-service"
+
+	// patience is how long a request waits for somebody who may grant; it is a
+	// little less than the webhook's timeoutSeconds.
+	patience   = 9 * time.Second
+	retryEvery = 100 * time.Millisecond
+)
+
+// +kubebuilder:webhook:path=/mutate--v1-service,mutating=true,failurePolicy=ignore,sideEffects=NoneOnDryRun,groups="",resources=services,verbs=create;update,versions=v1,name=services.causeway.dev,admissionReviewVersions=v1,timeoutSeconds=10,reinvocationPolicy=Never
+
+// ServiceAllocator is the mutating webhook that gives Services their ClusterIPs
+// and NodePorts before the API server's own allocator does.
+type ServiceAllocator struct {
+	// Client reads from the cache and writes; Live reads past the cache.
+	Client client.Client
+	Live   client.Reader
+
+	book *serviceBook
+	term *term
+	peer *peer
+}
+
+// Handle answers an admission request. What needs no grant it answers itself;
+// for the rest it asks the replica that holds the term, which may be this one,
+// and waits for one to hold it when none does.
+func (a *ServiceAllocator) Handle(ctx context.Context, req admission.Request) admission.Response {
+	start := time.Now()
+	response, how := a.answer(ctx, req)
+	observeAdmission(how, time.Since(start))
+	return response
+}
+
+func (a *ServiceAllocator) answer(ctx context.Context, req admission.Request) (admission.Response, string) {
+	svc, old, err := decodeServices(req)
+	if err != nil {
+		return admission.Errored(http.StatusBadRequest, err), "error"
+	}
+	if !a.concerned(svc, old) {
+		return admission.Allowed(""), "nothing"
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	forwarded := wasForwarded(ctx)
+	for {
+		if a.term.held() {
+			response, err := a.grant(ctx, req, svc, old)
+			if !errors.Is(err, errNotHolder) {
+				return response, "granted"
+			}
+		}
+		if forwarded {
+			return admission.Errored(http.StatusServiceUnavailable, errNotHolder), "nobody"
+		}
+		if address := a.term.holder(); address != "" {
+			response, err := a.peer.forward(ctx, address, serviceWebhookPath, req)
+			if err == nil {
+				return response, "forwarded"
+			}
+			logf.FromContext(ctx).V(1).Info("Forwarding failed, will retry", "address", address, "reason", err.Error())
+		}
+		select {
+		case <-time.After(retryEvery):
+		case <-ctx.Done():
+			// The failure policy lets the API server allocate.
+			return admission.Errored(http.StatusServiceUnavailable, errors.New("no replica may grant addresses and ports")), "nobody"
+		}
+	}
+}
+
+func decodeServices(req admission.Request) (svc, old *corev1.Service, err error) {
+	svc = &corev1.Service{}
+	if err := json.Unmarshal(req.Object.Raw, svc); err != nil {
+		return nil, nil, fmt.Errorf("read Service: %w", err)
+	}
+	if req.Operation == admissionv1.Update {
+		old = &corev1.Service{}
+		if err := json.Unmarshal(req.OldObject.Raw, old); err != nil {
+			return nil, nil, fmt.Errorf("read old Service: %w", err)
+		}
+	}
+	if svc.Namespace == "" {
+		svc.Namespace = req.Namespace
+	}
+	if svc.Name == "" {
+		svc.Name = req.Name // empty for generateName
+	}
+	return svc, old, nil
+}
+
+// concerned tells whether there is anything to grant or to check.
+func (a *ServiceAllocator) concerned(svc, old *corev1.Service) (yes bool) {
+	select {
+	case <-a.book.synced:
+	default:
+		return true // not known yet: somebody else may know
+	}
+	a.book.with(func(b *book.Book) { yes = b.Concerns(svc, old) })
+	return yes
+}
+
+// grant answers as the holder of the term. It returns errNotHolder when the
+// term ended before the answer was ready.
+func (a *ServiceAllocator) grant(ctx context.Context, req admission.Request, svc, old *corev1.Service) (admission.Response, error) {
+	namespace, err := a.namespaceLabels(ctx, req.Namespace)
+	if err != nil {
+		return admission.Errored(http.StatusInternalServerError, err), nil
+	}
+	ask := book.Request{
+		Service: svc, Old: old, NamespaceLabels: namespace, UID: string(req.UID),
+		DryRun: req.DryRun != nil && *req.DryRun, Now: a.book.now(), Random: rand.Uint64,
+	}
+	grant, err := a.admit(ctx, ask)
+	var refused *book.Refused
+	switch {
+	case errors.As(err, &refused):
+		return refuse(refused), nil
+	case err != nil:
+		return admission.Errored(http.StatusInternalServerError, err), nil
+	case !a.term.held():
+		return admission.Response{}, errNotHolder // the picks end by themselves
+	}
+	for _, addr := range grant.Rested {
+		if err := a.letGo(ctx, addr); err != nil {
+			return admission.Errored(http.StatusInternalServerError, err), nil
+		}
+	}
+	return admission.Patched("", patches(svc, grant)...), nil
+}
+
+// admit asks the book. Before it refuses a value as taken it makes sure that
+// the holder still has it: the book hears of changes a moment late.
+func (a *ServiceAllocator) admit(ctx context.Context, ask book.Request) (grant book.Grant, err error) {
+	for range 3 {
+		a.book.with(func(b *book.Book) { grant, err = b.Admit(ask) })
+		var refused *book.Refused
+		if !errors.As(err, &refused) || refused.Reason != book.Taken || refused.Holder.Name == "" {
+			return grant, err
+		}
+		if fault := a.book.correct(ctx, a.Live, refused.Holder); fault != nil {
+			return grant, fault
+		}
+	}
+	return grant, err
+}
+
+// namespaceLabels reads the labels of a namespace, past the cache when it is so
+// new that the cache has not heard of it.
+func (a *ServiceAllocator) namespaceLabels(ctx context.Context, name string) (map[string]string, error) {
+	var ns corev1.Namespace
+	err := a.Client.Get(ctx, client.ObjectKey{Name: name}, &ns)
+	if apierrors.IsNotFound(err) {
+		err = a.Live.Get(ctx, client.ObjectKey{Name: name}, &ns)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read namespace: %w", err)
+	}
+	return ns.Labels, nil
+}
+
+// letGo removes the IPAddress with which a resting address was kept from the
+// API server's allocator, which is about to make its own.
+func (a *ServiceAllocator) letGo(ctx context.Context, addr netip.Addr) error {
+	var hold networkingv1.IPAddress
+	err := a.Live.Get(ctx, client.ObjectKey{Name: addr.String()}, &hold)
+	if err == nil {
+		if _, _, _, ours := readHold(&hold); !ours {
+			return nil
+		}
+		err = a.Client.Delete(ctx, &hold, client.Preconditions{UID: &hold.UID})
+	}
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("release IPAddress %s: %w", addr, err)
+	}
+	return nil
+}
+
+// refuse answers 403, as a quota does, and 422 for a value that somebody has,
+// as the API server's allocator does.
+func refuse(r *book.Refused) admission.Response {
+	response := admission.Denied(r.Error())
+	if r.Reason == book.Taken {
+		response.Result.Code, response.Result.Reason = http.StatusUnprocessableEntity, metav1.StatusReasonInvalid
+	}
+	return response
+}
+
+// patches writes a grant as JSON patches (RFC 6902).
+func patches(svc *corev1.Service, g book.Grant) []jsonpatch.JsonPatchOperation {
+	var out []jsonpatch.JsonPatchOperation
+	if len(g.ClusterIPs) > 0 {
+		out = append(out,
+			jsonpatch.NewOperation("add", "/spec/clusterIP", g.ClusterIPs[0]),
+			jsonpatch.NewOperation("add", "/spec/clusterIPs", g.ClusterIPs))
+	}
+	for _, i := range sortedKeys(g.NodePorts) {
+		out = append(out, jsonpatch.NewOperation("add", "/spec/ports/"+strconv.Itoa(i)+"/nodePort", g.NodePorts[i]))
+	}
+	if g.HealthCheckNodePort != 0 {
+		out = append(out, jsonpatch.NewOperation("add", "/spec/healthCheckNodePort", g.HealthCheckNodePort))
+	}
+	return out
+}
+
+func sortedKeys(m map[int]uint16) []int {
+	return slices.Sorted(maps.Keys(m))
+}
+
+type forwardedKey struct{}
+
+// markForwarded remembers that a request came from another replica, so that it
+// is not sent on in a circle.
+func markForwarded(ctx context.Context, r *http.Request) context.Context {
+	if r.Header.Get(forwardedHeader) == "" {
+		return ctx
+	}
+	return context.WithValue(ctx, forwardedKey{}, true)
+}
+
+func wasForwarded(ctx context.Context) bool { return ctx.Value(forwardedKey{}) != nil }

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/types"
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	logf "sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/alloc"
+	"github.com/causeway-lb/causeway/internal/alloc/book"
+)
+
+// serviceBook is a book.Book that follows the API. Every replica keeps one,
+// leader or not, so that a successor is ready at once.
+type serviceBook struct {
+	cache cache.Cache
+	holds cache.Cache // of the IPAddresses that are ours
+	now   func() time.Time
+
+	mu    sync.Mutex
+	book  *book.Book
+	cidrs map[string]*networkingv1.ServiceCIDR
+
+	synced  chan struct{} // closed when the book has everything that the API had at start
+	changed func()        // called after every change; it must not block
+}
+
+func newServiceBook(c, holds cache.Cache, config book.Config) *serviceBook {
+	return &serviceBook{
+		cache:   c,
+		holds:   holds,
+		now:     time.Now,
+		book:    book.New(config),
+		cidrs:   map[string]*networkingv1.ServiceCIDR{},
+		synced:  make(chan struct{}),
+		changed: func() {},
+	}
+}
+
+// NeedLeaderElection is false: the webhook answers in every replica.
+func (b *serviceBook) NeedLeaderElection() bool { return false }
+
+// Start feeds the book from the cache until ctx ends.
+func (b *serviceBook) Start(ctx context.Context) error {
+	feeds := []struct {
+		obj         client.Object
+		set, forget func(any)
+	}{
+		// Pools before Services: a pool that is set looks at every lease.
+		{&networkingv1.ServiceCIDR{}, b.setCIDR, b.forgetCIDR},
+		{&v1alpha1.ClusterIPPool{}, b.setClusterIPPool(ctx), b.forgetPool((*book.Book).DeleteClusterIPPool)},
+		{&v1alpha1.NodePortPool{}, b.setNodePortPool(ctx), b.forgetPool((*book.Book).DeleteNodePortPool)},
+		{&v1alpha1.LoadBalancerPool{}, b.setLoadBalancerPool(ctx), b.forgetPool((*book.Book).DeleteLoadBalancerPool)},
+		{&networkingv1.IPAddress{}, b.setHold, func(any) {}},
+		{&corev1.Service{}, b.setService, b.forgetService},
+	}
+	for _, feed := range feeds {
+		source := b.cache
+		if _, ok := feed.obj.(*networkingv1.IPAddress); ok {
+			source = b.holds
+		}
+		informer, err := source.GetInformer(ctx, feed.obj)
+		if err != nil {
+			return fmt.Errorf("watch %T: %w", feed.obj, err)
+		}
+		registration, err := informer.AddEventHandler(b.handler(feed.set, feed.forget))
+		if err != nil {
+			return fmt.Errorf("watch %T: %w", feed.obj, err)
+		}
+		if !toolscache.WaitForCacheSync(ctx.Done(), registration.HasSynced) {
+			return nil // ctx ended
+		}
+	}
+	close(b.synced)
+	<-ctx.Done()
+	return nil
+}
+
+// handler calls set and forget with the lock held.
+func (b *serviceBook) handler(set, forget func(any)) toolscache.ResourceEventHandler {
+	locked := func(f func()) {
+		b.mu.Lock()
+		f()
+		b.mu.Unlock()
+		b.changed()
+	}
+	return toolscache.ResourceEventHandlerFuncs{
+		AddFunc: func(obj any) { locked(func() { set(obj) }) },
+		UpdateFunc: func(old, obj any) {
+			locked(func() {
+				// An object that was deleted and created again while the watch was
+				// broken arrives as an update.
+				if old.(client.Object).GetUID() != obj.(client.Object).GetUID() {
+					forget(old)
+				}
+				set(obj)
+			})
+		},
+		DeleteFunc: func(obj any) {
+			if gone, ok := obj.(toolscache.DeletedFinalStateUnknown); ok {
+				obj = gone.Obj
+			}
+			locked(func() { forget(obj) })
+		},
+	}
+}
+
+// with calls f with the book, which f must not keep.
+func (b *serviceBook) with(f func(*book.Book)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f(b.book)
+}
+
+func (b *serviceBook) setService(obj any) { b.book.Observe(obj.(*corev1.Service), b.now()) }
+func (b *serviceBook) forgetService(obj any) {
+	b.book.Forget(book.OwnerOf(obj.(*corev1.Service)), b.now())
+}
+
+// A pool whose ranges are wrong is used as far as they are right; its own
+// reconciler tells the administrator.
+func (b *serviceBook) setClusterIPPool(ctx context.Context) func(any) {
+	return func(obj any) {
+		pool := obj.(*v1alpha1.ClusterIPPool)
+		if err := b.book.SetClusterIPPool(pool); err != nil {
+			logf.FromContext(ctx).Info("ClusterIPPool is used in part", "pool", pool.Name, "reason", err.Error())
+		}
+	}
+}
+
+func (b *serviceBook) setNodePortPool(ctx context.Context) func(any) {
+	return func(obj any) {
+		pool := obj.(*v1alpha1.NodePortPool)
+		if err := b.book.SetNodePortPool(pool); err != nil {
+			logf.FromContext(ctx).Info("NodePortPool is used in part", "pool", pool.Name, "reason", err.Error())
+		}
+	}
+}
+
+func (b *serviceBook) setLoadBalancerPool(ctx context.Context) func(any) {
+	return func(obj any) {
+		pool := obj.(*v1alpha1.LoadBalancerPool)
+		if err := b.book.SetLoadBalancerPool(pool); err != nil {
+			logf.FromContext(ctx).Info("LoadBalancerPool is guarded in part", "pool", pool.Name, "reason", err.Error())
+		}
+	}
+}
+
+func (b *serviceBook) forgetPool(forget func(*book.Book, string)) func(any) {
+	return func(obj any) { forget(b.book, obj.(client.Object).GetName()) }
+}
+
+func (b *serviceBook) setCIDR(obj any) {
+	c := obj.(*networkingv1.ServiceCIDR)
+	b.cidrs[c.Name] = c
+	b.recount()
+}
+
+func (b *serviceBook) forgetCIDR(obj any) {
+	delete(b.cidrs, obj.(client.Object).GetName())
+	b.recount()
+}
+
+// recount tells the book what the API server allocates from: the CIDRs that it
+// was started with first, since they decide the default family. Those that are
+// going away are left out.
+func (b *serviceBook) recount() {
+	names := make([]string, 0, len(b.cidrs))
+	for name, c := range b.cidrs {
+		if c.DeletionTimestamp.IsZero() {
+			names = append(names, name)
+		}
+	}
+	slices.SortFunc(names, func(a, b string) int {
+		if (a == apiServerCIDR) != (b == apiServerCIDR) {
+			if a == apiServerCIDR {
+				return -1
+			}
+			return 1
+		}
+		return strings.Compare(a, b)
+	})
+	var cidrs []netip.Prefix
+	for _, name := range names {
+		for _, s := range b.cidrs[name].Spec.CIDRs {
+			if p, err := netip.ParsePrefix(s); err == nil {
+				cidrs = append(cidrs, p)
+			}
+		}
+	}
+	b.book.SetServiceCIDRs(cidrs)
+}
+
+// apiServerCIDR is the ServiceCIDR that the API server makes from its flags.
+const apiServerCIDR = "kubernetes"
+
+// setHold reads the IPAddress objects with which an earlier process kept
+// released addresses from the API server's allocator.
+func (b *serviceBook) setHold(obj any) {
+	hold := obj.(*networkingv1.IPAddress)
+	owner, since, until, ok := readHold(hold)
+	if !ok || !until.After(b.now()) {
+		return
+	}
+	if addr, err := netip.ParseAddr(hold.Name); err == nil {
+		b.book.Addresses(alloc.FamilyOf(addr)).Rest(addr, owner, since, until)
+	}
+}
+
+// correct replaces what the book believes about a Service by what the API
+// server says now, which may be that it is gone.
+func (b *serviceBook) correct(ctx context.Context, live client.Reader, holder alloc.Owner) error {
+	var svc corev1.Service
+	err := live.Get(ctx, types.NamespacedName{Namespace: holder.Namespace, Name: holder.Name}, &svc)
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("look at the holder: %w", err)
+	}
+	b.with(func(bk *book.Book) {
+		if err != nil || string(svc.UID) != holder.UID {
+			bk.Forget(holder, b.now())
+		}
+		if err == nil {
+			bk.Observe(&svc, b.now())
+		}
+	})
+	return nil
+}

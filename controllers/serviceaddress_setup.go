@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"fmt"
+
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/webhook"
+
+	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/alloc"
+	"github.com/causeway-lb/causeway/internal/alloc/book"
+)
+
+func init() {
+	setups = append(setups, setup{
+		name: "allocation",
+		when: func(f Features) bool { return f.Allocation },
+		add:  setupAllocation,
+	})
+}
+
+// AllocationOptions are the operator's choices about ClusterIPs and NodePorts.
+type AllocationOptions struct {
+	// NodePortRange is the API server's --service-node-port-range, which the API
+	// does not tell. Empty means 30000-32767.
+	NodePortRange string
+	// Peers says how the replicas reach each other.
+	Peers Peers
+}
+
+// setupAllocation adds the book, the term, the webhooks and the reconcilers of
+// ClusterIPs and NodePorts.
+func setupAllocation(mgr ctrl.Manager, opts Options) error {
+	var config book.Config
+	if text := opts.Allocation.NodePortRange; text != "" {
+		ports, err := alloc.ParsePortRange(text)
+		if err != nil {
+			return fmt.Errorf("read range of NodePorts: %w", err)
+		}
+		config.NodePorts = ports
+	}
+	holds, err := cache.New(mgr.GetConfig(), cache.Options{
+		Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(), HTTPClient: mgr.GetHTTPClient(),
+		ByObject: map[client.Object]cache.ByObject{
+			&networkingv1.IPAddress{}: {Label: labels.SelectorFromSet(labels.Set{networkingv1.LabelManagedBy: v1alpha1.ManagedBy})},
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("make cache of IPAddresses: %w", err)
+	}
+	b := newServiceBook(mgr.GetCache(), holds, config)
+	t := newTerm(mgr.GetConfig(), opts.SystemNamespace, opts.Allocation.Peers.Address, b.synced)
+	for _, runnable := range []manager.Runnable{holds, b, t} {
+		if err := mgr.Add(runnable); err != nil {
+			return err
+		}
+	}
+	allocator := &ServiceAllocator{
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(),
+		book: b, term: t, peer: newPeer(opts.Allocation.Peers, opts.SystemNamespace, mgr.GetAPIReader()),
+	}
+	mgr.GetWebhookServer().Register(serviceWebhookPath, &webhook.Admission{Handler: allocator, WithContextFunc: markForwarded})
+	return setupAllocationControllers(mgr, allocator)
+}
+
+// setupAllocationControllers adds what only the leader runs, and the pools'
+// webhooks.
+func setupAllocationControllers(mgr ctrl.Manager, allocator *ServiceAllocator) error {
+	b, found := allocator.book, newProblems()
+	addressPulse, portPulse := newPulse(listClusterIPPools(mgr.GetClient())), newPulse(listNodePortPools(mgr.GetClient()))
+	found.changed = func() { addressPulse.touch(); portPulse.touch() }
+	b.changed = found.changed
+	for _, part := range []interface{ SetupWithManager(ctrl.Manager) error }{
+		&ServiceAddressReconciler{
+			Client: mgr.GetClient(), Recorder: mgr.GetEventRecorder("causeway-controller"), allocator: allocator, problems: found,
+		},
+		&ClusterIPPoolReconciler{Client: mgr.GetClient(), book: b, problems: found, pulse: addressPulse},
+		&NodePortPoolReconciler{Client: mgr.GetClient(), book: b, problems: found, pulse: portPulse},
+		&ClusterIPPoolValidator{Reader: mgr.GetClient()},
+		&NodePortPoolValidator{Reader: mgr.GetClient()},
+	} {
+		if err := part.SetupWithManager(mgr); err != nil {
+			return fmt.Errorf("%T: %w", part, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	coordinationv1 "k8s.io/client-go/kubernetes/typed/coordination/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/leaderelection"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	logf "sigs.k8s.io/controller-runtime/pkg/log"
+)
+
+// The allocator's lease is short, because Services that are created meanwhile
+// wait for it; losing it costs nothing but a hop, unlike the manager's.
+const (
+	termLease = "causeway-allocator"
+	termFor   = 4 * time.Second
+	termRenew = 3 * time.Second
+	termRetry = 500 * time.Millisecond
+
+	// settle is how long a successor waits after its predecessor may have
+	// granted for the last time, so that the Services of those grants are seen.
+	settle = time.Second
+)
+
+// term is one replica's share in the one right to grant addresses and ports.
+type term struct {
+	config   *rest.Config
+	lease    metav1.ObjectMeta
+	identity string
+	ready    <-chan struct{}
+
+	elector atomic.Pointer[leaderelection.LeaderElector]
+	since   atomic.Int64 // UnixNano from which on this replica may grant; 0 when it may not
+	rival   atomic.Bool  // another replica was seen to hold the lease
+}
+
+// newTerm returns the term of a replica whose webhooks other replicas reach at
+// address; empty when they cannot. It is not held before ready is closed.
+func newTerm(config *rest.Config, namespace, address string, ready <-chan struct{}) *term {
+	return &term{
+		config:   config,
+		lease:    metav1.ObjectMeta{Namespace: namespace, Name: termLease},
+		identity: rand.Text()[:8] + "@" + address,
+		ready:    ready,
+	}
+}
+
+// NeedLeaderElection is false: this is an election of its own.
+func (t *term) NeedLeaderElection() bool { return false }
+
+// Start takes part in the election until ctx ends, then gives the lease up.
+func (t *term) Start(ctx context.Context) error {
+	select {
+	case <-t.ready:
+	case <-ctx.Done():
+		return nil
+	}
+	client, err := coordinationv1.NewForConfig(t.config)
+	if err != nil {
+		return fmt.Errorf("make client for lease %s: %w", termLease, err)
+	}
+	log := logf.FromContext(ctx).WithName("allocator")
+	for ctx.Err() == nil {
+		elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
+			Lock: &resourcelock.LeaseLock{
+				LeaseMeta: t.lease, Client: client, LockConfig: resourcelock.ResourceLockConfig{Identity: t.identity},
+			},
+			LeaseDuration:   termFor,
+			RenewDeadline:   termRenew,
+			RetryPeriod:     termRetry,
+			ReleaseOnCancel: true,
+			Name:            termLease,
+			Callbacks: leaderelection.LeaderCallbacks{
+				OnStartedLeading: func(context.Context) { t.begin(); log.Info("Grants addresses and ports", "identity", t.identity) },
+				OnStoppedLeading: func() { t.since.Store(0) },
+				OnNewLeader:      func(id string) { t.rival.Store(t.rival.Load() || id != t.identity) },
+			},
+		})
+		if err != nil {
+			return fmt.Errorf("elect who grants: %w", err)
+		}
+		t.elector.Store(elector)
+		elector.Run(ctx)
+		t.since.Store(0)
+	}
+	return nil
+}
+
+// begin lets this replica grant, after a while if another one did before.
+func (t *term) begin() {
+	from := time.Now()
+	if t.rival.Swap(false) {
+		from = from.Add(settle)
+	}
+	t.since.Store(from.UnixNano())
+}
+
+// held tells whether this replica may grant now. A replica that was stopped in
+// the middle of a request and woke up after its lease ended finds out here.
+func (t *term) held() bool {
+	since, elector := t.since.Load(), t.elector.Load()
+	return since != 0 && time.Now().UnixNano() >= since && elector.IsLeader() && elector.Check(termRenew-termFor) == nil
+}
+
+// holder returns the address of the replica that may grant; empty when nobody
+// is known to, when it is this one, or when it has none.
+func (t *term) holder() string {
+	elector := t.elector.Load()
+	if elector == nil {
+		return ""
+	}
+	id := elector.GetLeader()
+	_, address, _ := strings.Cut(id, "@")
+	if id == t.identity {
+		return ""
+	}
+	return address
+}
