@@ -7,7 +7,9 @@ import (
 	"crypto/tls"
 	"flag"
 	"fmt"
+	"net"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -51,6 +53,7 @@ func parseFlags() flags {
 	flag.BoolVar(&f.options.DefaultLoadBalancer, "default-load-balancer", true, "serve Services of type LoadBalancer that have no loadBalancerClass")
 	flag.BoolVar(&f.options.Features.LoadBalancer, "load-balancer", true, "give LoadBalancer addresses from pools")
 	flag.BoolVar(&f.options.Features.Allocation, "allocation", true, "give ClusterIPs and NodePorts from pools")
+	flag.StringVar(&f.options.Allocation.NodePortRange, "service-node-port-range", "30000-32767", "the API server's flag of that name")
 	flag.BoolVar(&f.options.Features.Endpoints, "endpoints", true, "keep EndpointSlices and Endpoints")
 	flag.StringVar((*string)(&f.options.EndpointSlices), "endpoint-slices", "auto", "where kube-controller-manager could keep EndpointSlices too: auto (stand by if it does), take-over or hand-back")
 	f.zap.BindFlags(flag.CommandLine)
@@ -58,6 +61,9 @@ func parseFlags() flags {
 	f.options.SystemNamespace = os.Getenv("POD_NAMESPACE")
 	if f.options.SystemNamespace == "" {
 		f.options.SystemNamespace = v1alpha1.SystemNamespace
+	}
+	if ip := os.Getenv("POD_IP"); ip != "" {
+		f.options.Allocation.Peers.Address = net.JoinHostPort(ip, strconv.Itoa(f.webhookPort))
 	}
 	return f
 }
