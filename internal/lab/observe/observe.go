@@ -10,11 +10,9 @@ package observe
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -37,10 +35,10 @@ type Claim struct {
 
 // Watch records the claims that reach a machine, until Close.
 type Watch struct {
-	conn  *packet.Conn
-	local *net.Interface
-	own   map[bool]netip.Addr // the interface's address, by "is IPv6"
-	ended chan struct{}
+	conn          *packet.Conn
+	local         *net.Interface
+	own           map[bool]netip.Addr // the interface's address, by "is IPv6"
+	ending, ended chan struct{}
 
 	mu     sync.Mutex
 	claims []Claim
@@ -48,7 +46,7 @@ type Watch struct {
 
 // Start begins to watch an interface of a machine.
 func Start(machine *network.Namespace, name string) (*Watch, error) {
-	w := &Watch{own: map[bool]netip.Addr{}, ended: make(chan struct{})}
+	w := &Watch{own: map[bool]netip.Addr{}, ending: make(chan struct{}), ended: make(chan struct{})}
 	err := machine.Do(func() (err error) {
 		if w.local, err = net.InterfaceByName(name); err != nil {
 			return err
@@ -74,6 +72,7 @@ func Start(machine *network.Namespace, name string) (*Watch, error) {
 
 // Close ends the watch.
 func (w *Watch) Close() {
+	close(w.ending)
 	w.conn.Close()
 	<-w.ended
 }
@@ -83,11 +82,13 @@ func (w *Watch) read() {
 	frame := make([]byte, 2048)
 	for {
 		n, _, err := w.conn.ReadFrom(frame)
-		if errors.Is(err, os.ErrClosed) || errors.Is(err, net.ErrClosed) {
-			return
-		}
 		if err != nil {
-			time.Sleep(time.Millisecond) // the link may be down for a while
+			// The link may be down for a while.
+			select {
+			case <-w.ending:
+				return
+			case <-time.After(time.Millisecond):
+			}
 			continue
 		}
 		claim, ok := parse(frame[:n])
