@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package book
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/alloc"
+)
+
+var t0 = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// fixture is a book with a dual-stack cluster, and a pool of each kind for
+// namespaces with the label tenant=blue.
+func fixture(t *testing.T) *Book {
+	t.Helper()
+	b := New(Config{})
+	b.SetServiceCIDRs([]netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:10:96::/112")})
+	blue := &metav1.LabelSelector{MatchLabels: map[string]string{"tenant": "blue"}}
+	if err := b.SetClusterIPPool(&v1alpha1.ClusterIPPool{
+		ObjectMeta: metav1.ObjectMeta{Name: "blue"},
+		Spec: v1alpha1.ClusterIPPoolSpec{
+			Ranges: []v1alpha1.AddressRange{"10.96.8.0/28", "fd00:10:96::800/124"}, NamespaceSelector: blue,
+			Quarantine: &metav1.Duration{Duration: time.Minute},
+		},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.SetNodePortPool(&v1alpha1.NodePortPool{
+		ObjectMeta: metav1.ObjectMeta{Name: "blue"},
+		Spec: v1alpha1.NodePortPoolSpec{
+			Ranges: []v1alpha1.PortRange{"30100-30109"}, ReservedPorts: []v1alpha1.PortRange{"30109"}, NamespaceSelector: blue,
+		},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func request(svc *corev1.Service, tenant string, now time.Time) Request {
+	return Request{
+		Service: svc, NamespaceLabels: map[string]string{"tenant": tenant}, UID: fmt.Sprint("request-", rand.Uint64()),
+		Now: now, Random: rand.Uint64,
+	}
+}
+
+// stored is the Service as the API server stores it with a grant.
+func stored(svc *corev1.Service, g Grant) *corev1.Service {
+	svc = svc.DeepCopy()
+	svc.UID = "uid-" + svc.UID
+	if len(g.ClusterIPs) > 0 {
+		svc.Spec.ClusterIPs, svc.Spec.ClusterIP = g.ClusterIPs, g.ClusterIPs[0]
+	}
+	for i, n := range g.NodePorts {
+		svc.Spec.Ports[i].NodePort = int32(n)
+	}
+	svc.Spec.HealthCheckNodePort = int32(g.HealthCheckNodePort)
+	return svc
+}
+
+func named(name string, changes ...func(*corev1.ServiceSpec)) *corev1.Service {
+	svc := service(changes...)
+	svc.Name = name
+	return svc
+}
+
+func TestWithoutPoolsNothingHappens(t *testing.T) {
+	b := New(Config{})
+	b.SetServiceCIDRs([]netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")})
+	g, err := b.Admit(request(service(nodePorts(0)), "blue", t0))
+	if diff := cmp.Diff(Grant{}, g); diff != "" || err != nil {
+		t.Errorf("grant (-want +got):\n%s%v", diff, err)
+	}
+}
+
+func TestOthersGetTheRestOfTheCluster(t *testing.T) {
+	b := fixture(t)
+	pool := netip.MustParsePrefix("10.96.8.0/28")
+	seen := map[string]bool{}
+	for i := range 2000 {
+		svc := named(fmt.Sprint("s", i), nodePorts(0))
+		g, err := b.Admit(request(svc, "red", t0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := netip.MustParseAddr(g.ClusterIPs[0])
+		if pool.Contains(addr) || !netip.MustParsePrefix("10.96.0.0/16").Contains(addr) || seen[g.ClusterIPs[0]] || seen[fmt.Sprint(g.NodePorts[0])] {
+			t.Fatalf("grant %d: %v", i, g)
+		}
+		if n := g.NodePorts[0]; n < 30000 || n > 32767 || n >= 30100 && n <= 30109 {
+			t.Fatalf("grant %d: NodePort %d", i, n)
+		}
+		seen[g.ClusterIPs[0]], seen[fmt.Sprint(g.NodePorts[0])] = true, true
+		b.Observe(stored(svc, g), t0)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	for _, tc := range []struct {
+		name, tenant string
+		svc          *corev1.Service
+		reason       Reason
+		want         string
+	}{
+		{"an address of another's pool", "red", service(ips("10.96.8.3")), Foreign, "spec.clusterIPs[0]: 10.96.8.3 belongs to ClusterIPPool blue, which does not select this Service"},
+		{"a port of another's pool", "red", service(nodePorts(30103)), Foreign, "spec.ports[0].nodePort: 30103 belongs to NodePortPool blue"},
+		{"an external IP of another's pool", "red", service(func(s *corev1.ServiceSpec) { s.ExternalIPs = []string{"198.51.100.1", "10.96.8.4"} }), Foreign, "spec.externalIPs[1]: 10.96.8.4 belongs to"},
+		{"an address outside one's pool", "blue", service(ips("10.96.1.1")), Outside, "10.96.1.1 is not in ClusterIPPool blue, which serves this Service"},
+		{"a port outside one's pool", "blue", service(nodePorts(30200)), Outside, "30200 is not in NodePortPool blue"},
+		{"a reserved port", "blue", service(nodePorts(30109)), Reserved, "30109 is reserved in NodePortPool blue"},
+		{"an address that is taken", "blue", service(ips("10.96.8.7")), Taken, "10.96.8.7 is held by Service shop/first"},
+		{"a port that is taken", "blue", service(nodePorts(30107)), Taken, "30107 is held by Service shop/first"},
+		{"more ports than there are", "blue", service(nodePorts(make([]int32, 9)...)), Full, "no port to give: pool blue has no free value: of 10, 1 are held, 8 on their way, 0 resting after release, 1 excluded"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := fixture(t)
+			b.Observe(stored(named("first", ips("10.96.8.7"), nodePorts(30107)), Grant{}), t0)
+			before := []alloc.Stats{b.addresses[v4].Stats("blue"), b.addresses[v6].Stats("blue"), b.ports.Stats("blue")}
+			g, err := b.Admit(request(tc.svc, tc.tenant, t0))
+			var refused *Refused
+			if !errors.As(err, &refused) || refused.Reason != tc.reason || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("got %v, want %s: %q", err, tc.reason, tc.want)
+			}
+			after := []alloc.Stats{b.addresses[v4].Stats("blue"), b.addresses[v6].Stats("blue"), b.ports.Stats("blue")}
+			if diff := cmp.Diff(before, after); diff != "" || !cmp.Equal(g, Grant{}) {
+				t.Errorf("a refusal left a trace (-before +after):\n%s%v", diff, g)
+			}
+		})
+	}
+}
+
+func TestDryRunLeavesNoTrace(t *testing.T) {
+	b := fixture(t)
+	req := request(service(nodePorts(0), dual(corev1.IPFamilyPolicyRequireDualStack)), "blue", t0)
+	req.DryRun = true
+	for range 100 {
+		if g, err := b.Admit(req); err != nil || !cmp.Equal(g, Grant{}) {
+			t.Fatalf("dry run: %v, %v", g, err)
+		}
+	}
+	for lease := range b.ports.All() {
+		t.Errorf("a dry run left %v", lease)
+	}
+	if got := b.ports.Remembers(OwnerOf(req.Service)); len(got) > 0 {
+		t.Errorf("a dry run is remembered: %v", got)
+	}
+}
+
+func TestComesBackToWhatItHad(t *testing.T) {
+	b := fixture(t)
+	spec := []func(*corev1.ServiceSpec){nodePorts(0, 0, 0), dual(corev1.IPFamilyPolicyRequireDualStack)}
+	first, err := b.Admit(request(named("web", spec...), "blue", t0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	svc := stored(named("web", spec...), first)
+	b.Observe(svc, t0)
+	b.Forget(OwnerOf(svc), t0)
+	for i := range 3 { // strangers meanwhile
+		if _, err := b.Admit(request(named(fmt.Sprint("other", i)), "blue", t0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again, err := b.Admit(request(named("web", spec...), "blue", t0.Add(time.Second)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(again.Rested) != 2 {
+		t.Errorf("rested %v, want both addresses", again.Rested)
+	}
+	again.Rested = nil
+	if diff := cmp.Diff(first, again); diff != "" {
+		t.Errorf("second grant (-first +second):\n%s", diff)
+	}
+}
+
+// Two requests at once are rivals and must not get one value; a retry gets what
+// the first try was granted, so that retries use nothing up.
+func TestRivalsAndRetries(t *testing.T) {
+	b := fixture(t)
+	grant := func(now time.Time) string {
+		g, err := b.Admit(request(named("web"), "blue", now))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return g.ClusterIPs[0]
+	}
+	first := grant(t0)
+	if rival := grant(t0.Add(100 * time.Millisecond)); rival == first {
+		t.Errorf("two requests at once got %s", first)
+	}
+	for i := range 50 {
+		grant(t0.Add(time.Duration(2+i) * time.Second))
+	}
+	if got := b.addresses[v4].Stats("blue"); got.Picked != 2 {
+		t.Errorf("52 tries of one Service use up %d addresses, want 2", got.Picked)
+	}
+}
+
+func TestCheck(t *testing.T) {
+	b := fixture(t)
+	a := stored(named("a", ips("10.96.8.7"), nodePorts(30107)), Grant{})
+	c := stored(named("c", ips("10.96.8.7"), nodePorts(30200)), Grant{})
+	c.UID = "other"
+	b.Observe(a, t0)
+	b.Observe(c, t0)
+	texts := func(svc *corev1.Service, tenant string) (out []string) {
+		for _, p := range b.Check(svc, map[string]string{"tenant": tenant}) {
+			out = append(out, p.Reason+": "+p.Message[:strings.Index(p.Message, ":")])
+		}
+		return out
+	}
+	for _, tc := range []struct {
+		svc    *corev1.Service
+		tenant string
+		want   []string
+	}{
+		{a, "blue", []string{"Duplicate: ClusterIP 10.96.8.7 is held by Service shop/c, too"}},
+		{c, "blue", []string{"Duplicate: ClusterIP 10.96.8.7 is held by Service shop/a, too", "OutsidePool: NodePort 30200 is not in NodePortPool blue, which serves this Service"}},
+		{a, "red", []string{
+			"Duplicate: ClusterIP 10.96.8.7 is held by Service shop/c, too",
+			"ForeignPool: ClusterIP 10.96.8.7 belongs to ClusterIPPool blue, which does not select this Service",
+			"ForeignPool: NodePort 30107 belongs to NodePortPool blue, which does not select this Service",
+		}},
+	} {
+		if diff := cmp.Diff(tc.want, texts(tc.svc, tc.tenant)); diff != "" {
+			t.Errorf("%s for tenant %s (-want +got):\n%s", tc.svc.Name, tc.tenant, diff)
+		}
+	}
+}
+
+func TestPoolsAreAskedByPriority(t *testing.T) {
+	b := fixture(t)
+	for _, spec := range []struct {
+		name     string
+		priority int32
+		ranges   v1alpha1.AddressRange
+	}{{"high", 10, "10.96.9.1-10.96.9.1"}, {"low", -10, "10.96.10.0/24"}} {
+		if err := b.SetClusterIPPool(&v1alpha1.ClusterIPPool{
+			ObjectMeta: metav1.ObjectMeta{Name: spec.name},
+			Spec:       v1alpha1.ClusterIPPoolSpec{Ranges: []v1alpha1.AddressRange{spec.ranges}, Priority: spec.priority, MaxPerNamespace: ptr.To[int32](3)},
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []string
+	for i := range 20 {
+		g, err := b.Admit(request(named(fmt.Sprint("s", i)), "blue", t0))
+		if err != nil {
+			if i != 18 && i != 19 {
+				t.Fatal(err)
+			}
+			continue
+		}
+		got = append(got, b.addresses[v4].PoolsOf(netip.MustParseAddr(g.ClusterIPs[0]))...)
+	}
+	want := append([]string{"high"}, strings.Split(strings.Repeat("blue ", 14)+"low low low", " ")...)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("pools in order (-want +got):\n%s", diff)
+	}
+}
+
+// BenchmarkAdmit is the webhook's work without reading and writing JSON.
+func BenchmarkAdmit(b *testing.B) {
+	bk := New(Config{Hold: time.Millisecond})
+	bk.SetServiceCIDRs([]netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")})
+	_ = bk.SetClusterIPPool(&v1alpha1.ClusterIPPool{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: v1alpha1.ClusterIPPoolSpec{Ranges: []v1alpha1.AddressRange{"10.96.0.0/16"}}})
+	for i := range 10000 {
+		svc := named(fmt.Sprint("s", i))
+		g, err := bk.Admit(request(svc, "", t0))
+		if err != nil {
+			b.Fatal(err)
+		}
+		bk.Observe(stored(svc, g), t0)
+	}
+	now := t0
+	for b.Loop() {
+		now = now.Add(time.Second)
+		if _, err := bk.Admit(request(named("x"), "", now)); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
