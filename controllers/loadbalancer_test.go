@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
@@ -638,3 +639,59 @@ var _ = Describe("a LoadBalancerPool", func() {
 		Eventually(allocatedOf(ctx, svc)).Should(Equal("False/PoolExhausted"))
 	})
 })
+
+var _ = Describe("LoadBalancer controllers", func() {
+	It("two at once, one of them killed five times, give no address twice and none away", func(ctx SpecContext) {
+		const services = 60
+		s := newLBSpec(ctx)
+		s.pool(ctx, nil, s.v4Range(1, 100))
+		var all []*corev1.Service
+		for kill := range 5 {
+			// The suite's manager goes on meanwhile: without leader election both
+			// work, which is worse than any change of leaders.
+			stop := startManager(newLoadBalancerManager())
+			for i := range services / 5 {
+				all = append(all, s.service(ctx, fmt.Sprintf("web-%d-%d", kill, i), nil))
+			}
+			stop()
+		}
+		given := map[string]string{}
+		for _, svc := range all {
+			Eventually(addressesOf(ctx, svc)).Should(HaveLen(1))
+			addr := svc.Status.LoadBalancer.Ingress[0].IP
+			Expect(given).NotTo(HaveKey(addr), "%s has the address of %s", svc.Name, given[addr])
+			given[addr] = svc.Name
+		}
+		stop := startManager(newLoadBalancerManager())
+		defer stop()
+		Consistently(func(g Gomega) {
+			for _, svc := range all {
+				before := svc.Status.LoadBalancer.Ingress[0].IP
+				g.Expect(addressesOf(ctx, svc)(g)).To(Equal([]string{before}))
+			}
+		}).Should(Succeed())
+		var records v1alpha1.LoadBalancerAddressList
+		Eventually(func(g Gomega) int {
+			g.Expect(k8sClient.List(ctx, &records)).To(Succeed())
+			n := 0
+			for _, r := range records.Items {
+				if len(r.Spec.Services) > 0 && r.Spec.Services[0].Namespace == s.namespace {
+					n++
+				}
+			}
+			return n
+		}).Should(Equal(services), "no record is left over from a race")
+	}, NodeTimeout(2*time.Minute))
+})
+
+// newLoadBalancerManager is another controller, as a second replica would be,
+// with nothing but the LoadBalancer part and no webhooks.
+func newLoadBalancerManager() ctrl.Manager {
+	GinkgoHelper()
+	mgr := newManager(0)
+	opts := suiteOptions()
+	opts.Features = Features{LoadBalancer: true}
+	opts.SystemNamespace = v1alpha1.SystemNamespace
+	Expect(SetupWithManager(mgr, opts)).To(Succeed())
+	return mgr
+}

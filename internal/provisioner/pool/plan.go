@@ -32,12 +32,14 @@ type take struct {
 }
 
 // plan decides what req.Owner keeps, takes and drops, and marks what it takes
-// as coming: the caller calls Done for each of plan.take. The order of events
-// that made the index does not matter.
-func (x *Index) plan(req provisioner.Request, ports PortsFunc) plan {
+// as coming: the caller calls done for each of plan.take. The order of events
+// that made the index does not matter. With scatter 0 the lowest free address of
+// a range is chosen, else one near that fraction of it, so that two controllers
+// that do not see each other do not go on choosing the same.
+func (x *Index) plan(req provisioner.Request, ports PortsFunc, scatter uint64) plan {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	p := planner{x: x, req: req, ports: ports, held: x.held(req)}
+	p := planner{x: x, req: req, ports: ports, held: x.held(req), scatter: scatter}
 	out := p.plan()
 	x.begin(out.take)
 	return out
@@ -98,6 +100,8 @@ type planner struct {
 	req   provisioner.Request
 	ports PortsFunc
 	held  []netip.Addr
+	// scatter as in Index.plan.
+	scatter uint64
 
 	keep  []netip.Addr
 	taken []take
@@ -162,7 +166,7 @@ func (p *planner) chosen() {
 	need = p.together(need)
 	need = p.each(need, func(f corev1.IPFamily) (take, bool) {
 		for _, s := range p.candidates() {
-			if t, ok := s.next(f); ok {
+			if t, ok := s.next(f, p.scatter); ok {
 				return t, true
 			}
 		}
@@ -267,12 +271,12 @@ func (p *planner) together(need []corev1.IPFamily) []corev1.IPFamily {
 	for _, s := range pools {
 		var all []take
 		for _, f := range need {
-			if t, ok := s.next(f); ok {
+			if t, ok := s.next(f, p.scatter); ok {
 				all = append(all, t)
 			}
 		}
 		if len(all) == len(need) {
-			return p.each(need, s.next)
+			return p.each(need, func(f corev1.IPFamily) (take, bool) { return s.next(f, p.scatter) })
 		}
 	}
 	return need
@@ -307,12 +311,12 @@ func (p *planner) excuse(s *poolState) (string, bool) {
 }
 
 // next is the pool's next free address of a family.
-func (s *poolState) next(f corev1.IPFamily) (take, bool) {
+func (s *poolState) next(f corev1.IPFamily, scatter uint64) (take, bool) {
 	for _, sp := range s.spaces {
 		if provisioner.FamilyOf(sp.in.First) != f {
 			continue
 		}
-		if a, ok := sp.find(); ok {
+		if a, ok := sp.find(scatter); ok {
 			return take{addr: a, pool: s.Name}, true
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"time"
@@ -99,11 +100,13 @@ func (p *Provisioner) Capabilities() provisioner.Capabilities {
 
 // Allocate implements provisioner.Provisioner.
 func (p *Provisioner) Allocate(ctx context.Context, req provisioner.Request) (provisioner.Allocation, error) {
+	scatter := uint64(0)
 	for range maxAttempts {
-		pl := p.Index.plan(req, p.Ports)
+		pl := p.Index.plan(req, p.Ports, scatter)
 		err := p.apply(ctx, req, pl)
 		if errors.Is(err, errLost) {
 			p.Lost()
+			scatter = rand.Uint64()
 			continue
 		}
 		if err != nil {

@@ -69,9 +69,10 @@ func (s *space) clear(a netip.Addr) {
 	}
 }
 
-// find returns the lowest free address.
-func (s *space) find() (netip.Addr, bool) {
-	n, ok := s.bits.Find(0, s.bits.Size())
+// find returns the lowest free address or, unless scatter is 0, the first at or
+// after scatter/2^64 of the range.
+func (s *space) find(scatter uint64) (netip.Addr, bool) {
+	n, ok := s.bits.FindRandom(scatter, 0, s.bits.Size())
 	if !ok {
 		return netip.Addr{}, false
 	}

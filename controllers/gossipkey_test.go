@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"bytes"
+	"testing"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/causeway-lb/causeway/api/v1alpha1"
+)
+
+// TestGossipKeyIsAlwaysUnderstood walks through a year in steps and checks
+// that an agent that learned of the Secret gossipKeySpread ago understands one
+// that has just learned of it, and the other way round.
+func TestGossipKeyIsAlwaysUnderstood(t *testing.T) {
+	secret := &corev1.Secret{}
+	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	type version struct {
+		from         time.Time
+		key, another []byte
+	}
+	var versions []version
+	used := map[string]bool{}
+	for now := start; now.Before(start.Add(365 * 24 * time.Hour)); now = now.Add(gossipKeyCheck * 7) {
+		if !advanceGossipKey(secret, now) {
+			continue
+		}
+		v := version{now, bytes.Clone(secret.Data[v1alpha1.GossipKey]), bytes.Clone(secret.Data[v1alpha1.GossipPreviousKey])}
+		if len(v.key) != gossipKeySize {
+			t.Fatalf("%v: the key has %d bytes", now, len(v.key))
+		}
+		used[string(v.key)] = true
+		versions = append(versions, v)
+	}
+	if len(used) != 13 {
+		t.Errorf("%d keys were used in a year, want 13", len(used))
+	}
+	accepts := func(v version, key []byte) bool { return bytes.Equal(v.key, key) || bytes.Equal(v.another, key) }
+	for i := 1; i < len(versions); i++ {
+		old, now := versions[i-1], versions[i]
+		if !accepts(old, now.key) || !accepts(now, old.key) {
+			t.Errorf("%v: agents with the Secret of %v and of %v do not understand each other", now.from, old.from, now.from)
+		}
+		if i > 1 && now.from.Sub(old.from) < gossipKeySpread {
+			t.Errorf("%v: the Secret changes again after %v", now.from, now.from.Sub(old.from))
+		}
+	}
+}
+
+func TestGossipKeyIsRepaired(t *testing.T) {
+	good := bytes.Repeat([]byte{7}, gossipKeySize)
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for name, data := range map[string]map[string][]byte{
+		"nothing":                      nil,
+		"short":                        {v1alpha1.GossipKey: []byte("short")},
+		"short, but the other is good": {v1alpha1.GossipKey: []byte("short"), v1alpha1.GossipPreviousKey: good},
+		"no dates":                     {v1alpha1.GossipKey: good},
+	} {
+		secret := &corev1.Secret{Data: data}
+		if !advanceGossipKey(secret, now) {
+			t.Errorf("%s: nothing was done", name)
+		}
+		if len(secret.Data[v1alpha1.GossipKey]) != gossipKeySize {
+			t.Errorf("%s: the key has %d bytes", name, len(secret.Data[v1alpha1.GossipKey]))
+		}
+		if len(data[v1alpha1.GossipPreviousKey]) == gossipKeySize && !bytes.Equal(secret.Data[v1alpha1.GossipKey], good) {
+			t.Errorf("%s: the good key is not used", name)
+		}
+		if advanceGossipKey(secret, now) {
+			t.Errorf("%s: not settled after one step", name)
+		}
+	}
+}
+
+var _ = Describe("the gossip key", func() {
+	It("is made, and made again when it is lost", func(ctx SpecContext) {
+		namespace := newNamespace(ctx)
+		r := &GossipKeyReconciler{Client: k8sClient, Namespace: namespace}
+		secret := &corev1.Secret{}
+		name := client.ObjectKey{Namespace: namespace, Name: v1alpha1.GossipSecret}
+		Expect(r.Ensure(ctx)).To(Succeed())
+		Expect(k8sClient.Get(ctx, name, secret)).To(Succeed())
+		Expect(secret.Data[v1alpha1.GossipKey]).To(HaveLen(gossipKeySize))
+		version := secret.ResourceVersion
+		Expect(r.Ensure(ctx)).To(Succeed())
+		Expect(k8sClient.Get(ctx, name, secret)).To(Succeed())
+		Expect(secret.ResourceVersion).To(Equal(version), "the second time nothing is written")
+
+		By("waiting until it is old, in the reconciler's time")
+		later := time.Now().Add(gossipKeyAge + time.Minute)
+		r.Now = func() time.Time { return later }
+		first := secret.Data[v1alpha1.GossipKey]
+		Expect(r.Ensure(ctx)).To(Succeed())
+		Expect(k8sClient.Get(ctx, name, secret)).To(Succeed())
+		next := secret.Data[v1alpha1.GossipPreviousKey]
+		Expect(secret.Data[v1alpha1.GossipKey]).To(Equal(first))
+		Expect(next).To(HaveLen(gossipKeySize))
+		later = later.Add(gossipKeySpread + time.Minute)
+		Expect(r.Ensure(ctx)).To(Succeed())
+		Expect(k8sClient.Get(ctx, name, secret)).To(Succeed())
+		Expect(secret.Data).To(Equal(map[string][]byte{v1alpha1.GossipKey: next, v1alpha1.GossipPreviousKey: first}))
+
+		Expect(k8sClient.Delete(ctx, secret)).To(Succeed())
+		Expect(r.Ensure(ctx)).To(Succeed())
+		Expect(k8sClient.Get(ctx, name, secret)).To(Succeed())
+	})
+
+	It("is in the system namespace, made by the running controller", func(ctx SpecContext) {
+		secret := &corev1.Secret{}
+		Eventually(func() error {
+			return k8sClient.Get(ctx, client.ObjectKey{Namespace: v1alpha1.SystemNamespace, Name: v1alpha1.GossipSecret}, secret)
+		}).Should(Succeed())
+	})
+})

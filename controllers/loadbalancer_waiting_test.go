@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/causeway-lb/causeway/internal/provisioner"
+)
+
+func TestWaitingWakesTheLongestWaiterAndWhoAsks(t *testing.T) {
+	w := newWaiting()
+	key := func(name string) types.NamespacedName { return types.NamespacedName{Namespace: "ns", Name: name} }
+	v4 := []corev1.IPFamily{corev1.IPv4Protocol}
+	v6 := []corev1.IPFamily{corev1.IPv6Protocol}
+	inPools := func(pools ...string) *provisioner.Refused { return &provisioner.Refused{Pools: pools} }
+	w.add(key("six"), inPools("a"), v6)
+	w.add(key("other"), inPools("b"), v4)
+	w.add(key("first"), inPools("a", "b"), v4)
+	w.add(key("second"), inPools("a"), v4)
+	w.add(key("asking"), &provisioner.Refused{Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}, v4)
+	w.add(key("six"), inPools("a"), v6) // keeps its turn
+
+	freed := func(addr, pool string) []string {
+		var names []string
+		for _, k := range w.freed(netip.MustParseAddr(addr), pool) {
+			names = append(names, k.Name)
+		}
+		return names
+	}
+	for _, test := range []struct {
+		addr, pool string
+		want       []string
+	}{
+		{"192.0.2.1", "a", []string{"asking", "first"}},
+		{"192.0.2.2", "a", []string{"first"}},
+		{"192.0.2.2", "b", []string{"other"}},
+		{"2001:db8::1", "a", []string{"six"}},
+		{"192.0.2.2", "c", nil},
+	} {
+		if diff := cmp.Diff(test.want, freed(test.addr, test.pool)); diff != "" {
+			t.Errorf("%s of pool %s freed (-want +got):\n%s", test.addr, test.pool, diff)
+		}
+	}
+	w.remove(key("first"))
+	if diff := cmp.Diff([]string{"second"}, freed("192.0.2.2", "a")); diff != "" {
+		t.Errorf("after the first has gone (-want +got):\n%s", diff)
+	}
+	if got := w.all(); len(got) != 4 || got[0].Name != "six" {
+		t.Errorf("all: %v", got)
+	}
+}
