@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 
 	"github.com/causeway-lb/causeway/internal/agent"
+	"github.com/causeway-lb/causeway/internal/announce/members"
 )
 
 // flags are the command line.
@@ -22,6 +23,9 @@ type flags struct {
 	kubeconfig string
 	cfg        agent.Config
 	zap        zap.Options
+
+	announce  bool
+	announcer agent.AnnouncerConfig
 
 	podCIDRs, nodePortAddresses, externalIPRanges []string
 }
@@ -40,6 +44,9 @@ func (f *flags) register(cmd *cobra.Command) {
 	fs.StringSliceVar(&f.externalIPRanges, "external-ip-ranges", nil, "ranges that spec.externalIPs of Services may use; empty: none (CVE-2020-8554)")
 	fs.BoolVar(&f.cfg.MasqueradeAll, "masquerade-all", false, "masquerade every connection to a Service")
 	fs.StringVar(&f.cfg.ServiceProxyName, "service-proxy-name", "", "serve the Services with this value of the label service.kubernetes.io/service-proxy-name instead of those without")
+	fs.BoolVar(&f.announce, "announce", true, "announce LoadBalancer addresses by ARP and NDP")
+	fs.Uint16Var(&f.announcer.GossipPort, "gossip-port", members.Port, "UDP and TCP port of the agents' gossip, the same on all nodes")
+	fs.BoolVar(&f.announcer.KeepDeadNodes, "keep-dead-nodes", false, "keep endpoints on nodes that the agents find dead until the API server knows")
 	std := flag.NewFlagSet("log", flag.ContinueOnError)
 	f.zap.BindFlags(std)
 	fs.AddGoFlagSet(std)
@@ -63,6 +70,9 @@ func (f *flags) config() (agent.Config, error) {
 			return agent.Config{}, fmt.Errorf("--%s: %w", p.flag, err)
 		}
 		*p.to = prefixes
+	}
+	if f.announce {
+		f.cfg.Parts = append(f.cfg.Parts, agent.Announcer(f.announcer))
 	}
 	return f.cfg, nil
 }

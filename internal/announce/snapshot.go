@@ -47,6 +47,8 @@ type Node struct {
 	Excluded bool
 	// Cordoned: spec.unschedulable.
 	Cordoned bool
+	// Deleting: it has a deletion timestamp or the cluster autoscaler's taint.
+	Deleting bool
 	// InternalIPs, where its agent is reached.
 	InternalIPs []netip.Addr
 }

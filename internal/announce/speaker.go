@@ -162,7 +162,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 func judged(snap *Snapshot, view map[string]members.Member, self string, own facts) []elect.Node {
 	out := make([]elect.Node, 0, len(snap.Nodes))
 	for _, n := range snap.Nodes {
-		e := elect.Node{Name: n.Name, Labels: n.Labels, Excluded: n.Excluded, Cordoned: n.Cordoned}
+		e := elect.Node{Name: n.Name, Labels: n.Labels, Excluded: n.Excluded, Cordoned: n.Cordoned, Deleting: n.Deleting}
 		f, told := own, true
 		e.Alive = true
 		if n.Name != self {

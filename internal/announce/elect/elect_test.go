@@ -62,6 +62,7 @@ func TestJudge(t *testing.T) {
 		{name: "leaving", node: func(n *Node) { n.Leaving = true }, reason: Leaving, on: []int{0}},
 		{name: "excluded", node: func(n *Node) { n.Excluded = true }, reason: Excluded, on: []int{0}},
 		{name: "cordoned", node: func(n *Node) { n.Cordoned = true }, reason: Cordoned, on: []int{0}},
+		{name: "about to be deleted", node: func(n *Node) { n.Deleting = true }, reason: Deleting, on: []int{0}},
 		{name: "out of sync", node: func(n *Node) { n.InSync = false }, reason: OutOfSync, on: []int{0}},
 		{name: "not selected", addr: func(a *Address) {
 			a.Pool = &Pool{Selects: func(l map[string]string) bool { return l["rack"] == "a" }}

@@ -18,6 +18,7 @@ const (
 	Leaving         Reason = "its agent is shutting down"
 	Excluded        Reason = "it has the label node.kubernetes.io/exclude-from-external-load-balancers"
 	Cordoned        Reason = "it is cordoned (spec.unschedulable)"
+	Deleting        Reason = "it is about to be deleted"
 	NotSelected     Reason = "the pool's nodeSelector does not match its labels"
 	NoEndpoint      Reason = "it has no ready endpoint of the Service, whose external traffic policy is Local"
 	OutOfSync       Reason = "its kernel does not match the Services yet"
@@ -52,6 +53,9 @@ type Node struct {
 	Excluded bool
 	// Cordoned: spec.unschedulable.
 	Cordoned bool
+	// Deleting: it has a deletion timestamp, or the cluster autoscaler's taint
+	// ToBeDeletedByClusterAutoscaler.
+	Deleting bool
 	// InSync: its kernel matches Desired.
 	InSync bool
 	// Interfaces it could announce on; nil while it has not told.
@@ -96,6 +100,8 @@ func judgeNode(n *Node, p *Pool) Reason {
 		return Excluded
 	case n.Cordoned:
 		return Cordoned
+	case n.Deleting:
+		return Deleting
 	case p.Selects != nil && !p.Selects(n.Labels):
 		return NotSelected
 	case n.Interfaces == nil:

@@ -29,9 +29,11 @@ type Member struct {
 	// Alive: its agent answers. Since is when that last changed.
 	Alive bool
 	Since time.Time
-	// Unreachable: it is not alive, and at least one other peer has said in the
-	// last few seconds that it does not get an answer either. It is never true on
-	// this node's word alone, nor on gossip's, which may be this node's own echo.
+	// Unreachable: the node, not only its agent, seems to be dead. It was alive,
+	// its kernel does not even refuse a connection to the agent's port, and at
+	// least one other peer has said in the last few seconds that it gets no
+	// answer from the agent either. It is never true on this node's word alone,
+	// nor on gossip's, which may be this node's own echo.
 	Unreachable bool
 	// Facts are what it told last; nil if it never told. Not to be modified.
 	Facts []byte
@@ -53,6 +55,7 @@ type Members struct {
 	joinNow chan struct{}
 	factNow chan struct{}
 	onDeath func(Death)
+	knocks  sync.WaitGroup
 
 	mu      sync.Mutex
 	list    *memberlist.Memberlist
@@ -235,7 +238,7 @@ func (m *Members) View() map[string]Member {
 	for name, p := range m.peers {
 		out[name] = Member{
 			Name: name, Alive: p.alive, Since: p.since, Facts: p.facts,
-			Unreachable: !p.alive && p.secondOpinion(m.now()),
+			Unreachable: !p.alive && p.met && p.noKernel && p.secondOpinion(m.now()),
 		}
 	}
 	return out
@@ -308,5 +311,6 @@ func (m *Members) Run(ctx context.Context) error {
 		wg.Go(func() { m.probeLoop(ctx) })
 	}
 	wg.Wait()
+	m.knocks.Wait()
 	return m.stop()
 }

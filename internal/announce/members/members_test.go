@@ -190,8 +190,15 @@ func TestDeathOfAWatchedPeer(t *testing.T) {
 	})
 	t.Logf("found dead after %v", took)
 	c.eventually(3*time.Second, "a second opinion", func() bool {
-		return c.nodes[0].View()[name(2)].Unreachable && c.nodes[1].View()[name(2)].Unreachable
+		c.nodes[0].mu.Lock()
+		defer c.nodes[0].mu.Unlock()
+		return c.nodes[0].peers[name(2)].secondOpinion(time.Now())
 	})
+	// The kernel at that address is alive: it refuses connections.
+	time.Sleep(knockTimeout)
+	if c.nodes[0].View()[name(2)].Unreachable {
+		t.Error("the node counts as unreachable though only its agent is")
+	}
 	if diff := cmp.Diff([]string{name(1)}, c.alive(0)); diff != "" {
 		t.Errorf("alive (-want +got):\n%s", diff)
 	}
@@ -222,6 +229,42 @@ func TestRelayKeepsAlive(t *testing.T) {
 		if len(c.alive(0)) != 2 || len(c.alive(1)) != 2 {
 			t.Fatalf("node-1 sees %v, node-2 sees %v", c.alive(0), c.alive(1))
 		}
+	}
+}
+
+// TestUnreachable: a node none of whose kernel answers, by this node's knock and
+// another's word.
+func TestUnreachable(t *testing.T) {
+	m, err := New(Config{Name: "me", Bind: netip.MustParseAddrPort("127.9.0.1:0")}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.SetPeers([]Peer{{Name: "p", Addresses: []netip.Addr{netip.MustParseAddr("127.9.0.2")}}})
+	unreachable := func() bool { return m.View()["p"].Unreachable }
+	m.handle(message{kind: ping, from: "other"})
+	m.mu.Lock()
+	p := m.peers["p"]
+	p.noKernel = true
+	p.nos["other"] = time.Now()
+	m.mu.Unlock()
+	if unreachable() {
+		t.Error("a node that was never met is unreachable")
+	}
+	m.mu.Lock()
+	p.met = true
+	m.mu.Unlock()
+	if !unreachable() {
+		t.Error("not unreachable by knock and second opinion")
+	}
+	m.mu.Lock()
+	p.nos["other"] = time.Now().Add(-2 * opinionAge)
+	m.mu.Unlock()
+	if unreachable() {
+		t.Error("unreachable on an opinion that is too old")
+	}
+	m.handle(message{kind: ping, from: "p"})
+	if unreachable() || !m.View()["p"].Alive {
+		t.Error("unreachable though it was heard")
 	}
 }
 

@@ -36,6 +36,11 @@ type peer struct {
 	relayed time.Time     // when relays were last asked
 	pings   [32]sentPing
 	nos     map[string]time.Time // peers that got no answer from it
+
+	met      bool      // it has been alive
+	knocked  time.Time // the last knock
+	knocking bool
+	noKernel bool // the last knock was not answered by anything
 }
 
 // sentPing remembers when a ping left.
@@ -67,7 +72,7 @@ func (p *peer) sign(now time.Time) {
 	if p.silence > 0 {
 		p.relayed = time.Time{} // the next silence is another
 	}
-	p.heard, p.silence = now, 0
+	p.heard, p.silence, p.noKernel, p.met = now, 0, false, true
 	clear(p.nos)
 }
 

@@ -4,8 +4,11 @@ package members
 
 import (
 	"context"
+	"errors"
 	"maps"
+	"net"
 	"slices"
+	"syscall"
 	"time"
 )
 
@@ -57,7 +60,45 @@ func (m *Members) probe(now time.Time, passed time.Duration) {
 			p.relayed = now
 			m.askRelays(p)
 		}
+		if !p.alive && p.met {
+			m.knock(p, now)
+		}
 	}
+}
+
+// How a node is knocked at whose agent is silent.
+const (
+	knockTimeout      = 400 * time.Millisecond
+	knockInterval     = time.Second
+	longKnockInterval = 10 * time.Second // once it has been silent for a minute
+)
+
+// knock finds out whether the kernel of a silent agent's node is alive: it
+// refuses the connection then, or takes it. The lock is held.
+func (m *Members) knock(p *peer, now time.Time) {
+	interval := knockInterval
+	if now.Sub(p.heard) > time.Minute {
+		interval = longKnockInterval
+	}
+	if p.knocking || now.Sub(p.knocked) < interval {
+		return
+	}
+	p.knocking, p.knocked = true, now
+	addr := p.addr().String()
+	m.knocks.Go(func() {
+		conn, err := net.DialTimeout("tcp", addr, knockTimeout)
+		if err == nil {
+			conn.Close()
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		p.knocking = false
+		before := p.noKernel
+		p.noKernel = !p.alive && err != nil && !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, syscall.ECONNRESET)
+		if p.noKernel != before {
+			wake(m.changed)
+		}
+	})
 }
 
 // ping sends one numbered ping. The lock is held.
@@ -110,6 +151,7 @@ func (m *Members) handle(msg message) {
 	case no:
 		if t := m.peers[msg.target]; t != nil && now.Sub(t.heard) > m.cfg.Timing.SilenceLimit/2 {
 			t.nos[msg.from] = now
+			wake(m.changed)
 		}
 	}
 	if returned && !p.gossip {

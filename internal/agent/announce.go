@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/announce"
+	"github.com/causeway-lb/causeway/internal/announce/members"
+)
+
+// snapshotSettle is for how long changes of the Store are gathered before the
+// announcer's snapshot is made anew.
+const snapshotSettle = 5 * time.Millisecond
+
+// AnnouncerConfig is how LoadBalancer addresses are announced. The zero value is
+// ready.
+type AnnouncerConfig struct {
+	// GossipPort is the UDP and TCP port of the agents' gossip, the same on all
+	// nodes; 0 is members.Port.
+	GossipPort uint16
+	// Namespace of the Secret with the gossip key; empty: the environment
+	// variable POD_NAMESPACE, else causeway-system.
+	Namespace string
+	// KeepDeadNodes keeps the proxy from leaving endpoints out that are on nodes
+	// which the agents find dead, before the API server knows.
+	KeepDeadNodes bool
+}
+
+// Announcer is the Part that announces LoadBalancer addresses.
+//
+//	Store, Syncer -> announceSnapshot -> announce.Speaker -> announceStatus -> API
+//	Secret        -> keys ------------------^      |
+//	                                  membership   +----> Env.SetDeadNodes
+func Announcer(cfg AnnouncerConfig) Part {
+	if cfg.GossipPort == 0 {
+		cfg.GossipPort = members.Port
+	}
+	cfg.Namespace = cmp.Or(cfg.Namespace, os.Getenv("POD_NAMESPACE"), v1alpha1.SystemNamespace)
+	return Part{Name: "announcer", Run: func(ctx context.Context, env Env) error {
+		a := &announcer{
+			cfg: cfg, env: env,
+			metrics: announce.NewMetrics(env.Registry),
+			changed: make(chan struct{}, 1),
+			keys:    make(chan [][]byte, 1),
+		}
+		a.status = newAnnounceStatus(env)
+		return a.run(ctx)
+	}}
+}
+
+// announcer runs one Speaker after the other: a new one when this node's own
+// address changes.
+type announcer struct {
+	cfg     AnnouncerConfig
+	env     Env
+	metrics *announce.Metrics
+	status  *announceStatus
+	changed chan struct{}
+	keys    chan [][]byte // the latest
+
+	snapshots snapshotter
+	key       [][]byte // the last received
+}
+
+func (a *announcer) run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+
+	a.env.Store.Listen(func(e Event) {
+		if e.Kind == KindLoadBalancerAddress {
+			a.status.changed(e.Name.Name)
+		}
+		wakeUp(a.changed)
+	})
+	wg.Go(func() { watchGossipKeys(ctx, a.env.Kube, a.cfg.Namespace, a.keys) })
+	// What was reported last, while handing over, is written before the end.
+	statusCtx, stopStatus := context.WithCancel(context.WithoutCancel(ctx))
+	wg.Go(func() { a.status.run(statusCtx) })
+	defer stopStatus()
+
+	err := a.env.Store.WaitListed(ctx, KindService, KindEndpointSlice, KindNode, KindLoadBalancerAddress, KindLoadBalancerPool)
+	for err == nil && ctx.Err() == nil {
+		var self netip.Addr
+		if self, err = a.waitForAddress(ctx); err == nil {
+			err = a.speak(ctx, self)
+		}
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// waitForAddress gives this node's InternalIP, by which the others reach it.
+func (a *announcer) waitForAddress(ctx context.Context) (netip.Addr, error) {
+	for said := false; ; said = true {
+		if self := a.address(); self.IsValid() {
+			return self, nil
+		}
+		if !said {
+			logr.FromContextOrDiscard(ctx).Info("Waiting for this node's InternalIP; nothing is announced before", "node", a.env.NodeName)
+		}
+		select {
+		case <-a.changed:
+		case <-ctx.Done():
+			return netip.Addr{}, ctx.Err()
+		}
+	}
+}
+
+func (a *announcer) address() netip.Addr {
+	if ips := internalIPs(a.env.Store.Node(a.env.NodeName)); len(ips) > 0 {
+		return ips[0]
+	}
+	return netip.Addr{}
+}
+
+// speak runs a Speaker that is known as self until ctx ends or the node's
+// address is another.
+func (a *announcer) speak(ctx context.Context, self netip.Addr) error {
+	s, err := announce.New(announce.Config{
+		Node:       a.env.NodeName,
+		Gossip:     netip.AddrPortFrom(self, a.cfg.GossipPort),
+		Report:     a.status.report,
+		Membership: a.membership,
+		Metrics:    a.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		defer cancel()
+		a.feed(ctx, s, self)
+	})
+	return s.Run(ctx)
+}
+
+// feed gives the Speaker its inputs until ctx ends or the node's address is not
+// self any more.
+func (a *announcer) feed(ctx context.Context, s *announce.Speaker, self netip.Addr) {
+	log := logr.FromContextOrDiscard(ctx)
+	synced := a.env.Syncer.Watch()
+	setKeys := func() {
+		if err := s.SetKeys(a.key...); err != nil {
+			log.Error(err, "The gossip key cannot be used; the controller writes a good one when the Secret is deleted", "secret", v1alpha1.GossipSecret)
+		}
+	}
+	if a.key != nil {
+		setKeys()
+	}
+	settle := time.NewTimer(0)
+	defer settle.Stop()
+	a.snapshots.forget()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case a.key = <-a.keys:
+			setKeys()
+			continue
+		case <-a.changed:
+			settle.Reset(snapshotSettle)
+			continue
+		case <-synced:
+			settle.Reset(snapshotSettle)
+			continue
+		case <-settle.C:
+		}
+		if now := a.address(); now.IsValid() && now != self {
+			log.Info("This node's InternalIP has changed", "from", self, "to", now)
+			return
+		}
+		inSync, again := usable(a.env.Syncer.Status(), time.Now())
+		if again > 0 {
+			settle.Reset(again)
+		}
+		if snap, changed := a.snapshots.make(a.env.Store, inSync); changed {
+			s.Update(snap)
+		}
+	}
+}
+
+// membership passes on which nodes are dead to their peers.
+func (a *announcer) membership(view map[string]members.Member) {
+	if a.cfg.KeepDeadNodes || a.env.SetDeadNodes == nil {
+		return
+	}
+	var dead []string
+	for _, name := range slices.Sorted(maps.Keys(view)) {
+		if view[name].Unreachable {
+			dead = append(dead, name)
+		}
+	}
+	a.env.SetDeadNodes(dead)
+}
+
+// internalIPs are a Node's, those that parse; node may be nil.
+func internalIPs(node *corev1.Node) []netip.Addr {
+	if node == nil {
+		return nil
+	}
+	var out []netip.Addr
+	for _, a := range node.Status.Addresses {
+		if a.Type != corev1.NodeInternalIP {
+			continue
+		}
+		if ip, err := netip.ParseAddr(a.Address); err == nil {
+			out = append(out, ip.Unmap())
+		}
+	}
+	return out
+}
+
+func wakeUp(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// describe names a host that is not ours.
+func describe(r announce.Report, node string) string {
+	return fmt.Sprintf("host %v on the LAN of %s (%s) uses the address too", r.Stranger, node, r.Interface)
+}

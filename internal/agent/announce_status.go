@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+
+	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/announce"
+	"github.com/causeway-lb/causeway/internal/announce/wire"
+)
+
+const (
+	statusWriters = 4
+	statusTimeout = 5 * time.Second
+	// statusDispute is how long another agent's status is left alone that says
+	// something else: it may be newer than what this agent knows.
+	statusDispute = time.Second
+	// lastStatuses is how long may be spent on writing what is left at the end.
+	lastStatuses = time.Second
+)
+
+// announceStatus writes what the Speaker reports to the status of the address
+// records. It is level-based: for as long as this node has something to say
+// about an address, the record is made to say it. Nothing here ever delays an
+// announcement.
+type announceStatus struct {
+	env   Env
+	queue workqueue.TypedRateLimitingInterface[string]
+
+	mu      sync.Mutex
+	reports map[string]announce.Report // by the record's name
+}
+
+func newAnnounceStatus(env Env) *announceStatus {
+	return &announceStatus{
+		env: env,
+		queue: workqueue.NewTypedRateLimitingQueue(
+			workqueue.NewTypedItemExponentialFailureRateLimiter[string](100*time.Millisecond, 30*time.Second)),
+		reports: map[string]announce.Report{},
+	}
+}
+
+// report takes a report; it does not block.
+func (s *announceStatus) report(r announce.Report) {
+	name := v1alpha1.LoadBalancerAddressName(r.Address)
+	s.mu.Lock()
+	old := s.reports[name]
+	if r.State == announce.Released {
+		delete(s.reports, name)
+	} else {
+		s.reports[name] = r
+	}
+	s.mu.Unlock()
+	s.event(name, old, r)
+	if r.State != announce.Released {
+		s.queue.Add(name)
+	}
+}
+
+// changed looks at a record again whose status may have been overwritten.
+func (s *announceStatus) changed(name string) {
+	s.mu.Lock()
+	_, ok := s.reports[name]
+	s.mu.Unlock()
+	if ok {
+		s.queue.AddAfter(name, statusDispute)
+	}
+}
+
+// run writes until ctx ends, and then what is left for as long as lastStatuses.
+func (s *announceStatus) run(ctx context.Context) {
+	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	var wg sync.WaitGroup
+	for range statusWriters {
+		wg.Go(func() {
+			for s.next(inner) {
+			}
+		})
+	}
+	<-ctx.Done()
+	timer := time.AfterFunc(lastStatuses, cancel)
+	defer timer.Stop()
+	s.queue.ShutDown()
+	wg.Wait()
+}
+
+func (s *announceStatus) next(ctx context.Context) bool {
+	name, shutdown := s.queue.Get()
+	if shutdown {
+		return false
+	}
+	defer s.queue.Done(name)
+	err := s.write(ctx, name)
+	switch {
+	case err == nil, apierrors.IsNotFound(err):
+		s.queue.Forget(name)
+	case ctx.Err() == nil:
+		logr.FromContextOrDiscard(ctx).V(1).Info("Writing status failed, will try again", "address", name, "reason", err.Error())
+		s.queue.AddRateLimited(name)
+	}
+	return true
+}
+
+// write brings one record's status in line with the last report.
+func (s *announceStatus) write(ctx context.Context, name string) error {
+	s.mu.Lock()
+	r, ok := s.reports[name]
+	s.mu.Unlock()
+	record := s.env.Store.Address(name)
+	if !ok || record == nil {
+		return nil // nothing to say, or nowhere to say it
+	}
+	want := s.desired(record, r)
+	if equality.Semantic.DeepEqual(want, record.Status) {
+		return nil
+	}
+	// A merge patch: nil deletes what another announcer has left.
+	status := map[string]any{"node": nil, "interface": nil, "since": nil, "conditions": want.Conditions}
+	if want.Node != "" {
+		status["node"], status["interface"], status["since"] = want.Node, want.Interface, want.Since
+	}
+	body, err := json.Marshal(map[string]any{"status": status})
+	if err != nil {
+		return fmt.Errorf("encode status of %s: %w", name, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	err = s.env.Causeway.Patch(types.MergePatchType).Resource("loadbalanceraddresses").Name(name).
+		SubResource("status").Body(body).Do(ctx).Error()
+	if err != nil {
+		return fmt.Errorf("write status of %s: %w", name, err)
+	}
+	return nil
+}
+
+// desired is the status that says what r says.
+func (s *announceStatus) desired(record *v1alpha1.LoadBalancerAddress, r announce.Report) v1alpha1.LoadBalancerAddressStatus {
+	out := *record.Status.DeepCopy()
+	out.Node, out.Interface, out.Since = "", "", nil
+	announced := metav1.Condition{Type: v1alpha1.AddressAnnounced, Status: metav1.ConditionFalse, ObservedGeneration: record.Generation}
+	switch r.State {
+	case announce.Announced:
+		since := metav1.NewTime(r.Since.Truncate(time.Second))
+		out.Node, out.Interface, out.Since = s.env.NodeName, r.Interface, &since
+		announced.Status, announced.Reason = metav1.ConditionTrue, "Announced"
+		announced.Message = fmt.Sprintf("%s answers for it on %s", s.env.NodeName, r.Interface)
+	case announce.Conflicted:
+		announced.Reason = "Conflict"
+		announced.Message = describe(r, s.env.NodeName) + ", and had it first: take it off that host, or give the Service another address"
+	default:
+		announced.Reason = "NoEligibleNode"
+		announced.Message = "No node may announce it. " + r.Reason
+	}
+	meta.SetStatusCondition(&out.Conditions, announced)
+	s.setConflict(&out.Conditions, record.Generation, r)
+	return out
+}
+
+// setConflict keeps the condition Conflict, which is absent until there is one.
+func (s *announceStatus) setConflict(conditions *[]metav1.Condition, generation int64, r announce.Report) {
+	c := metav1.Condition{Type: v1alpha1.AddressConflict, ObservedGeneration: generation}
+	switch {
+	case r.Stranger != wire.MAC{}:
+		c.Status, c.Reason, c.Message = metav1.ConditionTrue, "AddressInUse", describe(r, s.env.NodeName)
+	case meta.FindStatusCondition(*conditions, v1alpha1.AddressConflict) == nil:
+		return
+	default:
+		c.Status, c.Reason, c.Message = metav1.ConditionFalse, "NoConflict", "nobody else uses the address"
+	}
+	meta.SetStatusCondition(conditions, c)
+}
+
+// event tells users of a move or a conflict.
+func (s *announceStatus) event(name string, old, r announce.Report) {
+	record := s.env.Store.Address(name)
+	if record == nil || s.env.Recorder == nil {
+		return
+	}
+	ref := &corev1.ObjectReference{APIVersion: v1alpha1.GroupVersion.String(), Kind: "LoadBalancerAddress", Name: name, UID: record.UID}
+	if r.State == announce.Announced && old.State != announce.Announced {
+		message := fmt.Sprintf("%s announces it on %s", s.env.NodeName, r.Interface)
+		if before := record.Status.Node; before != "" && before != s.env.NodeName {
+			message += ", before it was " + before
+		}
+		s.env.Recorder.Eventf(ref, nil, corev1.EventTypeNormal, "Announcing", "Announce", "%s", message)
+	}
+	if r.Stranger != old.Stranger && !r.Stranger.IsZero() {
+		s.env.Recorder.Eventf(ref, nil, corev1.EventTypeWarning, "AddressConflict", "Announce", "%s", describe(r, s.env.NodeName))
+	}
+	if r.State == announce.Nobody && old.State != announce.Nobody {
+		s.env.Recorder.Eventf(ref, nil, corev1.EventTypeWarning, "NoEligibleNode", "Announce", "%s", r.Reason)
+	}
+}
