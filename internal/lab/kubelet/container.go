@@ -98,7 +98,7 @@ func (c *container) runInitial(ctx context.Context) bool {
 // until it has ended for good or ctx ends. Then it is stopped with grace.
 func (c *container) run(ctx context.Context) {
 	backOff := time.Duration(0)
-	for ctx.Err() == nil {
+	for c.released(ctx) {
 		began := time.Now()
 		process, err := c.start()
 		if err == nil {
@@ -118,6 +118,20 @@ func (c *container) run(ctx context.Context) {
 		}
 		backOff = min(max(2*backOff, minBackOff), maxBackOff)
 	}
+}
+
+// HoldAnnotation on a Pod keeps containers that have ended from being started
+// again, for tests of what happens while they are down.
+const HoldAnnotation = "lab.causeway.dev/hold"
+
+// released waits while the Pod is held. It tells whether ctx is still alive.
+func (c *container) released(ctx context.Context) bool {
+	for ctx.Err() == nil && c.w.current().Annotations[HoldAnnotation] != "" {
+		if !sleep(ctx, eager) {
+			return false
+		}
+	}
+	return ctx.Err() == nil
 }
 
 // wait moves an end of a run to the last state. It needs c.mu.
