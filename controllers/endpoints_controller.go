@@ -30,7 +30,8 @@ type EndpointsReconciler struct {
 	Client client.Client
 	Mode   EndpointSliceMode // as for slices
 
-	feed *endpointFeed
+	feed  *endpointFeed
+	pacer pacer
 }
 
 // SetupWithManager adds the reconciler to the manager.
@@ -55,6 +56,9 @@ func relabelled() predicate.Predicate {
 
 // Reconcile makes the Endpoints object of one Service what it should be.
 func (r *EndpointsReconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
+	if wait := r.pacer.wait(request.NamespacedName, time.Now()); wait > 0 {
+		return ctrl.Result{RequeueAfter: wait}, nil
+	}
 	result, err := r.reconcile(ctx, request)
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
 		// The cache is behind; it will have caught up shortly.
@@ -78,6 +82,7 @@ func (r *EndpointsReconciler) reconcile(ctx context.Context, request ctrl.Reques
 	}
 	view := r.feed.index.View(request.NamespacedName)
 	if view.Service == nil {
+		r.pacer.forget(request.NamespacedName)
 		return ctrl.Result{}, r.deleteOurs(ctx, existing)
 	}
 	if len(view.Service.Spec.Selector) == 0 || view.Service.Spec.Type == corev1.ServiceTypeExternalName {
@@ -87,9 +92,11 @@ func (r *EndpointsReconciler) reconcile(ctx context.Context, request ctrl.Reques
 		return ctrl.Result{RequeueAfter: again}, nil
 	}
 	wanted := endpointslice.ComputeEndpoints(view.Service, view.Pods, existing)
-	switch {
-	case wanted == nil:
+	if wanted == nil {
 		return ctrl.Result{}, nil
+	}
+	r.pacer.wrote(request.NamespacedName, len(view.Pods), time.Now())
+	switch {
 	case existing == nil && view.Service.DeletionTimestamp != nil:
 		return ctrl.Result{}, nil
 	case existing == nil:

@@ -4,6 +4,7 @@ package controllers
 
 import (
 	"fmt"
+	"time"
 
 	ctrl "sigs.k8s.io/controller-runtime"
 )
@@ -28,11 +29,15 @@ func setupEndpoints(mgr ctrl.Manager, mode EndpointSliceMode) error {
 	slices := &EndpointSliceReconciler{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder("causeway-endpointslice"),
 		Mode: mode, feed: feed,
+		pacer: pacer{unit: 10 * time.Millisecond, limit: 300 * time.Millisecond},
 	}
 	if err := slices.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("slices: %w", err)
 	}
-	legacy := &EndpointsReconciler{Client: mgr.GetClient(), Mode: mode, feed: feed}
+	legacy := &EndpointsReconciler{
+		Client: mgr.GetClient(), Mode: mode, feed: feed,
+		pacer: pacer{unit: 5 * time.Millisecond, limit: time.Second},
+	}
 	if err := legacy.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("endpoints objects: %w", err)
 	}

@@ -32,7 +32,7 @@ import (
 // Relabelling is one update of a slice, which stays where it is with all its
 // endpoints: nothing is ever missing or doubled. To take over, switch
 // kube-controller-manager's controllers off first
-// (--controllers=*,-endpointslice-controller,-endpoint-controller,-endpointslicemirroring-controller),
+// (--controllers=*,-endpointslice-controller,-endpoints-controller,-endpointslice-mirroring-controller),
 // to hand back, switch them on afterwards.
 type EndpointSliceMode string
 

@@ -37,6 +37,9 @@ const (
 	// before they are written for no other reason.
 	compactAfter = 5 * time.Minute
 
+	// pacedSlices is up to how many slices a Service is never held up.
+	pacedSlices = 2
+
 	// attempts is how often a pass is repeated at once when another writer was
 	// there first.
 	attempts = 4
@@ -59,6 +62,7 @@ type EndpointSliceReconciler struct {
 
 	feed   *endpointFeed
 	gauges sliceGauges
+	pacer  pacer
 
 	mu     sync.Mutex
 	states map[types.NamespacedName]*serviceState
@@ -86,6 +90,9 @@ func (r *EndpointSliceReconciler) SetupWithManager(mgr ctrl.Manager) error {
 // Reconcile makes one pass over a Service.
 func (r *EndpointSliceReconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	started := time.Now()
+	if wait := r.pacer.wait(request.NamespacedName, started); wait > 0 {
+		return ctrl.Result{RequeueAfter: wait}, nil
+	}
 	for attempt := 1; ; attempt++ {
 		pass := r.newPass(request.NamespacedName)
 		result, err := pass.run(ctx)
@@ -145,6 +152,7 @@ func (p *slicePass) run(ctx context.Context) (ctrl.Result, error) {
 	case service == nil:
 		// Its slices are the garbage collector's, by their owner reference.
 		p.r.gauges.set(p.name, nil)
+		p.r.pacer.forget(p.name)
 		return ctrl.Result{}, nil
 	case service.Spec.Type == corev1.ServiceTypeExternalName:
 		// A name elsewhere has no endpoints here; DNS answers with a CNAME.
@@ -183,6 +191,9 @@ func (p *slicePass) keep(ctx context.Context, existing []*discoveryv1.EndpointSl
 	}
 	if !plan.Empty() {
 		p.outcome = "written"
+		if plan.Slices > pacedSlices {
+			p.r.pacer.wrote(p.name, plan.Slices, time.Now())
+		}
 		if !p.trigger.IsZero() {
 			sliceDelay.Observe(now.Sub(p.trigger).Seconds())
 		}

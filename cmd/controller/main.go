@@ -90,6 +90,7 @@ func serve(f flags, log logr.Logger) error {
 		return fmt.Errorf("find the API server: %w: run in a Pod, or set --kubeconfig", err)
 	}
 	config.QPS, config.Burst = float32(f.qps), int(2*f.qps)
+	config.DisableCompression = true // the network is near, the processor is not idle
 	keeper, err := newKeeper(config, f)
 	if err != nil {
 		return err
