@@ -43,6 +43,19 @@ test-unit: ## What needs neither root nor a control plane
 test-lab: deps assets ## Real packets in network namespaces
 	go test -count=1 -timeout 25m -v ./test/e2e/...
 
+# What this machine's kernel may lack is tested in a virtual machine: IPVS, and
+# nf_tables of an older kernel.
+VM_PACKAGES := ./internal/proxy/ipvs/...
+VM_RUN := $(CURDIR)/bin/vm -programs iptables,ip6tables,iptables-restore,ip6tables-restore,nft
+
+.PHONY: test-vm
+test-vm: bin/vm ## Tests that need Debian's kernel 6.1, in a small virtual machine
+	go test -count=1 -timeout 15m ./test/vm
+	go test -count=1 -timeout 15m -p 1 -exec '$(VM_RUN)' $(VM_PACKAGES)
+
+bin/vm: FORCE
+	go build -o $@ ./test/vm
+
 .PHONY: fuzz
 FUZZTIME ?= 30s
 fuzz: ## Every fuzz target, FUZZTIME each

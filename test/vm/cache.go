@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+//go:embed init.sh
+var initScript []byte
+
+// kernelPackage depends on Debian's newest kernel for virtual machines.
+const kernelPackage = "linux-image-cloud-amd64"
+
+// modules are the parts of the kernel package that the initramfs holds, as
+// prefixes of paths below /lib/modules/VERSION/kernel.
+var modules = []string{
+	"net/", "lib/", "crypto/", "drivers/net/bonding/", "drivers/net/dummy", "drivers/net/geneve", "drivers/net/ifb",
+	"drivers/net/ipvlan/", "drivers/net/macvlan", "drivers/net/tun", "drivers/net/veth", "drivers/net/vrf",
+	"drivers/net/vxlan/", "drivers/net/wireguard/", "arch/x86/crypto/crc32c-intel",
+}
+
+// image is what every machine boots from. The files are never changed.
+type image struct {
+	kernel    string // bzImage
+	initramfs string // cpio archive; a further one may be appended to a copy
+	kvm       bool   // a machine was seen to run with KVM here
+}
+
+// imageIn names the files of an image. The trial of KVM left its mark there.
+func imageIn(dir string) image {
+	_, err := os.Stat(filepath.Join(dir, "kvm"))
+	return image{
+		kernel:    filepath.Join(dir, "vmlinuz"),
+		initramfs: filepath.Join(dir, "initramfs.cpio"),
+		kvm:       err == nil && kvmOffered(),
+	}
+}
+
+// prepare returns the image from the cache, making it if need be. Several
+// processes may call it at once: one makes it, the others wait.
+func prepare(ctx context.Context, progress io.Writer) (image, error) {
+	if runtime.GOARCH != "amd64" {
+		return image{}, fmt.Errorf("no virtual machine for %s: only amd64 is supported", runtime.GOARCH)
+	}
+	cache, err := cacheDir()
+	if err != nil {
+		return image{}, err
+	}
+	dir := filepath.Join(cache, cacheKey())
+	if complete(dir) {
+		return imageIn(dir), nil
+	}
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return image{}, fmt.Errorf("make cache directory: %w", err)
+	}
+	unlock, err := lock(ctx, filepath.Join(cache, ".lock"), progress)
+	if err != nil {
+		return image{}, err
+	}
+	defer unlock()
+	if complete(dir) {
+		return imageIn(dir), nil
+	}
+	// What a killed process left is of no use; we hold the lock.
+	old, _ := filepath.Glob(filepath.Join(cache, "new-*"))
+	for _, dir := range old {
+		_ = os.RemoveAll(dir)
+	}
+	temporary, err := os.MkdirTemp(cache, "new-")
+	if err != nil {
+		return image{}, fmt.Errorf("make cache directory: %w", err)
+	}
+	defer os.RemoveAll(temporary)
+	if err := makeImage(ctx, temporary, progress); err != nil {
+		return image{}, err
+	}
+	if tryKVM(ctx, imageIn(temporary)) {
+		if err := os.WriteFile(filepath.Join(temporary, "kvm"), nil, 0o644); err != nil {
+			return image{}, fmt.Errorf("note that KVM works: %w", err)
+		}
+	}
+	if err := os.Rename(temporary, dir); err != nil {
+		return image{}, fmt.Errorf("put image into cache: %w", err)
+	}
+	return imageIn(dir), nil
+}
+
+// complete says whether a cache directory is there; it appears by one rename.
+func complete(dir string) bool {
+	_, err := os.Stat(dir)
+	return err == nil
+}
+
+func cacheDir() (string, error) {
+	if dir := os.Getenv("CAUSEWAY_CACHE"); dir != "" {
+		return filepath.Join(dir, "vm"), nil
+	}
+	user, err := os.UserCacheDir()
+	if err != nil {
+		user = filepath.Join(os.TempDir(), fmt.Sprintf("cache-%d", os.Getuid()))
+	}
+	return filepath.Join(user, "causeway", "vm"), nil
+}
+
+// cacheKey changes with everything that decides what the image contains, except
+// the kernel's version: the one that is there is kept.
+func cacheKey() string {
+	sum := sha256.New()
+	fmt.Fprintln(sum, "image 2", kernelPackage, modules)
+	sum.Write(initScript)
+	return hex.EncodeToString(sum.Sum(nil))[:16]
+}
+
+// makeImage fills dir with vmlinuz and initramfs.cpio.
+func makeImage(ctx context.Context, dir string, progress io.Writer) error {
+	unpacked := filepath.Join(dir, "unpacked")
+	defer os.RemoveAll(unpacked)
+	name, err := fetchKernel(ctx, dir, unpacked, progress)
+	if err != nil {
+		return err
+	}
+	version := strings.TrimPrefix(name, "linux-image-")
+	if err := os.Rename(filepath.Join(unpacked, "boot", "vmlinuz-"+version), filepath.Join(dir, "vmlinuz")); err != nil {
+		return fmt.Errorf("find the kernel in its package: %w", err)
+	}
+	tree := filepath.Join(unpacked, "lib", "modules", version)
+	if err := pruneModules(filepath.Join(tree, "kernel")); err != nil {
+		return fmt.Errorf("choose modules: %w", err)
+	}
+	busybox, err := exec.LookPath("busybox")
+	if err != nil {
+		return err
+	}
+	if err := command(ctx, unpacked, busybox, "depmod", "-b", unpacked, version); err != nil {
+		return fmt.Errorf("index modules: %w", err)
+	}
+	out, err := os.Create(filepath.Join(dir, "initramfs.cpio"))
+	if err != nil {
+		return fmt.Errorf("make initramfs: %w", err)
+	}
+	defer out.Close()
+	a := newArchive(out)
+	for _, name := range []string{"/proc", "/sys", "/dev", "/tmp", "/run", "/etc", "/sbin", "/usr", "/vm/work"} {
+		a.dir(name)
+	}
+	a.bytes("/init", 0o755, initScript)
+	if err := errors.Join(a.file("/bin/busybox", 0o755, busybox), a.tree("/lib/modules/"+version, tree, nil), a.close(), out.Close()); err != nil {
+		return fmt.Errorf("make initramfs: %w", err)
+	}
+	return nil
+}
+
+// fetchKernel downloads the kernel package and unpacks it, without installing
+// it. It returns the package's name, which ends in the kernel's version.
+func fetchKernel(ctx context.Context, dir, unpacked string, progress io.Writer) (string, error) {
+	name, err := kernelName(ctx)
+	if err != nil {
+		if updateErr := aptUpdate(ctx, progress); updateErr != nil {
+			return "", errors.Join(err, updateErr)
+		}
+		if name, err = kernelName(ctx); err != nil {
+			return "", err
+		}
+	}
+	fmt.Fprintf(progress, "Fetching %s for the virtual machine (once)\n", name)
+	if err := command(ctx, dir, "apt-get", "-q", "download", name); err != nil {
+		// The index may be older than the mirror.
+		if updateErr := aptUpdate(ctx, progress); updateErr != nil {
+			return "", errors.Join(err, updateErr)
+		}
+		if err := command(ctx, dir, "apt-get", "-q", "download", name); err != nil {
+			return "", fmt.Errorf("download the kernel: %w", err)
+		}
+	}
+	files, _ := filepath.Glob(filepath.Join(dir, name+"_*.deb"))
+	if len(files) != 1 {
+		return "", fmt.Errorf("download the kernel: found %d packages, want 1", len(files))
+	}
+	defer os.Remove(files[0])
+	if err := command(ctx, dir, "dpkg-deb", "-x", files[0], unpacked); err != nil {
+		return "", fmt.Errorf("unpack the kernel: %w", err)
+	}
+	return name, nil
+}
+
+func kernelName(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, "apt-cache", "depends", kernelPackage).Output()
+	if err != nil {
+		return "", fmt.Errorf("look up package %s: %w", kernelPackage, err)
+	}
+	for line := range strings.Lines(string(out)) {
+		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "Depends: linux-image-"); ok {
+			return "linux-image-" + name, nil
+		}
+	}
+	return "", fmt.Errorf("package %s is not in the package index: run apt-get update", kernelPackage)
+}
+
+// pruneModules removes all modules but the ones that networking needs.
+func pruneModules(dir string) error {
+	return filepath.Walk(dir, func(at string, info os.FileInfo, err error) error {
+		if err != nil || !info.Mode().IsRegular() {
+			return err
+		}
+		rel, err := filepath.Rel(dir, at)
+		if err != nil {
+			return err
+		}
+		for _, prefix := range modules {
+			if strings.HasPrefix(rel, prefix) {
+				return nil
+			}
+		}
+		return os.Remove(at)
+	})
+}
+
+// lock takes an exclusive lock on a file, waiting while another process has it.
+// The kernel gives it back when this process ends, however it ends.
+func lock(ctx context.Context, path string, progress io.Writer) (func(), error) {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("open lock: %w", err)
+	}
+	if unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+		return func() { file.Close() }, nil
+	}
+	fmt.Fprintln(progress, "Waiting for another process that makes the virtual machine")
+	done := make(chan error, 1)
+	go func() {
+		err := unix.Flock(int(file.Fd()), unix.LOCK_EX)
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			file.Close()
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		return func() { file.Close() }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx) // the process is about to end
+	}
+}
