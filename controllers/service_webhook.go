@@ -47,8 +47,14 @@ type ServiceAllocator struct {
 	Live   client.Reader
 
 	book *serviceBook
-	term *term
+	term grantor
 	peer *peer
+}
+
+// grantor knows which replica may grant; see term.
+type grantor interface {
+	held() bool
+	holder() string
 }
 
 // Handle answers an admission request. What needs no grant it answers itself;

@@ -13,6 +13,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -177,36 +178,49 @@ func (b *serviceBook) forgetCIDR(obj any) {
 
 // recount tells the book what the API server allocates from: the CIDRs that it
 // was started with first, since they decide the default family. Those that are
-// going away are left out.
+// going away, not ready, or so new that the API server may not know them yet
+// are left out.
 func (b *serviceBook) recount() {
-	names := make([]string, 0, len(b.cidrs))
-	for name, c := range b.cidrs {
-		if c.DeletionTimestamp.IsZero() {
-			names = append(names, name)
+	var cidrs []*networkingv1.ServiceCIDR
+	for _, c := range b.cidrs {
+		age := b.now().Sub(c.CreationTimestamp.Time)
+		switch {
+		case !c.DeletionTimestamp.IsZero() || meta.IsStatusConditionFalse(c.Status.Conditions, networkingv1.ServiceCIDRConditionReady):
+		case age < cidrSettle && c.Name != apiServerCIDR:
+			time.AfterFunc(cidrSettle-age, func() {
+				b.with(func(*book.Book) { b.recount() })
+				b.changed()
+			})
+		default:
+			cidrs = append(cidrs, c)
 		}
 	}
-	slices.SortFunc(names, func(a, b string) int {
-		if (a == apiServerCIDR) != (b == apiServerCIDR) {
-			if a == apiServerCIDR {
-				return -1
+	slices.SortFunc(cidrs, func(c, d *networkingv1.ServiceCIDR) int {
+		later := func(c *networkingv1.ServiceCIDR) string {
+			if c.Name == apiServerCIDR {
+				return ""
 			}
-			return 1
+			return c.Name
 		}
-		return strings.Compare(a, b)
+		return strings.Compare(later(c), later(d))
 	})
-	var cidrs []netip.Prefix
-	for _, name := range names {
-		for _, s := range b.cidrs[name].Spec.CIDRs {
+	var prefixes []netip.Prefix
+	for _, c := range cidrs {
+		for _, s := range c.Spec.CIDRs {
 			if p, err := netip.ParsePrefix(s); err == nil {
-				cidrs = append(cidrs, p)
+				prefixes = append(prefixes, p)
 			}
 		}
 	}
-	b.book.SetServiceCIDRs(cidrs)
+	b.book.SetServiceCIDRs(prefixes)
 }
 
 // apiServerCIDR is the ServiceCIDR that the API server makes from its flags.
 const apiServerCIDR = "kubernetes"
+
+// cidrSettle is how long a ServiceCIDR is left alone after its creation: the API
+// server hears of it a moment later, too, and its clock counts in seconds.
+const cidrSettle = 2 * time.Second
 
 // setHold reads the IPAddress objects with which an earlier process kept
 // released addresses from the API server's allocator.

@@ -4,6 +4,7 @@ package controllers
 
 import (
 	"fmt"
+	"time"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -31,6 +32,9 @@ type AllocationOptions struct {
 	// NodePortRange is the API server's --service-node-port-range, which the API
 	// does not tell. Empty means 30000-32767.
 	NodePortRange string
+	// Hold is how long a grant is kept for a Service that does not appear. Zero
+	// means book.DefaultHold; less is for tests.
+	Hold time.Duration
 	// Peers says how the replicas reach each other.
 	Peers Peers
 }
@@ -38,7 +42,7 @@ type AllocationOptions struct {
 // setupAllocation adds the book, the term, the webhooks and the reconcilers of
 // ClusterIPs and NodePorts.
 func setupAllocation(mgr ctrl.Manager, opts Options) error {
-	var config book.Config
+	config := book.Config{Hold: opts.Allocation.Hold}
 	if text := opts.Allocation.NodePortRange; text != "" {
 		ports, err := alloc.ParsePortRange(text)
 		if err != nil {

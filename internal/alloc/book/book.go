@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/alloc"
 )
 
@@ -47,6 +48,7 @@ type Book struct {
 
 	// The pools, in the order in which they are asked.
 	clusterIP, nodePort, loadBalancer []policy
+	specs                             map[string]*v1alpha1.ClusterIPPool // by name, as set
 }
 
 // New returns an empty book.
@@ -64,6 +66,7 @@ func New(config Config) *Book {
 			corev1.IPv6Protocol: alloc.NewLedger(alloc.Addresses()),
 		},
 		ports: alloc.NewLedger(alloc.Ports()),
+		specs: map[string]*v1alpha1.ClusterIPPool{},
 	}
 }
 
@@ -126,15 +129,14 @@ func (b *Book) HasPools() bool {
 // Outside returns the parts of a ClusterIPPool that lie in no ServiceCIDR, as
 // text, in order.
 func (b *Book) Outside(pool string) []string {
-	kind := alloc.Addresses()
 	var out []string
 	for _, p := range b.clusterIP {
 		if p.name != pool {
 			continue
 		}
 		for _, family := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
-			for _, s := range kind.Subtract(p.spans(family), alloc.SpansOf(b.cidrs, family)) {
-				out = append(out, kind.Text(s))
+			for _, s := range b.outside(p, family) {
+				out = append(out, alloc.Addresses().Text(s))
 			}
 		}
 	}

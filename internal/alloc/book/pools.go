@@ -104,28 +104,45 @@ func (b *Book) SetClusterIPPool(pool *v1alpha1.ClusterIPPool) error {
 	ranges, err := alloc.ParseRanges("ranges", pool.Spec.Ranges)
 	p.spans4, p.spans6 = alloc.SpansOf(ranges, corev1.IPv4Protocol), alloc.SpansOf(ranges, corev1.IPv6Protocol)
 	b.clusterIP = put(b.clusterIP, p)
+	b.specs[pool.Name] = pool
+	b.setPoolOfAddresses(pool, p, ranges)
+	b.setRestOfAddresses()
+	return errors.Join(bad, err)
+}
+
+// setPoolOfAddresses brings the ledgers up to date with a pool. Addresses that
+// the API server would refuse, because they lie in none of its ServiceCIDRs,
+// are not given out.
+func (b *Book) setPoolOfAddresses(pool *v1alpha1.ClusterIPPool, p policy, ranges []alloc.Range) {
 	for family, ledger := range b.addresses {
-		spec := alloc.Pool[netip.Addr]{
-			Name:            pool.Name,
-			Spans:           p.spans(family),
-			Exclude:         alloc.EndsOf(ranges, family),
-			LowerBand:       band(pool.Spec.StaticBand, alloc.ServiceIPBand),
-			Quarantine:      quarantine(pool.Spec.Quarantine),
-			MaxPerNamespace: limit(pool.Spec.MaxPerNamespace),
-		}
-		if len(spec.Spans) == 0 {
+		if len(p.spans(family)) == 0 {
 			ledger.DeletePool(pool.Name)
 			continue
 		}
-		ledger.SetPool(spec)
+		ledger.SetPool(alloc.Pool[netip.Addr]{
+			Name:            pool.Name,
+			Spans:           p.spans(family),
+			Exclude:         slices.Concat(alloc.EndsOf(ranges, family), alloc.EndsOf(b.cidrs, family), b.outside(p, family)),
+			LowerBand:       band(pool.Spec.StaticBand, alloc.ServiceIPBand),
+			Quarantine:      quarantine(pool.Spec.Quarantine),
+			MaxPerNamespace: limit(pool.Spec.MaxPerNamespace),
+		})
 	}
-	b.setRestOfAddresses()
-	return errors.Join(bad, err)
+}
+
+// outside returns the parts of a pool that lie in no ServiceCIDR; none when the
+// cluster does not tell what it allocates from.
+func (b *Book) outside(p policy, family corev1.IPFamily) []alloc.Span[netip.Addr] {
+	if len(b.cidrs) == 0 {
+		return nil
+	}
+	return alloc.Addresses().Subtract(p.spans(family), alloc.SpansOf(b.cidrs, family))
 }
 
 // DeleteClusterIPPool forgets a pool; Services keep what they have.
 func (b *Book) DeleteClusterIPPool(name string) {
 	b.clusterIP = without(b.clusterIP, name)
+	delete(b.specs, name)
 	for _, ledger := range b.addresses {
 		ledger.DeletePool(name)
 	}
@@ -178,6 +195,10 @@ func (b *Book) SetServiceCIDRs(cidrs []netip.Prefix) {
 		if r, err := alloc.ParseRange(c.Masked().String()); err == nil {
 			b.cidrs = append(b.cidrs, r)
 		}
+	}
+	for _, p := range b.clusterIP {
+		ranges, _ := alloc.ParseRanges("ranges", b.specs[p.name].Spec.Ranges) // SetClusterIPPool told of errors
+		b.setPoolOfAddresses(b.specs[p.name], p, ranges)
 	}
 	b.setRestOfAddresses()
 }
