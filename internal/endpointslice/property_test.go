@@ -13,7 +13,7 @@ import (
 // TestHistories drives random histories and checks, after every step, what must
 // hold whatever happened before.
 func TestHistories(t *testing.T) {
-	seeds := uint64(300)
+	seeds := uint64(120)
 	if testing.Short() {
 		seeds = 40
 	}
