@@ -283,17 +283,6 @@ func (c *computation) sourceRanges(fam Family) (ranges []netip.Prefix, restricte
 	return Disjoint(ranges), len(raws) > 0
 }
 
-// Disjoint sorts ranges, in place, and leaves out those that lie within another.
-func Disjoint(ps []netip.Prefix) []netip.Prefix {
-	slices.SortFunc(ps, func(a, b netip.Prefix) int {
-		if c := a.Addr().Compare(b.Addr()); c != 0 {
-			return c
-		}
-		return a.Bits() - b.Bits()
-	})
-	return slices.CompactFunc(ps, func(a, b netip.Prefix) bool { return a.Contains(b.Addr()) })
-}
-
 // countLocal notes the ready endpoints on this node for the health check.
 func (c *computation) countLocal(cs []candidate) {
 	for i := range cs {

@@ -80,6 +80,10 @@ func (s setID) shared() bool {
 // classes says that s is one of the maps from class to verdict.
 func (s setID) classes() bool { return s >= setClasses && s < setClasses+4 }
 
+// ranges says that the set has ranges of addresses, as pairs of elements that
+// the kernel lets go only in a certain order: it is replaced as a whole.
+func (s setID) ranges() bool { return s == setLocalPods || s == setNodePortAddresses }
+
 // dynamic says that rules fill the map, so that its elements are the kernel's.
 func (s setID) dynamic() bool { return s == setAffinity || s == setNodePortAffinity }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
@@ -50,10 +51,20 @@ func (f *family) plan(c *nfnl.Conn, want model.Desired, expected map[elementID]b
 			p.report.Drift++
 		}
 	}
-	emit := func(e element) { p.element(have.elements, e, drift) }
+	ranges := map[elementID]nfnl.Element{}
+	emit := func(e element) {
+		if e.set.ranges() {
+			ranges[e.id()] = e.Element
+			return
+		}
+		p.element(have.elements, e, drift)
+	}
 	renderNode(&want.Node, f.fam, emit)
 	for _, name := range slices.SortedFunc(maps.Keys(want.Services), compareNames) {
 		render(want.Services[name], f.fam, emit)
+	}
+	for _, set := range []setID{setLocalPods, setNodePortAddresses} {
+		p.replaceRanges(set, have.elements, ranges, drift)
 	}
 	for id, e := range have.elements {
 		p.del.DeleteElement(f.table, id.set.String(), e)
@@ -87,6 +98,38 @@ func (p *plan) element(have map[elementID]nfnl.Element, e element, drift func(el
 	drift(id)
 	p.add[e.set].AddElement(p.f.table, e.set.String(), e.Element)
 	p.report.Added++
+}
+
+// replaceRanges writes a set of ranges anew if it differs.
+func (p *plan) replaceRanges(set setID, have, want map[elementID]nfnl.Element, drift func(elementID)) {
+	var old, next []nfnl.Element
+	for id, e := range have {
+		if id.set == set {
+			old = append(old, e)
+			delete(have, id)
+		}
+	}
+	for id, e := range want {
+		if id.set == set {
+			next = append(next, e)
+		}
+	}
+	byKey := func(a, b nfnl.Element) int { return strings.Compare(a.Key, b.Key) }
+	slices.SortFunc(old, byKey)
+	slices.SortFunc(next, byKey)
+	p.report.Objects += len(next)
+	if slices.Equal(old, next) {
+		return
+	}
+	drift(elementID{set: set})
+	p.report.Deleted += len(old)
+	p.report.Added += len(next)
+	if len(old) > 0 {
+		p.del.FlushSet(p.f.table, set.String())
+	}
+	for _, e := range next {
+		p.add[set].AddElement(p.f.table, set.String(), e)
+	}
 }
 
 // planChains rewrites the chains whose rules are not in the form that this

@@ -176,14 +176,16 @@ func (p *program) postroutingRules() []nfnl.Rule {
 func (p *program) masqueradeRules() []nfnl.Rule {
 	masq := &expr.Masq{FullyRandom: true}
 	ours, oursNodePort := p.translatedHere()
+	stays := p.exprs()
+	stays.oifname(r0, expr.CmpOpEq, "lo")
+	rules := []nfnl.Rule{{Comment: "never leaves this node", Exprs: append(stays.list, verdict(expr.VerdictReturn))}}
 	if p.node.MasqueradeAll {
-		return []nfnl.Rule{{Exprs: append(ours, masq)}, {Exprs: append(oursNodePort, masq)}}
+		return append(rules, nfnl.Rule{Exprs: append(ours, masq)}, nfnl.Rule{Exprs: append(oursNodePort, masq)})
 	}
 	hairpin := p.exprs()
 	hairpin.saddr(r0)
 	hairpin.daddr(r0 + p.addrWords())
 	hairpin.lookup(r0, setHairpin)
-	var rules []nfnl.Rule
 	rules = append(rules, nfnl.Rule{Comment: "hairpin", Exprs: append(hairpin.list, masq)})
 	for _, m := range p.fromLocalPods() {
 		rules = append(rules, nfnl.Rule{Comment: "replies return by themselves", Exprs: append(m, verdict(expr.VerdictReturn))})

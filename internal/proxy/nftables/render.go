@@ -145,19 +145,9 @@ func renderSourceRanges(f *model.Frontend, emit func(element)) {
 	for _, p := range f.SourceRanges {
 		emit(element{setSourceRanges, nfnl.Element{
 			Key:    fe + string(p.Addr().AsSlice()),
-			KeyEnd: fe + string(lastAddr(p).AsSlice()),
+			KeyEnd: fe + string(model.RangeOf(p).Last.AsSlice()),
 		}})
 	}
-}
-
-// lastAddr is the highest address of p.
-func lastAddr(p netip.Prefix) netip.Addr {
-	a := p.Masked().Addr().AsSlice()
-	for i := p.Bits(); i < len(a)*8; i++ {
-		a[i/8] |= 0x80 >> (i % 8)
-	}
-	last, _ := netip.AddrFromSlice(a)
-	return last
 }
 
 // renderNode gives the elements that follow from the node alone.
@@ -171,30 +161,11 @@ func renderNode(n *model.Node, fam model.Family, emit func(element)) {
 		}
 	}
 	for _, p := range inFamily(n.PodCIDRs, fam) {
-		emitRange(setLocalPods, p.Masked().Addr(), lastAddr(p), emit)
+		emitRange(setLocalPods, model.RangeOf(p), emit)
 	}
-	allowed := inFamily(n.NodePortAddresses, fam)
-	if len(allowed) > 0 {
-		for _, p := range allowed {
-			emitRange(setNodePortAddresses, p.Masked().Addr(), lastAddr(p), emit)
-		}
-		return
+	for _, r := range n.NodePortRanges(fam) {
+		emitRange(setNodePortAddresses, r, emit)
 	}
-	if len(n.NodePortAddresses) > 0 {
-		return // only the other family is allowed
-	}
-	if fam == model.IPv6 {
-		// Everything after ::1: a packet from ::1 cannot leave the host, and
-		// there is no route_localnet for it.
-		emitRange(setNodePortAddresses, netip.MustParseAddr("::2"), lastAddr(netip.MustParsePrefix("::/0")), emit)
-		return
-	}
-	if n.LocalhostNodePorts {
-		emitRange(setNodePortAddresses, netip.MustParseAddr("0.0.0.1"), netip.MustParseAddr("255.255.255.255"), emit)
-		return
-	}
-	emitRange(setNodePortAddresses, netip.MustParseAddr("0.0.0.1"), netip.MustParseAddr("126.255.255.255"), emit)
-	emitRange(setNodePortAddresses, netip.MustParseAddr("128.0.0.0"), netip.MustParseAddr("255.255.255.255"), emit)
 }
 
 // inFamily gives the ranges of one family, disjoint and sorted.
@@ -210,9 +181,9 @@ func inFamily(ps []netip.Prefix, fam model.Family) []netip.Prefix {
 
 // emitRange writes an inclusive range the way a single-part interval set
 // wants it: its start, and the first address behind it marked as the end.
-func emitRange(set setID, first, last netip.Addr, emit func(element)) {
-	emit(element{set, nfnl.Element{Key: string(first.AsSlice())}})
-	if next := last.Next(); next.IsValid() {
+func emitRange(set setID, r model.AddrRange, emit func(element)) {
+	emit(element{set, nfnl.Element{Key: string(r.First.AsSlice())}})
+	if next := r.Last.Next(); next.IsValid() {
 		emit(element{set, nfnl.Element{Key: string(next.AsSlice()), End: true}})
 	}
 }

@@ -212,6 +212,14 @@ func (b *Batch) DeleteElement(t Table, set string, e Element) {
 	b.element(unix.NFT_MSG_DELSETELEM, t, set, e)
 }
 
+// FlushSet deletes all elements of a set.
+func (b *Batch) FlushSet(t Table, name string) {
+	off := b.begin(unix.NFT_MSG_DELSETELEM, 0, t.Family, "flush set "+t.String()+" "+name)
+	b.attrString(unix.NFTA_SET_ELEM_LIST_TABLE, t.Name)
+	b.attrString(unix.NFTA_SET_ELEM_LIST_SET, name)
+	b.end(off)
+}
+
 func (b *Batch) element(op uint16, t Table, set string, e Element) {
 	o := &b.open
 	full := o.count >= maxListElements || len(b.buf)-o.list > maxListBytes

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package flowtable is one table of flows that every proxy mode must pass:
+// who dials what, on a node with which Service, and what must happen.
+//
+//	            client .100, stranger .101
+//	                 |
+//	 ----------------+------------ LAN 192.0.2.0/24, 2001:db8:0:1::/64
+//	   |                        |
+//	node-1 .11, .21          node-2 .12        node-1 is the one under test
+//	 |  |   |                 |     |
+//	 A  B   X                 C     D
+//
+// A, B, C are endpoints, X and D only clients; HostA and HostC are processes
+// of the nodes themselves. Each row is run for IPv4 and IPv6, at three
+// fidelities:
+//
+//   - Decide asks the model (no root);
+//   - a backend's own test can ask what it renders (no root);
+//   - Packets sends real packets through a real kernel, and looks at who
+//     answered and which source address it saw.
+//
+// Rows say what must happen, not how. A mode that cannot do a row does not
+// pass it.
+package flowtable

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package flowtable
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/causeway-lb/causeway/internal/proxy/backend"
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+)
+
+// Packets runs the table with real packets. The test's own namespace, fresh
+// by nstest.Main, becomes node-1; b must work in it.
+func Packets(t *testing.T, b backend.Backend) {
+	nstest.Require(t, "ip")
+	net := newNetwork(t)
+	for _, r := range Rows() {
+		for _, f := range r.Families() {
+			t.Run(r.Name+"/"+f.String(), func(t *testing.T) { net.run(t, b, &r, f) })
+		}
+	}
+	if err := b.Cleanup(context.Background()); err != nil {
+		t.Error(err)
+	}
+}
+
+func (n *network) run(t *testing.T, b backend.Backend, r *Row, f model.Family) {
+	desired, _ := model.Compute(r.Snapshot(f))
+	if _, err := b.Sync(t.Context(), desired, nil); err != nil {
+		t.Fatal(err)
+	}
+	n.forget(t)
+	if got := n.observe(t, r, f); !same(r.Want, got) {
+		t.Errorf("%s dials %s: %v, want %v", r.From, r.To, got, r.Want)
+	}
+}
+
+// same compares what was seen with what was wanted. A sticky row sees one of
+// the wanted endpoints.
+func same(want, got Want) bool {
+	if !want.Sticky {
+		return want.String() == got.String()
+	}
+	if len(got.To) != 1 || !slices.Contains(want.To, got.To[0]) || !got.Sticky {
+		return false
+	}
+	return slices.Contains(want.Masquerade, got.To[0]) == (len(got.Masquerade) == 1)
+}
+
+// forget empties node-1's connection tracking, so that rows do not see each
+// other's flows.
+func (n *network) forget(t *testing.T) {
+	t.Helper()
+	if err := netlink.ConntrackTableFlush(netlink.ConntrackTable); err != nil && !errors.Is(err, syscall.ENOENT) {
+		t.Fatal(err)
+	}
+}
+
+// attempts is how many connections a row makes: with three endpoints, one
+// that never answers by chance is one in ten million.
+const attempts = 40
+
+// observe sends the row's packets and says what happened.
+func (n *network) observe(t *testing.T, r *Row, f model.Family) Want {
+	t.Helper()
+	seen := Want{Sticky: r.Want.Sticky}
+	dst := netip.AddrPortFrom(r.To.addr(f), r.DestinationPort())
+	src := r.Source(f)
+	once := r.Want.Action != model.Forward || r.Want.Untouched
+	n.patience = patience
+	if once && r.Want.Action != model.Reject {
+		n.patience = suspicion
+	}
+	for range attempts {
+		reply, err := n.dial(r.From, r.Proto(), src, dst)
+		switch {
+		case errors.Is(err, syscall.ECONNREFUSED):
+			if r.Want.Untouched {
+				return untouched // whoever has the address answered by itself
+			}
+			return rejected
+		case err != nil:
+			if r.Want.Untouched {
+				return untouched
+			}
+			return dropped
+		case r.Want.Untouched && r.To == PodItself:
+			return untouched
+		case once:
+			return to(reply.who)
+		}
+		seen.To = append(seen.To, reply.who)
+		if reply.source != src {
+			seen.Masquerade = append(seen.Masquerade, reply.who)
+		}
+	}
+	seen.To, seen.Masquerade = sortedPlaces(seen.To), sortedPlaces(seen.Masquerade)
+	return seen
+}
+
+// answer is who got a connection and which source address it had there.
+type answer struct {
+	who    Place
+	source netip.Addr
+}
+
+var errTimeout = errors.New("no answer")
+
+// How long an unanswered packet is waited for: an answer that is wanted may
+// be late on a busy machine, one that must not come costs its time always.
+const (
+	patience  = 5 * time.Second
+	suspicion = 250 * time.Millisecond
+)
+
+func (n *network) dial(from Place, p model.Protocol, src netip.Addr, dst netip.AddrPort) (answer, error) {
+	ns := n.spaces[from]
+	switch p {
+	case model.TCP:
+		return n.dialTCP(ns, src, dst)
+	case model.UDP:
+		return n.dialUDP(ns, src, dst)
+	case model.SCTP:
+		return n.sendSCTP(ns, src, dst)
+	}
+	return answer{}, fmt.Errorf("cannot dial %s", p)
+}

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nftables
+
+import (
+	"testing"
+
+	"github.com/causeway-lb/causeway/internal/proxy/flowtable"
+	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+)
+
+func TestMain(m *testing.M) { nstest.Main(m) }
+
+func newBackend(t testing.TB) *Backend {
+	t.Helper()
+	nstest.Require(t, "ip", "nft")
+	b, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return b
+}
+
+func TestFlowsWithPackets(t *testing.T) { flowtable.Packets(t, newBackend(t)) }
