@@ -20,6 +20,11 @@ import (
 // Dir is where namespaces are bound, the place where `ip netns` looks.
 const Dir = "/run/netns"
 
+// init keeps the main goroutine on the process's first thread. Go never ends
+// that thread: a goroutine that changed its namespace would leave it there, and
+// what /proc/PID says of the process with it.
+func init() { runtime.LockOSThread() }
+
 // Namespace is a network namespace, bound at Dir/Name. Safe for concurrent use.
 type Namespace struct {
 	// Name is unique below Dir.
