@@ -177,7 +177,7 @@ func (p *plane) arguments(name string) []string {
 			"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
 			"--service-account-key-file=" + file("sa.pub"), "--service-account-signing-key-file=" + file("sa.key"),
 			"--service-cluster-ip-range=" + serviceRange, "--anonymous-auth=false",
-			"--audit-policy-file=" + file("audit.yaml"), "--audit-log-path=" + p.lab.AuditLog(), "--audit-log-mode=batch",
+			"--audit-policy-file=" + file("audit.yaml"), "--audit-log-path=" + p.lab.AuditLog(),
 			"--profiling=false", "--endpoint-reconciler-type=lease",
 		}
 	case "kube-controller-manager":

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/causeway-lb/causeway/internal/lab"
+	"github.com/causeway-lb/causeway/internal/lab/traffic"
+)
+
+// load is traffic on everything that a Service offers: LoadBalancer address
+// and NodePort from the LAN, ClusterIP from a node, and open connections.
+type load struct {
+	generators map[string]*traffic.Generator
+	held       *traffic.Holder
+}
+
+func startLoad(t *testing.T, ctx context.Context, service *corev1.Service, address netip.Addr) *load {
+	t.Helper()
+	l := &load{generators: map[string]*traffic.Generator{}}
+	for name, config := range map[string]traffic.Config{
+		"LoadBalancer": {From: cluster.Machine(lab.Client), Address: frontend(address, 80)},
+		"NodePort":     {From: cluster.Machine(lab.Client), Address: frontend(netip.MustParseAddr("192.0.2.12"), service.Spec.Ports[0].NodePort)},
+		"ClusterIP":    {From: cluster.Machine("node-1"), Address: frontend(netip.MustParseAddr(service.Spec.ClusterIP), 80)},
+	} {
+		// Two seconds: a test of loss, not of latency on a busy machine.
+		config.Interval, config.Timeout = 25*time.Millisecond, 2*time.Second
+		l.generators[name] = traffic.Generate(ctx, config)
+	}
+	var err error
+	if l.held, err = traffic.Hold(ctx, cluster.Machine(lab.Client), frontend(address, 80), 12); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// stop ends the traffic; nothing of it may have failed.
+func (l *load) stop(t *testing.T, ctx context.Context) {
+	t.Helper()
+	for _, err := range l.held.Check(ctx, 2*time.Second) {
+		t.Errorf("open connection: %v", err)
+	}
+	l.held.Close()
+	for name, generator := range l.generators {
+		results := generator.Stop()
+		if len(results) < 40 {
+			t.Errorf("%s: only %d requests were sent", name, len(results))
+		}
+		if failed := results.Failed(); len(failed) > 0 {
+			t.Errorf("%s: %d of %d requests failed, the longest outage %s, the first error: %v",
+				name, len(failed), len(results), results.LongestOutage(), failed[0].Err)
+		}
+	}
+}
+
+func kill(t *testing.T, pods []corev1.Pod) {
+	t.Helper()
+	for i := range pods {
+		if err := cluster.KillContainer(&pods[i], pods[i].Spec.Containers[0].Name); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// SIGKILL of every controller and every agent at once loses no request and no
+// connection, and while they are down the kernel goes on forwarding.
+func TestKilledProcessesLoseNothing(t *testing.T) {
+	ctx := need(t)
+	service := create(t, ctx, "killed-processes")
+	address := ready(t, ctx, service)[0]
+	answering(t, ctx, lab.Client, frontend(address, 80), all())
+	pods := append(systemPods(t, ctx, "causeway-controller"), systemPods(t, ctx, "causeway-agent")...)
+	for i := range pods {
+		if err := cluster.Hold(ctx, &pods[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	traffic := startLoad(t, ctx, service, address)
+	time.Sleep(500 * time.Millisecond)
+	kill(t, pods)
+	time.Sleep(4 * time.Second) // all of them are down
+	for i := range pods {
+		if err := cluster.Release(ctx, &pods[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := cluster.WaitInstalled(ctx); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2 * time.Second) // they have read and taken over what they found
+	traffic.stop(t, ctx)
+	if node := announcer(t, ctx, address); learned(t, address) != node.Name() {
+		t.Errorf("the client sends to %s; %s announces", learned(t, address), node.Name())
+	}
+}
+
+// SIGKILL of the announcing node's agent alone moves the address, and requests
+// go on without a gap.
+func TestKilledAnnouncerLosesNoRequest(t *testing.T) {
+	ctx := need(t)
+	service := create(t, ctx, "killed-announcer")
+	address := ready(t, ctx, service)[0]
+	answering(t, ctx, lab.Client, frontend(address, 80), all())
+	before := announcer(t, ctx, address)
+	var victim []corev1.Pod
+	for _, pod := range systemPods(t, ctx, "causeway-agent") {
+		if pod.Spec.NodeName == before.Name() {
+			victim = append(victim, pod)
+		}
+	}
+	if err := cluster.Hold(ctx, &victim[0]); err != nil {
+		t.Fatal(err)
+	}
+	generator := traffic.Generate(ctx, traffic.Config{From: cluster.Machine(lab.Client), Address: frontend(address, 80), Timeout: 2 * time.Second})
+	time.Sleep(500 * time.Millisecond)
+	kill(t, victim)
+	eventually(t, ctx, 10*time.Second, "another announcer", func() error {
+		if now := announcer(t, ctx, address); now == before {
+			return fmt.Errorf("%s still answers", now.Name())
+		}
+		return nil
+	})
+	time.Sleep(time.Second)
+	if err := cluster.Release(ctx, &victim[0]); err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.WaitInstalled(ctx); err != nil {
+		t.Fatal(err)
+	}
+	results := generator.Stop()
+	if failed := results.Failed(); len(failed) > 0 {
+		t.Errorf("%d of %d requests failed, the longest outage %s, the first error: %v", len(failed), len(results), results.LongestOutage(), failed[0].Err)
+	}
+}
+
+// A node that dies loses its addresses to another within two seconds, and its
+// endpoints stop being used; when it comes back there is still one announcer.
+func TestNodeDies(t *testing.T) {
+	ctx := need(t)
+	service := create(t, ctx, "node-dies")
+	address := ready(t, ctx, service)[0]
+	answering(t, ctx, lab.Client, frontend(address, 80), all())
+	before := announcer(t, ctx, address)
+	generator := traffic.Generate(ctx, traffic.Config{From: cluster.Machine(lab.Client), Address: frontend(address, 80)})
+	time.Sleep(500 * time.Millisecond)
+	died := time.Now()
+	if err := before.PowerOff(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(4 * time.Second)
+	results := generator.Stop().Since(died)
+	steady, ok := results.Steady()
+	if !ok || steady.Sub(died) > 2*time.Second {
+		t.Errorf("requests failed until %s after the node died, want at most 2s: %d of %d failed", steady.Sub(died), len(results.Failed()), len(results))
+	}
+	t.Logf("outage %s, none failed after %s", results.LongestOutage(), steady.Sub(died))
+	after := announcer(t, ctx, address)
+	if after == before {
+		t.Errorf("%s is dead and announces", before.Name())
+	}
+	if got := learned(t, address); got != after.Name() {
+		t.Errorf("the client sends to %s; %s announces", got, after.Name())
+	}
+	if err := before.PowerOn(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.WaitInstalled(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.WaitDeployment(ctx, "default", "go-http"); err != nil {
+		t.Fatal(err)
+	}
+	answering(t, ctx, lab.Client, frontend(address, 80), all())
+	announcer(t, ctx, address)
+}
+
+// Without an API server nothing that works stops working, and a node that dies
+// meanwhile is replaced.
+func TestAPIServerDown(t *testing.T) {
+	ctx := need(t)
+	service := create(t, ctx, "api-server-down")
+	address := ready(t, ctx, service)[0]
+	answering(t, ctx, lab.Client, frontend(address, 80), all())
+	traffic := startLoad(t, ctx, service, address)
+	cluster.KillAPIServer()
+	time.Sleep(3 * time.Second)
+	if err := cluster.StartAPIServer(ctx); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Second)
+	traffic.stop(t, ctx)
+	if err := cluster.WaitInstalled(ctx); err != nil {
+		t.Fatal(err)
+	}
+}

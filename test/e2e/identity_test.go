@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"bufio"
+	"encoding/json"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/causeway-lb/causeway/internal/lab"
+)
+
+// auditEvent is what of audit.k8s.io/v1 the test reads.
+type auditEvent struct {
+	RequestURI     string
+	Verb           string
+	UserAgent      string
+	SourceIPs      []string
+	User           struct{ Username string }
+	ResponseStatus struct{ Code int }
+}
+
+// Nobody but the control plane itself is an administrator; Causeway's parts are
+// their ServiceAccounts, and are never refused anything that they try: the
+// roles of config/ are enough and are needed.
+func TestIdentities(t *testing.T) {
+	ctx := need(t)
+	agents := systemPods(t, ctx, "causeway-agent")
+	events, err := readAudit(cluster.AuditLog())
+	if err != nil {
+		t.Fatal(err)
+	}
+	controlPlane := cluster.Node(lab.ControlPlane).Addresses()[0].String()
+	seen := map[string]bool{}
+	for _, e := range events {
+		user := e.User.Username
+		seen[user] = true
+		if user == "kubernetes-admin" && !slices.Contains(e.SourceIPs, controlPlane) {
+			t.Errorf("an administrator's request from %s: %s %s", strings.Join(e.SourceIPs, ", "), e.Verb, e.RequestURI)
+		}
+		if strings.HasPrefix(user, "system:serviceaccount:causeway-system:") && e.ResponseStatus.Code == 403 {
+			t.Errorf("%s was refused: %s %s", user, e.Verb, e.RequestURI)
+		}
+		program := strings.SplitN(e.UserAgent, "/", 2)[0]
+		if (program == "agent" || program == "controller") && user != "system:serviceaccount:causeway-system:causeway-"+program {
+			t.Errorf("%s made a request as %s: %s %s", program, user, e.Verb, e.RequestURI)
+		}
+	}
+	for _, user := range []string{
+		"system:serviceaccount:causeway-system:causeway-controller",
+		"system:serviceaccount:causeway-system:causeway-agent",
+		"system:node:node-1",
+	} {
+		if !seen[user] {
+			t.Errorf("no request of %s among %d", user, len(events))
+		}
+	}
+	if len(agents) != len(cluster.Nodes())+1 {
+		t.Errorf("%d agents, want one on every node", len(agents))
+	}
+}
+
+func readAudit(path string) ([]auditEvent, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	var events []auditEvent
+	lines := bufio.NewScanner(file)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var e auditEvent
+		if json.Unmarshal(lines.Bytes(), &e) == nil { // the last line may be half written
+			events = append(events, e)
+		}
+	}
+	return events, lines.Err()
+}
