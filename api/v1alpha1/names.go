@@ -37,6 +37,10 @@ const (
 	// says whether its addresses are announced, and where.
 	ServiceAnnounced = "causeway.dev/Announced"
 
+	// ServiceHealthy is the condition of a Service behind an external load
+	// balancer that says how many nodes pass its health checks.
+	ServiceHealthy = "causeway.dev/Healthy"
+
 	// LoadBalancerPoolFinalizer keeps a LoadBalancerPool until the last of its
 	// addresses is released.
 	LoadBalancerPoolFinalizer = "causeway.dev/addresses-in-use"

@@ -77,8 +77,9 @@ type Capabilities struct {
 	// SourceRanges: it enforces spec.loadBalancerSourceRanges, or what it sends
 	// to does.
 	SourceRanges bool
-	// ClientIP: Pods see the client's address with externalTrafficPolicy Local.
-	ClientIP bool
+	// LocalPolicy: with externalTrafficPolicy Local only nodes with a ready
+	// endpoint get traffic.
+	LocalPolicy bool
 	// NeedsNodePorts: it reaches the cluster at NodePorts, so that
 	// allocateLoadBalancerNodePorts: false cannot work.
 	NeedsNodePorts bool

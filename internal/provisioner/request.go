@@ -114,7 +114,7 @@ func (c Capabilities) Check(class string, req Request) error {
 		{len(req.Addresses) > 0, c.RequestedAddresses, "give a particular address"},
 		{req.Pool != "", c.Pools, "take from a pool (annotation " + v1alpha1.PoolAnnotation + ")"},
 		{req.HasSourceRanges, c.SourceRanges, "enforce spec.loadBalancerSourceRanges"},
-		{req.LocalPolicy, c.ClientIP, "keep the client's address (externalTrafficPolicy: Local)"},
+		{req.LocalPolicy, c.LocalPolicy, "honour externalTrafficPolicy: Local"},
 		{req.NoNodePorts, !c.NeedsNodePorts, "work without NodePorts (allocateLoadBalancerNodePorts: false)"},
 	} {
 		if x.asked && !x.able {

@@ -94,7 +94,7 @@ func (p *Provisioner) Capabilities() provisioner.Capabilities {
 		RequestedAddresses: true,
 		Pools:              true,
 		SourceRanges:       true,
-		ClientIP:           true,
+		LocalPolicy:        true,
 	}
 }
 

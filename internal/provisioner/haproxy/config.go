@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package haproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/causeway-lb/causeway/internal/alloc"
+	"github.com/causeway-lb/causeway/internal/provisioner"
+)
+
+// Config is what New needs.
+type Config struct {
+	// Class is the load balancer class; required.
+	Class string
+	// Addresses that HAProxy is bound to; at least one.
+	Addresses []netip.Addr
+	// Ports that it is bound to at each address; at least one.
+	Ports []alloc.PortRange
+	// Runtime is the runtime interface; required.
+	Runtime Runtime
+	// MapFile is the map's name there; empty means /etc/haproxy/causeway.map.
+	MapFile string
+	// Slots is the number of backends of each kind, and so of ports served at
+	// once; 0 means 64.
+	Slots int
+	// Resync is the longest time between two looks at HAProxy; 0 means 30 s.
+	Resync time.Duration
+	// Holders lists the Services that have been given addresses before; nil
+	// means none. It is called once, before anything is given.
+	Holders func(context.Context) ([]Holder, error)
+}
+
+// Holder is a Service and the frontends that its status shows.
+type Holder struct {
+	Owner     provisioner.Owner
+	Addresses []netip.Addr
+	Ports     []provisioner.Port
+}
+
+// Validate names everything that is wrong.
+func (c *Config) Validate() error {
+	var errs []error
+	check := func(bad bool, text string) {
+		if bad {
+			errs = append(errs, errors.New(text))
+		}
+	}
+	check(c.Class == "", "class is missing: write the spec.loadBalancerClass of the Services to serve, such as example.com/haproxy")
+	check(len(c.Addresses) == 0, "addresses is empty: list the addresses that HAProxy is bound to")
+	check(len(c.Ports) == 0, "ports is empty: list the ports that HAProxy is bound to, such as 8000-8063")
+	check(c.Runtime == nil, "runtime is missing: write where the runtime interface is, such as tcp://192.0.2.60:9999 or unix:///run/haproxy.sock")
+	check(c.Slots < 0 || c.Slots > 4096, "slots must be between 1 and 4096")
+	return errors.Join(errs...)
+}
+
+func (c *Config) setDefaults() {
+	if c.MapFile == "" {
+		c.MapFile = "/etc/haproxy/causeway.map"
+	}
+	if c.Slots == 0 {
+		c.Slots = 64
+	}
+	if c.Resync == 0 {
+		c.Resync = 30 * time.Second
+	}
+}
+
+// file is how the operator writes it.
+type file struct {
+	LoadBalancers []struct {
+		Class   string `json:"class"`
+		HAProxy struct {
+			Runtime   string   `json:"runtime"`
+			Addresses []string `json:"addresses"`
+			Ports     []string `json:"ports"`
+			MapFile   string   `json:"mapFile"`
+			Slots     int      `json:"slots"`
+		} `json:"haproxy"`
+	} `json:"loadBalancers"`
+}
+
+// Parse reads the operator's file of external load balancers. Unknown fields
+// are errors. The error names each mistake by its place.
+func Parse(text []byte) ([]Config, error) {
+	var f file
+	if err := yaml.UnmarshalStrict(text, &f); err != nil {
+		return nil, fmt.Errorf("read load balancers: %w", err)
+	}
+	var out []Config
+	var errs []error
+	for i, lb := range f.LoadBalancers {
+		c := Config{Class: lb.Class, MapFile: lb.HAProxy.MapFile, Slots: lb.HAProxy.Slots}
+		place := fmt.Sprintf("loadBalancers[%d].haproxy", i)
+		for j, a := range lb.HAProxy.Addresses {
+			addr, err := netip.ParseAddr(a)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s.addresses[%d]: %q is not an address: write it like 192.0.2.60", place, j, a))
+				continue
+			}
+			c.Addresses = append(c.Addresses, addr.Unmap())
+		}
+		ports, err := alloc.ParsePortRanges(place+".ports", lb.HAProxy.Ports)
+		errs = append(errs, err)
+		c.Ports = ports
+		if lb.HAProxy.Runtime != "" {
+			socket, err := ParseSocket(lb.HAProxy.Runtime)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s.runtime: %w", place, err))
+			}
+			c.Runtime = socket
+		}
+		if err := c.Validate(); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", place, err))
+		}
+		out = append(out, c)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("read load balancers: %w", err)
+	}
+	return out, nil
+}
+
+// Render returns the haproxy.cfg for this configuration. runtime is the address
+// of the runtime interface as haproxy.cfg has it ("ipv4@192.0.2.60:9999" or a
+// path). Whoever reaches it can redirect every connection: bind it to a network
+// that only the controller can reach. The map file has to exist, empty.
+func (c Config) Render(runtime string) string {
+	c.setDefaults()
+	var b strings.Builder
+	fmt.Fprintf(&b, `global
+    stats socket %s level admin
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 1h
+    timeout server 1h
+    timeout check 2s
+frontend causeway
+`, runtime)
+	for _, a := range c.Addresses {
+		for _, p := range c.Ports {
+			fmt.Fprintf(&b, "    bind %s:%d-%d\n", a, p.First, p.Last)
+		}
+	}
+	key := fmt.Sprintf("dst,concat(:,sess.port),map(%s)", c.MapFile)
+	fmt.Fprintf(&b, `    tcp-request connection set-var(sess.port) dst_port
+    tcp-request connection reject unless { %s -m found }
+    use_backend %%[%s]
+`, key, key)
+	for _, k := range kinds() {
+		for n := range c.Slots {
+			fmt.Fprintf(&b, "backend %s\n", k.slot(n))
+			if k.source {
+				b.WriteString("    balance source\n    hash-type consistent\n")
+			} else {
+				b.WriteString("    balance roundrobin\n")
+			}
+			if k.local {
+				b.WriteString("    option httpchk GET /healthz\n")
+			}
+		}
+	}
+	return b.String()
+}
+
+// kind is what cannot be changed about a backend at run time.
+type kind struct{ local, source bool }
+
+func kinds() []kind { return []kind{{}, {source: true}, {local: true}, {local: true, source: true}} }
+
+// slot names the n-th backend of the kind.
+func (k kind) slot(n int) string {
+	name := "causeway-cluster"
+	if k.local {
+		name = "causeway-local"
+	}
+	if k.source {
+		name += "-source"
+	}
+	return fmt.Sprintf("%s-%d", name, n)
+}
