@@ -1,0 +1,428 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vsnl
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Commands and attributes of linux/ip_vs.h.
+const (
+	cmdNewService = 1
+	cmdSetService = 2
+	cmdDelService = 3
+	cmdGetService = 4
+	cmdNewDest    = 5
+	cmdSetDest    = 6
+	cmdDelDest    = 7
+	cmdGetDest    = 8
+
+	attrService = 1
+	attrDest    = 2
+
+	svcFamily   = 1
+	svcProtocol = 2
+	svcAddr     = 3
+	svcPort     = 4
+	svcFWMark   = 5
+	svcSched    = 6
+	svcFlags    = 7
+	svcTimeout  = 8
+	svcNetmask  = 9
+
+	destAddr     = 1
+	destPort     = 2
+	destForward  = 3
+	destWeight   = 4
+	destUpper    = 5
+	destLower    = 6
+	destActive   = 7
+	destInactive = 8
+	destPersist  = 9
+	destFamily   = 11
+
+	flagPersistent = 1 // IP_VS_SVC_F_PERSISTENT
+	forwardMasq    = 0 // IP_VS_CONN_F_MASQ
+)
+
+// Key names a virtual server: by what is dialled, or by the mark that packets
+// carry. Comparable.
+type Key struct {
+	// Addr, Port and Protocol (an IP protocol number) are zero if Mark is not.
+	Addr     netip.Addr
+	Port     uint16
+	Protocol uint8
+	// Mark and IPv6 name a virtual server for all marked packets of a family.
+	Mark uint32
+	IPv6 bool
+}
+
+func (k Key) family() uint16 {
+	if k.IPv6 || k.Addr.Is6() {
+		return unix.AF_INET6
+	}
+	return unix.AF_INET
+}
+
+// String is "192.0.2.1:80/6" or "mark 0x5c000001 (IPv4)".
+func (k Key) String() string {
+	if k.Mark == 0 {
+		return fmt.Sprintf("%s/%d", netip.AddrPortFrom(k.Addr, k.Port), k.Protocol)
+	}
+	if k.IPv6 {
+		return fmt.Sprintf("mark %#x (IPv6)", k.Mark)
+	}
+	return fmt.Sprintf("mark %#x (IPv4)", k.Mark)
+}
+
+// Settings are what can be changed of a virtual server.
+type Settings struct {
+	// Scheduler is its name in the kernel, for example "rr".
+	Scheduler string
+	// Persistence keeps a client with its real server for that long after its
+	// last connection; whole seconds, 0 for none.
+	Persistence time.Duration
+}
+
+// VirtualServer is one as the kernel has it.
+type VirtualServer struct {
+	Key
+	Settings
+	Reals []RealServer
+}
+
+// RealServer is one as the kernel has it.
+type RealServer struct {
+	netip.AddrPort
+	// Weight is its share of new connections; 0 gets none, and keeps those it
+	// has.
+	Weight uint32
+	// Active, Inactive and Persistent count its connections: established ones,
+	// others, and clients that are kept with it.
+	Active, Inactive, Persistent uint32
+}
+
+// Op is what a Change does.
+type Op uint8
+
+// The operations.
+const (
+	AddServer Op = iota + 1
+	SetServer
+	DeleteServer // with its real servers
+	AddReal
+	SetReal
+	DeleteReal
+)
+
+var commands = [...]uint8{
+	AddServer: cmdNewService, SetServer: cmdSetService, DeleteServer: cmdDelService,
+	AddReal: cmdNewDest, SetReal: cmdSetDest, DeleteReal: cmdDelDest,
+}
+
+// String is for errors.
+func (o Op) String() string {
+	return [...]string{"", "add virtual server", "change virtual server", "delete virtual server",
+		"add real server", "change real server", "delete real server"}[o]
+}
+
+// Change is one change to a virtual server or one of its real servers.
+type Change struct {
+	Op     Op
+	Server Key
+	// Settings are for AddServer and SetServer.
+	Settings Settings
+	// Real is for the operations on real servers; of it Weight is not used by
+	// DeleteReal, and the counts never are.
+	Real RealServer
+}
+
+// String is for errors.
+func (c Change) String() string {
+	switch c.Op {
+	case AddServer, SetServer:
+		return fmt.Sprintf("%s %s (%s)", c.Op, c.Server, c.Settings.Scheduler)
+	case AddReal, SetReal, DeleteReal:
+		return fmt.Sprintf("%s %s of %s", c.Op, c.Real.AddrPort, c.Server)
+	}
+	return fmt.Sprintf("%s %s", c.Op, c.Server)
+}
+
+// Error is a Change that the kernel refused.
+type Error struct {
+	Change Change
+	Err    error
+}
+
+func (e *Error) Error() string { return e.Change.String() + ": " + e.Err.Error() }
+func (e *Error) Unwrap() error { return e.Err }
+
+func (c *Change) append(buf []byte, family uint16, seq uint32) []byte {
+	m := newMessage(buf, family, unix.NLM_F_ACK, commands[c.Op], familyVersion)
+	binary.NativeEndian.PutUint32(m.buf[m.off+8:], seq)
+	switch c.Op {
+	case AddServer, SetServer:
+		m.service(c.Server, &c.Settings)
+	case DeleteServer:
+		m.service(c.Server, nil)
+	default:
+		m.service(c.Server, nil)
+		m.dest(c.Real, c.Op != DeleteReal)
+	}
+	return m.end()
+}
+
+// message is one generic netlink message at the end of a buffer.
+type message struct {
+	buf []byte
+	off int
+}
+
+func newMessage(buf []byte, family, flags uint16, cmd, version uint8) *message {
+	m := &message{buf: buf, off: len(buf)}
+	m.buf = append(m.buf, 0, 0, 0, 0)
+	m.buf = binary.NativeEndian.AppendUint16(m.buf, family)
+	m.buf = binary.NativeEndian.AppendUint16(m.buf, unix.NLM_F_REQUEST|flags)
+	m.buf = append(m.buf, 0, 0, 0, 0, 0, 0, 0, 0) // sequence number, port id
+	m.buf = append(m.buf, cmd, version, 0, 0)
+	return m
+}
+
+// end completes the message and returns the buffer.
+func (m *message) end() []byte {
+	binary.NativeEndian.PutUint32(m.buf[m.off:], uint32(len(m.buf)-m.off))
+	return m.buf
+}
+
+func align(n int) int { return (n + 3) &^ 3 }
+
+func (m *message) attr(typ uint16, data ...byte) {
+	m.buf = binary.NativeEndian.AppendUint16(m.buf, uint16(4+len(data)))
+	m.buf = binary.NativeEndian.AppendUint16(m.buf, typ)
+	m.buf = append(m.buf, data...)
+	for len(m.buf)%4 != 0 {
+		m.buf = append(m.buf, 0)
+	}
+}
+
+func (m *message) text(typ uint16, s string) { m.attr(typ, append([]byte(s), 0)...) }
+func (m *message) u16(typ, v uint16)         { m.attr(typ, binary.NativeEndian.AppendUint16(nil, v)...) }
+func (m *message) be16(typ, v uint16)        { m.attr(typ, binary.BigEndian.AppendUint16(nil, v)...) }
+func (m *message) u32(typ uint16, v uint32) {
+	m.attr(typ, binary.NativeEndian.AppendUint32(nil, v)...)
+}
+
+// addr is a union nf_inet_addr: 16 bytes for both families.
+func (m *message) addr(typ uint16, a netip.Addr) {
+	var data [16]byte
+	copy(data[:], a.AsSlice())
+	m.attr(typ, data[:]...)
+}
+
+func (m *message) nest(typ uint16) int {
+	off := len(m.buf)
+	m.buf = append(m.buf, 0, 0)
+	m.buf = binary.NativeEndian.AppendUint16(m.buf, typ|unix.NLA_F_NESTED)
+	return off
+}
+
+func (m *message) unnest(off int) {
+	binary.NativeEndian.PutUint16(m.buf[off:], uint16(len(m.buf)-off))
+}
+
+// service writes a virtual server: its name, and its settings if there are.
+func (m *message) service(k Key, s *Settings) {
+	off := m.nest(attrService)
+	defer m.unnest(off)
+	m.u16(svcFamily, k.family())
+	if k.Mark != 0 {
+		m.u32(svcFWMark, k.Mark)
+	} else {
+		m.u16(svcProtocol, uint16(k.Protocol))
+		m.addr(svcAddr, k.Addr)
+		m.be16(svcPort, k.Port)
+	}
+	if s == nil {
+		return
+	}
+	m.text(svcSched, s.Scheduler)
+	var flags uint32
+	if s.Persistence > 0 {
+		flags = flagPersistent
+	}
+	m.attr(svcFlags, binary.NativeEndian.AppendUint32(binary.NativeEndian.AppendUint32(nil, flags), flagPersistent)...)
+	m.u32(svcTimeout, uint32(s.Persistence/time.Second))
+	mask := uint32(0xffffffff) // one client is one IPv4 address
+	if k.family() == unix.AF_INET6 {
+		mask = 128
+	}
+	m.u32(svcNetmask, mask)
+}
+
+// dest writes a real server: its name, and the rest if full.
+func (m *message) dest(r RealServer, full bool) {
+	off := m.nest(attrDest)
+	defer m.unnest(off)
+	m.addr(destAddr, r.Addr())
+	m.be16(destPort, r.Port())
+	family := uint16(unix.AF_INET)
+	if r.Addr().Is6() {
+		family = unix.AF_INET6
+	}
+	m.u16(destFamily, family)
+	if full {
+		m.u32(destForward, forwardMasq)
+		m.u32(destWeight, r.Weight)
+		m.u32(destUpper, 0)
+		m.u32(destLower, 0)
+	}
+}
+
+// attributes calls each for every attribute; a malformed rest is left out.
+func attributes(b []byte, each func(typ uint16, data []byte)) {
+	for len(b) >= 4 {
+		size := int(binary.NativeEndian.Uint16(b))
+		if size < 4 || size > len(b) {
+			return
+		}
+		each(binary.NativeEndian.Uint16(b[2:])&^unix.NLA_F_NESTED, b[4:size])
+		b = b[min(align(size), len(b)):]
+	}
+}
+
+var errMalformed = errors.New("malformed answer from IPVS")
+
+// fields reads attributes of known sizes.
+type fields struct{ bad bool }
+
+func (f *fields) u16(b []byte) uint16 {
+	if len(b) < 2 {
+		f.bad = true
+		return 0
+	}
+	return binary.NativeEndian.Uint16(b)
+}
+
+func (f *fields) be16(b []byte) uint16 {
+	if len(b) < 2 {
+		f.bad = true
+		return 0
+	}
+	return binary.BigEndian.Uint16(b)
+}
+
+func (f *fields) u32(b []byte) uint32 {
+	if len(b) < 4 {
+		f.bad = true
+		return 0
+	}
+	return binary.NativeEndian.Uint32(b)
+}
+
+func (f *fields) addr(b []byte, family uint16) netip.Addr {
+	n := 4
+	if family == unix.AF_INET6 {
+		n = 16
+	}
+	if len(b) < n {
+		f.bad = true
+		return netip.Addr{}
+	}
+	a, _ := netip.AddrFromSlice(b[:n])
+	return a
+}
+
+func decodeService(body []byte) (VirtualServer, error) {
+	var s VirtualServer
+	var f fields
+	var family uint16
+	var addr []byte
+	var flags, timeout uint32
+	each := func(typ uint16, data []byte) {
+		switch typ {
+		case svcFamily:
+			family = f.u16(data)
+		case svcProtocol:
+			s.Protocol = uint8(f.u16(data))
+		case svcAddr:
+			addr = data
+		case svcPort:
+			s.Port = f.be16(data)
+		case svcFWMark:
+			s.Mark = f.u32(data)
+		case svcSched:
+			s.Scheduler = cString(data)
+		case svcFlags:
+			flags = f.u32(data)
+		case svcTimeout:
+			timeout = f.u32(data)
+		}
+	}
+	attributes(body, func(typ uint16, data []byte) {
+		if typ == attrService {
+			attributes(data, each)
+		}
+	})
+	if s.Mark != 0 {
+		s.Key = Key{Mark: s.Mark, IPv6: family == unix.AF_INET6}
+	} else {
+		s.Addr = f.addr(addr, family)
+	}
+	if flags&flagPersistent != 0 {
+		s.Persistence = time.Duration(timeout) * time.Second
+	}
+	if f.bad || family == 0 {
+		return s, errMalformed
+	}
+	return s, nil
+}
+
+func decodeDest(body []byte, family uint16) (RealServer, error) {
+	var r RealServer
+	var f fields
+	var addr []byte
+	var port uint16
+	each := func(typ uint16, data []byte) {
+		switch typ {
+		case destAddr:
+			addr = data
+		case destPort:
+			port = f.be16(data)
+		case destFamily:
+			family = f.u16(data)
+		case destWeight:
+			r.Weight = f.u32(data)
+		case destActive:
+			r.Active = f.u32(data)
+		case destInactive:
+			r.Inactive = f.u32(data)
+		case destPersist:
+			r.Persistent = f.u32(data)
+		}
+	}
+	attributes(body, func(typ uint16, data []byte) {
+		if typ == attrDest {
+			attributes(data, each)
+		}
+	})
+	r.AddrPort = netip.AddrPortFrom(f.addr(addr, family), port)
+	if f.bad {
+		return r, errMalformed
+	}
+	return r, nil
+}
+
+func cString(b []byte) string {
+	for i, c := range b {
+		if c == 0 {
+			return string(b[:i])
+		}
+	}
+	return string(b)
+}
