@@ -30,7 +30,7 @@ type Backend interface {
 	// the kernel has accepted the change.
 	//
 	// changed names the Services that differ from those of the last successful
-	// Sync; the cost follows their number. nil means that anything may differ,
+	// Sync, in any order, perhaps twice; the cost follows their number. nil means that anything may differ,
 	// in the kernel too: everything is read back, compared and repaired.
 	// After an error the next Sync does that by itself, whatever changed says.
 	// Neither argument is kept or modified, but the Services that want points

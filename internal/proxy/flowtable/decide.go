@@ -15,7 +15,7 @@ func Decided(r *Row, d *model.Desired, f model.Family) Want {
 	}
 	w := Want{Action: dec.Action, Sticky: dec.Affinity > 0}
 	for _, ep := range dec.Endpoints {
-		place := placeOf(ep.AddrPort.Addr())
+		place := PlaceOf(ep.AddrPort.Addr())
 		w.To = append(w.To, place)
 		if d.Node.Masquerades(p, ep) {
 			w.Masquerade = append(w.Masquerade, place)

@@ -365,8 +365,8 @@ func ipMode(m corev1.LoadBalancerIPMode) Option {
 
 func label(key, value string) Option { return func(s *Scene) { s.Service.Labels[key] = value } }
 
-// placeOf finds who has an address.
-func placeOf(a netip.Addr) Place {
+// PlaceOf finds who has an address.
+func PlaceOf(a netip.Addr) Place {
 	for _, p := range []Place{Client, Stranger, Node1, Node2, A, B, X, C, D, Loopback} {
 		if p.Addr(model.FamilyOf(a)) == a {
 			return p

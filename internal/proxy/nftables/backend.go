@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"slices"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
@@ -98,6 +99,7 @@ func unsupported(err error) error {
 
 // change applies the difference that some Services make.
 func (b *Backend) change(want model.Desired, changed []types.NamespacedName) (backend.Report, error) {
+	changed = slices.Compact(slices.SortedFunc(slices.Values(changed), compareNames))
 	var tx nfnl.Batch
 	deltas := make([]*delta, len(b.families))
 	for i, f := range b.families {

@@ -76,7 +76,7 @@ type family struct {
 	classes map[elementID]bool
 	// form is how the kernel gives back each chain's rules.
 	form map[string][]nfnl.ReadRule
-	// objects is the number of elements.
+	// objects is the number of elements, not counting those of the classes maps.
 	objects int
 }
 
@@ -163,10 +163,12 @@ func classOf(e element) (use, class, bool) {
 // applied takes note of a delta that the kernel has accepted.
 func (f *family) applied(d *delta) backend.Report {
 	added, deleted := f.shared(d)
-	r := backend.Report{Added: len(d.add) + len(added), Deleted: len(d.del) + len(deleted)}
+	r := backend.Report{Added: len(d.add), Deleted: len(d.del) + len(deleted)}
 	for _, e := range added {
 		if e.set.classes() {
 			f.classes[e.id()] = true
+		} else {
+			r.Added++
 		}
 	}
 	for id, c := range d.refs {

@@ -68,6 +68,9 @@ func (f *family) plan(c *nfnl.Conn, want model.Desired, expected map[elementID]b
 	}
 	for id, e := range have.elements {
 		p.del.DeleteElement(f.table, id.set.String(), e)
+		if f.classes[id] {
+			continue // no longer used, which is not worth a word
+		}
 		p.report.Deleted++
 		drift(id)
 	}
@@ -78,13 +81,14 @@ func (f *family) plan(c *nfnl.Conn, want model.Desired, expected map[elementID]b
 // element takes e off what the kernel has, or adds it.
 func (p *plan) element(have map[elementID]nfnl.Element, e element, drift func(elementID)) {
 	id := e.id()
-	p.report.Objects++
 	if e.set.shared() {
 		p.refs[id]++
 		if p.refs[id] > 1 {
-			p.report.Objects--
 			return
 		}
+	}
+	if !e.set.classes() {
+		p.report.Objects++
 	}
 	old, ok := have[id]
 	delete(have, id)
@@ -154,10 +158,16 @@ func (p *plan) planChains(have *tableState, node *model.Node, compare bool) {
 		}
 		p.chains = append(p.chains, ch)
 	}
+	unused := map[string]bool{}
+	for id := range p.f.classes {
+		if u, c, ok := classOf(element{id.set, nfnl.Element{Key: id.key}}); ok {
+			unused[u.chain(c)] = true
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(have.chains)) {
 		if !p.known[name] {
 			p.drop = append(p.drop, name)
-			if compare {
+			if compare && !unused[name] {
 				p.report.Drift++
 			}
 		}

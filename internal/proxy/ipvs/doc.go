@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package ipvs programs Services with the Linux Virtual Server.
+//
+//	prerouting, output (nf_tables)                       local-in, local-out (IPVS)
+//	  source ranges: drop                                  virtual server by mark
+//	  no endpoints: reject or drop                           or by address and port
+//	  ClusterIP, no such port: reject                            |
+//	  mark the packet  ---------- local route ---------->   real server (NAT)
+//	                              of its own table               |
+//	                                                      postrouting (nf_tables)
+//	                                                        masquerade by mark
+//
+// # Virtual servers
+//
+// A frontend with an address is a virtual server of that address and port, as
+// every IPVS user knows them. A mark stands for what an address can't say: a
+// NodePort, which is every local address at once, and the inside view of a
+// frontend whose two views differ (package model). Marked virtual servers
+// follow no change of the node's addresses, and there is one a NodePort
+// however many addresses the node has.
+//
+// # Addresses
+//
+// IPVS sees only packets that the node takes for its own. Each address gets a
+// local route on the dummy interface causeway-ipvs, in a routing table of its
+// own. It is not added to an interface: then it would be the source of other
+// connections, NodePorts would answer on it, and the kernel would send it in
+// ARP requests, all of which are known faults elsewhere. The kernel still
+// answers ARP for local routes, so a table of the arp family keeps quiet; only
+// the announcer answers, who sees the packets earlier. IPv6 does not answer
+// for what is on no interface.
+//
+// # Removal
+//
+// A real server that is wanted no more gets weight 0 and is deleted when its
+// connections have ended, at the latest after Config.DrainTimeout. A UDP one is
+// deleted at once, so that a client that goes on sending from one port is
+// scheduled anew and not sent into the void. Affinity never leads to a real
+// server with weight 0 (expire_quiescent_template), and a new connection from
+// a reused port does not follow an old one there (conn_reuse_mode).
+//
+// # Order
+//
+// What packets are led to exists before they are led there: virtual servers,
+// then the tables, then routes; and the other way round for removal.
+//
+// # What is owned
+//
+// The tables "ip", "ip6" and "arp" causeway-ipvs; the interface causeway-ipvs
+// and the routing table of Config.RouteTable with its two rules; virtual
+// servers whose mark begins with 0x5c, or whose address is in that routing
+// table. Others may have virtual servers of their own beside them.
+//
+// # Limits
+//
+// Marks of translated packets are overwritten, and are 0 when they leave. A
+// NodePort at 127.0.0.1 cannot be served: IPVS sends no packet from the
+// loopback range anywhere else. Needs Linux 5.9: reject in prerouting, and
+// IPVS that reuses connections without a second's delay.
+package ipvs

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipvs
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
+)
+
+// Name is what the nf_tables tables and the dummy interface are called.
+const Name = "causeway-ipvs"
+
+const familyARP nfnl.Family = 3 // NFPROTO_ARP
+
+// setID names a set or map of the tables.
+type setID uint8
+
+const (
+	setServices         setID = iota // frontend -> action
+	setServicesOutside               // the same, seen from outside if that differs
+	setNodePorts                     // protocol . port -> action
+	setNodePortsOutside              // the same, seen from outside if that differs
+	setAddresses                     // ClusterIPs and load balancer IPs: other ports are refused
+	setRestricted                    // frontends with source ranges
+	setSourceRanges                  // frontend . client range
+	setLocalEndpoints                // addresses of endpoints on this node
+	setHairpin                       // the same, as client . endpoint
+	setLocalPods                     // ranges of the Pods of this node
+	setNodePortAddresses
+	numSets
+)
+
+var setNames = [numSets]string{
+	"services", "services-outside", "node-ports", "node-ports-outside", "addresses", "restricted", "source-ranges",
+	"local-endpoints", "hairpin", "local-pods", "node-port-addresses",
+}
+
+// String is the set's name in the kernel.
+func (s setID) String() string { return setNames[s] }
+
+func tableOf(f model.Family) nfnl.Table {
+	if f == model.IPv4 {
+		return nfnl.Table{Family: nfnl.FamilyIPv4, Name: Name}
+	}
+	return nfnl.Table{Family: nfnl.FamilyIPv6, Name: Name}
+}
+
+var arpTable = nfnl.Table{Family: familyARP, Name: Name}
+
+// sets describes the sets of a family's table.
+func sets(f model.Family) [numSets]nfnl.Set {
+	addr := nfnl.TypeIPv4
+	if f == model.IPv6 {
+		addr = nfnl.TypeIPv6
+	}
+	type ts = []nfnl.Type
+	frontend, port, mark := ts{addr, nfnl.TypeProto, nfnl.TypeService}, ts{nfnl.TypeProto, nfnl.TypeService}, ts{nfnl.TypeMark}
+	all := [numSets]nfnl.Set{
+		setServices: {Key: frontend, Data: mark}, setServicesOutside: {Key: frontend, Data: mark},
+		setNodePorts: {Key: port, Data: mark}, setNodePortsOutside: {Key: port, Data: mark},
+		setAddresses: {Key: ts{addr}}, setRestricted: {Key: frontend},
+		setSourceRanges:   {Key: append(ts{addr, nfnl.TypeProto, nfnl.TypeService}, addr), Interval: true},
+		setLocalEndpoints: {Key: ts{addr}}, setHairpin: {Key: ts{addr, addr}},
+		setLocalPods: {Key: ts{addr}, Interval: true}, setNodePortAddresses: {Key: ts{addr}, Interval: true},
+	}
+	for id := range all {
+		all[id].Table, all[id].Name = tableOf(f), setNames[id]
+	}
+	return all
+}
+
+// arpSet has the IPv4 addresses that the kernel must not answer ARP for.
+var arpSet = nfnl.Set{Table: arpTable, Name: setAddresses.String(), Key: []nfnl.Type{nfnl.TypeIPv4}}
+
+// action is the value of a services map: a small number refuses, any other is
+// the mark that the packet gets.
+type action uint32
+
+const (
+	actionReject action = 1
+	actionDrop   action = 2
+
+	markBase   action = 0x5c000000
+	markMask   action = 0xff000000
+	markInside action = 1 << 23 // the client is on this node
+	markIndex  action = markInside - 1
+	// markMax bounds the index. Index 0 leaves the choice of the virtual server
+	// to address and port.
+	markMax = markIndex
+)
+
+// data is the action as a map's value.
+func (a action) data() string { return string(binary.NativeEndian.AppendUint32(nil, uint32(a))) }
+
+func actionOf(data string) action {
+	if len(data) < 4 {
+		return 0
+	}
+	return action(binary.NativeEndian.Uint32([]byte(data)))
+}
+
+// byMark says whether a chooses a virtual server by mark.
+func (a action) byMark() bool { return a&markMask == markBase && a&markIndex != 0 }
+
+// elementID tells elements apart: two with the same cannot both exist.
+type elementID struct {
+	family model.Family
+	set    setID
+	key    string // the kernel's bytes
+	keyEnd string // of a range over a concatenation
+	end    bool   // the exclusive end of a range
+}
+
+func (e elementID) nfnl(value string) nfnl.Element {
+	return nfnl.Element{Key: e.key, KeyEnd: e.keyEnd, End: e.end, Value: value}
+}
+
+// addr is the address of an element of setAddresses.
+func (e elementID) addr() netip.Addr {
+	a, _ := netip.AddrFromSlice([]byte(e.key))
+	return a
+}
+
+// appendFrontend encodes address . protocol . port, without the address for a
+// NodePort.
+func appendFrontend(b []byte, k model.Key) []byte {
+	if !k.Addr.IsUnspecified() {
+		b = append(b, k.Addr.AsSlice()...)
+	}
+	b = append(b, byte(k.Protocol), 0, 0, 0)
+	b = binary.BigEndian.AppendUint16(b, k.Port)
+	return append(b, 0, 0)
+}

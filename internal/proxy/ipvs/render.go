@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipvs
+
+import (
+	"net/netip"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+)
+
+// server is a virtual server as it must be.
+type server struct {
+	vsnl.Settings
+	reals map[netip.AddrPort]uint32 // weights
+	// owner is for logs.
+	owner types.NamespacedName
+}
+
+// rendered is what one Service comes to.
+type rendered struct {
+	servers map[vsnl.Key]*server
+	// elements are values by element, "" where a set has none. Elements that
+	// several Services can have are counted by whoever adds them up.
+	elements map[elementID]string
+}
+
+// renderer turns Services into virtual servers and elements. It keeps nothing
+// but the marks that it gave.
+type renderer struct {
+	scheduler string
+	families  []model.Family
+	marks     *marks
+	// byInterface says that Pods are known by their interface, which
+	// postrouting cannot see: a mark then tells inside from outside.
+	byInterface bool
+}
+
+func (r *renderer) render(svc *model.Service) rendered {
+	out := rendered{servers: map[vsnl.Key]*server{}, elements: map[elementID]string{}}
+	if svc == nil {
+		return out
+	}
+	for i := range svc.Frontends {
+		f := &svc.Frontends[i]
+		for _, fam := range r.families {
+			if f.Family() == fam {
+				r.frontend(&out, svc, f)
+			}
+		}
+	}
+	return out
+}
+
+func (r *renderer) frontend(out *rendered, svc *model.Service, f *model.Frontend) {
+	fam, key := f.Family(), string(appendFrontend(nil, f.Key))
+	inside := elementID{family: fam, set: setServices, key: key}
+	outside := elementID{family: fam, set: setServicesOutside, key: key}
+	nodePort := f.Kind == model.NodePort
+	if nodePort {
+		inside.set, outside.set = setNodePorts, setNodePortsOutside
+	} else {
+		out.elements[elementID{family: fam, set: setAddresses, key: string(f.Addr.AsSlice())}] = ""
+	}
+	same := f.Outside.Equal(f.Inside) && !(nodePort && r.byInterface)
+	switch {
+	case same && nodePort:
+		r.target(out, svc, f, f.Inside, inside, 0)
+	case same:
+		r.target(out, svc, f, f.Inside, inside, byAddress)
+	case nodePort:
+		r.target(out, svc, f, f.Inside, inside, markInside)
+		r.target(out, svc, f, f.Outside, outside, 0)
+	default:
+		r.target(out, svc, f, f.Inside, inside, markInside)
+		r.target(out, svc, f, f.Outside, outside, byAddress)
+	}
+	if f.Restricted {
+		out.elements[elementID{family: fam, set: setRestricted, key: key}] = ""
+		for _, p := range f.SourceRanges {
+			id := elementID{family: fam, set: setSourceRanges, key: key + string(p.Addr().AsSlice())}
+			id.keyEnd = key + string(model.RangeOf(p).Last.AsSlice())
+			out.elements[id] = ""
+		}
+	}
+}
+
+// byAddress as flags of target: no mark chooses the virtual server.
+const byAddress action = markMask
+
+// target adds the virtual server and the action for one view of a frontend.
+// One that forwards nothing has a virtual server without real servers: it is
+// not created for that, but is kept while connections that it had go on.
+func (r *renderer) target(out *rendered, svc *model.Service, f *model.Frontend, t *model.Target, id elementID, flags action) {
+	s := &server{
+		Settings: vsnl.Settings{Scheduler: r.schedulerOf(svc), Persistence: t.Affinity},
+		reals:    make(map[netip.AddrPort]uint32, len(t.Endpoints)), owner: svc.Name,
+	}
+	key := vsnl.Key{Addr: f.Addr, Port: f.Port, Protocol: uint8(f.Protocol)}
+	act := markBase
+	if flags != byAddress {
+		act |= flags | r.marks.get(id)
+		key = vsnl.Key{Mark: uint32(act), IPv6: id.family == model.IPv6}
+	}
+	switch t.Action {
+	case model.Reject:
+		act = actionReject
+	case model.Drop:
+		act = actionDrop
+	}
+	for i := range t.Endpoints {
+		e := &t.Endpoints[i]
+		s.reals[e.AddrPort] = uint32(e.Weight)
+		if e.Local {
+			a := string(e.AddrPort.Addr().AsSlice())
+			out.elements[elementID{family: id.family, set: setLocalEndpoints, key: a}] = ""
+			out.elements[elementID{family: id.family, set: setHairpin, key: a + a}] = ""
+		}
+	}
+	out.servers[key] = s
+	out.elements[id] = act.data()
+}
+
+// schedulerOf is the Service's own, else the node's.
+func (r *renderer) schedulerOf(svc *model.Service) string {
+	if svc.Scheduler != "" {
+		return svc.Scheduler
+	}
+	return r.scheduler
+}
+
+// renderNode gives the elements that follow from the node alone.
+func renderNode(n *model.Node, families []model.Family) map[elementID]string {
+	out := map[elementID]string{}
+	for _, fam := range families {
+		var pods []netip.Prefix
+		for _, p := range n.PodCIDRs {
+			if model.FamilyOf(p.Addr()) == fam {
+				pods = append(pods, p.Masked())
+			}
+		}
+		for _, p := range model.Disjoint(pods) {
+			addRange(out, elementID{family: fam, set: setLocalPods}, model.RangeOf(p))
+		}
+		for _, r := range n.NodePortRanges(fam) {
+			addRange(out, elementID{family: fam, set: setNodePortAddresses}, r)
+		}
+	}
+	return out
+}
+
+// addRange writes an inclusive range the way a single-part interval set wants
+// it: its start, and the first address behind it marked as the end.
+func addRange(out map[elementID]string, id elementID, r model.AddrRange) {
+	id.key = string(r.First.AsSlice())
+	out[id] = ""
+	if next := r.Last.Next(); next.IsValid() {
+		id.key, id.end = string(next.AsSlice()), true
+		out[id] = ""
+	}
+}
+
+// marks gives every map element that chooses a virtual server by mark an index
+// of its own, and the same one as long as the virtual server exists.
+type marks struct {
+	of    map[elementID]action
+	owner map[action]elementID
+	next  action
+}
+
+func newMarks() *marks { return &marks{of: map[elementID]action{}, owner: map[action]elementID{}, next: 1} }
+
+// get returns an element's index.
+func (m *marks) get(id elementID) action {
+	if i, ok := m.of[id]; ok {
+		return i
+	}
+	for {
+		i := m.next
+		m.next++
+		if m.next > markMax {
+			m.next = 1
+		}
+		if _, taken := m.owner[i]; !taken {
+			m.of[id], m.owner[i] = i, id
+			return i
+		}
+	}
+}
+
+// restore takes over an index that the kernel has for an element.
+func (m *marks) restore(id elementID, i action) {
+	if _, taken := m.owner[i]; !taken {
+		m.of[id], m.owner[i] = i, id
+	}
+}
+
+// reserve keeps an index from being given: a virtual server still has it.
+func (m *marks) reserve(i action) {
+	if _, taken := m.owner[i]; !taken {
+		m.owner[i] = elementID{}
+	}
+}
+
+// release frees an index.
+func (m *marks) release(i action) {
+	if id, ok := m.owner[i]; ok {
+		delete(m.owner, i)
+		if m.of[id] == i {
+			delete(m.of, id)
+		}
+	}
+}
