@@ -32,12 +32,15 @@ import (
 const (
 	// poolLabel on a ServiceCIDR names the ClusterIPPool that needs it.
 	poolLabel = "causeway.dev/pool"
-	// restingRecheck is when the status of a pool with resting values is looked
-	// at again: nothing else tells of the end of a rest.
-	restingRecheck = time.Second
+	// passingRecheck is when the status of a pool with values that are picked or
+	// resting is looked at again: nothing else tells of their end.
+	passingRecheck = time.Second
 	// cidrRecheck is when a ServiceCIDR that is in the way is looked at again.
 	cidrRecheck = 5 * time.Second
 )
+
+// errNotSeen has a pool looked at again in a moment.
+var errNotSeen = errors.New("the book has not seen this version of the pool yet")
 
 // ClusterIPPoolReconciler keeps the status of ClusterIPPools and the
 // ServiceCIDRs that they need.
@@ -87,7 +90,8 @@ func (r *ClusterIPPoolReconciler) Reconcile(ctx context.Context, req reconcile.R
 	}
 	result, fault := r.ensureCIDRs(ctx, &pool)
 	before := pool.DeepCopy()
-	if err := r.fillStatus(ctx, &pool, fault); err != nil {
+	passing, err := r.fillStatus(ctx, &pool, fault)
+	if err != nil {
 		return reconcile.Result{}, err
 	}
 	if !equality.Semantic.DeepEqual(before.Status, pool.Status) {
@@ -95,35 +99,34 @@ func (r *ClusterIPPoolReconciler) Reconcile(ctx context.Context, req reconcile.R
 			return reconcile.Result{}, fmt.Errorf("write status: %w", client.IgnoreNotFound(err))
 		}
 	}
-	if result.RequeueAfter == 0 && resting(pool.Status.IPv4, pool.Status.IPv6) {
-		result.RequeueAfter = restingRecheck
+	if result.RequeueAfter == 0 && passing {
+		result.RequeueAfter = passingRecheck
 	}
 	return result, fault
 }
 
-func resting(usages ...*v1alpha1.AllocationUsage) bool {
-	return slices.ContainsFunc(usages, func(u *v1alpha1.AllocationUsage) bool { return u != nil && u.Quarantined > 0 })
-}
-
-func (r *ClusterIPPoolReconciler) fillStatus(ctx context.Context, pool *v1alpha1.ClusterIPPool, fault error) error {
+// fillStatus says whether some of what it counted passes by itself: picks and
+// rests.
+func (r *ClusterIPPoolReconciler) fillStatus(ctx context.Context, pool *v1alpha1.ClusterIPPool, fault error) (passing bool, err error) {
 	var known bool
 	var clashes, outside []string
 	r.book.with(func(b *book.Book) {
 		known = b.Knows(pool.Name, pool.Generation)
 		b.Expire(r.book.now())
-		pool.Status.IPv4 = usage(b.Addresses(corev1.IPv4Protocol).Stats(pool.Name))
-		pool.Status.IPv6 = usage(b.Addresses(corev1.IPv6Protocol).Stats(pool.Name))
+		v4, v6 := b.Addresses(corev1.IPv4Protocol).Stats(pool.Name), b.Addresses(corev1.IPv6Protocol).Stats(pool.Name)
+		pool.Status.IPv4, pool.Status.IPv6 = usage(v4), usage(v6)
+		passing = v4.Picked+v4.Resting+v6.Picked+v6.Resting > 0
 		clashes, outside = b.Clashes(pool.Name), b.Outside(pool.Name)
 	})
 	if !known {
-		return errors.New("the book has not seen this version of the pool yet") // tried again in a moment
+		return false, errNotSeen
 	}
 	observeUsage(pool.Name, "IPv4", pool.Status.IPv4)
 	observeUsage(pool.Name, "IPv6", pool.Status.IPv6)
 	ranges, invalid := alloc.ParseRanges("spec.ranges", pool.Spec.Ranges)
 	nodes, err := r.nodesInside(ctx, ranges)
 	if err != nil {
-		return err
+		return false, err
 	}
 	pool.Status.ObservedGeneration = pool.Generation
 	setConditions(&pool.Status.Conditions, pool.Generation, errors.Join(invalid, fault),
@@ -131,7 +134,7 @@ func (r *ClusterIPPoolReconciler) fillStatus(ctx context.Context, pool *v1alpha1
 		trouble{v1alpha1.PoolOutsideServiceCIDR, outside, "Outside", "the API server refuses these: create a ServiceCIDR that has them, or write them as CIDRs for Causeway to create it", "Inside"},
 		trouble{v1alpha1.PoolStrays, r.problems.strays(pool.Name, true), "Strays", "see the condition " + v1alpha1.ConditionInPool + " of these Services", "None"},
 	)
-	return nil
+	return passing, nil
 }
 
 // nodesInside returns the nodes whose addresses lie in the ranges.

@@ -59,16 +59,17 @@ func (r *NodePortPoolReconciler) Reconcile(ctx context.Context, req reconcile.Re
 		return reconcile.Result{}, client.IgnoreNotFound(fmt.Errorf("get NodePortPool: %w", err))
 	}
 	before := pool.DeepCopy()
-	var known bool
+	var known, passing bool
 	var clashes []string
 	r.book.with(func(b *book.Book) {
 		known = b.KnowsPorts(pool.Name, pool.Generation)
 		b.Expire(r.book.now())
-		pool.Status.Ports = usage(b.Ports().Stats(pool.Name))
+		stats := b.Ports().Stats(pool.Name)
+		pool.Status.Ports, passing = usage(stats), stats.Picked+stats.Resting > 0
 		clashes = b.PortClashes(pool.Name)
 	})
 	if !known {
-		return reconcile.Result{}, errors.New("the book has not seen this version of the pool yet") // tried again in a moment
+		return reconcile.Result{}, errNotSeen
 	}
 	observeUsage(pool.Name, "ports", pool.Status.Ports)
 	_, bad := alloc.ParsePortRanges("spec.ranges", pool.Spec.Ranges)
@@ -83,8 +84,8 @@ func (r *NodePortPoolReconciler) Reconcile(ctx context.Context, req reconcile.Re
 			return reconcile.Result{}, fmt.Errorf("write status: %w", client.IgnoreNotFound(err))
 		}
 	}
-	if resting(pool.Status.Ports) {
-		return reconcile.Result{RequeueAfter: restingRecheck}, nil
+	if passing {
+		return reconcile.Result{RequeueAfter: passingRecheck}, nil
 	}
 	return reconcile.Result{}, nil
 }

@@ -70,7 +70,7 @@ func (a *ServiceAllocator) Handle(ctx context.Context, req admission.Request) ad
 func (a *ServiceAllocator) answer(ctx context.Context, req admission.Request) (admission.Response, string) {
 	svc, old, err := decodeServices(req)
 	if err != nil {
-		return admission.Errored(http.StatusBadRequest, err), "error"
+		return leaveToAPIServer(err), "error"
 	}
 	if !a.concerned(svc, old) {
 		return admission.Allowed(""), "nothing"
@@ -98,10 +98,17 @@ func (a *ServiceAllocator) answer(ctx context.Context, req admission.Request) (a
 		select {
 		case <-time.After(retryEvery):
 		case <-ctx.Done():
-			// The failure policy lets the API server allocate.
-			return admission.Errored(http.StatusServiceUnavailable, errors.New("no replica may grant addresses and ports")), "nobody"
+			return leaveToAPIServer(errors.New("no replica of Causeway may grant addresses and ports")), "nobody"
 		}
 	}
+}
+
+// leaveToAPIServer lets a Service pass as it is, so that the API server
+// allocates: trouble of Causeway's own must not keep anyone from creating
+// Services. To answer with an error would, because failurePolicy Ignore is for
+// webhooks that do not answer. The reconciler reports what came of it.
+func leaveToAPIServer(err error) admission.Response {
+	return admission.Allowed("").WithWarnings("not allocated from Causeway's pools: " + err.Error())
 }
 
 func decodeServices(req admission.Request) (svc, old *corev1.Service, err error) {
@@ -140,7 +147,7 @@ func (a *ServiceAllocator) concerned(svc, old *corev1.Service) (yes bool) {
 func (a *ServiceAllocator) grant(ctx context.Context, req admission.Request, svc, old *corev1.Service) (admission.Response, error) {
 	namespace, err := a.namespaceLabels(ctx, req.Namespace)
 	if err != nil {
-		return admission.Errored(http.StatusInternalServerError, err), nil
+		return leaveToAPIServer(err), nil
 	}
 	ask := book.Request{
 		Service: svc, Old: old, NamespaceLabels: namespace, UID: string(req.UID),
@@ -152,13 +159,13 @@ func (a *ServiceAllocator) grant(ctx context.Context, req admission.Request, svc
 	case errors.As(err, &refused):
 		return refuse(refused), nil
 	case err != nil:
-		return admission.Errored(http.StatusInternalServerError, err), nil
+		return leaveToAPIServer(err), nil
 	case !a.term.held():
 		return admission.Response{}, errNotHolder // the picks end by themselves
 	}
 	for _, addr := range grant.Rested {
 		if err := a.letGo(ctx, addr); err != nil {
-			return admission.Errored(http.StatusInternalServerError, err), nil
+			return leaveToAPIServer(err), nil
 		}
 	}
 	return admission.Patched("", patches(svc, grant)...), nil

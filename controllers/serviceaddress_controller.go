@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -177,8 +176,8 @@ func (r *ServiceAddressReconciler) allocate(ctx context.Context, svc *corev1.Ser
 		return reconcile.Result{}, fmt.Errorf("complete allocation: %w", err)
 	}
 	switch {
-	case !response.Allowed && response.Result.Code >= http.StatusInternalServerError:
-		return reconcile.Result{}, fmt.Errorf("allocate: %s", response.Result.Message)
+	case len(response.Warnings) > 0:
+		return reconcile.Result{}, fmt.Errorf("allocate: %s", strings.Join(response.Warnings, "; "))
 	case !response.Allowed:
 		err := r.report(ctx, svc, &metav1.Condition{
 			Type: v1alpha1.ConditionInPool, Status: metav1.ConditionFalse, Reason: "Pending", Message: response.Result.Message,

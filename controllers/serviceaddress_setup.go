@@ -39,11 +39,11 @@ type AllocationOptions struct {
 	Peers Peers
 }
 
-// everywhere runs in every replica. A cache with options for a kind doesn't say
+// inEveryReplica runs in every replica. A cache with options for a kind doesn't say
 // of itself that it need not wait for the leader's lease, as plain ones do.
-type everywhere struct{ manager.Runnable }
+type inEveryReplica struct{ manager.Runnable }
 
-func (everywhere) NeedLeaderElection() bool { return false }
+func (inEveryReplica) NeedLeaderElection() bool { return false }
 
 // setupAllocation adds the book, the term, the webhooks and the reconcilers of
 // ClusterIPs and NodePorts.
@@ -67,7 +67,7 @@ func setupAllocation(mgr ctrl.Manager, opts Options) error {
 	}
 	b := newServiceBook(mgr.GetCache(), holds, config)
 	t := newTerm(mgr.GetConfig(), opts.SystemNamespace, opts.Allocation.Peers.Address, b.synced)
-	for _, runnable := range []manager.Runnable{everywhere{holds}, b, t} {
+	for _, runnable := range []manager.Runnable{inEveryReplica{holds}, b, t} {
 		if err := mgr.Add(runnable); err != nil {
 			return err
 		}

@@ -1,0 +1,430 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package soak
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/controllers"
+	"github.com/causeway-lb/causeway/internal/lab/controlplane"
+)
+
+const (
+	shortOperations = 1500
+	shortKills      = 2
+	longKills       = 5
+	slots           = 8 // Services that a worker has at most
+)
+
+// tenants are namespaces: two with pools of their own, one without.
+var tenants = []struct {
+	namespace string
+	addresses []v1alpha1.AddressRange
+	ports     v1alpha1.PortRange
+}{
+	{"blue", []v1alpha1.AddressRange{"10.96.64.0/20", "fd00:10:96::4000/116"}, "30000-30999"},
+	{"green", []v1alpha1.AddressRange{"10.97.0.0/22", "fd00:10:96::5000/116"}, "31000-31999"},
+	{"grey", nil, ""},
+}
+
+// Whatever workers do and whoever is killed: no address or port twice, no
+// request refused, and in the end the pools count what the Services have.
+func TestAllocation(t *testing.T) {
+	operations, kills := shortOperations, shortKills
+	if text := os.Getenv("SOAK_OPERATIONS"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			t.Fatalf("SOAK_OPERATIONS: %v", err)
+		}
+		operations, kills = n, longKills
+	}
+	s := newSoak(t)
+	start := time.Now()
+	s.run(operations, kills)
+	t.Logf("%d operations in %s (%.0f a second), %d kills, %d explicit requests refused because taken",
+		operations, time.Since(start).Round(time.Second), float64(operations)/time.Since(start).Seconds(), kills, s.taken.Load())
+	s.checkUnique()
+	s.checkPlaced()
+	s.checkCounts()
+}
+
+// soak is an API server with two replicas and the pools.
+type soak struct {
+	t        *testing.T
+	api      client.Client
+	replicas []*process
+
+	left  atomic.Int64 // operations to do
+	taken atomic.Int64
+
+	mu       sync.Mutex
+	failures []string
+}
+
+func newSoak(t *testing.T) *soak {
+	t.Helper()
+	ctx := t.Context()
+	assets, err := controlplane.Assets(ctx, "etcd", "kube-apiserver")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := filepath.Join("..", "..", "config")
+	env := &envtest.Environment{
+		BinaryAssetsDirectory: assets, ControlPlaneStartTimeout: time.Minute, Scheme: controllers.NewScheme(),
+		CRDDirectoryPaths: []string{filepath.Join(config, "crd", "bases")}, ErrorIfCRDPathMissing: true,
+		WebhookInstallOptions: envtest.WebhookInstallOptions{Paths: []string{filepath.Join(config, "webhook", "manifests.yaml")}},
+	}
+	env.ControlPlane.GetAPIServer().Configure().Set("service-cluster-ip-range", "10.96.0.0/16,fd00:10:96::/112")
+	rest, err := env.Start()
+	t.Cleanup(func() {
+		if err := env.Stop(); err != nil {
+			t.Errorf("stop API server: %v", err)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rest.QPS, rest.Burst = 2000, 4000
+	s := &soak{t: t}
+	if s.api, err = client.New(rest, client.Options{Scheme: controllers.NewScheme()}); err != nil {
+		t.Fatal(err)
+	}
+	s.must(s.api.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.SystemNamespace}}))
+	s.startReplicas(env)
+	s.makePools(ctx)
+	return s
+}
+
+func (s *soak) must(err error) {
+	s.t.Helper()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *soak) startReplicas(env *envtest.Environment) {
+	dir := s.t.TempDir()
+	kubeconfig := filepath.Join(dir, "kubeconfig")
+	s.must(os.WriteFile(kubeconfig, env.KubeConfig, 0o600))
+	hooks := env.WebhookInstallOptions
+	s.must(os.WriteFile(filepath.Join(hooks.LocalServingCertDir, "ca.crt"), hooks.LocalServingCAData, 0o600))
+	log, err := os.Create(filepath.Join(dir, "replicas.log"))
+	s.must(err)
+	s.t.Cleanup(func() {
+		if s.t.Failed() {
+			text, _ := os.ReadFile(log.Name())
+			s.t.Logf("the replicas said:\n%s", text[max(0, len(text)-20000):])
+		}
+	})
+	for range 2 {
+		port, err := freePort()
+		s.must(err)
+		p := &process{kubeconfig: kubeconfig, certs: hooks.LocalServingCertDir, port: port, log: log}
+		s.must(p.start())
+		s.t.Cleanup(p.kill)
+		s.replicas = append(s.replicas, p)
+	}
+	listener, err := net.Listen("tcp", net.JoinHostPort(hooks.LocalServingHost, strconv.Itoa(hooks.LocalServingPort)))
+	s.must(err)
+	s.t.Cleanup(func() { _ = listener.Close() })
+	go (&front{listener: listener, replicas: s.replicas}).serve()
+}
+
+func freePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	return l.Addr().(*net.TCPAddr).Port, l.Close()
+}
+
+// makePools creates the namespaces and pools and waits until they are served.
+func (s *soak) makePools(ctx context.Context) {
+	for _, tenant := range tenants {
+		s.must(s.api.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: tenant.namespace, Labels: map[string]string{"tenant": tenant.namespace}}}))
+		if tenant.addresses == nil {
+			continue
+		}
+		selects := &metav1.LabelSelector{MatchLabels: map[string]string{"tenant": tenant.namespace}}
+		rest := &metav1.Duration{Duration: 2 * time.Second}
+		addresses := &v1alpha1.ClusterIPPool{
+			ObjectMeta: metav1.ObjectMeta{Name: tenant.namespace},
+			Spec:       v1alpha1.ClusterIPPoolSpec{Ranges: tenant.addresses, NamespaceSelector: selects, Quarantine: rest},
+		}
+		ports := &v1alpha1.NodePortPool{
+			ObjectMeta: metav1.ObjectMeta{Name: tenant.namespace},
+			Spec:       v1alpha1.NodePortPoolSpec{Ranges: []v1alpha1.PortRange{tenant.ports}, NamespaceSelector: selects, Quarantine: rest},
+		}
+		// The pools' webhooks are Fail: this waits for a replica to serve.
+		s.eventually("create pools", func() error { return client.IgnoreAlreadyExists(s.api.Create(ctx, addresses)) })
+		s.eventually("create pools", func() error { return client.IgnoreAlreadyExists(s.api.Create(ctx, ports)) })
+	}
+	for _, tenant := range tenants[:2] {
+		s.eventually("serve pool "+tenant.namespace, func() error {
+			var pool v1alpha1.ClusterIPPool
+			if err := s.api.Get(ctx, client.ObjectKey{Name: tenant.namespace}, &pool); err != nil {
+				return err
+			}
+			if pool.Status.IPv4 == nil || pool.Status.IPv4.Free < 500 {
+				return errors.New("no free addresses yet")
+			}
+			return nil
+		})
+	}
+	s.eventually("elect who grants", func() error { _, err := s.granter(ctx); return err })
+}
+
+// granter returns the replica that holds the allocator's lease.
+func (s *soak) granter(ctx context.Context) (*process, error) {
+	var lease coordinationv1.Lease
+	if err := s.api.Get(ctx, client.ObjectKey{Namespace: v1alpha1.SystemNamespace, Name: "causeway-allocator"}, &lease); err != nil {
+		return nil, err
+	}
+	for _, r := range s.replicas {
+		if strings.HasSuffix(ptr.Deref(lease.Spec.HolderIdentity, ""), "@"+r.address()) {
+			return r, nil
+		}
+	}
+	return nil, errors.New("nobody holds the lease")
+}
+
+func (s *soak) eventually(what string, f func() error) {
+	s.t.Helper()
+	var err error
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		if err = f(); err == nil {
+			return
+		}
+	}
+	s.t.Fatalf("%s: %v", what, err)
+}
+
+func (s *soak) run(operations, kills int) {
+	ctx := s.t.Context()
+	s.left.Store(int64(operations))
+	var wg sync.WaitGroup
+	for i := range 50 {
+		w := &worker{soak: s, id: i, rng: rand.New(rand.NewPCG(uint64(i), 42)), has: map[int]string{}}
+		wg.Go(func() { w.run(ctx) })
+	}
+	wg.Go(func() {
+		for k := 1; k <= kills; k++ {
+			until := int64(operations) * int64(kills+1-k) / int64(kills+1)
+			for s.left.Load() > until {
+				time.Sleep(20 * time.Millisecond)
+			}
+			victim, err := s.granter(ctx)
+			if err != nil {
+				s.fail("kill %d: %v", k, err)
+				continue
+			}
+			victim.kill()
+			time.Sleep(time.Second)
+			if err := victim.start(); err != nil {
+				s.fail("start replica again: %v", err)
+			}
+		}
+	})
+	wg.Wait()
+	for _, f := range s.failures {
+		s.t.Error(f)
+	}
+}
+
+func (s *soak) fail(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.failures) < 20 {
+		s.failures = append(s.failures, fmt.Sprintf(format, args...))
+	}
+}
+
+// checkUnique looks for an address or a port that two Services have.
+func (s *soak) checkUnique() {
+	var list corev1.ServiceList
+	s.must(s.api.List(s.t.Context(), &list))
+	owners := map[string]string{}
+	claim := func(value string, svc *corev1.Service) {
+		key := client.ObjectKeyFromObject(svc).String()
+		if other, ok := owners[value]; ok && other != key {
+			s.t.Errorf("%s belongs to %s and to %s", value, other, key)
+		}
+		owners[value] = key
+	}
+	for i := range list.Items {
+		svc := &list.Items[i]
+		for _, ip := range svc.Spec.ClusterIPs {
+			if ip != corev1.ClusterIPNone {
+				claim(ip, svc)
+			}
+		}
+		for _, p := range svc.Spec.Ports {
+			if p.NodePort != 0 {
+				claim(fmt.Sprint("port ", p.NodePort), svc)
+			}
+		}
+		if n := svc.Spec.HealthCheckNodePort; n != 0 {
+			claim(fmt.Sprint("port ", n), svc)
+		}
+	}
+	if len(owners) < 50 {
+		s.t.Errorf("only %d values are in use: the soak does nothing", len(owners))
+	}
+}
+
+// checkPlaced looks for Services that are neither in their pool nor reported as
+// being outside.
+func (s *soak) checkPlaced() {
+	strays := 0
+	s.eventually("every Service is in its pool or reported", func() error {
+		strays = 0
+		var list corev1.ServiceList
+		if err := s.api.List(s.t.Context(), &list); err != nil {
+			return err
+		}
+		for i := range list.Items {
+			svc := &list.Items[i]
+			reported := meta.IsStatusConditionFalse(svc.Status.Conditions, v1alpha1.ConditionInPool)
+			if placed(svc) == reported {
+				return fmt.Errorf("%s with %v: in its pool: %v, reported: %v", client.ObjectKeyFromObject(svc), svc.Spec.ClusterIPs, placed(svc), reported)
+			}
+			if reported {
+				strays++
+			}
+		}
+		return nil
+	})
+	s.t.Logf("%d Services were allocated by the API server while no replica answered, and are reported", strays)
+}
+
+// placed tells whether a Service has nothing but values of its tenant's pools,
+// or, without pools, nothing of any pool.
+func placed(svc *corev1.Service) bool {
+	ok := true
+	for _, text := range svc.Spec.ClusterIPs {
+		if a, err := netip.ParseAddr(text); err == nil {
+			ok = ok && home(func(i int) bool { return inRanges(tenants[i].addresses, a) }) == homeOf(svc)
+		}
+	}
+	ports := []int32{svc.Spec.HealthCheckNodePort}
+	for _, p := range svc.Spec.Ports {
+		ports = append(ports, p.NodePort)
+	}
+	for _, n := range ports {
+		if n != 0 {
+			ok = ok && home(func(i int) bool { return inPorts(tenants[i].ports, n) }) == homeOf(svc)
+		}
+	}
+	return ok
+}
+
+// home returns the tenant whose pool has a value, and -1 for none.
+func home(has func(int) bool) int {
+	for i := range tenants {
+		if has(i) {
+			return i
+		}
+	}
+	return -1
+}
+
+// homeOf returns the tenant whose pools serve a Service, and -1 for none.
+func homeOf(svc *corev1.Service) int {
+	return home(func(i int) bool { return tenants[i].namespace == svc.Namespace && tenants[i].addresses != nil })
+}
+
+func inRanges(ranges []v1alpha1.AddressRange, a netip.Addr) bool {
+	for _, r := range ranges {
+		if netip.MustParsePrefix(string(r)).Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+func inPorts(r v1alpha1.PortRange, n int32) bool {
+	var first, last int32
+	_, err := fmt.Sscanf(string(r), "%d-%d", &first, &last)
+	return err == nil && first <= n && n <= last
+}
+
+// checkCounts waits until the pools count exactly what Services have.
+func (s *soak) checkCounts() {
+	s.eventually("the pools count what the Services have", func() error {
+		ctx := s.t.Context()
+		var services corev1.ServiceList
+		if err := s.api.List(ctx, &services); err != nil {
+			return err
+		}
+		for i, tenant := range tenants[:2] {
+			v4, v6, ports := count(services.Items, i)
+			var addresses v1alpha1.ClusterIPPool
+			var nodePorts v1alpha1.NodePortPool
+			for _, pool := range []client.Object{&addresses, &nodePorts} {
+				if err := s.api.Get(ctx, types.NamespacedName{Name: tenant.namespace}, pool); err != nil {
+					return err
+				}
+			}
+			for _, c := range []struct {
+				what string
+				want int
+				got  *v1alpha1.AllocationUsage
+			}{{"IPv4", v4, addresses.Status.IPv4}, {"IPv6", v6, addresses.Status.IPv6}, {"ports", ports, nodePorts.Status.Ports}} {
+				if int(c.got.Used) != c.want || c.got.Quarantined != 0 {
+					return fmt.Errorf("%s of %s: Services have %d, the pool counts %+v", c.what, tenant.namespace, c.want, *c.got)
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// count counts the values of a tenant's pools that Services have.
+func count(services []corev1.Service, tenant int) (v4, v6, ports int) {
+	seen := map[int32]bool{}
+	for _, svc := range services {
+		for _, text := range svc.Spec.ClusterIPs {
+			a, err := netip.ParseAddr(text)
+			switch {
+			case err != nil || !inRanges(tenants[tenant].addresses, a):
+			case a.Is4():
+				v4++
+			default:
+				v6++
+			}
+		}
+		numbers := []int32{svc.Spec.HealthCheckNodePort}
+		for _, p := range svc.Spec.Ports {
+			numbers = append(numbers, p.NodePort)
+		}
+		for _, n := range numbers {
+			if inPorts(tenants[tenant].ports, n) {
+				seen[n] = true
+			}
+		}
+	}
+	return v4, v6, len(seen)
+}
