@@ -93,12 +93,13 @@ func (m *Machine) hold(now time.Time, holder Peer) {
 	}
 	m.enter(now, Held)
 	m.holder, m.answered = holder, true
-	recheck := m.timing.Recheck
-	if !holder.Alive {
-		recheck = m.timing.LostRecheck
-		if m.want.LostRecheck != 0 {
-			recheck = m.want.LostRecheck
-		}
+	recheck := m.timing.LostRecheck
+	if m.want.LostRecheck != 0 {
+		recheck = m.want.LostRecheck
+	}
+	if holder.Alive {
+		// Seldom at last; but two claims that crossed may just have made both stop.
+		recheck = min(max(recheck, now.Sub(m.heldSince)), m.timing.Recheck)
 	}
 	m.deadline = now.Add(recheck)
 }

@@ -96,9 +96,9 @@ type Timing struct {
 	Repeats []time.Duration
 	// Refresh is the interval of announcements after the last of Repeats.
 	Refresh time.Duration
-	// Recheck is how often the holder of a Held address is asked whether it still
-	// has it, while membership holds it alive and would tell of its end;
-	// LostRecheck while membership has lost it.
+	// LostRecheck is how often the holder of a Held address is asked whether it
+	// still has it. While membership holds it alive, and so would tell of its end,
+	// that becomes rarer, up to Recheck.
 	Recheck, LostRecheck time.Duration
 	// Release is how long a node that may no longer announce goes on answering
 	// if it hears no successor.
@@ -124,7 +124,7 @@ func DefaultTiming() Timing {
 	return Timing{
 		Probe:   ProbeTiming{Count: 3, Interval: 100 * time.Millisecond, Wait: 150 * time.Millisecond},
 		Hurry:   ProbeTiming{Count: 2, Interval: 15 * time.Millisecond, Wait: 25 * time.Millisecond},
-		Repeats: []time.Duration{100 * time.Millisecond, 1200 * time.Millisecond, 2500 * time.Millisecond},
+		Repeats: []time.Duration{100 * time.Millisecond, 400 * time.Millisecond, 1200 * time.Millisecond, 2500 * time.Millisecond},
 		Refresh: time.Minute,
 		Recheck: 5 * time.Second,
 

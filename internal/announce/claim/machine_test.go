@@ -97,7 +97,7 @@ func TestSilenceLeadsToAnnouncement(t *testing.T) {
 	b.run(time.Millisecond)
 	b.expect(Announcing, "answer", "announce")
 	b.run(3 * time.Second) // more than a second later once more, because of locktime
-	b.expect(Announcing, "announce", "announce", "announce")
+	b.expect(Announcing, "announce", "announce", "announce", "announce")
 	b.run(70 * time.Second)
 	b.expect(Announcing, "announce")
 }
