@@ -36,6 +36,8 @@
 //
 // # Invariants
 //
+//   - Whatever part of a plan's creates and updates has been written, and in
+//     whatever order, no endpoint is missing that was there before and stays.
 //   - The order of Pods, slices and Nodes in the input is irrelevant.
 //   - Computing again on the result changes nothing.
 //   - Arguments are never changed, and slices to create or update share no

@@ -87,6 +87,10 @@ type packing struct {
 	// spares are slices that are not needed as they are: they will be updated to
 	// something else, or deleted. Either costs one write.
 	spares []*discoveryv1.EndpointSlice
+	// left are slices whose endpoints have moved to others. They can only be
+	// deleted, and only after those have been written: an update to something
+	// else might come first, and then endpoints would be missing for a while.
+	left []*discoveryv1.EndpointSlice
 }
 
 // packingGroup is the part of a packing that has one port list.
@@ -139,30 +143,84 @@ func (l *layout) keep(p *packing, family discoveryv1.AddressType, keyOf keyFunc)
 	for _, group := range p.groups {
 		groups[group.key] = group
 	}
+	var obsolete []*discoveryv1.EndpointSlice
 	for _, existing := range l.existing[family] {
-		if !l.mayAdopt(existing) {
-			l.plan.Delete = append(l.plan.Delete, existing)
-			continue
-		}
 		group := groups[keyOfPorts(existing.Ports)]
+		switch {
+		case !l.mayAdopt(existing):
+			l.plan.Delete = append(l.plan.Delete, existing)
+		case group == nil:
+			obsolete = append(obsolete, existing)
+		default:
+			l.addDraft(p, group, p.keepSlice(existing, group, byKey, keyOf))
+		}
+	}
+	room := p.roomNeeded()
+	for _, existing := range obsolete {
+		group := p.heir(existing, byKey, keyOf, room)
 		if group == nil {
 			p.spares = append(p.spares, existing)
 			l.plan.Removed += len(existing.Endpoints)
 			continue
 		}
 		d := p.keepSlice(existing, group, byKey, keyOf)
-		l.plan.Removed += len(existing.Endpoints) - len(d.targets)
-		d.write = d.write || !l.template.upToDate(existing)
-		if d.write && len(d.targets) == 0 {
-			p.spares = append(p.spares, existing)
-			continue
-		}
-		group.drafts = append(group.drafts, d)
+		d.write = true // for the ports
+		room[group.list]--
+		l.addDraft(p, group, d)
 	}
 	for _, group := range p.groups {
 		group.waiting = p.unplaced(group)
 		l.plan.Added += len(group.waiting)
 	}
+}
+
+// addDraft adds what is kept of a slice to its group, or makes a spare of the
+// slice if nothing is.
+func (l *layout) addDraft(p *packing, group *packingGroup, d *draft) {
+	l.plan.Removed += len(d.existing.Endpoints) - len(d.targets)
+	d.write = d.write || !l.template.upToDate(d.existing)
+	if d.write && len(d.targets) == 0 {
+		p.spares = append(p.spares, d.existing)
+		return
+	}
+	group.drafts = append(group.drafts, d)
+}
+
+// roomNeeded returns, by port list, how many slices those targets fill that have
+// no place yet.
+func (p *packing) roomNeeded() []int {
+	needed := make([]int, len(p.lists))
+	for i := range p.targets {
+		if !p.targets[i].placed {
+			needed[p.targets[i].group]++
+		}
+	}
+	for i := range needed {
+		needed[i] = (needed[i] + p.max - 1) / p.max
+	}
+	return needed
+}
+
+// heir returns the group to which most of the endpoints of a slice belong whose
+// own ports nobody has any more, among the groups that need room; nil for none.
+// Such a slice gets other ports in place, and keeps its endpoints.
+func (p *packing) heir(existing *discoveryv1.EndpointSlice, byKey map[string]int32, keyOf keyFunc, room []int) *packingGroup {
+	counts := make([]int, len(p.lists))
+	for i := range existing.Endpoints {
+		for _, group := range p.groups {
+			key, ok := keyOf(&existing.Endpoints[i], group.key)
+			if index, wanted := byKey[key]; ok && wanted && p.targets[index].group == group.list && !p.targets[index].placed {
+				counts[group.list]++
+			}
+		}
+	}
+	var best *packingGroup
+	for _, group := range p.groups {
+		if n := counts[group.list]; n > 0 && room[group.list] > 0 && (best == nil || n > counts[best.list]) {
+			best = group
+		}
+	}
+	return best
 }
 
 func (l *layout) mayAdopt(slice *discoveryv1.EndpointSlice) bool {
@@ -222,7 +280,7 @@ func (l *layout) write(p *packing, family discoveryv1.AddressType) {
 		l.plan.Needed += total
 	}
 	l.plan.Slices += total
-	l.plan.Delete = append(l.plan.Delete, p.spares...)
+	l.plan.Delete = append(append(l.plan.Delete, p.spares...), p.left...)
 }
 
 func (l *layout) writeDraft(p *packing, d *draft, family discoveryv1.AddressType) {

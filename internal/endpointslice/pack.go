@@ -68,11 +68,11 @@ func (p *packing) merge() {
 	}
 }
 
-// discard makes a spare of an existing slice whose targets have moved.
+// discard drops a slice whose targets have moved.
 func (p *packing) discard(group *packingGroup, d *draft) {
 	group.drafts = slices.DeleteFunc(group.drafts, func(other *draft) bool { return other == d })
 	if d.existing != nil {
-		p.spares = append(p.spares, d.existing)
+		p.left = append(p.left, d.existing)
 	}
 }
 

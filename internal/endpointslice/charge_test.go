@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package endpointslice
+
+import (
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+)
+
+// rivalsOf returns copies of slices as kube-controller-manager would name them.
+func rivalsOf(list []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
+	var rivals []*discoveryv1.EndpointSlice
+	for _, slice := range list {
+		rival := slice.DeepCopy()
+		rival.Name += "-rival"
+		rival.Labels[discoveryv1.LabelManagedBy] = RivalManagedBy
+		rivals = append(rivals, rival)
+	}
+	return rivals
+}
+
+func TestTakeOverInPlace(t *testing.T) {
+	service := testService()
+	service.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
+	ours := apply(t, nil, Compute(Input{Service: service, Pods: testPods(150), Nodes: testNodes}))
+	theirs := rivalsOf(ours)
+	plan := Compute(Input{Service: service, Pods: testPods(150), Nodes: testNodes, Slices: theirs})
+	if len(plan.Update) != 2 || plan.Writes() != 2 {
+		t.Fatalf("%d writes, want two updates", plan.Writes())
+	}
+	taken := apply(t, theirs, plan)
+	for i := range taken {
+		diff(t, "endpoints", theirs[i].Endpoints, taken[i].Endpoints)
+		if taken[i].Labels[discoveryv1.LabelManagedBy] != ManagedBy {
+			t.Errorf("slice %s is managed by %s", taken[i].Name, taken[i].Labels[discoveryv1.LabelManagedBy])
+		}
+	}
+	for i, back := range HandBack(taken) {
+		diff(t, "labels", theirs[i].Labels, back.Labels)
+		diff(t, "endpoints", theirs[i].Endpoints, back.Endpoints)
+	}
+}
+
+func TestCovers(t *testing.T) {
+	service := testService()
+	service.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
+	ours := apply(t, nil, Compute(Input{Service: service, Pods: testPods(3), Nodes: testNodes}))
+	change := func(f func(*discoveryv1.EndpointSlice)) []*discoveryv1.EndpointSlice {
+		theirs := rivalsOf(ours)
+		f(theirs[0])
+		return theirs
+	}
+	for _, test := range []struct {
+		name   string
+		theirs []*discoveryv1.EndpointSlice
+		want   bool
+	}{
+		{"the same", change(func(*discoveryv1.EndpointSlice) {}), true},
+		{"more", change(func(s *discoveryv1.EndpointSlice) {
+			s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{Addresses: []string{"10.244.0.99"}})
+		}), true},
+		{"one less", change(func(s *discoveryv1.EndpointSlice) { s.Endpoints = s.Endpoints[1:] }), false},
+		{"one not ready", change(func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Conditions.Ready = new(false) }), false},
+		{"other ports", change(func(s *discoveryv1.EndpointSlice) { s.Ports[0].Port = new(int32(1)) }), false},
+		{"none", nil, false},
+	} {
+		if got := Covers(test.theirs, ours); got != test.want {
+			t.Errorf("%s: %t", test.name, got)
+		}
+	}
+	if !Covers(nil, nil) {
+		t.Error("nothing is covered by nothing")
+	}
+}
+
+func TestForeignFamilies(t *testing.T) {
+	slice := func(name, manager string, family discoveryv1.AddressType) *discoveryv1.EndpointSlice {
+		s := &discoveryv1.EndpointSlice{AddressType: family}
+		s.Name, s.Labels = name, map[string]string{discoveryv1.LabelManagedBy: manager}
+		return s
+	}
+	got := ForeignFamilies([]*discoveryv1.EndpointSlice{
+		slice("ours", ManagedBy, discoveryv1.AddressTypeIPv6), slice("fine", "me", discoveryv1.AddressTypeIPv4),
+		slice("wrong", "me", discoveryv1.AddressTypeIPv6), slice("name", "me", discoveryv1.AddressTypeFQDN),
+	}, []discoveryv1.AddressType{discoveryv1.AddressTypeIPv4})
+	diff(t, "names", []string{"wrong", "name"}, got)
+}
