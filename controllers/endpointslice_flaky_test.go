@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/causeway-lb/causeway/internal/endpointslice"
+)
+
+// flakyAPI holds slices as an API server does: with resource versions, names
+// that can be taken, and a watch that lags. It fails at random, also after it
+// has done what it was asked for.
+type flakyAPI struct {
+	client.Client // nil: what is not below is not used
+
+	mu      sync.Mutex
+	rng     *rand.Rand
+	failing bool
+	serial  int
+	slices  map[string]*discoveryv1.EndpointSlice
+	watch   []func(*endpointslice.Index) // events not yet told
+	changed func()                       // called after each change
+}
+
+var errFlaky = errors.New("injected")
+
+// fail decides about one request: not at all, before, or after it is done.
+func (a *flakyAPI) fail() (before, after error) {
+	if !a.failing {
+		return nil, nil
+	}
+	switch a.rng.IntN(10) {
+	case 0, 1:
+		return errFlaky, nil
+	case 2, 3:
+		return nil, errFlaky
+	}
+	return nil, nil
+}
+
+func (a *flakyAPI) put(slice *discoveryv1.EndpointSlice) {
+	a.serial++
+	slice.ResourceVersion = strconv.Itoa(a.serial)
+	if slice.UID == "" {
+		slice.UID = types.UID("uid-" + slice.ResourceVersion)
+	}
+	stored := slice.DeepCopy()
+	a.slices[slice.Name] = stored
+	a.watch = append(a.watch, func(x *endpointslice.Index) { x.SetSlice(stored.DeepCopy()) })
+	a.changed()
+}
+
+func (a *flakyAPI) Create(_ context.Context, object client.Object, _ ...client.CreateOption) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	before, after := a.fail()
+	if before != nil {
+		return before
+	}
+	slice := object.(*discoveryv1.EndpointSlice)
+	if a.slices[slice.Name] != nil {
+		return apierrors.NewAlreadyExists(discoveryv1.Resource("endpointslices"), slice.Name)
+	}
+	a.put(slice)
+	return after
+}
+
+func (a *flakyAPI) Update(_ context.Context, object client.Object, _ ...client.UpdateOption) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	before, after := a.fail()
+	if before != nil {
+		return before
+	}
+	slice := object.(*discoveryv1.EndpointSlice)
+	old := a.slices[slice.Name]
+	switch {
+	case old == nil:
+		return apierrors.NewNotFound(discoveryv1.Resource("endpointslices"), slice.Name)
+	case old.ResourceVersion != slice.ResourceVersion || old.UID != slice.UID:
+		return apierrors.NewConflict(discoveryv1.Resource("endpointslices"), slice.Name, errors.New("changed"))
+	}
+	a.put(slice)
+	return after
+}
+
+func (a *flakyAPI) Delete(_ context.Context, object client.Object, options ...client.DeleteOption) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	before, after := a.fail()
+	if before != nil {
+		return before
+	}
+	var wanted client.DeleteOptions
+	wanted.ApplyOptions(options)
+	old := a.slices[object.GetName()]
+	switch {
+	case old == nil:
+		return apierrors.NewNotFound(discoveryv1.Resource("endpointslices"), object.GetName())
+	case wanted.Preconditions != nil && *wanted.Preconditions.UID != old.UID:
+		return apierrors.NewConflict(discoveryv1.Resource("endpointslices"), object.GetName(), errors.New("another one"))
+	}
+	a.remove(old)
+	return after
+}
+
+func (a *flakyAPI) remove(old *discoveryv1.EndpointSlice) {
+	a.serial++
+	delete(a.slices, old.Name)
+	a.watch = append(a.watch, func(x *endpointslice.Index) { x.DeleteSlice(old.DeepCopy()) })
+	a.changed()
+}
+
+func (a *flakyAPI) Get(_ context.Context, key client.ObjectKey, into client.Object, _ ...client.GetOption) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if before, after := a.fail(); before != nil || after != nil {
+		return errFlaky
+	}
+	slice := a.slices[key.Name]
+	if slice == nil {
+		return apierrors.NewNotFound(discoveryv1.Resource("endpointslices"), key.Name)
+	}
+	slice.DeepCopyInto(into.(*discoveryv1.EndpointSlice))
+	return nil
+}
+
+// tell delivers up to n events of the watch.
+func (a *flakyAPI) tell(x *endpointslice.Index, n int) {
+	a.mu.Lock()
+	events := a.watch[:min(n, len(a.watch))]
+	a.watch = a.watch[len(events):]
+	a.mu.Unlock()
+	for _, event := range events {
+		event(x)
+	}
+}
+
+// addresses returns how often each address is in the slices.
+func (a *flakyAPI) addresses() map[string]int {
+	counts := map[string]int{}
+	for _, slice := range a.slices {
+		for _, endpoint := range slice.Endpoints {
+			counts[endpoint.Addresses[0]]++
+		}
+	}
+	return counts
+}
+
+// flakyPod returns a ready Pod.
+func flakyPod(n int) *corev1.Pod {
+	address := fmt.Sprintf("10.244.%d.%d", n/250, n%250+1)
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "spec", Name: fmt.Sprintf("web-%d", n), UID: types.UID(fmt.Sprint(n)),
+			Labels: map[string]string{"app": "web"}},
+		Spec: corev1.PodSpec{NodeName: "node-1"},
+		Status: corev1.PodStatus{PodIP: address, PodIPs: []corev1.PodIP{{IP: address}},
+			Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}},
+	}
+}
+
+// flakyHistory lets Pods come and go while the API fails and the watch lags.
+type flakyHistory struct {
+	rng        *rand.Rand
+	api        *flakyAPI
+	reconciler *EndpointSliceReconciler
+	steady     int // Pods 0 to steady-1 stay all the time
+	pods       map[int]bool
+	next       int
+	converged  bool
+	missing    string
+}
+
+func newFlakyHistory(seed uint64) *flakyHistory {
+	h := &flakyHistory{rng: rand.New(rand.NewPCG(seed, 3)), steady: 150, pods: map[int]bool{}}
+	h.api = &flakyAPI{rng: h.rng, slices: map[string]*discoveryv1.EndpointSlice{}, changed: h.check}
+	feed := &endpointFeed{index: endpointslice.NewIndex()}
+	h.reconciler = &EndpointSliceReconciler{Client: h.api, Live: h.api, Recorder: events.NewFakeRecorder(100), feed: feed}
+	feed.index.SetNode(endpointslice.Node{Name: "node-1"})
+	feed.index.SetService(&corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "spec", Name: "web", UID: "service"},
+		Spec: corev1.ServiceSpec{
+			ClusterIP: "10.96.0.1", IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}, Selector: map[string]string{"app": "web"},
+			Ports: []corev1.ServicePort{{Port: 80, Protocol: corev1.ProtocolTCP}},
+		},
+	})
+	for range h.steady {
+		h.come()
+	}
+	return h
+}
+
+// check looks, after each write, whether a Pod that stays is without endpoint.
+func (h *flakyHistory) check() {
+	if !h.converged || h.missing != "" {
+		return
+	}
+	counts := h.api.addresses()
+	for n := range h.steady {
+		if address := flakyPod(n).Status.PodIP; counts[address] == 0 {
+			h.missing = address
+			return
+		}
+	}
+}
+
+func (h *flakyHistory) come() {
+	h.pods[h.next] = true
+	h.reconciler.feed.index.SetPod(flakyPod(h.next))
+	h.next++
+}
+
+func (h *flakyHistory) change() {
+	if h.rng.IntN(2) == 0 {
+		for range 1 + h.rng.IntN(60) {
+			h.come()
+		}
+		return
+	}
+	going := h.rng.IntN(len(h.pods))
+	for n := range h.pods {
+		if n >= h.steady && going > 0 {
+			going--
+			delete(h.pods, n)
+			h.reconciler.feed.index.DeletePod(client.ObjectKeyFromObject(flakyPod(n)))
+		}
+	}
+}
+
+// vandalise deletes a slice behind the controller's back.
+func (h *flakyHistory) vandalise() {
+	h.api.mu.Lock()
+	defer h.api.mu.Unlock()
+	for _, slice := range h.api.slices {
+		h.converged = false // until the next quiet pass, endpoints may miss
+		h.api.remove(slice)
+		return
+	}
+}
+
+func (h *flakyHistory) pass(ctx context.Context) error {
+	_, err := h.reconciler.Reconcile(ctx, ctrl.Request{NamespacedName: types.NamespacedName{Namespace: "spec", Name: "web"}})
+	return err
+}
+
+// settle lets the API recover and checks the outcome.
+func (h *flakyHistory) settle(ctx context.Context) {
+	GinkgoHelper()
+	h.api.failing = false
+	for range 2 {
+		h.api.tell(h.reconciler.feed.index, len(h.api.watch))
+		Expect(h.pass(ctx)).To(Succeed())
+	}
+	want := map[string]int{}
+	for n := range h.pods {
+		want[flakyPod(n).Status.PodIP] = 1
+	}
+	Expect(h.api.addresses()).To(Equal(want))
+	h.converged = true
+}
+
+var _ = Describe("EndpointSlices on an API that fails", func() {
+	It("come out right, and no endpoint is ever missing that should be there", func(ctx SpecContext) {
+		for seed := range uint64(40) {
+			h := newFlakyHistory(seed)
+			h.settle(ctx)
+			for range 25 {
+				h.api.failing = true
+				for range 1 + h.rng.IntN(4) {
+					h.change()
+					h.reconciler.states[types.NamespacedName{Namespace: "spec", Name: "web"}].sparseSince = pick(h.rng, time.Time{}, time.Unix(1, 0))
+					_ = h.pass(ctx) // may fail: that is the point
+					h.api.tell(h.reconciler.feed.index, h.rng.IntN(4))
+				}
+				if h.rng.IntN(5) == 0 {
+					h.vandalise()
+				}
+				h.settle(ctx)
+				Expect(h.missing).To(BeEmpty(), "seed %d: an endpoint of a Pod that stayed was missing", seed)
+			}
+		}
+	}, SpecTimeout(2*time.Minute))
+})
+
+// pick returns one of the values.
+func pick[T any](rng *rand.Rand, values ...T) T { return values[rng.IntN(len(values))] }
+
