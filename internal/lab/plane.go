@@ -304,12 +304,13 @@ func tail(path string, lines int) string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
-// markControlPlane gives the control plane's node the label that
-// NodeRestriction doesn't let it take by itself, as kubeadm does.
+// markControlPlane gives the control plane's node the labels that
+// NodeRestriction doesn't let it take by itself, the two of kubeadm's that
+// matter here: its role, and that load balancers keep away from it.
 func (l *Lab) markControlPlane(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	patch := []byte(`{"metadata":{"labels":{"` + controlPlaneRole + `":""}}}`)
+	patch := fmt.Appendf(nil, `{"metadata":{"labels":{%q:"",%q:""}}}`, controlPlaneRole, corev1.LabelNodeExcludeBalancers)
 	for {
 		_, err := l.Kubernetes.CoreV1().Nodes().Patch(ctx, ControlPlane, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
 		if err == nil {

@@ -66,6 +66,7 @@ func TestUnservableServicesStayPending(t *testing.T) {
 
 	small := pool("small", "192.0.2.180/32")
 	small.Spec.AutoAssign = ptr.To(false)
+	small.Spec.Quarantine = &metav1.Duration{} // none
 	if err := api.Create(ctx, small); err != nil {
 		t.Fatal(err)
 	}

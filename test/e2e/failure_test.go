@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -54,8 +55,8 @@ func (l *load) stop(t *testing.T, ctx context.Context) {
 			t.Errorf("%s: only %d requests were sent", name, len(results))
 		}
 		if failed := results.Failed(); len(failed) > 0 {
-			t.Errorf("%s: %d of %d requests failed, the longest outage %s, the first error: %v",
-				name, len(failed), len(results), results.LongestOutage(), failed[0].Err)
+			t.Errorf("%s: %d of %d requests failed, the first %s after the start, the last %s: %v", name, len(failed), len(results),
+				failed[0].Sent.Sub(results[0].Sent), failed[len(failed)-1].Sent.Sub(results[0].Sent), failed[0].Err)
 		}
 	}
 }
@@ -154,6 +155,12 @@ func TestNodeDies(t *testing.T) {
 	if err := before.PowerOff(); err != nil {
 		t.Fatal(err)
 	}
+	on := sync.OnceValue(before.PowerOn)
+	t.Cleanup(func() {
+		if err := on(); err != nil {
+			t.Error(err)
+		}
+	})
 	time.Sleep(4 * time.Second)
 	results := generator.Stop().Since(died)
 	steady, ok := results.Steady()
@@ -168,7 +175,7 @@ func TestNodeDies(t *testing.T) {
 	if got := learned(t, address); got != after.Name() {
 		t.Errorf("the client sends to %s; %s announces", got, after.Name())
 	}
-	if err := before.PowerOn(); err != nil {
+	if err := on(); err != nil {
 		t.Fatal(err)
 	}
 	if err := cluster.WaitInstalled(ctx); err != nil {
@@ -190,6 +197,7 @@ func TestAPIServerDown(t *testing.T) {
 	answering(t, ctx, lab.Client, frontend(address, 80), all())
 	traffic := startLoad(t, ctx, service, address)
 	cluster.KillAPIServer()
+	restarted = time.Now()
 	time.Sleep(3 * time.Second)
 	if err := cluster.StartAPIServer(ctx); err != nil {
 		t.Fatal(err)
