@@ -58,6 +58,7 @@ type LoadBalancerReconciler struct {
 	Traffic TrafficReader
 
 	waiting *waiting
+	remote  remote
 	touch   func(pools ...string) // has the pools' status computed again
 	backoff workqueue.TypedRateLimiter[types.NamespacedName]
 }
@@ -201,12 +202,15 @@ func (r *LoadBalancerReconciler) request(ctx context.Context, svc *corev1.Servic
 // ensure has the Service served at its addresses.
 func (r *LoadBalancerReconciler) ensure(ctx context.Context, svc *corev1.Service, p provisioner.Provisioner, addrs []netip.Addr) (provisioner.Result, error) {
 	want := provisioner.DesiredOf(svc, addrs)
-	if p.Capabilities().NeedsNodes {
-		nodes, err := r.Traffic.Nodes(ctx, svc)
-		if err != nil {
-			return provisioner.Result{}, err
-		}
-		want.Nodes = nodes
+	key := client.ObjectKeyFromObject(svc)
+	if !p.Capabilities().NeedsNodes {
+		r.remote.remove(key)
+		return p.Ensure(ctx, want)
+	}
+	r.remote.set(key, want.LocalPolicy)
+	var err error
+	if want.Nodes, err = r.Traffic.Nodes(ctx, svc); err != nil {
+		return provisioner.Result{}, err
 	}
 	return p.Ensure(ctx, want)
 }
@@ -224,8 +228,10 @@ func (r *LoadBalancerReconciler) stop(ctx context.Context, svc *corev1.Service) 
 		return err
 	}
 	if _, known := r.Registry.Class(class); ours && !known {
-		return fmt.Errorf("release Service %s: load balancer class %q, which served it, is not configured any more: configure it again, or remove annotation %s and finalizer %s by hand",
-			owner, class, v1alpha1.ProvisionerAnnotation, v1alpha1.LoadBalancerFinalizer)
+		note := fmt.Sprintf("Load balancer class %q, which served the Service, is not configured any more: configure it again, or remove annotation %s and finalizer %s by hand",
+			class, v1alpha1.ProvisionerAnnotation, v1alpha1.LoadBalancerFinalizer)
+		r.event(svc, corev1.EventTypeWarning, "ClassNotConfigured", "Release", note)
+		return fmt.Errorf("release Service %s: %s", owner, note)
 	}
 	if svc.DeletionTimestamp.IsZero() {
 		if err := r.clearStatus(ctx, svc); err != nil {
@@ -247,6 +253,7 @@ func (r *LoadBalancerReconciler) stop(ctx context.Context, svc *corev1.Service) 
 func (r *LoadBalancerReconciler) forget(ctx context.Context, owner provisioner.Owner) error {
 	key := types.NamespacedName{Namespace: owner.Namespace, Name: owner.Name}
 	r.waiting.remove(key)
+	r.remote.remove(key)
 	r.backoff.Forget(key)
 	var errs []error
 	for _, class := range r.Registry.Classes() {

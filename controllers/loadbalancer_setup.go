@@ -5,9 +5,11 @@ package controllers
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
@@ -49,7 +51,11 @@ func addLoadBalancer(mgr ctrl.Manager, opts Options) error {
 	if opts.DefaultLoadBalancer {
 		defaultClass = pools.Class()
 	}
-	registry, err := provisioner.NewRegistry(defaultClass, pools)
+	external, err := externalProvisioners(mgr, opts.ExternalLoadBalancers)
+	if err != nil {
+		return err
+	}
+	registry, err := provisioner.NewRegistry(defaultClass, append(external, pools)...)
 	if err != nil {
 		return err
 	}
@@ -66,6 +72,7 @@ func addLoadBalancer(mgr ctrl.Manager, opts Options) error {
 	return (&LoadBalancerReconciler{
 		Client: mgr.GetClient(), Registry: registry, Index: index,
 		Recorder: mgr.GetEventRecorder("causeway-controller"),
+		Traffic:  cachedTraffic{mgr.GetClient()},
 		touch:    poolController.Touch,
 	}).SetupWithManager(mgr)
 }
@@ -95,7 +102,7 @@ func (r *LoadBalancerReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		r.touch = func(...string) {}
 	}
 	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](200*time.Millisecond, serveBackoffMax)
-	err := ctrl.NewControllerManagedBy(mgr).
+	build := ctrl.NewControllerManagedBy(mgr).
 		Named("loadbalancer").
 		For(&corev1.Service{}, builder.WithPredicates(servicePredicate())).
 		Watches(&corev1.Service{}, r.serviceFeed(), builder.WithPredicates(servicePredicate())).
@@ -104,12 +111,25 @@ func (r *LoadBalancerReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&corev1.Namespace{}, r.namespaceFeed(), builder.WithPredicates(predicate.LabelChangedPredicate{})).
 		Watches(&corev1.Node{}, r.exclusionFeed(nodeExclusions)).
 		Watches(&networkingv1.ServiceCIDR{}, r.exclusionFeed(serviceExclusions)).
-		WithOptions(controller.Options{MaxConcurrentReconciles: workers, RateLimiter: limiter}).
-		Complete(r)
-	if err != nil {
+		WithOptions(controller.Options{MaxConcurrentReconciles: workers, RateLimiter: limiter})
+	if r.needsNodes() {
+		if err := indexSlices(mgr); err != nil {
+			return err
+		}
+		build = build.Watches(&corev1.Node{}, r.nodeFeed()).Watches(&discoveryv1.EndpointSlice{}, r.sliceFeed())
+	}
+	if err := build.Complete(r); err != nil {
 		return fmt.Errorf("set up controller for LoadBalancer Services: %w", err)
 	}
 	return nil
+}
+
+// needsNodes tells whether any provisioner is told about nodes.
+func (r *LoadBalancerReconciler) needsNodes() bool {
+	return slices.ContainsFunc(r.Registry.Classes(), func(class string) bool {
+		p, _ := r.Registry.Class(class)
+		return p.Capabilities().NeedsNodes
+	})
 }
 
 // servicePredicate lets through Services that are, or were, of type

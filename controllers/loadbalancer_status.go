@@ -36,6 +36,7 @@ func (r *LoadBalancerReconciler) report(ctx context.Context, svc *corev1.Service
 	conditions := []metav1.Condition{allocated(out)}
 	if len(out.allocation.Addresses) == 0 {
 		meta.RemoveStatusCondition(&svc.Status.Conditions, v1alpha1.ServiceAnnounced)
+		meta.RemoveStatusCondition(&svc.Status.Conditions, v1alpha1.ServiceHealthy)
 	}
 	conditions = append(conditions, out.result.Conditions...)
 	for _, c := range conditions {
@@ -128,7 +129,7 @@ func ingressOf(svc *corev1.Service, served []provisioner.Ingress) []corev1.LoadB
 func (r *LoadBalancerReconciler) clearStatus(ctx context.Context, svc *corev1.Service) error {
 	base := svc.DeepCopy()
 	svc.Status.LoadBalancer.Ingress = nil
-	for _, c := range []string{v1alpha1.ServiceAllocated, v1alpha1.ServiceAnnounced} {
+	for _, c := range []string{v1alpha1.ServiceAllocated, v1alpha1.ServiceAnnounced, v1alpha1.ServiceHealthy} {
 		meta.RemoveStatusCondition(&svc.Status.Conditions, c)
 	}
 	return client.IgnoreNotFound(r.patchStatus(ctx, svc, base))

@@ -20,6 +20,9 @@ type Options struct {
 	// DefaultLoadBalancer serves Services of type LoadBalancer that name no
 	// class, too.
 	DefaultLoadBalancer bool
+	// ExternalLoadBalancers is a file that describes load balancers outside the
+	// cluster, each with a class of its own. Empty means none.
+	ExternalLoadBalancers string
 	// EndpointSlices says who keeps the slices of Services that
 	// kube-controller-manager could keep too; empty means auto.
 	EndpointSlices EndpointSliceMode
@@ -60,8 +63,6 @@ type setup struct {
 
 // setups is filled by the init function of each reconciler's file.
 var setups []setup
-
-func always(Features) bool { return true }
 
 // SetupWithManager adds every reconciler and webhook that the options ask for.
 // It starts nothing.

@@ -51,6 +51,7 @@ func parseFlags() flags {
 	flag.DurationVar(&f.leaseDuration, "leader-lease-duration", 15*time.Second, "how long a dead leader keeps the others waiting")
 	flag.Float64Var(&f.qps, "kube-api-qps", 200, "requests a second to the API server, on average; twice as many in a burst")
 	flag.BoolVar(&f.options.DefaultLoadBalancer, "default-load-balancer", true, "serve Services of type LoadBalancer that have no loadBalancerClass")
+	flag.StringVar(&f.options.ExternalLoadBalancers, "external-load-balancers", "", "file that describes load balancers outside the cluster, by class")
 	flag.BoolVar(&f.options.Features.LoadBalancer, "load-balancer", true, "give LoadBalancer addresses from pools")
 	flag.BoolVar(&f.options.Features.Allocation, "allocation", true, "give ClusterIPs and NodePorts from pools")
 	flag.StringVar(&f.options.Allocation.NodePortRange, "service-node-port-range", "30000-32767", "the API server's flag of that name")

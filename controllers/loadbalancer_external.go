@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+
+	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/provisioner"
+	"github.com/causeway-lb/causeway/internal/provisioner/haproxy"
+)
+
+// toBeDeletedTaint is put on a node by the cluster autoscaler before it takes
+// the machine away.
+const toBeDeletedTaint = "ToBeDeletedByClusterAutoscaler"
+
+// slicesByService indexes cached EndpointSlices by their Service's name.
+const slicesByService = "causeway.loadbalancer.service"
+
+// externalProvisioners makes the provisioners that a file of external load
+// balancers describes; none for an empty path.
+func externalProvisioners(mgr ctrl.Manager, path string) ([]provisioner.Provisioner, error) {
+	if path == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read external load balancers: %w", err)
+	}
+	configs, err := haproxy.Parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	var out []provisioner.Provisioner
+	for _, config := range configs {
+		config.Holders = func(ctx context.Context) ([]haproxy.Holder, error) {
+			return holdersOf(ctx, mgr.GetClient(), config.Class)
+		}
+		p, err := haproxy.New(config)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+// holdersOf lists the Services that a class serves, by their status.
+func holdersOf(ctx context.Context, c client.Reader, class string) ([]haproxy.Holder, error) {
+	list := &corev1.ServiceList{}
+	if err := c.List(ctx, list); err != nil {
+		return nil, err
+	}
+	var out []haproxy.Holder
+	for i := range list.Items {
+		svc := &list.Items[i]
+		if svc.Annotations[v1alpha1.ProvisionerAnnotation] != class {
+			continue
+		}
+		h := haproxy.Holder{Owner: provisioner.OwnerOf(svc)}
+		for _, in := range svc.Status.LoadBalancer.Ingress {
+			if addr, err := netip.ParseAddr(in.IP); err == nil {
+				h.Addresses = append(h.Addresses, addr)
+			}
+		}
+		for _, p := range provisioner.DesiredOf(svc, nil).Ports {
+			h.Ports = append(h.Ports, p.Port)
+		}
+		out = append(out, h)
+	}
+	return out, nil
+}
+
+// cachedTraffic answers from the manager's cache.
+type cachedTraffic struct{ client.Reader }
+
+// Nodes implements TrafficReader. As KEP-3458 has it, a node that is not ready
+// stays: the load balancer's own health checks know better.
+func (c cachedTraffic) Nodes(ctx context.Context, svc *corev1.Service) ([]provisioner.Node, error) {
+	nodes := &corev1.NodeList{}
+	if err := c.List(ctx, nodes); err != nil {
+		return nil, fmt.Errorf("list Nodes: %w", err)
+	}
+	endpoints, err := c.endpoints(ctx, svc)
+	if err != nil {
+		return nil, err
+	}
+	var out []provisioner.Node
+	for i := range nodes.Items {
+		node := &nodes.Items[i]
+		if addrs := nodeAddresses(node); takesTraffic(node) && len(addrs) > 0 {
+			out = append(out, provisioner.Node{Name: node.Name, Addresses: addrs, ReadyEndpoints: endpoints[node.Name]})
+		}
+	}
+	return out, nil
+}
+
+// endpoints counts a Service's ready endpoints by node. One that is in slices
+// of both families counts once, by its Pod.
+func (c cachedTraffic) endpoints(ctx context.Context, svc *corev1.Service) (map[string]int, error) {
+	list := &discoveryv1.EndpointSliceList{}
+	if err := c.List(ctx, list, client.InNamespace(svc.Namespace), client.MatchingFields{slicesByService: svc.Name}); err != nil {
+		return nil, fmt.Errorf("list EndpointSlices: %w", err)
+	}
+	seen := map[string]map[string]bool{}
+	for _, slice := range list.Items {
+		for _, e := range slice.Endpoints {
+			if e.NodeName == nil || len(e.Addresses) == 0 || e.Conditions.Ready != nil && !*e.Conditions.Ready {
+				continue
+			}
+			id := e.Addresses[0]
+			if e.TargetRef != nil {
+				id = string(e.TargetRef.UID)
+			}
+			if seen[*e.NodeName] == nil {
+				seen[*e.NodeName] = map[string]bool{}
+			}
+			seen[*e.NodeName][id] = true
+		}
+	}
+	counts := make(map[string]int, len(seen))
+	for node, ids := range seen {
+		counts[node] = len(ids)
+	}
+	return counts, nil
+}
+
+// takesTraffic tells whether load balancers may send to a node: not when it is
+// going, labelled as excluded, or about to be taken away.
+func takesTraffic(node *corev1.Node) bool {
+	_, excluded := node.Labels[corev1.LabelNodeExcludeBalancers]
+	return !excluded && node.DeletionTimestamp.IsZero() &&
+		!slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == toBeDeletedTaint })
+}
+
+// nodeAddresses are a node's InternalIPs, the first of each family.
+func nodeAddresses(node *corev1.Node) []netip.Addr {
+	var out []netip.Addr
+	for _, a := range node.Status.Addresses {
+		addr, err := netip.ParseAddr(a.Address)
+		if a.Type != corev1.NodeInternalIP || err != nil {
+			continue
+		}
+		addr = addr.Unmap()
+		if !slices.ContainsFunc(out, func(o netip.Addr) bool { return o.BitLen() == addr.BitLen() }) {
+			out = append(out, addr)
+		}
+	}
+	return out
+}
+
+// remote are the Services served by provisioners that need nodes; true for
+// those that also follow endpoints.
+type remote struct {
+	mu       sync.Mutex
+	services map[types.NamespacedName]bool
+}
+
+func (r *remote) set(key types.NamespacedName, followsEndpoints bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.services == nil {
+		r.services = map[types.NamespacedName]bool{}
+	}
+	r.services[key] = followsEndpoints
+}
+
+func (r *remote) remove(key types.NamespacedName) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.services, key)
+}
+
+func (r *remote) all() []types.NamespacedName {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Keys(r.services))
+}
+
+func (r *remote) followsEndpoints(key types.NamespacedName) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.services[key]
+}
+
+// nodeFeed tries remote Services again when a node comes, goes, or changes in
+// what load balancers look at.
+func (r *LoadBalancerReconciler) nodeFeed() handler.EventHandler {
+	return watchFuncs(
+		func(_ context.Context, before, now *corev1.Node, q queue) {
+			if before == nil || takesTraffic(before) != takesTraffic(now) ||
+				!equality.Semantic.DeepEqual(before.Status.Addresses, now.Status.Addresses) {
+				enqueue(q, r.remote.all())
+			}
+		},
+		func(_ context.Context, _ *corev1.Node, q queue) { enqueue(q, r.remote.all()) })
+}
+
+// sliceFeed tries a remote Service again whose endpoints matter.
+func (r *LoadBalancerReconciler) sliceFeed() handler.EventHandler {
+	wake := func(s *discoveryv1.EndpointSlice, q queue) {
+		key := types.NamespacedName{Namespace: s.Namespace, Name: s.Labels[discoveryv1.LabelServiceName]}
+		if r.remote.followsEndpoints(key) {
+			enqueue(q, []types.NamespacedName{key})
+		}
+	}
+	return watchFuncs(
+		func(_ context.Context, _, now *discoveryv1.EndpointSlice, q queue) { wake(now, q) },
+		func(_ context.Context, last *discoveryv1.EndpointSlice, q queue) { wake(last, q) })
+}
+
+// indexSlices makes slicesByService usable.
+func indexSlices(mgr ctrl.Manager) error {
+	err := mgr.GetFieldIndexer().IndexField(context.Background(), &discoveryv1.EndpointSlice{}, slicesByService, func(o client.Object) []string {
+		return []string{o.GetLabels()[discoveryv1.LabelServiceName]}
+	})
+	if err != nil {
+		return fmt.Errorf("index EndpointSlices: %w", err)
+	}
+	return nil
+}
