@@ -52,13 +52,17 @@ func (l *loop) act(now time.Time, addresses []elect.Address, mine []link, result
 			l.closePort(now, p)
 		}
 	}
-	l.enroll(addresses, wanted, results)
+	local := l.elections(addresses, results)
+	l.enroll(addresses, wanted, local)
 	for _, p := range l.ports {
 		if p.dirty || p.claimed != len(addresses) {
 			l.listen(p)
 		}
 	}
-	l.set(now, addresses, wanted, results)
+	l.set(now, addresses, wanted, results, local)
+	for _, p := range l.ports {
+		l.plan(p, addresses, wanted, local[p])
+	}
 }
 
 // port gives the open port of key, or nil if it cannot be opened now.
@@ -143,11 +147,11 @@ func (l *loop) count(p *port) {
 
 // enroll makes entries for addresses that this node is elected for, and lets go
 // of those that are idle and not elected.
-func (l *loop) enroll(addresses []elect.Address, wanted []map[*port]bool, results []elect.Result) {
+func (l *loop) enroll(addresses []elect.Address, wanted []map[*port]bool, local map[*port][]elect.Result) {
 	self := l.s.cfg.Node
 	for i := range addresses {
 		for p := range wanted[i] {
-			if p.entries[addresses[i].Addr] == nil && results[i].Announcer == self {
+			if p.entries[addresses[i].Addr] == nil && local[p][i].Announcer == self {
 				e := &entry{addr: addresses[i].Addr, port: p, log: l.log}
 				e.machine = claim.New(l.s.timing, e)
 				p.entries[e.addr], p.asked[e.addr], p.dirty = e, true, true
@@ -169,7 +173,7 @@ func (l *loop) listen(p *port) {
 }
 
 // set tells every machine what is wanted of it.
-func (l *loop) set(now time.Time, addresses []elect.Address, wanted []map[*port]bool, results []elect.Result) {
+func (l *loop) set(now time.Time, addresses []elect.Address, wanted []map[*port]bool, results []elect.Result, local map[*port][]elect.Result) {
 	defer func() { l.shout = false }()
 	old := l.results
 	l.results = make(map[netip.Addr]elect.Result, len(results))
@@ -190,7 +194,11 @@ func (l *loop) set(now time.Time, addresses []elect.Address, wanted []map[*port]
 			want := claim.Want{Refresh: spread(refresh, addr), LostRecheck: recheck}
 			if i, ok := listed[addr]; ok && wanted[i][p] {
 				want.Failback = l.snap.Addresses[i].Pool.Failback
-				l.role(&want, addr, results[i], old[addr])
+				l.role(&want, addr, local[p][i], old[addr])
+				if local[p][i].Announcer != results[i].Announcer {
+					// For as long as the elected one is missing. If it is not, it stays.
+					want.Failback, want.Hurry = claim.Never, true
+				}
 			}
 			before, _ := e.machine.State()
 			e.machine.Set(now, want)

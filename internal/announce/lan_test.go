@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -458,4 +459,89 @@ func TestFailbackNever(t *testing.T) {
 		macs := l.ask(vip4)
 		return len(macs) == 1 && macs[0] == first.MAC
 	})
+}
+
+// TestManyAddresses: 2,000 addresses on one node are announced within two seconds
+// of its start, and questions are answered at once.
+func TestManyAddresses(t *testing.T) {
+	var addrs []netip.Addr
+	for i := range 2000 {
+		a := netip.AddrFrom4([4]byte{192, 0, byte(4 + i/250), byte(i % 250)})
+		if i%2 == 1 {
+			b := netip.MustParseAddr("2001:db8:0:1:1::").As16()
+			b[14], b[15] = byte(i>>8), byte(i)
+			a = netip.AddrFrom16(b)
+		}
+		addrs = append(addrs, a)
+	}
+	l := newLAN(t, announcetest.Options{Nodes: 1, Addresses: addrs})
+	l.must(l.Change(func(c *announcetest.Command) { c.Interfaces = []string{"eth*"} }))
+	start := time.Now()
+	l.must(l.Start())
+	took := l.eventually(20*time.Second, "all are announced", func() bool {
+		announced := 0
+		for _, e := range l.Events(start) {
+			if e.Report != nil && e.Report.State == announce.Announced {
+				announced++
+			}
+		}
+		return announced == len(addrs)
+	})
+	t.Logf("%d addresses announced %v after the process was started", len(addrs), took)
+	if took > 2*time.Second && !busyMachine() {
+		t.Errorf("announced after %v, want less than two seconds", took)
+	}
+	var times []time.Duration
+	for i := range 1000 {
+		a := addrs[i*2%len(addrs)+i%2]
+		at, err := l.asker.Question(a)
+		l.must(err)
+		var got []announcetest.Answer
+		l.eventually(time.Second, fmt.Sprintf("an answer for %v", a), func() bool {
+			got = l.asker.Answers(a, at)
+			return len(got) > 0
+		})
+		if l.Node(got[0].MAC) != l.Nodes[0] {
+			t.Fatalf("%v: answer from %v", a, got[0].MAC)
+		}
+		times = append(times, got[0].At.Sub(at))
+	}
+	slices.Sort(times)
+	t.Logf("answers: p50 %v, p99 %v", times[len(times)/2], times[len(times)*99/100])
+	if p50 := times[len(times)/2]; p50 > time.Millisecond {
+		t.Errorf("half of the answers took %v or more, want less than a millisecond", p50)
+	}
+}
+
+// busyMachine tells whether more runs here than the cores can do, so that times
+// say nothing.
+func busyMachine() bool {
+	var load float64
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return false
+	}
+	_, err = fmt.Sscan(string(b), &load)
+	return err == nil && load > float64(runtime.NumCPU())
+}
+
+// TestLANCutButGossipAlive: the announcer's cable to the LAN is cut at the switch
+// while the other network carries the gossip. Another node announces within a
+// second, and gives the address back.
+func TestLANCutButGossipAlive(t *testing.T) {
+	l := startLAN(t, announcetest.Options{Nodes: 3, Management: true})
+	for _, a := range []netip.Addr{vip4, vip6} {
+		host := l.announcer(a)
+		l.must(host.Cut())
+		took := l.eventually(3*time.Second, "another node answers", func() bool {
+			macs := l.ask(a)
+			return len(macs) == 1 && macs[0] != host.MAC
+		})
+		t.Logf("%v: another answers after %v", a, took)
+		l.must(host.Mend())
+		l.eventually(3*time.Second, "the elected node answers alone again", func() bool {
+			macs := l.ask(a)
+			return len(macs) == 1 && macs[0] == host.MAC
+		})
+	}
 }

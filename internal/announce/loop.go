@@ -38,14 +38,16 @@ type loop struct {
 	keyedAt time.Time
 
 	// The last election.
-	dirty   bool // it has to be held again, as soon as ready
-	nodes   []elect.Node
-	lost    map[string]time.Time // since when a node that is not alive is lost
-	calm    time.Time            // until then announcements are repeated often
-	shout   bool                 // everything announced has to be announced again
-	results map[netip.Addr]elect.Result
-	names   map[wire.NodeID]string
-	macs    map[wire.MAC]string
+	dirty bool // it has to be held again, as soon as ready
+	nodes []elect.Node
+	lost  map[string]time.Time // since when a node that is not alive is lost
+	calm  time.Time            // until then announcements are repeated often
+	shout bool                 // everything announced has to be announced again
+
+	patrolAt time.Time
+	results  map[netip.Addr]elect.Result
+	names    map[wire.NodeID]string
+	macs     map[wire.MAC]string
 
 	ports    map[portKey]*port
 	retry    map[portKey]time.Time
@@ -122,6 +124,7 @@ func (l *loop) step(now time.Time) {
 		e.machine.Tick(now)
 		l.after(now, e, before)
 	})
+	l.patrol(now)
 	for _, p := range l.ports {
 		if p.dirty {
 			l.listen(p)
@@ -135,6 +138,14 @@ func (l *loop) next(now time.Time) time.Duration {
 	wait := time.Second // counters, sockets that failed, calm
 	if !l.settled && !l.keyedAt.IsZero() {
 		wait = 10 * time.Millisecond // for settleTime at most
+	}
+	for _, p := range l.ports {
+		if len(p.beats) > 0 {
+			wait = min(wait, l.patrolAt.Sub(now))
+		}
+	}
+	if l.dirty && l.settled {
+		wait = 0
 	}
 	if at, ok := l.queue.next(); ok {
 		wait = min(wait, at.Sub(now))
@@ -286,6 +297,9 @@ func (l *loop) hear(now time.Time, h heard) {
 	name := l.sender(h.Message)
 	if name == l.s.cfg.Node {
 		return // our own, through another interface on the same link
+	}
+	if h.Kind == wire.Claim {
+		l.seen(h.port, name, h.Message)
 	}
 	member, known := l.view[name]
 	if known && !member.Alive && h.Kind == wire.Claim && now.Sub(h.port.shouted) > time.Second {

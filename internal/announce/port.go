@@ -47,7 +47,9 @@ type port struct {
 	claimed int                 // how many addresses it lets claims through for
 	dirty   bool                // asked has to be set again
 	shouted time.Time
-	counted wire.Counters // of conn, already in the metrics
+	beats   map[string]*beat // announcers that are asked now and then
+	missing map[string]bool  // nodes that are alive but do not answer here
+	counted wire.Counters    // of conn, already in the metrics
 }
 
 // entry is one address on one port.
@@ -76,6 +78,7 @@ func openPort(ctx context.Context, key portKey, name string, s *Speaker, out cha
 	p := &port{
 		key: key, name: name, failed: make(chan struct{}),
 		entries: map[netip.Addr]*entry{}, asked: map[netip.Addr]bool{}, claimed: -1,
+		beats: map[string]*beat{}, missing: map[string]bool{},
 	}
 	cfg := wire.Config{Interface: key.index, MAC: key.mac, Protocol: arp.Protocol{}, Seal: s.sealer.sealFor(key.mac)}
 	if key.six {
