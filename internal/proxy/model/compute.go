@@ -120,10 +120,11 @@ func (c *computation) family(clusterIP netip.Addr) {
 		cs := candidates(c.in.Slices, fam, port, proto, c.node)
 		c.countLocal(cs)
 		t := newTargets(svc, choose(cs, c.node))
+		serving := servingOf(cs, proto)
 		add := func(kind Kind, addr netip.Addr, number int32, inside, outside *Target) *Frontend {
 			c.out.Frontends = append(c.out.Frontends, Frontend{
 				Key:  Key{Addr: addr, Port: uint16(number), Protocol: proto},
-				Kind: kind, PortName: port.Name, Inside: inside, Outside: outside,
+				Kind: kind, PortName: port.Name, Inside: inside, Outside: outside, Serving: serving,
 			})
 			return &c.out.Frontends[len(c.out.Frontends)-1]
 		}

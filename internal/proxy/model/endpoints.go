@@ -163,6 +163,20 @@ func choose(cs []candidate, node *nodeFacts) choice {
 	return ch
 }
 
+// servingOf gives what Frontend.Serving wants.
+func servingOf(cs []candidate, proto Protocol) []netip.AddrPort {
+	if proto == TCP {
+		return nil
+	}
+	var aps []netip.AddrPort
+	for i := range cs {
+		if cs[i].ready || cs[i].serving {
+			aps = append(aps, cs[i].AddrPort)
+		}
+	}
+	return aps
+}
+
 func pick(cs []candidate, ok func(*candidate) bool) []Endpoint {
 	n := 0
 	for i := range cs {

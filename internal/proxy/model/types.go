@@ -201,12 +201,17 @@ type Frontend struct {
 	// SourceRanges are the only clients that may connect, if Restricted.
 	SourceRanges []netip.Prefix
 	Restricted   bool
+	// Serving are the endpoints that an established flow may stay with: all
+	// that serve, wherever they are and whether or not new flows go there.
+	// Sorted; kept for UDP and SCTP only, whose flows do not end by themselves
+	// when an endpoint goes.
+	Serving []netip.AddrPort
 }
 
 // Equal compares deeply.
 func (f *Frontend) Equal(o *Frontend) bool {
 	return f.Key == o.Key && f.Kind == o.Kind && f.PortName == o.PortName && f.Restricted == o.Restricted &&
-		slices.Equal(f.SourceRanges, o.SourceRanges) &&
+		slices.Equal(f.SourceRanges, o.SourceRanges) && slices.Equal(f.Serving, o.Serving) &&
 		f.Inside.Equal(o.Inside) && f.Outside.Equal(o.Outside)
 }
 

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package conntrack
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+)
+
+// Cleaner ends stale flows in the background: programming new rules never
+// waits for it, and changes that come meanwhile are cleaned up together.
+type Cleaner struct {
+	tcp   bool
+	clean func([]Scope) (int, error)
+	done  func(deleted int, elapsed time.Duration, err error)
+
+	mu     sync.Mutex
+	scopes map[model.Key]Scope
+	wake   chan struct{}
+}
+
+// NewCleaner gives a Cleaner of the kernel's table. tcp cuts TCP connections
+// to endpoints that went. done, unless nil, is told of every run.
+func NewCleaner(tcp bool, done func(deleted int, elapsed time.Duration, err error)) *Cleaner {
+	return &Cleaner{tcp: tcp, clean: Table{}.Clean, done: done, scopes: map[model.Key]Scope{}, wake: make(chan struct{}, 1)}
+}
+
+// Changed takes in changes that the kernel's rules already reflect.
+func (c *Cleaner) Changed(changes []model.Change) {
+	c.mu.Lock()
+	for _, ch := range changes {
+		for _, s := range Plan(ch, c.tcp) {
+			if old, ok := c.scopes[s.Key]; ok {
+				s.Gone = append(without(old.Gone, s.Keep), s.Gone...)
+			}
+			c.scopes[s.Key] = s
+		}
+	}
+	waiting := len(c.scopes) > 0
+	c.mu.Unlock()
+	if waiting {
+		select {
+		case c.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Run cleans until ctx ends.
+func (c *Cleaner) Run(ctx context.Context) error {
+	log := logr.FromContextOrDiscard(ctx).WithName("conntrack")
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.wake:
+		}
+		c.mu.Lock()
+		scopes := make([]Scope, 0, len(c.scopes))
+		for _, s := range c.scopes {
+			scopes = append(scopes, s)
+		}
+		clear(c.scopes)
+		c.mu.Unlock()
+		start := time.Now()
+		n, err := c.clean(scopes)
+		if err != nil {
+			log.Error(err, "Some stale flows remain until they time out")
+		}
+		if n > 0 {
+			log.V(1).Info("Ended stale flows", "flows", n, "elapsed", time.Since(start))
+		}
+		if c.done != nil {
+			c.done(n, time.Since(start), err)
+		}
+	}
+}

@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package conntrack
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+)
+
+func TestMain(m *testing.M) { nstest.Main(m) }
+
+func ap(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
+
+func key(s string, p model.Protocol) model.Key {
+	a := ap(s)
+	return model.Key{Addr: a.Addr(), Port: a.Port(), Protocol: p}
+}
+
+func udp(frontend string, endpoints ...string) *model.Service {
+	f := model.Frontend{Key: key(frontend, model.UDP), Inside: &model.Target{}, Outside: &model.Target{}}
+	for _, e := range endpoints {
+		f.Serving = append(f.Serving, ap(e))
+	}
+	return &model.Service{Name: types.NamespacedName{Name: "dns"}, Frontends: []model.Frontend{f}}
+}
+
+func tcp(frontend string, endpoints ...string) *model.Service {
+	t := &model.Target{}
+	for _, e := range endpoints {
+		t.Endpoints = append(t.Endpoints, model.Endpoint{AddrPort: ap(e)})
+	}
+	return &model.Service{Frontends: []model.Frontend{{Key: key(frontend, model.TCP), Inside: t, Outside: t}}}
+}
+
+var byString = cmp.Options{
+	cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+}
+
+func TestPlan(t *testing.T) {
+	const fe, a, b = "10.96.0.10:53", "10.244.1.2:53", "10.244.1.3:53"
+	for _, tc := range []struct {
+		name     string
+		old, new *model.Service
+		tcp      bool
+		want     []Scope
+	}{
+		{name: "nothing", old: udp(fe, a), new: udp(fe, a)},
+		{name: "endpoint goes", old: udp(fe, a, b), new: udp(fe, b), want: []Scope{{Key: key(fe, model.UDP), Keep: []netip.AddrPort{ap(b)}, Gone: []netip.AddrPort{ap(a)}}}},
+		{name: "endpoint comes", old: udp(fe, a), new: udp(fe, a, b)},
+		{name: "last endpoint goes", old: udp(fe, a), new: udp(fe), want: []Scope{{Key: key(fe, model.UDP), Gone: []netip.AddrPort{ap(a)}}}},
+		{name: "Service goes", old: udp(fe, a), want: []Scope{{Key: key(fe, model.UDP), Gone: []netip.AddrPort{ap(a)}}}},
+		{name: "Service comes", new: udp(fe, a), want: []Scope{{Key: key(fe, model.UDP), Keep: []netip.AddrPort{ap(a)}}}},
+		{name: "TCP is left alone", old: tcp(fe, a, b), new: tcp(fe, b)},
+		{name: "TCP on request", old: tcp(fe, a, b), new: tcp(fe, b), tcp: true, want: []Scope{{Key: key(fe, model.TCP), Keep: []netip.AddrPort{ap(b)}, Gone: []netip.AddrPort{ap(a)}}}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			got := Plan(model.Change{Old: tc.old, New: tc.new}, tc.tcp)
+			if diff := cmp.Diff(tc.want, got, byString); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestStaleOfNodePort(t *testing.T) {
+	s := Scope{Key: key("0.0.0.0:30053", model.UDP), Keep: []netip.AddrPort{ap("10.244.1.3:53")}, Gone: []netip.AddrPort{ap("10.244.1.2:53")}}
+	mine := func(a netip.Addr) bool { return a == netip.MustParseAddr("192.0.2.11") }
+	for _, tc := range []struct {
+		destination, endpoint string
+		want                  bool
+	}{
+		{"192.0.2.11:30053", "10.244.1.2:53", true},
+		{"192.0.2.11:30053", "10.244.1.3:53", false},
+		{"192.0.2.11:30053", "192.0.2.11:30053", true},
+		{"192.0.2.11:30053", "10.9.9.9:53", false},      // somebody else's translation
+		{"198.51.100.1:30053", "10.244.1.2:53", false},  // not this node's address
+		{"192.0.2.11:30054", "192.0.2.11:30054", false}, // another port
+	} {
+		if got := s.Stale(ap(tc.destination), ap(tc.endpoint), mine); got != tc.want {
+			t.Errorf("flow to %s at %s: stale %v, want %v", tc.destination, tc.endpoint, got, tc.want)
+		}
+	}
+}
+
+// echo answers UDP at an address with its name.
+func echo(t *testing.T, addr, name string) {
+	t.Helper()
+	a := ap(addr)
+	nstest.Run(t, "ip", "address", "replace", netip.PrefixFrom(a.Addr(), a.Addr().BitLen()).String(), "dev", "lo", "nodad")
+	c, err := net.ListenPacket("udp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	go func() {
+		buf := make([]byte, 16)
+		for {
+			_, from, err := c.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			_, _ = c.WriteTo([]byte(name), from)
+		}
+	}()
+}
+
+// flow is a client that keeps its socket.
+type flow struct{ c net.Conn }
+
+func newFlow(t *testing.T, to string) *flow {
+	t.Helper()
+	c, err := net.Dial("udp", to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return &flow{c}
+}
+
+func (f *flow) ask(t *testing.T) string {
+	t.Helper()
+	_ = f.c.SetDeadline(time.Now().Add(2 * time.Second))
+	if _, err := f.c.Write([]byte("?")); err != nil {
+		return err.Error()
+	}
+	buf := make([]byte, 16)
+	n, err := f.c.Read(buf)
+	if err != nil {
+		return err.Error()
+	}
+	return string(buf[:n])
+}
+
+// A UDP client follows when its endpoint goes, and others do not notice.
+func TestCleanMovesFlows(t *testing.T) {
+	nstest.Require(t, "ip", "nft")
+	for _, fam := range []struct{ family, frontend, other, a, b string }{
+		{"ip", "10.96.0.10:53", "10.96.0.11:53", "10.244.1.2:53", "10.244.1.3:53"},
+		{"ip6", "[fd00:10:96::10]:53", "[fd00:10:96::11]:53", "[fd00:10:244:1::2]:53", "[fd00:10:244:1::3]:53"},
+	} {
+		t.Run(fam.family, func(t *testing.T) {
+			echo(t, fam.a, "A")
+			echo(t, fam.b, "B")
+			route := []string{"route", "replace", "default", "dev", "lo"}
+			if fam.family == "ip6" {
+				route = append([]string{"-6"}, route...)
+			}
+			nstest.Run(t, "ip", route...)
+			dnat := func(to string) {
+				nstest.Run(t, "nft", "add table "+fam.family+" t; delete table "+fam.family+" t; add table "+fam.family+" t;"+
+					"add chain "+fam.family+" t o { type nat hook output priority -100; };"+
+					"add rule "+fam.family+" t o udp dport 53 dnat to "+to)
+			}
+			dnat(fam.a)
+			mine, others := newFlow(t, fam.frontend), newFlow(t, fam.other)
+			if got := mine.ask(t) + others.ask(t); got != "AA" {
+				t.Fatalf("answers %q, want AA", got)
+			}
+			dnat(fam.b)
+			if got := mine.ask(t); got != "A" {
+				t.Fatalf("without cleaning, %q answers; the test proves nothing", got)
+			}
+			change := model.Change{Old: udp(fam.frontend, fam.a, fam.b), New: udp(fam.frontend, fam.b)}
+			n, err := Table{}.Clean(Plan(change, false))
+			if err != nil || n != 1 {
+				t.Errorf("Clean: %d flows, %v; want 1", n, err)
+			}
+			if got := mine.ask(t); got != "B" {
+				t.Errorf("the flow went to %q, want B", got)
+			}
+			if got := others.ask(t); got != "A" {
+				t.Errorf("another frontend's flow went to %q, want A as before", got)
+			}
+			n, err = Table{}.Clean(Plan(change, false))
+			if err != nil || n != 0 {
+				t.Errorf("second Clean: %d flows, %v; want none", n, err)
+			}
+		})
+	}
+}
+
+// Many scopes share one dump, with the same result.
+func TestCleanManyScopes(t *testing.T) {
+	nstest.Require(t, "ip", "nft")
+	echo(t, "10.244.1.2:53", "A")
+	nstest.Run(t, "ip", "route", "replace", "default", "dev", "lo")
+	nstest.Run(t, "nft", "add table ip t; delete table ip t; add table ip t;"+
+		"add chain ip t o { type nat hook output priority -100; };"+
+		"add rule ip t o udp dport 53 dnat to 10.244.1.2:53")
+	var scopes []Scope
+	for i := range 40 {
+		fe := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 96, 1, byte(i)}), 53).String()
+		if got := newFlow(t, fe).ask(t); got != "A" {
+			t.Fatalf("%s: %q", fe, got)
+		}
+		if i%2 == 0 {
+			scopes = append(scopes, Plan(model.Change{Old: udp(fe, "10.244.1.2:53")}, false)...)
+		}
+	}
+	n, err := Table{}.Clean(scopes)
+	if err != nil || n != 20 {
+		t.Errorf("Clean: %d flows, %v; want 20", n, err)
+	}
+}
+
+func TestCleanerJoinsChanges(t *testing.T) {
+	const fe, a, b, c = "10.96.0.10:53", "10.244.1.2:53", "10.244.1.3:53", "10.244.1.4:53"
+	got := make(chan []Scope, 1)
+	cl := NewCleaner(false, nil)
+	cl.clean = func(s []Scope) (int, error) { got <- s; return 0, nil }
+	cl.Changed([]model.Change{{Old: udp(fe, a, b), New: udp(fe, b)}})
+	cl.Changed([]model.Change{{Old: udp(fe, b), New: udp(fe, c)}})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- cl.Run(ctx) }()
+	want := []Scope{{Key: key(fe, model.UDP), Keep: []netip.AddrPort{ap(c)}, Gone: []netip.AddrPort{ap(a), ap(b)}}}
+	if diff := cmp.Diff(want, <-got, byString); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}

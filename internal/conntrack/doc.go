@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package conntrack ends flows that connection tracking would keep sending to
+// where nobody serves them any more.
+//
+//	Service before, after --> Stale (pure) --> Scope ... --> Table.Clean --> kernel
+//
+// A connection's translation is decided once, by its first packet. TCP ends
+// when its endpoint goes; a UDP client that sends now and then keeps its entry,
+// and with it the dead endpoint, for ever. SCTP retries for minutes. So when
+// an endpoint stops serving, or a frontend comes or goes, the entries of that
+// frontend that lead elsewhere than to a serving endpoint are deleted; the
+// client's next packet is decided anew. Flows to endpoints that still serve
+// stay, also if new flows go to others.
+//
+// The kernel does the search: a dump is filtered by protocol, destination and
+// port (CTA_FILTER, Linux 5.8; an older kernel ignores the filter and returns
+// everything, so every entry is checked here again). Deletions name the entry
+// exactly; nothing is ever flushed.
+//
+// # Non-goals
+//
+// Nothing happens to flows that were not made by a frontend of a Service.
+package conntrack
