@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/events"
 
+	"github.com/causeway-lb/causeway/internal/conntrack"
 	"github.com/causeway-lb/causeway/internal/healthcheck"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
@@ -47,6 +48,10 @@ type Config struct {
 	ExternalIPRanges   []netip.Prefix
 	MasqueradeAll      bool
 	ServiceProxyName   string
+
+	// ResetTCP cuts TCP connections whose endpoint is gone, instead of leaving
+	// them to notice by themselves.
+	ResetTCP bool
 
 	// Parts run beside the proxy, for example the announcer. LoadBalancer
 	// objects are watched if there are any.
@@ -96,6 +101,7 @@ type Agent struct {
 	store    *Store
 	syncer   *syncer.Syncer
 	checks   *healthcheck.Services
+	flows    *conntrack.Cleaner
 	registry *prometheus.Registry
 	recorder events.EventRecorder
 	problems *problemEvents
@@ -119,6 +125,7 @@ func New(cfg Config) (*Agent, error) {
 	metrics := syncer.NewMetrics(cfg.Backend.Name())
 	a.registry.MustRegister(metrics.Collectors()...)
 	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	a.flows = newCleaner(cfg.ResetTCP, a.registry)
 	a.node = cfg.modelNode(nil, nil)
 	a.syncer, err = syncer.New(syncer.Config{
 		Backend: cfg.Backend, Source: a.store, Resync: cfg.Resync, Node: a.node, Metrics: metrics,
@@ -147,6 +154,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { a.clients.watch(ctx, a.store, len(a.cfg.Parts) > 0); return nil })
 	g.Go(func() error { return a.proxy(ctx) })
+	g.Go(func() error { return a.flows.Run(ctx) })
 	g.Go(func() error { return serveHTTP(ctx, "health", a.cfg.HealthAddress, healthcheck.Handler(a.health)) })
 	g.Go(func() error { return serveHTTP(ctx, "metrics", a.cfg.MetricsAddress, metricsHandler(a.registry)) })
 	for _, p := range a.cfg.Parts {
@@ -222,6 +230,7 @@ func (a *Agent) refreshNode() {
 
 // applied follows up on what the kernel now does.
 func (a *Agent) applied(done syncer.Applied) {
+	a.flows.Changed(done.Changes)
 	for _, c := range done.Changes {
 		a.healthCheck(c)
 	}
