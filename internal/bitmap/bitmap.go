@@ -13,10 +13,23 @@ const MaxSize = 1 << 48
 // Bitmap is a set of numbers from [0, Size). The zero value is not usable; use
 // New. It is not safe for concurrent use.
 type Bitmap struct {
-	size  uint64
-	used  uint64
-	level int // of root; a child of root covers 64^level numbers
-	root  node
+	size uint64
+	used uint64
+	form form
+}
+
+// form is how a set is kept: flat or tree. Numbers are in [0, size), ranges are
+// not empty.
+type form interface {
+	has(n uint64) bool
+	set(n uint64) bool
+	clear(n uint64) bool
+	setRange(from, to uint64) (added uint64)
+	// findFree may return a number beyond size, or false, when there is none.
+	findFree(n uint64) (uint64, bool)
+	// runs gives emit the used numbers, in order but not joined, and tells
+	// whether emit wants more. What it gives may end beyond size.
+	runs(emit func(Run) bool) bool
 }
 
 // New returns an empty set of numbers from [0, size). It panics unless size is
@@ -25,16 +38,11 @@ func New(size uint64) *Bitmap {
 	if size == 0 || size > MaxSize {
 		panic(fmt.Sprintf("bitmap: size %d is not between 1 and 2^48", size))
 	}
-	b := &Bitmap{size: size, level: 1}
-	for span(b.level+1) < size {
-		b.level++
+	if size <= flatSize {
+		return &Bitmap{size: size, form: newFlat(size)}
 	}
-	b.root.setRange(b.level, size, span(b.level+1))
-	return b
+	return &Bitmap{size: size, form: newTree(size)}
 }
-
-// span is how many numbers a child of a node at the level covers: 64^level.
-func span(level int) uint64 { return 1 << (6 * level) }
 
 // Size returns one more than the largest number that the set can hold.
 func (b *Bitmap) Size() uint64 { return b.size }
@@ -50,27 +58,14 @@ func (b *Bitmap) Has(n uint64) bool {
 	if n >= b.size {
 		return false
 	}
-	nd := &b.root
-	for level := b.level; ; level-- {
-		i, rest := split(level, n)
-		bit := uint64(1) << i
-		switch {
-		case nd.full&bit != 0:
-			return true
-		case nd.part&bit == 0:
-			return false
-		case level == 1:
-			return nd.words[nd.rank(i)]>>rest&1 != 0
-		}
-		nd, n = nd.kids[nd.rank(i)], rest
-	}
+	return b.form.has(n)
 }
 
 // Set adds n to the set and tells whether it was absent. It panics when n is
 // outside [0, Size).
 func (b *Bitmap) Set(n uint64) bool {
 	b.check(n)
-	if !b.root.set(b.level, n) {
+	if !b.form.set(n) {
 		return false
 	}
 	b.used++
@@ -81,7 +76,7 @@ func (b *Bitmap) Set(n uint64) bool {
 // n is outside [0, Size).
 func (b *Bitmap) Clear(n uint64) bool {
 	b.check(n)
-	if !b.root.clear(b.level, n) {
+	if !b.form.clear(n) {
 		return false
 	}
 	b.used--
@@ -89,14 +84,13 @@ func (b *Bitmap) Clear(n uint64) bool {
 }
 
 // SetRange adds the numbers of [from, to) and returns how many of them were
-// absent. Its cost does not depend on to-from when the range is free or used as
-// a whole. It panics unless from <= to <= Size.
+// absent. It panics unless from <= to <= Size.
 func (b *Bitmap) SetRange(from, to uint64) uint64 {
 	b.checkRange(from, to)
 	if from == to {
 		return 0
 	}
-	added := b.root.setRange(b.level, from, to)
+	added := b.form.setRange(from, to)
 	b.used += added
 	return added
 }
@@ -108,7 +102,7 @@ func (b *Bitmap) Find(from, to uint64) (uint64, bool) {
 	if from >= to || b.used == b.size {
 		return 0, false
 	}
-	n, ok := b.root.findFree(b.level, from)
+	n, ok := b.form.findFree(from)
 	if !ok || n >= to {
 		return 0, false
 	}
@@ -130,7 +124,7 @@ func (b *Bitmap) FindRandom(random, from, to uint64) (uint64, bool) {
 	}
 	offset, _ := bits.Mul64(random, to-from)
 	start := from + offset
-	if n, ok := b.root.findFree(b.level, start); ok && n < to {
+	if n, ok := b.form.findFree(start); ok && n < to {
 		return n, true
 	}
 	return b.Find(from, start)

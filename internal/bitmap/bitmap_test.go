@@ -49,7 +49,31 @@ func (m model) check(t *testing.T, b *Bitmap) {
 	if diff := cmp.Diff(m.runs(), b.Snapshot()); diff != "" {
 		t.Fatalf("runs (-want +got):\n%s", diff)
 	}
-	checkNode(t, &b.root, b.level)
+	switch f := b.form.(type) {
+	case *tree:
+		checkNode(t, &f.root, f.level)
+	case *flat:
+		checkFlat(t, f)
+	}
+}
+
+// forms makes an empty set of the size in each form.
+func forms(size uint64) map[string]*Bitmap {
+	return map[string]*Bitmap{
+		"flat": {size: size, form: newFlat(size)},
+		"tree": {size: size, form: newTree(size)},
+	}
+}
+
+func checkFlat(t *testing.T, f *flat) {
+	t.Helper()
+	for k, level := range f.levels[1:] {
+		for i, below := range f.levels[k] {
+			if summary := level[i/64]>>(i%64)&1 != 0; summary != (below == allOnes) {
+				t.Fatalf("level %d says word %d is full: %v, it is %x", k+1, i, summary, below)
+			}
+		}
+	}
 }
 
 // checkNode checks the invariants that doc.go states.
@@ -135,14 +159,16 @@ func TestEqualsMap(t *testing.T) {
 	sizes := []uint64{1, 2, 63, 64, 65, 254, 255, 4095, 4096, 4097, 5000}
 	for _, size := range sizes {
 		for seed := range uint64(20) {
-			t.Run(fmt.Sprintf("size %d seed %d", size, seed), func(t *testing.T) {
-				rng := rand.New(rand.NewPCG(size, seed))
-				b, m := New(size), model{size, map[uint64]bool{}}
-				for range 60 {
-					step(t, b, m, byte(rng.Uint32()), rng.Uint64(), rng.Uint64())
-				}
-				m.check(t, b)
-			})
+			for form, b := range forms(size) {
+				t.Run(fmt.Sprintf("%s of %d seed %d", form, size, seed), func(t *testing.T) {
+					rng := rand.New(rand.NewPCG(size, seed))
+					m := model{size, map[uint64]bool{}}
+					for range 60 {
+						step(t, b, m, byte(rng.Uint32()), rng.Uint64(), rng.Uint64())
+					}
+					m.check(t, b)
+				})
+			}
 		}
 	}
 }
@@ -152,34 +178,37 @@ func FuzzEqualsMap(f *testing.F) {
 	f.Add(uint16(4097), []byte{4, 0, 255, 2, 9, 9, 6, 0, 1})
 	f.Fuzz(func(t *testing.T, rawSize uint16, ops []byte) {
 		size := uint64(rawSize)%9000 + 1
-		b, m := New(size), model{size, map[uint64]bool{}}
-		for ; len(ops) >= 3; ops = ops[3:] {
-			step(t, b, m, ops[0], uint64(ops[1])*size/256, uint64(ops[2])*size/256)
+		for _, b := range forms(size) {
+			m := model{size, map[uint64]bool{}}
+			for ops := ops; len(ops) >= 3; ops = ops[3:] {
+				step(t, b, m, ops[0], uint64(ops[1])*size/256, uint64(ops[2])*size/256)
+			}
+			m.check(t, b)
 		}
-		m.check(t, b)
 	})
 }
 
 func TestTakeAllThenGiveBack(t *testing.T) {
 	for _, size := range []uint64{1, 64, 100, 4096, 70000} {
-		rng := rand.New(rand.NewPCG(1, size))
-		b := New(size)
-		for i := range size {
-			n, ok := b.FindRandom(rng.Uint64(), 0, size)
-			if !ok || !b.Set(n) {
-				t.Fatalf("size %d: pick %d: got %d, %v", size, i, n, ok)
+		for form, b := range forms(size) {
+			rng := rand.New(rand.NewPCG(1, size))
+			for i := range size {
+				n, ok := b.FindRandom(rng.Uint64(), 0, size)
+				if !ok || !b.Set(n) {
+					t.Fatalf("%s of %d: pick %d: got %d, %v", form, size, i, n, ok)
+				}
 			}
+			if n, ok := b.FindRandom(0, 0, size); ok {
+				t.Errorf("%s of %d: full, yet %d is free", form, size, n)
+			}
+			if diff := cmp.Diff([]Run{{0, size}}, b.Snapshot()); diff != "" {
+				t.Errorf("%s of %d: full set (-want +got):\n%s", form, size, diff)
+			}
+			for n := range size {
+				b.Clear(n)
+			}
+			model{size, nil}.check(t, b)
 		}
-		if n, ok := b.FindRandom(0, 0, size); ok {
-			t.Errorf("size %d: full, yet %d is free", size, n)
-		}
-		if diff := cmp.Diff([]Run{{0, size}}, b.Snapshot()); diff != "" {
-			t.Errorf("size %d: full set (-want +got):\n%s", size, diff)
-		}
-		for n := range size {
-			b.Clear(n)
-		}
-		model{size, nil}.check(t, b)
 	}
 }
 
@@ -207,8 +236,8 @@ func TestSparse(t *testing.T) {
 			t.Fatalf("%d was lost", n)
 		}
 	}
-	if b.SetRange(0, size) != size || b.Free() != 0 || len(b.root.kids) != 0 {
-		t.Errorf("a full set of 2^32 numbers stores %d nodes below its root", len(b.root.kids))
+	if b.SetRange(0, size) != size || b.Free() != 0 || len(b.form.(*tree).root.kids) != 0 {
+		t.Errorf("a full set of 2^32 numbers stores %d nodes below its root", len(b.form.(*tree).root.kids))
 	}
 	b.Clear(1 << 31)
 	if n, ok := b.FindRandom(rng.Uint64(), 0, size); !ok || n != 1<<31 {

@@ -20,6 +20,49 @@ type node struct {
 	kids  []*node  // above: their nodes
 }
 
+// tree is the sparse form of a set.
+type tree struct {
+	root  node
+	level int // of root; a child of root covers 64^level numbers
+}
+
+func newTree(size uint64) *tree {
+	t := &tree{level: 1}
+	for span(t.level+1) < size {
+		t.level++
+	}
+	if end := span(t.level + 1); size < end {
+		t.root.setRange(t.level, size, end)
+	}
+	return t
+}
+
+func (t *tree) set(n uint64) bool                       { return t.root.set(t.level, n) }
+func (t *tree) clear(n uint64) bool                     { return t.root.clear(t.level, n) }
+func (t *tree) setRange(from, to uint64) (added uint64) { return t.root.setRange(t.level, from, to) }
+func (t *tree) findFree(n uint64) (uint64, bool)        { return t.root.findFree(t.level, n) }
+func (t *tree) runs(emit func(Run) bool) bool           { return t.root.runs(t.level, 0, emit) }
+
+func (t *tree) has(n uint64) bool {
+	nd := &t.root
+	for level := t.level; ; level-- {
+		i, rest := split(level, n)
+		bit := uint64(1) << i
+		switch {
+		case nd.full&bit != 0:
+			return true
+		case nd.part&bit == 0:
+			return false
+		case level == 1:
+			return nd.words[nd.rank(i)]>>rest&1 != 0
+		}
+		nd, n = nd.kids[nd.rank(i)], rest
+	}
+}
+
+// span is how many numbers a child of a node at the level covers: 64^level.
+func span(level int) uint64 { return 1 << (6 * level) }
+
 // split returns which child of a node at the level holds n, and n counted from
 // that child's first number.
 func split(level int, n uint64) (child int, rest uint64) {
@@ -205,4 +248,26 @@ func (nd *node) removeKid(i int) {
 	at := nd.rank(i)
 	nd.kids = slices.Delete(nd.kids, at, at+1)
 	nd.part &^= 1 << i
+}
+
+// runs gives emit the used numbers, in order but not joined, and tells whether
+// emit wants more.
+func (nd *node) runs(level int, base uint64, emit func(Run) bool) bool {
+	for some := nd.full | nd.part; some != 0; some &= some - 1 {
+		i := bits.TrailingZeros64(some)
+		start := base + uint64(i)<<(6*level)
+		var more bool
+		switch {
+		case nd.full>>i&1 != 0:
+			more = emit(Run{start, start + span(level)})
+		case level == 1:
+			more = wordRuns(nd.words[nd.rank(i)], start, emit)
+		default:
+			more = nd.kids[nd.rank(i)].runs(level-1, start, emit)
+		}
+		if !more {
+			return false
+		}
+	}
+	return true
 }

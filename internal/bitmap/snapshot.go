@@ -19,7 +19,7 @@ type Run struct {
 func (b *Bitmap) Runs() iter.Seq[Run] {
 	return func(yield func(Run) bool) {
 		var open Run // the run that may still grow
-		more := b.root.runs(b.level, 0, func(r Run) bool {
+		more := b.form.runs(func(r Run) bool {
 			if r.From == open.To && open.From != open.To {
 				open.To = r.To
 				return true
@@ -63,28 +63,7 @@ func Restore(size uint64, runs []Run) (*Bitmap, error) {
 	return b, nil
 }
 
-// runs gives emit the used numbers, in order but not joined, and tells whether
-// emit wants more.
-func (nd *node) runs(level int, base uint64, emit func(Run) bool) bool {
-	for some := nd.full | nd.part; some != 0; some &= some - 1 {
-		i := bits.TrailingZeros64(some)
-		start := base + uint64(i)<<(6*level)
-		var more bool
-		switch {
-		case nd.full>>i&1 != 0:
-			more = emit(Run{start, start + span(level)})
-		case level == 1:
-			more = wordRuns(nd.words[nd.rank(i)], start, emit)
-		default:
-			more = nd.kids[nd.rank(i)].runs(level-1, start, emit)
-		}
-		if !more {
-			return false
-		}
-	}
-	return true
-}
-
+// wordRuns gives emit the used numbers of one word.
 func wordRuns(word, base uint64, emit func(Run) bool) bool {
 	for at := 0; word>>at != 0; {
 		from := at + bits.TrailingZeros64(word>>at)
