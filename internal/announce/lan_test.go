@@ -51,7 +51,7 @@ func newLAN(t *testing.T, opts announcetest.Options) *lan {
 	if err != nil {
 		t.Fatal(err)
 	}
-	asker, err := n.Asker()
+	asker, err := announcetest.NewAsker(n.Client)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,7 +17,7 @@ import (
 // LAN may be cut while another network carries the gossip. So a node that would
 // succeed an announcer asks the link now and then for one of its addresses.
 const (
-	patrolInterval = 200 * time.Millisecond
+	patrolInterval = 150 * time.Millisecond
 	patrolMisses   = 3
 )
 
@@ -46,7 +46,12 @@ func (l *loop) plan(p *port, addresses []elect.Address, wanted []map[*port]bool,
 				*b = *o // asked before: go on with it
 			}
 		case len(p.beats) < maxWatched:
-			p.beats[name] = &beat{address: addresses[i].Addr, answered: true}
+			b = &beat{address: addresses[i].Addr, answered: true}
+			if len(p.missing) > 0 {
+				// It may be as far away as those are, and clients wait.
+				b.misses, b.answered = 1, false
+			}
+			p.beats[name] = b
 			if o := old[name]; o != nil && o.address == addresses[i].Addr {
 				*p.beats[name] = *o
 			}
@@ -73,7 +78,7 @@ func (l *loop) patrol(now time.Time) {
 				b.misses = 0
 			} else if b.misses++; b.misses == patrolMisses && l.view[name].Alive {
 				l.log.Info("An announcer is alive but does not answer on this link", "node", name, "interface", p.name, "address", b.address)
-				p.missing[name], l.dirty = true, true
+				l.miss(p, name, true)
 			}
 			b.answered = false
 			to := b.mac
@@ -91,12 +96,26 @@ func (l *loop) patrol(now time.Time) {
 func (l *loop) seen(p *port, name string, m wire.Message) {
 	if p.missing[name] {
 		l.log.Info("An announcer answers on this link again", "node", name, "interface", p.name)
-		delete(p.missing, name)
-		l.dirty = true
+		l.miss(p, name, false)
 	}
 	for _, b := range p.beats {
 		if b.address == m.Address {
 			b.answered, b.mac = true, m.From
+		}
+	}
+}
+
+// miss notes for both families on p's interface that a node is missing there or
+// is back.
+func (l *loop) miss(p *port, name string, missing bool) {
+	l.dirty = true
+	for _, o := range l.ports {
+		switch {
+		case o.key.index != p.key.index:
+		case missing:
+			o.missing[name] = true
+		default:
+			delete(o.missing, name)
 		}
 	}
 }

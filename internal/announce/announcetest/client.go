@@ -37,10 +37,8 @@ type Asker struct {
 	answers []Answer
 }
 
-// Asker opens an Asker in the client's namespace.
-func (l *LAN) Asker() (*Asker, error) { return newAsker(l.Client) }
-
-func newAsker(n *network.Namespace) (*Asker, error) {
+// NewAsker opens an Asker on eth0 of a client's namespace.
+func NewAsker(n *network.Namespace) (*Asker, error) {
 	index, err := n.Index("eth0")
 	if err != nil {
 		return nil, err

@@ -37,6 +37,9 @@ type Options struct {
 	Addresses []netip.Addr
 	// Management gives gossip a network of its own.
 	Management bool
+	// Partition makes a second segment with a client of its own, to which nodes
+	// can be moved.
+	Partition bool
 	// LAN has membership use memberlist's defaults for local networks.
 	LAN bool
 	// Log shows the announcers' logs on the standard error.
@@ -49,6 +52,9 @@ type Options struct {
 type LAN struct {
 	Nodes  []*Host
 	Client *network.Namespace
+	// Far is a client on the other side of a partition; nil without
+	// Options.Partition.
+	Far *network.Namespace
 
 	opts    Options
 	hub     *network.Namespace
@@ -101,8 +107,19 @@ func New(opts Options) (*LAN, error) {
 	if l.Client, err = l.namespace("client"); err != nil {
 		return l, err
 	}
-	return l, l.plug(l.Client, "eth0", "client", "lan", wire.MAC{2, 0, 0, 0, 0, 0x99},
+	err = l.plug(l.Client, "eth0", "client", "lan", wire.MAC{2, 0, 0, 0, 0, 0x99},
 		netip.MustParsePrefix("192.0.2.100/24"), netip.MustParsePrefix("2001:db8:0:1::100/64"))
+	if err != nil || !opts.Partition {
+		return l, err
+	}
+	if err := l.hub.AddBridge("far"); err != nil {
+		return l, err
+	}
+	if l.Far, err = l.namespace("far"); err != nil {
+		return l, err
+	}
+	return l, l.plug(l.Far, "eth0", "far-client", "far", wire.MAC{2, 0, 0, 0, 0, 0x98},
+		netip.MustParsePrefix("192.0.2.101/24"), netip.MustParsePrefix("2001:db8:0:1::101/64"))
 }
 
 func (l *LAN) namespace(name string) (*network.Namespace, error) {
@@ -303,8 +320,21 @@ func (h *Host) end(how func()) {
 }
 
 // Cut takes the node off the LAN without its noticing; Mend undoes it.
-func (h *Host) Cut() error  { return h.lan.hub.Unplug(h.port) }
-func (h *Host) Mend() error { return h.lan.hub.Plug(h.port, "lan") }
+func (h *Host) Cut() error { return h.lan.hub.Unplug(h.port) }
+func (h *Host) Mend() error {
+	if err := h.lan.hub.Unplug(h.port); err != nil {
+		return err
+	}
+	return h.lan.hub.Plug(h.port, "lan")
+}
+
+// Away moves the node to the other segment; Mend moves it back.
+func (h *Host) Away() error {
+	if err := h.lan.hub.Unplug(h.port); err != nil {
+		return err
+	}
+	return h.lan.hub.Plug(h.port, "far")
+}
 
 // CutGossip and MendGossip do the same to the management network.
 func (h *Host) CutGossip() error  { return h.lan.hub.Unplug("mgmt-" + h.Name[5:]) }
