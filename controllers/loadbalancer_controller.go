@@ -220,7 +220,8 @@ func (r *LoadBalancerReconciler) ensure(ctx context.Context, svc *corev1.Service
 func (r *LoadBalancerReconciler) stop(ctx context.Context, svc *corev1.Service) error {
 	class, ours := svc.Annotations[v1alpha1.ProvisionerAnnotation]
 	owner := provisioner.OwnerOf(svc)
-	if !ours && len(r.Index.Held(owner)) == 0 {
+	held := r.Index.Held(owner)
+	if !ours && len(held) == 0 {
 		r.waiting.remove(client.ObjectKeyFromObject(svc))
 		return nil
 	}
@@ -234,7 +235,7 @@ func (r *LoadBalancerReconciler) stop(ctx context.Context, svc *corev1.Service) 
 		return fmt.Errorf("release Service %s: %s", owner, note)
 	}
 	if svc.DeletionTimestamp.IsZero() {
-		if err := r.clearStatus(ctx, svc); err != nil {
+		if err := r.clearStatus(ctx, svc, held); err != nil {
 			return err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -125,10 +126,15 @@ func ingressOf(svc *corev1.Service, served []provisioner.Ingress) []corev1.LoadB
 	return out
 }
 
-// clearStatus takes back what report wrote.
-func (r *LoadBalancerReconciler) clearStatus(ctx context.Context, svc *corev1.Service) error {
+// clearStatus takes back what report wrote. When the Service is still of type
+// LoadBalancer it is somebody else's now, and only the addresses that it held
+// with us go.
+func (r *LoadBalancerReconciler) clearStatus(ctx context.Context, svc *corev1.Service, held []netip.Addr) error {
 	base := svc.DeepCopy()
-	svc.Status.LoadBalancer.Ingress = nil
+	svc.Status.LoadBalancer.Ingress = slices.DeleteFunc(svc.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool {
+		addr, err := netip.ParseAddr(in.IP)
+		return svc.Spec.Type != corev1.ServiceTypeLoadBalancer || err == nil && slices.Contains(held, addr)
+	})
 	for _, c := range []string{v1alpha1.ServiceAllocated, v1alpha1.ServiceAnnounced, v1alpha1.ServiceHealthy} {
 		meta.RemoveStatusCondition(&svc.Status.Conditions, c)
 	}

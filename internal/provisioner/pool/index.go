@@ -40,6 +40,7 @@ type Index struct {
 	// Derived from records.
 	byOwner, reservedFor, releasedBy map[provisioner.Owner]addrSet
 	bySharingKey                     map[string]addrSet
+	orphans                          addrSet // resting in no pool
 }
 
 type addrSet map[netip.Addr]struct{}
@@ -59,7 +60,7 @@ func NewIndex() *Index {
 	return &Index{
 		pools: map[string]*poolState{}, exclusions: map[string][]Exclusion{}, records: map[netip.Addr]Record{}, coming: map[netip.Addr]struct{}{},
 		byOwner: map[provisioner.Owner]addrSet{}, reservedFor: map[provisioner.Owner]addrSet{},
-		releasedBy: map[provisioner.Owner]addrSet{}, bySharingKey: map[string]addrSet{},
+		releasedBy: map[provisioner.Owner]addrSet{}, bySharingKey: map[string]addrSet{}, orphans: addrSet{},
 	}
 }
 
@@ -133,6 +134,7 @@ func (x *Index) rebuild() {
 	for i, p := range x.byAge {
 		p.derive(others, x.byAge[:i])
 	}
+	x.orphans = addrSet{}
 	for _, r := range x.records {
 		x.count(r, 1)
 	}
@@ -216,17 +218,18 @@ func (x *Index) count(r Record, by int64) {
 	if from, ok := x.pools[r.Pool]; ok && r.state() == inUse && !containsAddr(from.Ranges, r.Address) {
 		from.draining[family] += by
 	}
-	home := x.home(r.Address)
+	home, resting := x.home(r.Address), x.orphans
+	if home != nil {
+		home.counts[family][r.state()] += by
+		resting = home.resting
+	}
+	if r.state() == quarantined && by > 0 {
+		resting[r.Address] = struct{}{}
+	} else if r.state() == quarantined {
+		delete(resting, r.Address)
+	}
 	if home == nil {
 		return
-	}
-	home.counts[family][r.state()] += by
-	if r.state() == quarantined {
-		if by > 0 {
-			home.resting[r.Address] = struct{}{}
-		} else {
-			delete(home.resting, r.Address)
-		}
 	}
 	if by > 0 {
 		x.mark(r.Address)

@@ -190,6 +190,7 @@ func (w *world) consistent(t *testing.T) {
 	}{
 		{"byOwner", fresh.byOwner, w.Index.byOwner}, {"reservedFor", fresh.reservedFor, w.Index.reservedFor},
 		{"releasedBy", fresh.releasedBy, w.Index.releasedBy}, {"bySharingKey", fresh.bySharingKey, w.Index.bySharingKey},
+		{"orphans", fresh.orphans, w.Index.orphans},
 	} {
 		if diff := cmp.Diff(x.want, x.got, cmpopts.EquateComparable(netip.Addr{}), cmpopts.EquateEmpty()); diff != "" {
 			t.Errorf("%s (-fresh +incremental):\n%s", x.what, diff)

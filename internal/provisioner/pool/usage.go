@@ -39,7 +39,7 @@ func (x *Index) Report(name string) (Report, bool) {
 	}
 	r := Report{
 		IPv4: x.usage(p, corev1.IPv4Protocol), IPv6: x.usage(p, corev1.IPv6Protocol),
-		Excluded: slices.SortedFunc(slices.Values(p.excluded), func(a, b Exclusion) int { return a.Range.First.Compare(b.Range.First) }),
+		Excluded: slices.SortedStableFunc(slices.Values(p.excluded), func(a, b Exclusion) int { return a.Range.First.Compare(b.Range.First) }),
 	}
 	for a := range p.resting {
 		if end := x.records[a].ReleasedAt.Add(p.Quarantine); r.NextExpiry.IsZero() || end.Before(r.NextExpiry) {
@@ -116,10 +116,8 @@ func (x *Index) Orphans() []Record {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	var out []Record
-	for _, r := range x.records {
-		if r.state() == quarantined && x.home(r.Address) == nil {
-			out = append(out, r)
-		}
+	for _, a := range sorted(x.orphans) {
+		out = append(out, x.records[a])
 	}
 	return out
 }
