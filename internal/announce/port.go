@@ -58,7 +58,6 @@ type entry struct {
 	port    *port
 	machine *claim.Machine
 	queued  time.Time // the deadline under which it is in the queue
-	index   int       // of its address in the election
 	log     logr.Logger
 }
 

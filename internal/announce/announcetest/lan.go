@@ -79,9 +79,18 @@ type Host struct {
 	exited chan struct{}
 }
 
-// New makes the LAN without starting announcers. It needs root. Close it, also
-// after an error.
+// New makes the LAN without starting announcers. It needs root. Close it.
 func New(opts Options) (*LAN, error) {
+	l, err := build(opts)
+	if err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// build gives what there is also with an error.
+func build(opts Options) (*LAN, error) {
 	l := &LAN{opts: opts}
 	l.command = Command{Keys: [][]byte{bytes.Repeat([]byte{7}, members.KeyLength)}, LAN: opts.LAN, Log: opts.Log}
 	for _, a := range opts.Addresses {
@@ -319,8 +328,10 @@ func (h *Host) end(how func()) {
 	h.cmd = nil
 }
 
-// Cut takes the node off the LAN without its noticing; Mend undoes it.
+// Cut takes the node off the LAN without its noticing.
 func (h *Host) Cut() error { return h.lan.hub.Unplug(h.port) }
+
+// Mend undoes Cut and Away.
 func (h *Host) Mend() error {
 	if err := h.lan.hub.Unplug(h.port); err != nil {
 		return err
@@ -328,7 +339,7 @@ func (h *Host) Mend() error {
 	return h.lan.hub.Plug(h.port, "lan")
 }
 
-// Away moves the node to the other segment; Mend moves it back.
+// Away moves the node to the other segment.
 func (h *Host) Away() error {
 	if err := h.lan.hub.Unplug(h.port); err != nil {
 		return err
@@ -336,8 +347,10 @@ func (h *Host) Away() error {
 	return h.lan.hub.Plug(h.port, "far")
 }
 
-// CutGossip and MendGossip do the same to the management network.
-func (h *Host) CutGossip() error  { return h.lan.hub.Unplug("mgmt-" + h.Name[5:]) }
+// CutGossip takes the node off the management network.
+func (h *Host) CutGossip() error { return h.lan.hub.Unplug("mgmt-" + h.Name[5:]) }
+
+// MendGossip undoes CutGossip.
 func (h *Host) MendGossip() error { return h.lan.hub.Plug("mgmt-"+h.Name[5:], "mgmt") }
 
 // Events gives what has been said since the given time.

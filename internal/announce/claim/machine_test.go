@@ -69,7 +69,6 @@ func (b *bench) expect(state State, sent ...string) {
 var (
 	elected  = Want{Role: Elected, Elected: "me"}
 	hurry    = Want{Role: Elected, Elected: "me", Hurry: true}
-	standby  = Want{Role: Standby, Elected: "better"}
 	better   = Peer{Name: "better", MAC: wire.MAC{2, 0, 0, 0, 0, 1}, Alive: true, Eligible: true, Outranks: true}
 	worse    = Peer{Name: "worse", MAC: wire.MAC{2, 0, 0, 0, 0, 9}, Alive: true, Eligible: true}
 	stranger = Peer{MAC: wire.MAC{2, 0, 0, 0, 0, 0x66}}

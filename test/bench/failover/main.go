@@ -75,8 +75,12 @@ func run() error {
 		return fmt.Errorf("peer: %w", err)
 	}
 	for _, metric := range []string{"detect", "outage"} {
-		theirs := report.Summarise(peerName, peer[metric])
-		r.Add(report.Line{Case: "3 nodes, cut off", Metric: metric, Unit: "s", Ours: report.Summarise("", ours[metric]), Peer: &theirs})
+		line := report.Line{Case: "3 nodes, cut off", Metric: metric, Unit: "s", Ours: report.Summarise("", ours[metric])}
+		if len(peer[metric]) > 0 {
+			theirs := report.Summarise(peerName, peer[metric])
+			line.Peer = &theirs
+		}
+		r.Add(line)
 	}
 	for _, lan := range []bool{false, true} {
 		name, side := "cores busy", ""
@@ -93,17 +97,21 @@ func run() error {
 	return r.Write(os.Stdout, "build/bench")
 }
 
-// start makes a LAN on which one node announces the address.
-func start(lan bool) (*announcetest.LAN, *announcetest.Host, error) {
+// with calls f with a LAN on which one node announces the address.
+func with(lan bool, f func(*announcetest.LAN, *announcetest.Host) error) error {
 	l, err := announcetest.New(announcetest.Options{Nodes: 3, Addresses: []netip.Addr{vip}, Echo: true, LAN: lan, Log: os.Getenv("ANNOUNCE_LOG") != ""})
 	if err != nil {
-		return l, nil, err
+		return err
 	}
+	defer l.Close()
 	if err := l.Start(); err != nil {
-		return l, nil, err
+		return err
 	}
 	host, err := settle(l)
-	return l, host, err
+	if err != nil {
+		return err
+	}
+	return f(l, host)
 }
 
 // settle waits until all nodes see each other and one announces, the same for
@@ -151,23 +159,30 @@ func complete(l *announcetest.LAN) bool {
 // measure cuts the announcer off again and again.
 func measure(ctx context.Context, cuts int, lan bool) (map[string][]float64, error) {
 	out := map[string][]float64{}
-	l, host, err := start(lan)
-	defer l.Close()
-	for i := 0; err == nil && i < cuts; i++ {
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		var detect, outage time.Duration
-		if detect, outage, err = cut(l, host); err != nil {
-			break
-		}
-		out["detect"] = append(out["detect"], detect.Seconds())
-		out["outage"] = append(out["outage"], outage.Seconds())
-		fmt.Fprintf(os.Stderr, "\rfailover: cut %d of %d: detected after %3d ms, outage %3d ms   ", i+1, cuts, detect.Milliseconds(), outage.Milliseconds())
-		if err = host.Mend(); err == nil {
-			host, err = settle(l)
-		}
+	if cuts == 0 {
+		return out, nil
 	}
+	err := with(lan, func(l *announcetest.LAN, host *announcetest.Host) error {
+		for i := range cuts {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			detect, outage, err := cut(l, host)
+			if err != nil {
+				return err
+			}
+			out["detect"] = append(out["detect"], detect.Seconds())
+			out["outage"] = append(out["outage"], outage.Seconds())
+			fmt.Fprintf(os.Stderr, "\rfailover: cut %d of %d: detected after %3d ms, outage %3d ms   ", i+1, cuts, detect.Milliseconds(), outage.Milliseconds())
+			if err := host.Mend(); err != nil {
+				return err
+			}
+			if host, err = settle(l); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	fmt.Fprintln(os.Stderr)
 	return out, err
 }
@@ -219,33 +234,45 @@ func taken(l *announcetest.LAN, host *announcetest.Host, since time.Time) bool {
 // busy counts how often the address moves while every core has two processes too
 // many.
 func busy(ctx context.Context, d time.Duration, lan bool) (int, error) {
-	l, _, err := start(lan)
-	defer l.Close()
-	if err != nil {
-		return 0, err
+	moves := 0
+	err := with(lan, func(l *announcetest.LAN, _ *announcetest.Host) error {
+		stop, err := load()
+		defer stop()
+		if err != nil {
+			return err
+		}
+		since := time.Now()
+		select {
+		case <-time.After(d):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		for _, e := range l.Events(since) {
+			if e.Report != nil && e.Report.State == announce.Announced {
+				moves++
+			}
+		}
+		return nil
+	})
+	fmt.Fprintf(os.Stderr, "failover: %d moves in %v on busy cores\n", moves, d)
+	return moves, err
+}
+
+// load keeps every core busy until stop is called.
+func load() (stop func(), err error) {
+	var running []*exec.Cmd
+	stop = func() {
+		for _, c := range running {
+			_ = c.Process.Kill()
+			_ = c.Wait()
+		}
 	}
 	for range 2 * runtime.NumCPU() {
 		c := reexec.Command("burn")
 		if err := c.Start(); err != nil {
-			return 0, fmt.Errorf("start load: %w", err)
+			return stop, fmt.Errorf("start load: %w", err)
 		}
-		defer func(c *exec.Cmd) {
-			_ = c.Process.Kill()
-			_ = c.Wait()
-		}(c)
+		running = append(running, c)
 	}
-	since := time.Now()
-	select {
-	case <-time.After(d):
-	case <-ctx.Done():
-		return 0, ctx.Err()
-	}
-	moves := 0
-	for _, e := range l.Events(since) {
-		if e.Report != nil && e.Report.State == announce.Announced {
-			moves++
-		}
-	}
-	fmt.Fprintf(os.Stderr, "failover: %d moves in %v on busy cores\n", moves, d)
-	return moves, nil
+	return stop, nil
 }
