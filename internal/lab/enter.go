@@ -31,6 +31,9 @@ const insideVariable = "CAUSEWAY_LAB_STATE"
 // Enter runs this executable again, as argv, inside the namespaces of a new
 // lab, and returns its exit code. Standard streams are handed on.
 //
+// The lab's logs are kept, in StateDir, when the exit code is not zero and ctx
+// has not ended.
+//
 // When ctx ends, the program inside gets SIGTERM, and after five seconds all
 // of the lab is killed. It is killed at once when this process dies.
 func Enter(ctx context.Context, setup Setup, argv []string) (int, error) {
@@ -38,7 +41,8 @@ func Enter(ctx context.Context, setup Setup, argv []string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer state.close()
+	keep := true
+	defer func() { state.close(keep) }()
 	relay, err := state.startRelay()
 	if err != nil {
 		return 0, err
@@ -79,7 +83,9 @@ func Enter(ctx context.Context, setup Setup, argv []string) (int, error) {
 	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
 		return 0, fmt.Errorf("run lab: %w", err)
 	}
-	return cmd.ProcessState.ExitCode(), nil
+	code := cmd.ProcessState.ExitCode()
+	keep = code != 0 && ctx.Err() == nil
+	return code, nil
 }
 
 // namespaces asks for a user namespace only where it is needed: inside one,

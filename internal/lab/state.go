@@ -154,12 +154,18 @@ func (s *state) write(pid int) error {
 	return nil
 }
 
-// close gives the directory back; the logs stay until Clean or the next lab.
-func (s *state) close() {
+// close gives the directory back. With keep, the logs stay until Clean or the
+// next lab of the name; else nothing stays.
+func (s *state) close(keep bool) {
+	defer s.lock.Close()
+	if !keep {
+		_ = os.RemoveAll(s.dir)
+		_ = os.Remove(stateRoot()) // stays if another lab has its directory there
+		return
+	}
 	for _, name := range []string{pidFile, kubeconfigFile, apiServerSock, controlSock, runtimeDir} {
 		_ = os.RemoveAll(filepath.Join(s.dir, name))
 	}
-	s.lock.Close()
 }
 
 // startRelay listens on 127.0.0.1 of the host for the user's kubectl, hands

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -59,13 +60,9 @@ func suiteOutside(ctx context.Context, name string) int {
 		return 1
 	}
 	if code != 0 {
-		fmt.Fprintln(os.Stderr, "lab: logs are in", StateDir(name))
-		return code
+		fmt.Fprintln(os.Stderr, "lab: logs are in", filepath.Join(StateDir(name), logsDir))
 	}
-	if err := os.RemoveAll(StateDir(name)); err != nil {
-		fmt.Fprintln(os.Stderr, "lab:", err)
-	}
-	return 0
+	return code
 }
 
 // Possible returns an error that says what is missing when no lab can be made

@@ -144,7 +144,7 @@ func (d *demonstration) waitAddress(ctx context.Context) error {
 			return false, "", err
 		}
 		d.service = service
-		return len(service.Status.LoadBalancer.Ingress) > 0, "pending", nil
+		return len(service.Status.LoadBalancer.Ingress) >= len(service.Spec.ClusterIPs), "pending", nil
 	})
 	if err != nil {
 		return err
@@ -158,7 +158,11 @@ func (d *demonstration) waitAddress(ctx context.Context) error {
 	d.result.Address = d.address.String()
 	d.result.ClusterIP = d.service.Spec.ClusterIP
 	d.result.NodePort = port.NodePort
-	d.p.Step("Service go-http has the address %s on the LAN (ClusterIP %s, NodePort %d)", d.address, d.service.Spec.ClusterIP, port.NodePort)
+	addresses := []string{}
+	for _, ingress := range d.service.Status.LoadBalancer.Ingress {
+		addresses = append(addresses, ingress.IP)
+	}
+	d.p.Step("Service go-http has %s on the LAN (ClusterIP %s, NodePort %d)", strings.Join(addresses, " and "), d.service.Spec.ClusterIP, port.NodePort)
 	return nil
 }
 
@@ -174,34 +178,42 @@ func (d *demonstration) printPods(ctx context.Context) error {
 	return nil
 }
 
-// ask asks the LAN who has the address: exactly one node may answer.
+// ask asks the LAN who has each address: exactly one node may answer.
 func (d *demonstration) ask(ctx context.Context) error {
-	d.p.Title("The client asks the LAN: who has %s?", d.address)
-	node, mac, err := d.whoHas(ctx)
-	if err != nil {
-		return err
+	d.p.Title("The client asks the LAN who has them")
+	for _, ingress := range d.service.Status.LoadBalancer.Ingress {
+		address, err := netip.ParseAddr(ingress.IP)
+		if err != nil {
+			return fmt.Errorf("read address of Service default/go-http: %w", err)
+		}
+		node, mac, err := d.whoHas(ctx, address)
+		if err != nil {
+			return err
+		}
+		d.p.Step("%s answers: %s is at %s; nobody else does", node.Name(), address, mac)
+		if address == d.address {
+			d.announcer = node
+			d.result.Announcer = node.Name()
+		}
 	}
-	d.announcer = node
-	d.result.Announcer = node.Name()
-	d.p.Step("%s answers: %s is at %s; nobody else does", node.Name(), d.address, mac)
 	return nil
 }
 
 // whoHas asks by ARP or neighbour discovery and finds the node by its MAC.
-func (d *demonstration) whoHas(ctx context.Context) (*lab.Node, string, error) {
-	macs, err := d.watch.Ask(ctx, d.address, 500*time.Millisecond)
+func (d *demonstration) whoHas(ctx context.Context, address netip.Addr) (*lab.Node, string, error) {
+	macs, err := d.watch.Ask(ctx, address, 500*time.Millisecond)
 	if err != nil {
 		return nil, "", err
 	}
 	if len(macs) != 1 {
-		return nil, "", fmt.Errorf("%d answers to who has %s, want one: %s", len(macs), d.address, strings.Join(macs, ", "))
+		return nil, "", fmt.Errorf("%d answers to who has %s, want one: %s", len(macs), address, strings.Join(macs, ", "))
 	}
 	for _, node := range d.l.Nodes() {
 		if node.MAC() == macs[0] {
 			return node, macs[0], nil
 		}
 	}
-	return nil, "", fmt.Errorf("%s says that it has %s, and is none of the nodes", macs[0], d.address)
+	return nil, "", fmt.Errorf("%s says that it has %s, and is none of the nodes", macs[0], address)
 }
 
 // request asks until every Pod has answered.
@@ -262,7 +274,7 @@ func (d *demonstration) kill(ctx context.Context) error {
 	d.result.FailoverSeconds = seconds(recovered.Sub(died))
 	d.p.Step("The client goes on: %d of the %d requests since then failed, none after %.0f ms",
 		len(results.Failed()), len(results), 1000*d.result.FailoverSeconds)
-	node, mac, err := d.whoHas(ctx)
+	node, mac, err := d.whoHas(ctx, d.address)
 	if err != nil {
 		return err
 	}

@@ -111,7 +111,11 @@ func (c *container) run(ctx context.Context) {
 			backOff = 0
 		}
 		if backOff > 0 {
-			c.change(func() { c.wait("CrashLoopBackOff", fmt.Sprintf("back-off %s restarting", backOff)) })
+			why := fmt.Sprintf("back-off %s restarting", backOff)
+			if err != nil {
+				why += ": " + err.Error()
+			}
+			c.change(func() { c.wait("CrashLoopBackOff", why) })
 			if !sleep(ctx, backOff) {
 				return
 			}

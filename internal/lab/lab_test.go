@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/causeway-lb/causeway/internal/lab/network"
+	"github.com/causeway-lb/causeway/internal/lab/reexec"
+)
+
+func TestMain(m *testing.M) {
+	reexec.Init()
+	os.Exit(m.Run())
+}
+
+func init() {
+	reexec.Register("test-outside", testOutside)
+	reexec.Register("test-inside", testInside)
+}
+
+// testOutside is a program that runs a lab and gets killed.
+func testOutside() int {
+	code, err := Enter(context.Background(), Setup{Name: os.Args[1]}, reexec.Argv("test-inside"))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
+}
+
+// testInside fills a lab with what could be left behind: a namespace with
+// interfaces, and a process that ignores signals.
+func testInside() int {
+	l := &Lab{}
+	err := l.buildLAN()
+	if err == nil {
+		cmd := exec.Command("sh", "-c", "trap '' TERM INT HUP; exec sleep 1000")
+		if err = l.Machine(NodeName(1)).Start(cmd); err == nil {
+			fmt.Println("ready")
+			err = cmd.Wait()
+		}
+	}
+	fmt.Fprintln(os.Stderr, err)
+	return 1
+}
+
+func needLab(t *testing.T) {
+	t.Helper()
+	if err := Possible(); err != nil {
+		if os.Getenv("REQUIRE_KERNEL") == "1" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	t.Setenv("TMPDIR", t.TempDir()) // Clean must not find the user's own labs
+}
+
+// startOutside runs a lab in another process and returns that and the lab's
+// process 1, when the lab is full.
+func startOutside(t *testing.T, name string) (*exec.Cmd, int) {
+	t.Helper()
+	cmd := reexec.Command("test-outside", name)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "ready\n" {
+		t.Fatalf("the lab said %q, %v", line, err)
+	}
+	for range 100 {
+		// The file is written beside the lab's start.
+		if pid, err := strconv.Atoi(readPID(StateDir(name))); err == nil {
+			return cmd, pid
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Fatal("no file with the lab's process id")
+	return nil, 0
+}
+
+// The kernel removes all of a lab with the program that made it, even when
+// that is killed without warning.
+func TestNothingIsLeftAfterSIGKILL(t *testing.T) {
+	needLab(t)
+	name := fmt.Sprintf("test-kill-%d", os.Getpid())
+	cmd, pid := startOutside(t, name)
+	space, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(inNamespace(space)); n < 3 {
+		t.Fatalf("%d processes in the lab, want process 1, the program and its child", n)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	deadline := time.Now().Add(10 * time.Second)
+	for len(inNamespace(space)) > 0 {
+		if time.Now().After(deadline) {
+			t.Fatalf("still there 10 s later: %v", inNamespace(space))
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err := unix.Kill(pid, 0); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("process 1 of the lab: %v", err)
+	}
+	removed, _, err := Clean()
+	if err != nil {
+		t.Error(err)
+	}
+	if !strings.Contains(strings.Join(removed, " "), name) {
+		t.Errorf("Clean removed %v, want %s among them", removed, name)
+	}
+	if _, err := os.Stat(StateDir(name)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("state directory: %v", err)
+	}
+}
+
+// inNamespace lists the processes of a PID namespace.
+func inNamespace(space string) []string {
+	links, _ := filepath.Glob("/proc/[0-9]*/ns/pid")
+	var pids []string
+	for _, link := range links {
+		if to, err := os.Readlink(link); err == nil && to == space {
+			pids = append(pids, strings.Split(link, "/")[2])
+		}
+	}
+	return pids
+}
+
+func TestOneLabOfAName(t *testing.T) {
+	needLab(t)
+	name := fmt.Sprintf("test-name-%d", os.Getpid())
+	cmd, pid := startOutside(t, name)
+	_, err := Enter(t.Context(), Setup{Name: name}, reexec.Argv("test-inside"))
+	if err == nil || !strings.Contains(err.Error(), "--name") || !strings.Contains(err.Error(), strconv.Itoa(pid)) {
+		t.Errorf("a second lab of the name: %v, want an error that names the process and --name", err)
+	}
+	if _, running, err := Clean(); err != nil || !strings.Contains(strings.Join(running, " "), name) {
+		t.Errorf("Clean says that %v are running (%v), want %s among them", running, err, name)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+}
+
+// A lab that ends in order takes its directory with it.
+func TestStateDirectoryGoesWithTheLab(t *testing.T) {
+	needLab(t)
+	name := fmt.Sprintf("test-end-%d", os.Getpid())
+	code, err := Enter(t.Context(), Setup{Name: name}, reexec.Argv("nothing"))
+	if code != 0 || err != nil {
+		t.Fatalf("Enter = %d, %v", code, err)
+	}
+	if _, err := os.Stat(StateDir(name)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("state directory: %v", err)
+	}
+}
+
+func TestAddresses(t *testing.T) {
+	m := machine{NodeName(3), controlPlaneNumber + 3}
+	want := []netip.Addr{netip.MustParseAddr("192.0.2.13"), netip.MustParseAddr("2001:db8:0:1::13")}
+	if got := m.addresses(); got[0] != want[0] || got[1] != want[1] {
+		t.Errorf("addresses %v, want %v", got, want)
+	}
+	cidrs := m.podCIDRs()
+	if cidrs[0].String() != "10.244.3.0/24" || cidrs[1].String() != "fd00:10:244:3::/64" {
+		t.Errorf("Pod ranges %v", cidrs)
+	}
+	if got := m.mac().String(); got != "02:00:00:00:00:0d" {
+		t.Errorf("MAC %s", got)
+	}
+}
+
+func TestShellCommand(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	dir := filepath.Join(StateDir("x"), runtimeDir)
+	for path, pid := range map[string]string{
+		"../pid": "100", "node-1.pid": "7",
+		"node-1/default_web-abc/server": "12", "node-1/default_web-abcd/server": "13", "node-1/causeway-system_agent-x/agent": "14",
+	} {
+		path = filepath.Join(dir, path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(pid), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	node := " nsenter --target 7 --mount --uts --net --pid -- "
+	for target, want := range map[string]string{
+		"client":                    " nsenter --net=" + network.Dir + "/client -- id",
+		"node-1":                    node + "id",
+		"pod/web-abc":               node + "nsenter --target 12 ",
+		"pod/web-abcd":              node + "nsenter --target 13 ",
+		"pod/web":                   node + "nsenter --target 12 ",
+		"pod/causeway-system/agent": node + "nsenter --target 14 ",
+	} {
+		got, err := ShellCommand("x", target, []string{"id"})
+		if err != nil {
+			t.Errorf("%s: %v", target, err)
+			continue
+		}
+		line := strings.Join(got, " ")
+		if !strings.HasPrefix(line, "nsenter --target 100 ") || !strings.Contains(line, want) || !strings.HasSuffix(line, " id") {
+			t.Errorf("%s: %s\nwant in it: %s", target, line, want)
+		}
+	}
+	for target, want := range map[string]string{"node-9": "client, lan, node-1", "pod/nobody": "no Pod nobody"} {
+		if _, err := ShellCommand("x", target, nil); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v, want one with %q", target, err, want)
+		}
+	}
+	if _, err := ShellCommand("y", "client", nil); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("a lab that isn't there: %v", err)
+	}
+}
