@@ -55,9 +55,9 @@ func newExternalLB() *externalLB {
 	text := fmt.Sprintf("loadBalancers:\n- class: %s\n  haproxy:\n    runtime: unix://%s/admin.sock\n    addresses: [%s]\n    ports: [\"%d\"]\n    mapFile: %s/causeway.map\n    slots: 4\n",
 		externalClass, dir, e.address(), e.port, dir)
 	Expect(os.WriteFile(e.file(), []byte(text), 0o600)).To(Succeed())
-	configs, err := haproxy.Parse([]byte(text))
+	config, err := haproxy.RenderFile([]byte(text), externalClass)
 	Expect(err).NotTo(HaveOccurred())
-	Expect(os.WriteFile(filepath.Join(dir, "haproxy.cfg"), []byte(configs[0].Render(dir+"/admin.sock")), 0o600)).To(Succeed())
+	Expect(os.WriteFile(filepath.Join(dir, "haproxy.cfg"), []byte(config), 0o600)).To(Succeed())
 	Expect(os.WriteFile(filepath.Join(dir, "causeway.map"), nil, 0o600)).To(Succeed())
 	e.run()
 	DeferCleanup(e.kill)

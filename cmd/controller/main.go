@@ -26,6 +26,7 @@ import (
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/controllers"
 	"github.com/causeway-lb/causeway/internal/certs"
+	"github.com/causeway-lb/causeway/internal/provisioner/haproxy"
 	"github.com/causeway-lb/causeway/internal/version"
 )
 
@@ -38,6 +39,7 @@ type flags struct {
 	leaderElect                   bool
 	leaseDuration                 time.Duration
 	qps                           float64
+	renderHAProxy                 string
 	options                       controllers.Options
 	zap                           zap.Options
 }
@@ -52,6 +54,7 @@ func parseFlags() flags {
 	flag.Float64Var(&f.qps, "kube-api-qps", 200, "requests a second to the API server, on average; twice as many in a burst")
 	flag.BoolVar(&f.options.DefaultLoadBalancer, "default-load-balancer", true, "serve Services of type LoadBalancer that have no loadBalancerClass")
 	flag.StringVar(&f.options.ExternalLoadBalancers, "external-load-balancers", "", "file that describes load balancers outside the cluster, by class")
+	flag.StringVar(&f.renderHAProxy, "render-haproxy", "", "print the haproxy.cfg for this class of --external-load-balancers, and exit")
 	flag.BoolVar(&f.options.Features.LoadBalancer, "load-balancer", true, "give LoadBalancer addresses from pools")
 	flag.BoolVar(&f.options.Features.Allocation, "allocation", true, "give ClusterIPs and NodePorts from pools")
 	flag.StringVar(&f.options.Allocation.NodePortRange, "service-node-port-range", "30000-32767", "the API server's flag of that name")
@@ -71,6 +74,9 @@ func parseFlags() flags {
 
 func run() int {
 	f := parseFlags()
+	if f.renderHAProxy != "" {
+		return renderHAProxy(f)
+	}
 	log := zap.New(zap.UseFlagOptions(&f.zap))
 	ctrl.SetLogger(log)
 	klog.SetLogger(log)
@@ -80,6 +86,22 @@ func run() int {
 		return 1
 	}
 	log.Info("Controller stopped")
+	return 0
+}
+
+// renderHAProxy prints a haproxy.cfg.
+func renderHAProxy(f flags) int {
+	text, err := os.ReadFile(f.options.ExternalLoadBalancers)
+	if err == nil {
+		var config string
+		if config, err = haproxy.RenderFile(text, f.renderHAProxy); err == nil {
+			_, err = fmt.Print(config)
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	return 0
 }
 

@@ -143,11 +143,12 @@ func (p *Provisioner) Allocate(ctx context.Context, req provisioner.Request) (pr
 	held := p.held(req.Owner)
 	var want []netip.Addr
 	var unmet []string
-	met := 0
+	met, asked := 0, true // asked: what is asked for by address can be had
 	for _, f := range req.Families {
 		addrs, refused := p.choose(req, held, f)
 		if refused != "" {
 			unmet = append(unmet, refused)
+			asked = asked && !slices.ContainsFunc(req.Addresses, func(a netip.Addr) bool { return provisioner.FamilyOf(a) == f })
 			continue
 		}
 		want = append(want, addrs...)
@@ -156,7 +157,7 @@ func (p *Provisioner) Allocate(ctx context.Context, req provisioner.Request) (pr
 	out := provisioner.Allocation{Addresses: want}
 	if len(unmet) > 0 {
 		reason := provisioner.ReasonPoolExhausted
-		if len(req.Addresses) > 0 {
+		if !asked {
 			reason = provisioner.ReasonAddressNotAllowed
 		}
 		if !slices.ContainsFunc(req.Ports, p.bound) {
@@ -165,7 +166,7 @@ func (p *Provisioner) Allocate(ctx context.Context, req provisioner.Request) (pr
 		// An edit of another Service may help, and it does not tell: the pending
 		// retry finds out.
 		out.Unmet = &provisioner.Refused{Reason: reason, Message: strings.Join(unmet, "; "), Addresses: req.Addresses}
-		if out.Enough = met >= req.Required() && len(req.Addresses) == 0; !out.Enough {
+		if out.Enough = asked && met >= req.Required(); !out.Enough {
 			out.Addresses = held
 			return out, nil
 		}

@@ -128,11 +128,25 @@ func Parse(text []byte) ([]Config, error) {
 	return out, nil
 }
 
-// Render returns the haproxy.cfg for this configuration. runtime is the address
-// of the runtime interface as haproxy.cfg has it ("ipv4@192.0.2.60:9999" or a
-// path). Whoever reaches it can redirect every connection: bind it to a network
-// that only the controller can reach. The map file has to exist, empty.
-func (c Config) Render(runtime string) string {
+// RenderFile returns the haproxy.cfg of one class of the operator's file.
+func RenderFile(text []byte, class string) (string, error) {
+	configs, err := Parse(text)
+	if err != nil {
+		return "", err
+	}
+	for _, c := range configs {
+		if socket, ok := c.Runtime.(Socket); ok && c.Class == class {
+			return c.Render(socket), nil
+		}
+	}
+	return "", fmt.Errorf("render haproxy.cfg: the file describes no load balancer of class %q", class)
+}
+
+// Render returns the haproxy.cfg for this configuration, with its runtime
+// interface at the socket. Whoever reaches that can redirect every connection:
+// it belongs to a network that only the controller can reach. The map file has
+// to exist, empty.
+func (c Config) Render(socket Socket) string {
 	c.setDefaults()
 	var b strings.Builder
 	fmt.Fprintf(&b, `global
@@ -144,7 +158,7 @@ defaults
     timeout server 1h
     timeout check 2s
 frontend causeway
-`, runtime)
+`, socket.bind())
 	for _, a := range c.Addresses {
 		for _, p := range c.Ports {
 			fmt.Fprintf(&b, "    bind %s:%d-%d\n", a, p.First, p.Last)

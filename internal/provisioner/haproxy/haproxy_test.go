@@ -61,7 +61,7 @@ func newBench(t *testing.T) *bench {
 		Ports:     []alloc.PortRange{{First: base, Last: base + 9}},
 		Runtime:   Socket{Network: "unix", Address: b.socket},
 	}
-	for file, text := range map[string]string{b.file: b.config.Render(b.socket), b.config.MapFile: ""} {
+	for file, text := range map[string]string{b.file: b.config.Render(Socket{Network: "unix", Address: b.socket}), b.config.MapFile: ""} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -414,5 +414,42 @@ func TestUnreachable(t *testing.T) {
 	}
 	if err := p.Remove(t.Context(), provisioner.Owner{Namespace: "ns", Name: "stranger"}); err != nil {
 		t.Errorf("remove a stranger: %v", err)
+	}
+}
+
+func TestIPv6(t *testing.T) {
+	b := newBench(t)
+	b.kill()
+	six := netip.IPv6Loopback()
+	b.config.Addresses = append(b.config.Addresses, six)
+	if err := os.WriteFile(b.file, []byte(b.config.Render(Socket{Network: "unix", Address: b.socket})), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.run(t)
+	b.listen(t, six, testNodePort, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "six") })
+	nodes := []provisioner.Node{b.node(t, "node-1", 11, testNodePort)}
+	nodes[0].Addresses = append(nodes[0].Addresses, six)
+	p := start(t, b.config)
+	req := provisioner.Request{
+		Owner: provisioner.Owner{Namespace: "ns", Name: "web", UID: "1"}, Policy: corev1.IPFamilyPolicyRequireDualStack,
+		Families: []corev1.IPFamily{corev1.IPv6Protocol, corev1.IPv4Protocol}, Ports: []provisioner.Port{{Protocol: corev1.ProtocolTCP, Port: b.port(0)}},
+	}
+	held, err := p.Allocate(t.Context(), req)
+	if err != nil || held.Unmet != nil || len(held.Addresses) != 2 || held.Addresses[0] != six {
+		t.Fatalf("allocate: %+v, %v", held, err)
+	}
+	if _, err := p.Ensure(t.Context(), provisioner.Desired{
+		Owner: req.Owner, Addresses: held.Addresses, Nodes: nodes,
+		Ports: []provisioner.ServicePort{{Port: req.Ports[0], NodePort: testNodePort}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for a, who := range map[netip.Addr]string{six: "six", held.Addresses[1]: "node-1"} {
+		eventually(t, fmt.Sprintf("%s answers", a), func() error {
+			if got, err := ask(t, a, b.port(0)); err != nil || got != who {
+				return fmt.Errorf("got %q, %v", got, err)
+			}
+			return nil
+		})
 	}
 }

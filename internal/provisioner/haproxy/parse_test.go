@@ -70,14 +70,35 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-func TestParse(t *testing.T) {
-	got, err := Parse([]byte(`loadBalancers:
+const fileText = `loadBalancers:
 - class: example.com/haproxy
   haproxy:
     runtime: tcp://192.0.2.60:9999
     addresses: [192.0.2.60, "2001:db8::60"]
     ports: ["80", 8000-8063]
-`))
+    slots: 1
+`
+
+func TestRenderFile(t *testing.T) {
+	got, err := RenderFile([]byte(fileText), "example.com/haproxy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{
+		"    stats socket ipv4@192.0.2.60:9999 level admin", "    bind 192.0.2.60:80-80", "    bind 2001:db8::60:8000-8063",
+		"backend causeway-cluster-0", "backend causeway-local-source-0",
+	} {
+		if !strings.Contains(got, line+"\n") {
+			t.Errorf("no line %q in\n%s", line, got)
+		}
+	}
+	if _, err := RenderFile([]byte(fileText), "example.com/other"); err == nil {
+		t.Error("a class that is not there is rendered")
+	}
+}
+
+func TestParse(t *testing.T) {
+	got, err := Parse([]byte(fileText))
 	if err != nil || len(got) != 1 || got[0].Class != "example.com/haproxy" || len(got[0].Addresses) != 2 || len(got[0].Ports) != 2 ||
 		got[0].Runtime != (Socket{Network: "tcp", Address: "192.0.2.60:9999"}) {
 		t.Errorf("got %+v, %v", got, err)

@@ -44,6 +44,17 @@ func ParseSocket(text string) (Socket, error) {
 	return Socket{}, fmt.Errorf("%q is not a socket: write tcp://192.0.2.60:9999 or unix:///run/haproxy.sock", text)
 }
 
+// bind is the socket's address as haproxy.cfg has it.
+func (s Socket) bind() string {
+	switch {
+	case s.Network == "unix":
+		return s.Address
+	case strings.HasPrefix(s.Address, "["):
+		return "ipv6@" + strings.NewReplacer("[", "", "]", "").Replace(s.Address)
+	}
+	return "ipv4@" + s.Address
+}
+
 // maxAnswer bounds what is read; 4,096 slots of 1,000 servers are less.
 const maxAnswer = 1 << 30
 

@@ -145,28 +145,28 @@ func (x *Index) rebuild() {
 
 // derive sets up spaces and counters from the pool's ranges. Of two pools that
 // overlap the older one has the addresses.
-func (p *poolState) derive(exclusions []Exclusion, older []*poolState) {
-	p.excluded, p.spaces, p.resting = nil, nil, addrSet{}
-	p.counts = map[corev1.IPFamily]*[3]int64{corev1.IPv4Protocol: {}, corev1.IPv6Protocol: {}}
-	p.draining = map[corev1.IPFamily]int64{}
+func (s *poolState) derive(exclusions []Exclusion, older []*poolState) {
+	s.excluded, s.spaces, s.resting = nil, nil, addrSet{}
+	s.counts = map[corev1.IPFamily]*[3]int64{corev1.IPv4Protocol: {}, corev1.IPv6Protocol: {}}
+	s.draining = map[corev1.IPFamily]int64{}
 	for _, e := range exclusions {
-		for _, both := range Meet(e.Range, p.Ranges) {
-			p.excluded = append(p.excluded, Exclusion{Range: both, Why: e.Why})
+		for _, both := range Meet(e.Range, s.Ranges) {
+			s.excluded = append(s.excluded, Exclusion{Range: both, Why: e.Why})
 		}
 	}
 	for _, other := range older {
 		for _, r := range other.Ranges {
-			for _, both := range Meet(r, p.Ranges) {
-				p.excluded = append(p.excluded, Exclusion{Range: both, Why: "LoadBalancerPool " + other.Name})
+			for _, both := range Meet(r, s.Ranges) {
+				s.excluded = append(s.excluded, Exclusion{Range: both, Why: "LoadBalancerPool " + other.Name})
 			}
 		}
 	}
 	var blocked []Range
-	for _, e := range p.excluded {
+	for _, e := range s.excluded {
 		blocked = append(blocked, e.Range)
 	}
-	for _, r := range p.Ranges {
-		p.spaces = append(p.spaces, newSpace(r, blocked, p.AvoidBuggyIPs))
+	for _, r := range s.Ranges {
+		s.spaces = append(s.spaces, newSpace(r, blocked, s.AvoidBuggyIPs))
 	}
 }
 

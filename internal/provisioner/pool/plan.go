@@ -112,12 +112,11 @@ type planner struct {
 func (p *planner) plan() plan {
 	p.met = map[corev1.IPFamily]bool{}
 	p.requested()
-	if len(p.unmet) == 0 {
+	asked := len(p.unmet) == 0
+	if asked {
 		p.chosen()
 	}
-	enough := len(p.unmet) == 0 ||
-		p.req.Policy == corev1.IPFamilyPolicyPreferDualStack && len(p.met) > 0 && len(p.req.Addresses) == 0
-	if !enough {
+	if !asked || len(p.unmet) > 0 && len(p.met) < p.req.Required() {
 		return plan{keep: p.held, unmet: merge(p.unmet)}
 	}
 	out := plan{keep: p.keep, take: p.taken, unmet: merge(p.unmet), enough: true}

@@ -76,6 +76,12 @@ func TestAllocate(t *testing.T) {
 			req: request("web", dual(corev1.IPFamilyPolicyRequireDualStack)), unmet: provisioner.ReasonNoPool, message: "IPv6"},
 		{name: "prefer dual stack: what there is", pools: []Pool{pool("a", "192.0.2.0/24")},
 			req: request("web", dual(corev1.IPFamilyPolicyPreferDualStack)), want: []string{"192.0.2.0"}, unmet: provisioner.ReasonNoPool, message: "IPv6"},
+		{name: "prefer dual stack with an address asked for", pools: []Pool{pool("a", "192.0.2.0/24")},
+			req:  request("web", dual(corev1.IPFamilyPolicyPreferDualStack), func(r *provisioner.Request) { r.Addresses = addrs("192.0.2.9") }),
+			want: []string{"192.0.2.9"}, unmet: provisioner.ReasonNoPool, message: "IPv6"},
+		{name: "prefer dual stack with an address that cannot be had: nothing", pools: []Pool{pool("a", "192.0.2.0/24")},
+			req:   request("web", dual(corev1.IPFamilyPolicyPreferDualStack), func(r *provisioner.Request) { r.Addresses = addrs("2001:db8::9") }),
+			unmet: provisioner.ReasonOutsidePools, message: "2001:db8::9 is in no LoadBalancerPool"},
 		{name: "two pools when none has both families", pools: []Pool{pool("a", "192.0.2.7/32"), pool("b", "2001:db8::7/128")},
 			req: request("web", dual(corev1.IPFamilyPolicyRequireDualStack)), want: []string{"192.0.2.7", "2001:db8::7"}},
 		{name: "second family from the pool of the first", pools: []Pool{
@@ -243,6 +249,37 @@ func TestOrderOfEventsIsIrrelevant(t *testing.T) {
 func with0(r Record) Record {
 	r.Version, r.Owners = "9", []provisioner.Owner{owner("old")}
 	return r
+}
+
+func TestRestingRecordInNoPoolIsAnOrphan(t *testing.T) {
+	w := newWorld(newStore(1, 0), with(pool("a", "192.0.2.1/32"), func(p *Pool) { p.Quarantine = time.Hour }))
+	if _, err := w.Allocate(t.Context(), request("web")); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Release(t.Context(), owner("web")); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.Index.Orphans(); len(got) != 0 {
+		t.Errorf("resting in its pool: %v", got)
+	}
+	if got := w.Index.Expired("a", noon.Add(59*time.Minute)); len(got) != 0 {
+		t.Errorf("expired too early: %v", got)
+	}
+	if got := w.Index.Expired("a", noon.Add(time.Hour)); len(got) != 1 {
+		t.Errorf("expired: %v, want one", got)
+	}
+	w.Index.DeletePool("a")
+	orphans := w.Index.Orphans()
+	if len(orphans) != 1 {
+		t.Fatalf("orphans: %v, want one", orphans)
+	}
+	if err := w.Forget(t.Context(), orphans[0]); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(w.store.copies()); n != 0 {
+		t.Errorf("%d records are left", n)
+	}
+	w.consistent(t)
 }
 
 func TestOverlappingPoolsLeaveTheOlderOneAlone(t *testing.T) {
