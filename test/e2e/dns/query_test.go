@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dns
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/causeway-lb/causeway/internal/lab"
+)
+
+// answer is a server's response in a form that can be compared.
+type answer struct {
+	code    dnsmessage.RCode
+	records []string // "A 10.96.0.7", "CNAME web.default.svc.cluster.local.", ..., sorted
+}
+
+func (a answer) String() string {
+	return fmt.Sprintf("%s [%s]", strings.TrimPrefix(a.code.String(), "RCode"), strings.Join(a.records, ", "))
+}
+
+// ask sends one question to cluster DNS, from a node, over UDP.
+func ask(ctx context.Context, name string, kind dnsmessage.Type) (answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	conn, err := cluster.Machine("node-1").Dial(ctx, "udp", frontend(lab.DNS, 53))
+	if err != nil {
+		return answer{}, err
+	}
+	defer conn.Close()
+	deadline, _ := ctx.Deadline()
+	if err := conn.SetDeadline(deadline); err != nil {
+		return answer{}, err
+	}
+	question, err := dnsmessage.NewName(name)
+	if err != nil {
+		return answer{}, err
+	}
+	message := dnsmessage.Message{
+		Header:    dnsmessage.Header{ID: 4711, RecursionDesired: true},
+		Questions: []dnsmessage.Question{{Name: question, Type: kind, Class: dnsmessage.ClassINET}},
+	}
+	packed, err := message.Pack()
+	if err != nil {
+		return answer{}, err
+	}
+	if _, err := conn.Write(packed); err != nil {
+		return answer{}, err
+	}
+	buffer := make([]byte, 4096)
+	n, err := conn.Read(buffer)
+	if err != nil {
+		return answer{}, err
+	}
+	var response dnsmessage.Message
+	if err := response.Unpack(buffer[:n]); err != nil {
+		return answer{}, err
+	}
+	return summarise(&response), nil
+}
+
+func summarise(response *dnsmessage.Message) answer {
+	a := answer{code: response.RCode}
+	for _, record := range response.Answers {
+		switch body := record.Body.(type) {
+		case *dnsmessage.AResource:
+			a.records = append(a.records, "A "+netip.AddrFrom4(body.A).String())
+		case *dnsmessage.AAAAResource:
+			a.records = append(a.records, "AAAA "+netip.AddrFrom16(body.AAAA).String())
+		case *dnsmessage.CNAMEResource:
+			a.records = append(a.records, "CNAME "+body.CNAME.String())
+		case *dnsmessage.PTRResource:
+			a.records = append(a.records, "PTR "+body.PTR.String())
+		case *dnsmessage.SRVResource:
+			a.records = append(a.records, fmt.Sprintf("SRV %d %s", body.Port, body.Target))
+		case *dnsmessage.TXTResource:
+			a.records = append(a.records, "TXT "+strings.Join(body.TXT, ""))
+		default:
+			a.records = append(a.records, record.Header.Type.String())
+		}
+	}
+	slices.Sort(a.records)
+	return a
+}
+
+// wantAnswer waits until DNS answers so: it learns of changes by a watch.
+func wantAnswer(t *testing.T, ctx context.Context, name string, kind dnsmessage.Type, code dnsmessage.RCode, records ...string) {
+	t.Helper()
+	slices.Sort(records)
+	want := answer{code: code, records: records}
+	eventually(t, ctx, 15*time.Second, fmt.Sprintf("%s %s", name, kind), func() error {
+		got, err := ask(ctx, name, kind)
+		if err != nil {
+			return err
+		}
+		if got.String() != want.String() {
+			return fmt.Errorf("answer %s, want %s", got, want)
+		}
+		return nil
+	})
+}
