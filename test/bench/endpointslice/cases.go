@@ -94,6 +94,9 @@ func oneService(ctx context.Context, cluster *clusterAPI, c *contender, s size) 
 		if err := parallel(ctx, s.onePods, come); err != nil {
 			return err
 		}
+		if err := o.settle(ctx, settleLimit); err != nil {
+			return err
+		}
 		old := take(pods, s.onePods/5)
 		err := parallel(ctx, len(old), func(ctx context.Context, i int) error {
 			if err := come(ctx, i); err != nil {
@@ -102,6 +105,10 @@ func oneService(ctx context.Context, cluster *clusterAPI, c *contender, s size) 
 			return cluster.client.Delete(ctx, old[i], client.GracePeriodSeconds(0))
 		})
 		if err != nil {
+			return err
+		}
+		// What is to be seen must be seen before it goes.
+		if err := o.settle(ctx, settleLimit); err != nil {
 			return err
 		}
 		rest := take(pods, len(pods))
