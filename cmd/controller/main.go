@@ -19,6 +19,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	crlog "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
@@ -113,6 +114,8 @@ func serve(f flags, log logr.Logger) error {
 		return fmt.Errorf("find the API server: %w: run in a Pod, or set --kubeconfig", err)
 	}
 	config.QPS, config.Burst = float32(f.qps), int(2*f.qps)
+	// Each warning once: that v1 Endpoints are deprecated comes with every write.
+	config.WarningHandlerWithContext = crlog.NewKubeAPIWarningLogger(crlog.KubeAPIWarningLoggerOptions{Deduplicate: true})
 	config.DisableCompression = true // the network is near, the processor is not idle
 	keeper, err := newKeeper(config, f)
 	if err != nil {
