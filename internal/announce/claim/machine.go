@@ -163,6 +163,7 @@ type Machine struct {
 	probing  ProbeTiming
 	crossed  bool // one claim that crossed ours was answered
 	defended time.Time
+	looked   time.Time // when the link was last asked for a stranger
 
 	holder    Peer      // Held: who has it
 	heldSince time.Time // Held: without a break
@@ -313,7 +314,7 @@ func (m *Machine) announce(now time.Time) {
 	m.enter(now, Announcing)
 	m.port.Answer(true)
 	m.port.Announce()
-	m.sent, m.crossed = 0, false
+	m.sent, m.crossed, m.looked = 0, false, now
 	m.scheduleAnnouncement(now)
 }
 
@@ -349,6 +350,7 @@ func (m *Machine) Tick(now time.Time) {
 		}
 		if m.sent == len(m.timing.Repeats) {
 			m.backoff = 0 // nobody objected
+			m.look(now)
 		}
 		m.port.Announce()
 		m.scheduleAnnouncement(now)
@@ -358,6 +360,15 @@ func (m *Machine) Tick(now time.Time) {
 		m.stop(now)
 	case Conflicting:
 		m.probe(now)
+	}
+}
+
+// look asks the link for a stranger that has come since, once in a Refresh: one
+// that took the address without asking does not show itself by announcements.
+func (m *Machine) look(now time.Time) {
+	if now.Sub(m.looked) >= m.timing.Refresh/2 {
+		m.looked = now
+		m.port.Probe(wire.MAC{})
 	}
 }
 

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package announce_test
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/causeway-lb/causeway/internal/announce"
+	"github.com/causeway-lb/causeway/internal/announce/announcetest"
+	"github.com/causeway-lb/causeway/internal/announce/wire"
+)
+
+// link gives the node's eth0 and a handle to change it with.
+func (l *lan) link(h *announcetest.Host) (*netlink.Handle, netlink.Link) {
+	l.t.Helper()
+	links := h.Net.Links()
+	eth0, err := links.LinkByName("eth0")
+	l.must(err)
+	return links, eth0
+}
+
+// TestHardwareAddressChanges: the address is answered, and claimed, with the new
+// one.
+func TestHardwareAddressChanges(t *testing.T) {
+	l := startLAN(t, announcetest.Options{Nodes: 1, Echo: true})
+	links, eth0 := l.link(l.Nodes[0])
+	mac := wire.MAC{2, 0, 0, 0, 7, 7}
+	l.must(links.LinkSetHardwareAddr(eth0, net.HardwareAddr(mac[:])))
+	for _, a := range []netip.Addr{vip4, vip6} {
+		l.eventually(3*time.Second, "answers with the new hardware address", func() bool {
+			macs := l.ask(a)
+			return len(macs) == 1 && macs[0] == mac
+		})
+	}
+}
+
+// TestInterfaceRenamed: the report follows the name.
+func TestInterfaceRenamed(t *testing.T) {
+	l := startLAN(t, announcetest.Options{Nodes: 1})
+	host := l.Nodes[0]
+	links, eth0 := l.link(host)
+	l.must(links.LinkSetDown(eth0))
+	l.must(links.LinkSetName(eth0, "lan0"))
+	l.must(links.LinkSetUp(eth0))
+	l.eventually(5*time.Second, "reported under the new name, and answered", func() bool {
+		r := l.Last(vip4)[host.Name]
+		return r.State == announce.Announced && r.Interface == "lan0" && len(l.ask(vip4)) == 1
+	})
+}
+
+// TestInterfaceComesLater: an interface that appears after the start is used, for
+// IPv6 with its groups.
+func TestInterfaceComesLater(t *testing.T) {
+	l := newLAN(t, announcetest.Options{Nodes: 1, Addresses: []netip.Addr{vip4, vip6}})
+	host := l.Nodes[0]
+	l.must(host.Net.Down("eth0"))
+	l.must(l.Change(func(c *announcetest.Command) { c.Interfaces = []string{"eth*"} }))
+	l.must(l.Start())
+	l.eventually(5*time.Second, "says that the link is down", func() bool {
+		return l.Last(vip4)[host.Name].State == announce.Nobody
+	})
+	l.must(host.Net.Up("eth0"))
+	for _, a := range []netip.Addr{vip4, vip6} {
+		l.announcer(a)
+	}
+	l.must(host.Net.Down("eth0"))
+	l.eventually(time.Second, "stopped when it went down", func() bool {
+		return l.Last(vip4)[host.Name].State == announce.Nobody
+	})
+	l.must(host.Net.Up("eth0"))
+	l.announcer(vip6)
+}
+
+// TestStrangerComesLater: a host that takes an announced address without asking
+// is reported, and the address stays announced.
+func TestStrangerComesLater(t *testing.T) {
+	l := startLAN(t, announcetest.Options{Nodes: 2, Addresses: []netip.Addr{vip4}})
+	host := l.announcer(vip4)
+	l.must(l.Client.AddAddress("eth0", netip.PrefixFrom(vip4, 32)))
+	mac, err := l.Client.MAC("eth0")
+	l.must(err)
+	// Whatever it sends from the address shows it.
+	l.must(l.Client.Do(func() error {
+		c, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(vip4, 0)), &net.UDPAddr{IP: net.IPv4(192, 0, 2, 77), Port: 9})
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		_, err = c.Write([]byte("x"))
+		return err
+	}))
+	l.eventually(5*time.Second, "the stranger is reported", func() bool {
+		r := l.Last(vip4)[host.Name]
+		return r.State == announce.Announced && r.Stranger == wire.MAC(mac)
+	})
+}
