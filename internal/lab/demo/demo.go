@@ -96,8 +96,8 @@ func demonstrate(ctx context.Context, l *lab.Lab, options Options, p *printer) e
 	if err := d.write(options.Result); err != nil {
 		return err
 	}
-	p.Success("All of it worked: %s answered again %.0f ms after %s died.",
-		d.address, 1000*d.result.FailoverSeconds, d.result.Announcer)
+	p.Success("All of it worked: %.0f ms after %s died, every request to %s is answered again.",
+		1000*d.result.FailoverSeconds, d.result.Announcer, d.address)
 	return nil
 }
 
@@ -272,8 +272,8 @@ func (d *demonstration) kill(ctx context.Context) error {
 	}
 	results := generator.Stop().Since(died)
 	d.result.FailoverSeconds = seconds(recovered.Sub(died))
-	d.p.Step("The client goes on: %d of the %d requests since then failed, none after %.0f ms",
-		len(results.Failed()), len(results), 1000*d.result.FailoverSeconds)
+	d.p.Step("The client goes on: no answer at all for %d ms, none missing after %.0f ms; %d of %d requests failed",
+		results.LongestOutage().Milliseconds(), 1000*d.result.FailoverSeconds, len(results.Failed()), len(results))
 	node, mac, err := d.whoHas(ctx, d.address)
 	if err != nil {
 		return err

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/causeway-lb/causeway/internal/lab"
+	"github.com/causeway-lb/causeway/internal/lab/network"
+	"github.com/causeway-lb/causeway/internal/provisioner/haproxy"
+)
+
+const (
+	externalClass = "example.com/haproxy"
+	externalIP    = "192.0.2.60"
+)
+
+const externalFile = `loadBalancers:
+- class: ` + externalClass + `
+  haproxy:
+    runtime: tcp://` + externalIP + `:9999
+    addresses: [` + externalIP + `]
+    ports: ["8080-8089"]
+    mapFile: %s/causeway.map
+    slots: 8
+`
+
+// A Service whose class is that of an HAProxy on a machine of its own is served
+// there, through NodePorts, and follows the nodes.
+func TestExternalLoadBalancer(t *testing.T) {
+	ctx := need(t)
+	configure(t, ctx, startHAProxy(t))
+	external := func(port int32) change {
+		return func(s *corev1.Service) {
+			s.Spec.LoadBalancerClass = ptr.To(externalClass)
+			s.Spec.Ports[0].Port = port
+		}
+	}
+	service := create(t, ctx, "external", external(8080))
+	if got := ready(t, ctx, service); !slices.Equal(got, []netip.Addr{netip.MustParseAddr(externalIP)}) {
+		t.Fatalf("given %v, want %s", got, externalIP)
+	}
+	answering(t, ctx, lab.Client, externalIP+":8080", all())
+
+	keeping := create(t, ctx, "external-local", external(8081), local)
+	ready(t, ctx, keeping)
+	results := answering(t, ctx, lab.Client, externalIP+":8081", all())
+	if sources := results.Sources(); len(sources) != 1 || sources[externalIP] == 0 {
+		t.Errorf("with policy Local the Pods see %v, want HAProxy at %s alone", sources, externalIP)
+	}
+
+	node := servers[all()[0]].Spec.NodeName
+	label(t, ctx, node, map[string]any{corev1.LabelNodeExcludeBalancers: "true"})
+	rest := slices.DeleteFunc(all(), func(name string) bool { return slices.Contains(on(node), name) })
+	answering(t, ctx, lab.Client, externalIP+":8081", rest)
+	label(t, ctx, node, map[string]any{corev1.LabelNodeExcludeBalancers: nil})
+	answering(t, ctx, lab.Client, externalIP+":8081", all())
+
+	if err := api.Delete(ctx, keeping); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, ctx, 15*time.Second, "no answer after deletion", func() error {
+		if result := request(ctx, lab.Client, externalIP+":8081"); result.Err == nil {
+			return fmt.Errorf("%s answers", result.Answer.Host)
+		}
+		return nil
+	})
+	answering(t, ctx, lab.Client, externalIP+":8080", all())
+}
+
+// startHAProxy makes a machine on the LAN that runs HAProxy, and returns the
+// controller's file about it.
+func startHAProxy(t *testing.T) string {
+	t.Helper()
+	binary, err := exec.LookPath("haproxy")
+	if err != nil {
+		if binary = "/usr/sbin/haproxy"; !executable(binary) {
+			if os.Getenv("REQUIRE_KERNEL") == "1" {
+				t.Fatal("haproxy is not installed: apt-get install haproxy")
+			}
+			t.Skip("haproxy is not installed: apt-get install haproxy")
+		}
+	}
+	dir := t.TempDir()
+	file := fmt.Sprintf(externalFile, dir)
+	config, err := haproxy.RenderFile([]byte(file), externalClass)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"haproxy.cfg": config, "causeway.map": ""} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	machine := plugIn(t, "haproxy", netip.MustParsePrefix(externalIP+"/24"))
+	cmd := exec.Command(binary, "-db", "-f", filepath.Join(dir, "haproxy.cfg"))
+	cmd.Stderr = os.Stderr
+	if err := machine.Start(cmd); err != nil {
+		t.Fatalf("start HAProxy: %v", err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return file
+}
+
+func executable(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode()&0o111 != 0
+}
+
+// plugIn makes another machine on the LAN, which knows the way to the Pods of
+// each node.
+func plugIn(t *testing.T, name string, address netip.Prefix) *network.Namespace {
+	t.Helper()
+	machine, err := network.New(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := machine.Delete(); err != nil {
+			t.Error(err)
+		}
+	})
+	err = errors.Join(
+		network.Connect(network.End{Namespace: machine, Name: lab.Interface}, network.End{Namespace: cluster.Machine(lab.LAN), Name: name}),
+		cluster.Machine(lab.LAN).Plug(name, "br0"),
+		machine.Up(lab.Interface),
+		machine.AddAddress(lab.Interface, address),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodes, err := cluster.Kubernetes.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, node := range nodes.Items {
+		pods, via := netip.MustParsePrefix(node.Spec.PodCIDR), netip.MustParseAddr(node.Status.Addresses[0].Address)
+		if err := machine.AddRoute(pods, via, lab.Interface); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return machine
+}
+
+// configure gives the controller a file of external load balancers, and takes
+// it away with the test.
+func configure(t *testing.T, ctx context.Context, file string) {
+	t.Helper()
+	settings := &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: lab.SystemNamespace, Name: "external-load-balancers"},
+		Data:       map[string]string{"file.yaml": file},
+	}
+	if err := api.Create(ctx, settings); err != nil {
+		t.Fatal(err)
+	}
+	var before corev1.PodTemplateSpec
+	edit := func(ctx context.Context, change func(*corev1.PodSpec)) error {
+		deployment := &appsv1.Deployment{}
+		if err := api.Get(ctx, client.ObjectKey{Namespace: lab.SystemNamespace, Name: "causeway-controller"}, deployment); err != nil {
+			return err
+		}
+		before = *deployment.Spec.Template.DeepCopy()
+		change(&deployment.Spec.Template.Spec)
+		if err := api.Update(ctx, deployment); err != nil {
+			return err
+		}
+		return cluster.WaitDeployment(ctx, lab.SystemNamespace, "causeway-controller")
+	}
+	err := edit(ctx, func(spec *corev1.PodSpec) {
+		spec.Volumes = append(spec.Volumes, corev1.Volume{Name: "external", VolumeSource: corev1.VolumeSource{
+			ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: settings.Name}}}})
+		c := &spec.Containers[0]
+		c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: "external", MountPath: "/etc/causeway"})
+		c.Args = append(c.Args, "--external-load-balancers=/etc/causeway/file.yaml")
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	original := before.Spec
+	t.Cleanup(func() {
+		// The Services have gone by now: a test's last clean-up is its first.
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		err := edit(ctx, func(spec *corev1.PodSpec) { *spec = original })
+		if err := errors.Join(err, api.Delete(ctx, settings)); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// label sets a node's labels; nil removes one.
+func label(t *testing.T, ctx context.Context, node string, labels map[string]any) {
+	t.Helper()
+	obj := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}}
+	if err := api.Get(ctx, client.ObjectKeyFromObject(obj), obj); err != nil {
+		t.Fatal(err)
+	}
+	base := obj.DeepCopy()
+	for k, v := range labels {
+		if text, set := v.(string); set {
+			metav1.SetMetaDataLabel(&obj.ObjectMeta, k, text)
+		} else {
+			delete(obj.Labels, k)
+		}
+	}
+	if err := api.Patch(ctx, obj, client.MergeFrom(base)); err != nil {
+		t.Fatal(err)
+	}
+}
