@@ -31,7 +31,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/go-logr/logr"
 	"golang.org/x/sys/unix"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/causeway-lb/causeway/test/bench/report"
 )
@@ -49,6 +51,7 @@ func run() int {
 	if os.Getenv(insideVariable) == "" {
 		return enter(ctx)
 	}
+	ctrllog.SetLogger(logr.Discard()) // envtest's
 	if err := bench(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "nftables-sync:", err)
 		return 1
