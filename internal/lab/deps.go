@@ -31,6 +31,7 @@ var Dependencies = []Dependency{
 	{Program: "tcpdump", Package: "tcpdump"},
 	{Program: "conntrack", Package: "conntrack"},
 	{Program: "curl", Package: "curl"},
+	{Program: "haproxy", Package: "haproxy"},
 }
 
 // MissingError names programs that are not there and how to get them.

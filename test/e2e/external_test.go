@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -109,13 +110,17 @@ func startHAProxy(t *testing.T) string {
 	}
 	machine := plugIn(t, "haproxy", netip.MustParsePrefix(externalIP+"/24"))
 	cmd := exec.Command(binary, "-db", "-f", filepath.Join(dir, "haproxy.cfg"))
-	cmd.Stderr = os.Stderr
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
 	if err := machine.Start(cmd); err != nil {
 		t.Fatalf("start HAProxy: %v", err)
 	}
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("HAProxy said:\n%s", said.String())
+		}
 	})
 	return file
 }
@@ -196,9 +201,22 @@ func configure(t *testing.T, ctx context.Context, file string) {
 	}
 	original := before.Spec
 	t.Cleanup(func() {
-		// The Services have gone by now: a test's last clean-up is its first.
+		// The Services have been deleted by now: the last clean-up runs first.
+		// They go when the controller has let go of them.
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
+		eventually(t, ctx, 15*time.Second, "Services gone", func() error {
+			var list corev1.ServiceList
+			if err := api.List(ctx, &list); err != nil {
+				return err
+			}
+			for _, s := range list.Items {
+				if ptr.Deref(s.Spec.LoadBalancerClass, "") == externalClass {
+					return fmt.Errorf("Service %s is there", s.Name)
+				}
+			}
+			return nil
+		})
 		err := edit(ctx, func(spec *corev1.PodSpec) { *spec = original })
 		if err := errors.Join(err, api.Delete(ctx, settings)); err != nil {
 			t.Error(err)
