@@ -45,8 +45,9 @@ type Backend interface {
 
 // Watcher is a Backend that hears of changes by others to what it owns.
 type Watcher interface {
-	// Watch calls notify whenever somebody else may have changed the backend's
-	// objects, until ctx ends. It may notify in vain, never miss.
+	// Watch calls notify once as soon as it listens, and then whenever somebody
+	// else may have changed the backend's objects, until ctx ends. It may notify
+	// in vain, never miss.
 	Watch(ctx context.Context, notify func()) error
 }
 

@@ -196,7 +196,15 @@ func (s *Syncer) Run(ctx context.Context) error {
 	var watch sync.WaitGroup
 	defer watch.Wait()
 	if w, ok := s.cfg.Backend.(backend.Watcher); ok {
-		watch.Go(func() { s.watchDrift(ctx, log, w) })
+		// The first read-back comes after the watch has begun, so that nothing
+		// is missed between them.
+		watching := make(chan struct{})
+		watch.Go(func() { s.watchDrift(ctx, log, w, sync.OnceFunc(func() { close(watching) })) })
+		select {
+		case <-watching:
+		case <-ctx.Done():
+			return nil
+		}
 	}
 	for _, name := range s.cfg.Source.Names() {
 		s.compute(name)
@@ -236,10 +244,12 @@ func (s *Syncer) wakeUnless(resting bool) <-chan struct{} {
 	return s.wake
 }
 
-// watchDrift keeps the backend's watch alive.
-func (s *Syncer) watchDrift(ctx context.Context, log logr.Logger, w backend.Watcher) {
+// watchDrift keeps the backend's watch alive. begun is called when it first
+// listens or turns out not to work.
+func (s *Syncer) watchDrift(ctx context.Context, log logr.Logger, w backend.Watcher, begun func()) {
 	for ctx.Err() == nil {
-		err := w.Watch(ctx, func() { s.Verify() })
+		err := w.Watch(ctx, func() { s.Verify(); begun() })
+		begun()
 		if err != nil && ctx.Err() == nil {
 			log.Error(err, "Watch for changes by others ended, beginning anew")
 			select {

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nftables
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+)
+
+// load dials a Service without a pause and counts.
+type load struct {
+	stop   context.CancelFunc
+	wg     sync.WaitGroup
+	mu     sync.Mutex
+	dials  int
+	failed []error
+}
+
+func startLoad(t *testing.T, to string) *load {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	l := &load{stop: cancel}
+	for range 2 {
+		l.wg.Go(func() {
+			for ctx.Err() == nil {
+				// A lost SYN shows as a dial of more than a second.
+				c, err := net.DialTimeout("tcp", to, 900*time.Millisecond)
+				if err == nil {
+					_ = c.(*net.TCPConn).SetLinger(0)
+					_ = c.Close()
+				}
+				l.mu.Lock()
+				l.dials++
+				if err != nil {
+					l.failed = append(l.failed, err)
+				}
+				l.mu.Unlock()
+			}
+		})
+	}
+	t.Cleanup(cancel)
+	return l
+}
+
+func (l *load) end(t *testing.T) {
+	t.Helper()
+	l.stop()
+	l.wg.Wait()
+	if len(l.failed) > 0 {
+		t.Errorf("%d of %d connections failed, the first: %v", len(l.failed), l.dials, l.failed[0])
+	}
+	if l.dials < 100 {
+		t.Errorf("only %d connections: the test proves nothing", l.dials)
+	}
+	t.Logf("%d connections", l.dials)
+}
+
+// listenAt accepts on addresses of the loopback interface.
+func listenAt(t *testing.T, addrs ...string) {
+	t.Helper()
+	for _, a := range addrs {
+		nstest.Run(t, "ip", "address", "replace", a+"/32", "dev", "lo")
+		l, err := net.Listen("tcp", a+":8080")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = l.Close() })
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				_ = c.Close()
+			}
+		}()
+	}
+}
+
+// withEndpoints is desired(100, 5) with Service 0 led to the given addresses.
+func withEndpoints(addrs ...string) model.Desired {
+	d := desired(100, 5)
+	target := &model.Target{}
+	for _, a := range addrs {
+		target.Endpoints = append(target.Endpoints, model.Endpoint{
+			AddrPort: netip.AddrPortFrom(netip.MustParseAddr(a), 8080), Local: true, Weight: 1,
+		})
+	}
+	d.Services[name(0)] = &model.Service{Name: name(0), Frontends: []model.Frontend{{
+		Key: model.Key{Addr: netip.MustParseAddr("10.96.0.0"), Port: 80, Protocol: model.TCP}, Inside: target, Outside: target,
+	}}}
+	return d
+}
+
+// Processes that come and go, each taking over from the last, with rules that
+// are rewritten, cost no connection; nor do changes of the endpoints.
+func TestNoConnectionIsLost(t *testing.T) {
+	first := newBackend(t)
+	pods := []string{"10.244.1.2", "10.244.1.3", "10.244.1.4"}
+	listenAt(t, pods...)
+	nstest.Run(t, "ip", "route", "replace", "default", "dev", "lo")
+	mustSync(t, first, withEndpoints(pods...))
+	l := startLoad(t, "10.96.0.0:80")
+	for round := range 15 {
+		b, err := New(Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustSync(t, b, withEndpoints(pods...)) // reads back, rewrites the rules
+		for k := range 20 {
+			d := withEndpoints(pods[:1+(round+k)%3]...)
+			mustSync(t, b, d, name(0))
+		}
+		mustSync(t, b, withEndpoints(pods...))
+		if err := b.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.end(t)
+}
+
+// A client's affinity outlives the process and changes of other endpoints.
+func TestAffinityOutlivesTheProcess(t *testing.T) {
+	b := newBackend(t)
+	nstest.Run(t, "ip", "route", "replace", "default", "dev", "lo")
+	var pods []string
+	for i := range 8 {
+		pods = append(pods, fmt.Sprintf("10.244.1.%d", 10+i))
+	}
+	listenNames(t, pods...)
+	sticky := func(addrs ...string) model.Desired {
+		d := withEndpoints(addrs...)
+		f := &d.Services[name(0)].Frontends[0]
+		f.Inside.Affinity = time.Hour
+		return d
+	}
+	mustSync(t, b, sticky(pods...))
+	home := who(t, "10.96.0.0:80")
+	for i := range 20 {
+		if got := who(t, "10.96.0.0:80"); got != home {
+			t.Fatalf("connection %d went to %s, the first to %s", i, got, home)
+		}
+	}
+	next, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close()
+	mustSync(t, next, sticky(pods...))
+	if got := who(t, "10.96.0.0:80"); got != home {
+		t.Errorf("the next process leads to %s, want %s", got, home)
+	}
+	// All others go, one after the other.
+	left := append([]string(nil), pods...)
+	for len(left) > 1 {
+		i := 0
+		if left[0] == home {
+			i = 1
+		}
+		left = append(left[:i:i], left[i+1:]...)
+		mustSync(t, next, sticky(left...), []types.NamespacedName{name(0)}...)
+		if got := who(t, "10.96.0.0:80"); got != home {
+			t.Fatalf("with %d endpoints left: %s, want %s", len(left), got, home)
+		}
+	}
+	// The endpoint goes, another is remembered instead.
+	mustSync(t, next, sticky(without(pods, home)...), name(0))
+	second := who(t, "10.96.0.0:80")
+	if second == home {
+		t.Fatalf("still led to %s, which is gone", home)
+	}
+	mustSync(t, next, sticky(pods...), name(0))
+	for range 10 {
+		if got := who(t, "10.96.0.0:80"); got != second {
+			t.Fatalf("led to %s, want %s, remembered since the first endpoint went", got, second)
+		}
+	}
+}
+
+func without(all []string, one string) []string {
+	var out []string
+	for _, a := range all {
+		if a != one {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// listenNames answers with the address that was reached.
+func listenNames(t *testing.T, addrs ...string) {
+	t.Helper()
+	for _, a := range addrs {
+		nstest.Run(t, "ip", "address", "replace", a+"/32", "dev", "lo")
+		l, err := net.Listen("tcp", a+":8080")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = l.Close() })
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				_, _ = c.Write([]byte(a))
+				_ = c.Close()
+			}
+		}()
+	}
+}
+
+func who(t *testing.T, to string) string {
+	t.Helper()
+	// One client address, whatever the kernel would choose.
+	d := net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(10, 244, 1, 10)}}
+	c, err := d.Dial("tcp", to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	buf := make([]byte, 32)
+	n, err := c.Read(buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(buf[:n])
+}

@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package syncer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/causeway-lb/causeway/internal/proxy/backend"
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/proxy/model/modeltest"
+)
+
+// kernel is a Backend over a map. Like a real one it trusts changed, reads
+// back only when told that anything may differ or after an error, and checks
+// that what it changes is as it left it.
+type kernel struct {
+	mu       sync.Mutex
+	services map[types.NamespacedName]*model.Service // what the kernel has
+	known    map[types.NamespacedName]*model.Service // what the backend thinks it has
+	dirty    bool
+	syncs    int
+	notify   func()
+	// fail decides about a Sync: nil is success, done also applies it.
+	fail func() (err error, done bool)
+}
+
+func newKernel() *kernel {
+	return &kernel{services: map[types.NamespacedName]*model.Service{}, dirty: true}
+}
+
+func (k *kernel) Name() string                  { return "fake" }
+func (k *kernel) Close() error                  { return nil }
+func (k *kernel) Cleanup(context.Context) error { return nil }
+
+var errStale = errors.New("the kernel is not as the backend left it")
+
+func (k *kernel) Sync(_ context.Context, want model.Desired, changed []types.NamespacedName) (backend.Report, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.syncs++
+	full := changed == nil || k.dirty
+	next := maps.Clone(k.services)
+	report := backend.Report{Full: full}
+	if full {
+		for name, svc := range k.services {
+			if !k.dirty && !k.known[name].Equal(svc) {
+				report.Drift++
+			}
+		}
+		next = maps.Clone(want.Services)
+	} else {
+		for _, name := range changed {
+			if !k.known[name].Equal(k.services[name]) {
+				k.dirty = true
+				return backend.Report{}, errStale
+			}
+			if svc := want.Services[name]; svc != nil {
+				next[name] = svc
+			} else {
+				delete(next, name)
+			}
+		}
+	}
+	var err error
+	done := true
+	if k.fail != nil {
+		err, done = k.fail()
+	}
+	if err == nil || done {
+		k.services = next
+	}
+	k.dirty = err != nil
+	if err != nil {
+		return backend.Report{}, err
+	}
+	k.known = maps.Clone(next)
+	report.Objects = len(next)
+	return report, nil
+}
+
+func (k *kernel) Watch(ctx context.Context, notify func()) error {
+	k.mu.Lock()
+	k.notify = notify
+	k.mu.Unlock()
+	notify()
+	<-ctx.Done()
+	return nil
+}
+
+// harm is what somebody else does to the kernel.
+func (k *kernel) harm(f func(map[types.NamespacedName]*model.Service)) {
+	k.mu.Lock()
+	k.services = maps.Clone(k.services)
+	f(k.services)
+	notify := k.notify
+	k.mu.Unlock()
+	if notify != nil {
+		notify()
+	}
+}
+
+func (k *kernel) has() map[types.NamespacedName]*model.Service {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return maps.Clone(k.services)
+}
+
+// world is a Source that is safe for concurrent use.
+type world struct {
+	mu sync.Mutex
+	w  *modeltest.World
+}
+
+func (w *world) Names() []types.NamespacedName {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.w.Names()
+}
+
+func (w *world) Input(n types.NamespacedName) (model.Input, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.w.Input(n)
+}
+
+func (w *world) change() types.NamespacedName {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.w.Change()
+}
+
+func (w *world) desired(node model.Node) model.Desired {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	snap := w.w.Snapshot()
+	snap.Node = node
+	d, _ := model.Compute(snap)
+	return d
+}
+
+func start(t *testing.T, cfg Config) *Syncer {
+	t.Helper()
+	s, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	return s
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if ok() {
+			return
+		}
+	}
+	t.Fatalf("not %s within 20 s", what)
+}
+
+func equal(a, b map[types.NamespacedName]*model.Service) bool {
+	return maps.EqualFunc(a, b, func(x, y *model.Service) bool { return x.Equal(y) })
+}
+
+// Whatever fails and whoever interferes, the kernel ends up as desired; and
+// who follows the Applied calls knows what the kernel has.
+func TestConverges(t *testing.T) {
+	for seed := range uint64(8) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			w, k := &world{w: modeltest.New(seed)}, newKernel()
+			r := rand.New(rand.NewPCG(seed, 1))
+			var rmu sync.Mutex
+			failing := true
+			k.fail = func() (error, bool) {
+				rmu.Lock()
+				defer rmu.Unlock()
+				if failing && r.IntN(6) == 0 {
+					return errors.New("refused"), r.IntN(2) == 0 // half of them did it all the same
+				}
+				return nil, true
+			}
+			followed := map[types.NamespacedName]*model.Service{}
+			var fmu sync.Mutex
+			node := w.w.Node
+			s := start(t, Config{Backend: k, Source: w, Node: node, Applied: func(a Applied) {
+				fmu.Lock()
+				defer fmu.Unlock()
+				for _, c := range a.Changes {
+					if !followed[c.Name].Equal(c.Old) {
+						t.Errorf("change of %s does not begin where the last one ended", c.Name)
+					}
+					if followed[c.Name] = c.New; c.New == nil {
+						delete(followed, c.Name)
+					}
+				}
+			}})
+			for step := range 200 {
+				s.Notify(w.change(), time.Time{})
+				switch {
+				case step%37 == 0:
+					k.harm(func(m map[types.NamespacedName]*model.Service) { clear(m) })
+				case step%53 == 0:
+					node.Zone = fmt.Sprint("zone-", step)
+					s.SetNode(node)
+				case step%5 == 0:
+					time.Sleep(time.Millisecond)
+				}
+			}
+			rmu.Lock()
+			failing = false
+			rmu.Unlock()
+			want := w.desired(node).Services
+			eventually(t, "as desired", func() bool { return equal(want, k.has()) && s.Status().InSync })
+			eventually(t, "followed", func() bool { fmu.Lock(); defer fmu.Unlock(); return equal(want, followed) })
+		})
+	}
+}
+
+func TestDriftIsRepairedAndTold(t *testing.T) {
+	w, k := &world{w: modeltest.New(1)}, newKernel()
+	for range 50 {
+		w.change()
+	}
+	told := make(chan backend.Report, 10)
+	s := start(t, Config{Backend: k, Source: w, Node: w.w.Node, Drifted: func(r backend.Report) { told <- r }})
+	want := w.desired(w.w.Node).Services
+	eventually(t, "in sync", func() bool { return s.Status().InSync })
+	before := time.Now()
+	k.harm(func(m map[types.NamespacedName]*model.Service) {
+		for name := range m {
+			m[name] = &model.Service{Name: name}
+			break
+		}
+	})
+	eventually(t, "repaired", func() bool { return equal(want, k.has()) })
+	if took := time.Since(before); took > time.Second {
+		t.Errorf("repaired after %v", took)
+	}
+	if r := <-told; r.Drift != 1 {
+		t.Errorf("told of %d objects, want 1", r.Drift)
+	}
+}
+
+func TestFailureIsVisibleUntilItEnds(t *testing.T) {
+	w, k := &world{w: modeltest.New(2)}, newKernel()
+	refused := errors.New("refused")
+	var mu sync.Mutex
+	fail := error(nil)
+	k.fail = func() (error, bool) { mu.Lock(); defer mu.Unlock(); return fail, false }
+	s := start(t, Config{Backend: k, Source: w, Node: w.w.Node})
+	watch := s.Watch()
+	eventually(t, "in sync", func() bool { return s.Status().InSync })
+	mu.Lock()
+	fail = refused
+	mu.Unlock()
+	for range 20 { // some changes concern no frontend
+		s.Notify(w.change(), time.Time{})
+	}
+	eventually(t, "out of sync", func() bool { st := s.Status(); return !st.InSync && st.Started && errors.Is(st.Err, refused) })
+	mu.Lock()
+	fail = nil
+	mu.Unlock()
+	eventually(t, "in sync again", func() bool { st := s.Status(); return st.InSync && st.Err == nil })
+	select {
+	case <-watch:
+	default:
+		t.Error("Watch did not hear of any of it")
+	}
+}
+
+// What comes in while the kernel is busy is programmed together.
+func TestBurstsAreCoalesced(t *testing.T) {
+	w, k := &world{w: modeltest.New(3)}, newKernel()
+	gate := make(chan struct{})
+	var once sync.Once
+	k.fail = func() (error, bool) { once.Do(func() { <-gate }); return nil, true }
+	s := start(t, Config{Backend: k, Source: w, Node: w.w.Node})
+	for range 500 {
+		s.Notify(w.change(), time.Time{})
+	}
+	close(gate)
+	want := w.desired(w.w.Node).Services
+	eventually(t, "as desired", func() bool { return equal(want, k.has()) })
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.syncs > 10 {
+		t.Errorf("%d syncs for one burst", k.syncs)
+	}
+}
