@@ -37,6 +37,10 @@ func run() int {
 	if exit := exitError(0); errors.As(err, &exit) {
 		return int(exit)
 	}
+	if err != nil && ctx.Err() != nil {
+		fmt.Fprintln(os.Stderr, "causeway: interrupted")
+		return 130
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "causeway:", err)
 		return 1
