@@ -46,7 +46,7 @@ test-lab: deps assets ## Real packets in network namespaces
 # What this machine's kernel may lack is tested in a virtual machine: IPVS, and
 # nf_tables of an older kernel.
 VM_PACKAGES := ./internal/proxy/ipvs/...
-VM_RUN := $(CURDIR)/bin/vm -programs iptables,ip6tables,iptables-restore,ip6tables-restore,nft
+VM_RUN := $(CURDIR)/bin/vm -programs ip,iptables,ip6tables,iptables-restore,ip6tables-restore,nft
 
 .PHONY: test-vm
 test-vm: bin/vm ## Tests that need Debian's kernel 6.1, in a small virtual machine

@@ -4,7 +4,8 @@
 # The first process of the machine: mounts what programs expect, runs the
 # program, reports its exit status on the third serial line, powers off.
 /bin/busybox --install -s /bin
-export PATH=/bin:/sbin:/usr/sbin:/usr/bin HOME=/ IN_TEST_VM=1 REQUIRE_KERNEL=1
+# Programs taken along from the host come before busybox.
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/ IN_TEST_VM=1 REQUIRE_KERNEL=1
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev

@@ -54,6 +54,10 @@
 //
 // # Limits
 //
+// Affinity of a marked virtual server (NodePorts, and the inside view of policy
+// Local) is a consistent hash of the client's address without a time-out, as the
+// kernel's persistence does not translate ports there.
+//
 // Marks of translated packets are overwritten, and are 0 when they leave. A
 // NodePort at 127.0.0.1 cannot be served: IPVS sends no packet from the
 // loopback range anywhere else. Needs Linux 5.9: reject in prerouting, and

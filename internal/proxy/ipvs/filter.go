@@ -3,9 +3,6 @@
 package ipvs
 
 import (
-	"encoding/binary"
-	"strings"
-
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
@@ -89,6 +86,8 @@ func (p *program) output() []nfnl.Rule {
 
 // entrance lets replies pass and keeps out who is not in the source ranges.
 func (p *program) entrance() []nfnl.Rule {
+	reply := p.exprs()
+	reply.reply()
 	x := p.exprs()
 	x.isNew()
 	x.frontend(r0)
@@ -97,7 +96,7 @@ func (p *program) entrance() []nfnl.Rule {
 	x.saddr(r0 + p.words() + 2)
 	x.lookup(r0, setSourceRanges, true)
 	return []nfnl.Rule{
-		{Exprs: append(p.exprs().reply().list, verdict(expr.VerdictAccept))},
+		{Exprs: append(reply.list, verdict(expr.VerdictAccept))},
 		{Comment: "loadBalancerSourceRanges", Exprs: append(x.list, verdict(expr.VerdictDrop))},
 	}
 }
@@ -106,8 +105,8 @@ func (p *program) outside() []nfnl.Rule {
 	return []nfnl.Rule{
 		{Comment: "externalTrafficPolicy Local", Exprs: p.marked(setServicesOutside, chainAct)},
 		{Exprs: p.marked(setServices, chainAct)},
-		{Exprs: append(p.exprs().onAddress().list, goTo(chainOther))},
-		{Exprs: p.marked(setNodePortsOutside, chainAct)},
+		p.noSuchPort(),
+		{Comment: "externalTrafficPolicy Local", Exprs: p.marked(setNodePortsOutside, chainAct)},
 		{Exprs: p.marked(setNodePorts, chainAct)},
 	}
 }
@@ -115,9 +114,25 @@ func (p *program) outside() []nfnl.Rule {
 func (p *program) inside() []nfnl.Rule {
 	return []nfnl.Rule{
 		{Exprs: p.marked(setServices, chainActInside)},
-		{Exprs: append(p.exprs().onAddress().list, goTo(chainOther))},
+		p.noSuchPort(),
 		{Exprs: p.marked(setNodePorts, chainActInside)},
 	}
+}
+
+// noSuchPort ends here what dials an address of Services at another port:
+// behind the local route somebody might listen on all addresses.
+func (p *program) noSuchPort() nfnl.Rule {
+	x := p.exprs()
+	x.daddr(r0)
+	x.lookup(r0, setAddresses, false)
+	return nfnl.Rule{Comment: "no such port", Exprs: append(x.list, goTo(chainOther))}
+}
+
+// other is for packets to a Service's address but to none of its ports.
+func (p *program) other() []nfnl.Rule {
+	x := p.exprs()
+	x.isNew()
+	return []nfnl.Rule{{Exprs: append(x.list, goTo(chainRefuse))}}
 }
 
 // marked sets the packet's mark to what a services map says and goes on in
@@ -125,14 +140,160 @@ func (p *program) inside() []nfnl.Rule {
 func (p *program) marked(set setID, next string) []expr.Any {
 	x := p.exprs()
 	if set == setNodePorts || set == setNodePortsOutside {
-		x.fibType(r0, expr.Expr(x.fibDestination), expr.CmpOpEq)
+		x.fibLocal(r0, false, true)
 		x.daddr(r0)
 		x.lookup(r0, setNodePortAddresses, false)
-		x.port(r0)
+		x.l4proto(r0)
+		x.dport(r0 + 1)
 	} else {
 		x.frontend(r0)
 	}
 	x.add(&expr.Lookup{SourceRegister: r0, DestRegister: r0, IsDestRegSet: true, SetName: set.String()})
-	x.add(&expr.Meta{Key: expr.MetaKeyMARK, Register: r0, SourceRegister: true})
+	x.setMark(r0)
 	return append(x.list, goTo(next))
+}
+
+// act does what the mark says. Only new connections are refused: those that
+// IPVS has go on until they end.
+func (p *program) act(inside bool) []nfnl.Rule {
+	when := func(a action) *exprList {
+		x := p.exprs()
+		x.isNew()
+		x.mark(r0)
+		x.cmp(r0, expr.CmpOpEq, a)
+		return x
+	}
+	none := p.exprs()
+	none.ours(expr.CmpOpNeq)
+	none.markWith(0)
+	rules := []nfnl.Rule{
+		{Exprs: append(when(actionReject).list, goTo(chainRefuse))},
+		{Exprs: append(when(actionDrop).list, verdict(expr.VerdictDrop))},
+		{Comment: "refused, but not new", Exprs: none.list},
+	}
+	if inside {
+		x := p.exprs()
+		x.mark(r0)
+		x.cmp(r0, expr.CmpOpEq, markBase)
+		x.markWith(markBase | markInside)
+		rules = append(rules, nfnl.Rule{Exprs: x.list})
+	}
+	return rules
+}
+
+// refuse answers what a closed port answers.
+func (p *program) refuse() []nfnl.Rule {
+	unreachable := &expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: 3} // ICMP_PORT_UNREACH
+	if p.fam == model.IPv6 {
+		unreachable.Code = 4 // ICMPV6_PORT_UNREACH
+	}
+	is := func(protocol model.Protocol) []expr.Any {
+		x := p.exprs()
+		x.l4proto(r0)
+		x.add(&expr.Cmp{Op: expr.CmpOpEq, Register: r0, Data: []byte{byte(protocol)}})
+		return x.list
+	}
+	clean := p.exprs()
+	clean.markWith(0)
+	return []nfnl.Rule{
+		{Exprs: clean.list},
+		{Exprs: append(is(model.TCP), &expr.Reject{Type: unix.NFT_REJECT_TCP_RST})},
+		{Exprs: append(is(model.UDP), unreachable)},
+		{Exprs: append(is(model.SCTP), unreachable)},
+	}
+}
+
+func (p *program) nat() []nfnl.Rule {
+	x := p.exprs()
+	x.ours(expr.CmpOpEq)
+	return []nfnl.Rule{{Exprs: append(x.list, goTo(chainMasquerade))}}
+}
+
+// masquerade: see the table in package model.
+func (p *program) masquerade() []nfnl.Rule {
+	masq := &expr.Masq{FullyRandom: true}
+	stays := p.exprs()
+	stays.oifname("lo")
+	rules := []nfnl.Rule{{Comment: "never leaves this node", Exprs: append(stays.list, verdict(expr.VerdictReturn))}}
+	if p.node.MasqueradeAll {
+		return append(rules, nfnl.Rule{Exprs: []expr.Any{masq}})
+	}
+	hairpin := p.exprs()
+	hairpin.saddr(r0)
+	hairpin.daddr(r0 + p.words())
+	hairpin.lookup(r0, setHairpin, false)
+	self := p.exprs()
+	self.saddr(r0)
+	self.lookup(r0, setAddresses, false)
+	rules = append(rules, nfnl.Rule{Comment: "hairpin", Exprs: append(hairpin.list, masq)},
+		nfnl.Rule{Comment: "the local route's own source", Exprs: append(self.list, masq)},
+		nfnl.Rule{Comment: "replies return by themselves", Exprs: append(p.wasFromLocalPod(), verdict(expr.VerdictReturn))})
+	if p.fam == model.IPv4 {
+		x := p.exprs()
+		x.add(&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 1})
+		x.add(&expr.Cmp{Op: expr.CmpOpEq, Register: r0, Data: []byte{127}})
+		rules = append(rules, nfnl.Rule{Comment: "loopback", Exprs: append(x.list, masq)})
+	}
+	local := p.exprs()
+	local.daddr(r0)
+	local.lookup(r0, setLocalEndpoints, false)
+	return append(rules,
+		nfnl.Rule{Comment: "replies pass this node", Exprs: append(local.list, verdict(expr.VerdictReturn))},
+		nfnl.Rule{Exprs: []expr.Any{masq}})
+}
+
+// unmark gives no other chain of later hooks, and no tunnel, our mark to see.
+func (p *program) unmark() []nfnl.Rule {
+	x := p.exprs()
+	x.ours(expr.CmpOpEq)
+	x.markWith(0)
+	return []nfnl.Rule{{Exprs: x.list}}
+}
+
+// fromLocalPods gives the alternatives that match packets of this node's Pods
+// as they come in.
+func (p *program) fromLocalPods() [][]expr.Any {
+	if len(p.node.PodInterfaces) == 0 {
+		x := p.exprs()
+		x.saddr(r0)
+		x.lookup(r0, setLocalPods, false)
+		return [][]expr.Any{x.list}
+	}
+	var ms [][]expr.Any
+	for _, pattern := range p.node.PodInterfaces {
+		x := p.exprs()
+		x.iifname(pattern)
+		ms = append(ms, x.list)
+	}
+	return ms
+}
+
+// wasFromLocalPod matches the same in postrouting, where IPVS has taken the
+// incoming interface away: it came from inside, but not from the node itself.
+func (p *program) wasFromLocalPod() []expr.Any {
+	x := p.exprs()
+	if len(p.node.PodInterfaces) == 0 {
+		x.saddr(r0)
+		x.lookup(r0, setLocalPods, false)
+		return x.list
+	}
+	x.mark(r0)
+	x.and(r0, markInside)
+	x.cmp(r0, expr.CmpOpEq, markInside)
+	x.fibLocal(r0, true, false)
+	return x.list
+}
+
+// arpChain keeps the kernel from answering for the addresses, and from
+// learning of others that do: the announcer sees the packets anyway.
+func arpChain() chain {
+	const arpTargetAddress = 24
+	return chain{
+		nfnl.Chain{Table: arpTable, Name: chainARP, Hook: &nfnl.Hook{Type: "filter", Num: hookARPInput}},
+		[]nfnl.Rule{{Exprs: []expr.Any{
+			&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseNetworkHeader, Offset: arpTargetAddress, Len: 4},
+			&expr.Lookup{SourceRegister: r0, SetName: setAddresses.String()},
+			verdict(expr.VerdictDrop),
+		}}},
+	}
 }

@@ -3,9 +3,11 @@
 package ipvs
 
 import (
+	"cmp"
 	"encoding/binary"
 	"net/netip"
 
+	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
@@ -118,6 +120,19 @@ func (e elementID) nfnl(value string) nfnl.Element {
 	return nfnl.Element{Key: e.key, KeyEnd: e.keyEnd, End: e.end, Value: value}
 }
 
+// compare orders elements by family, set and key, the end of a range before
+// the start of the next.
+func (e elementID) compare(o elementID) int {
+	end := func(e elementID) int {
+		if e.end {
+			return 0
+		}
+		return 1
+	}
+	return cmp.Or(cmp.Compare(e.family, o.family), cmp.Compare(e.set, o.set), cmp.Compare(e.key, o.key),
+		cmp.Compare(end(e), end(o)), cmp.Compare(e.keyEnd, o.keyEnd))
+}
+
 // addr is the address of an element of setAddresses.
 func (e elementID) addr() netip.Addr {
 	a, _ := netip.AddrFromSlice([]byte(e.key))
@@ -133,4 +148,9 @@ func appendFrontend(b []byte, k model.Key) []byte {
 	b = append(b, byte(k.Protocol), 0, 0, 0)
 	b = binary.BigEndian.AppendUint16(b, k.Port)
 	return append(b, 0, 0)
+}
+
+// frontendKey is the element's key of a virtual server with an address.
+func frontendKey(k vsnl.Key) string {
+	return string(appendFrontend(nil, model.Key{Addr: k.Addr, Port: k.Port, Protocol: model.Protocol(k.Protocol)}))
 }

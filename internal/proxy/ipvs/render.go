@@ -15,6 +15,8 @@ import (
 type server struct {
 	vsnl.Settings
 	reals map[netip.AddrPort]uint32 // weights
+	// udp says that removed real servers must go at once.
+	udp bool
 	// owner is for logs.
 	owner types.NamespacedName
 }
@@ -87,6 +89,10 @@ func (r *renderer) frontend(out *rendered, svc *model.Service, f *model.Frontend
 	}
 }
 
+// affinityScheduler is Maglev hashing by the client's address; where the kernel
+// lacks it, plain hashing takes its place.
+const affinityScheduler, affinityFallback = "mh", "sh"
+
 // byAddress as flags of target: no mark chooses the virtual server.
 const byAddress action = markMask
 
@@ -103,6 +109,12 @@ func (r *renderer) target(out *rendered, svc *model.Service, f *model.Frontend, 
 	if flags != byAddress {
 		act |= flags | r.marks.get(id)
 		key = vsnl.Key{Mark: uint32(act), IPv6: id.family == model.IPv6}
+		if t.Affinity > 0 {
+			// With persistence a marked virtual server does not translate ports
+			// (ip_vs_sched_persist). A consistent hash of the client's address
+			// keeps a client with its endpoint too, without a time-out.
+			s.Settings = vsnl.Settings{Scheduler: affinityScheduler}
+		}
 	}
 	switch t.Action {
 	case model.Reject:
@@ -170,7 +182,9 @@ type marks struct {
 	next  action
 }
 
-func newMarks() *marks { return &marks{of: map[elementID]action{}, owner: map[action]elementID{}, next: 1} }
+func newMarks() *marks {
+	return &marks{of: map[elementID]action{}, owner: map[action]elementID{}, next: 1}
+}
 
 // get returns an element's index.
 func (m *marks) get(id elementID) action {

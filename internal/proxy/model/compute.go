@@ -51,6 +51,7 @@ func computeService(in Input, node *nodeFacts) (*Service, []Problem) {
 		return c.out, nil
 	}
 	c.slices()
+	c.out.Scheduler = c.scheduler()
 	for _, raw := range clusterIPs(svc) {
 		addr, err := netip.ParseAddr(raw)
 		if err != nil {

@@ -224,6 +224,8 @@ type Service struct {
 	// LocalReady the number of ready endpoints here to report on it.
 	HealthCheckPort uint16
 	LocalReady      int
+	// Scheduler is the IPVS scheduler that the Service asks for, "" for any.
+	Scheduler string
 }
 
 // Equal compares deeply; nil equals nil only.
@@ -231,7 +233,7 @@ func (s *Service) Equal(o *Service) bool {
 	if s == nil || o == nil || s == o {
 		return s == o
 	}
-	return s.Name == o.Name && s.HealthCheckPort == o.HealthCheckPort && s.LocalReady == o.LocalReady &&
+	return s.Name == o.Name && s.Scheduler == o.Scheduler && s.HealthCheckPort == o.HealthCheckPort && s.LocalReady == o.LocalReady &&
 		slices.EqualFunc(s.Frontends, o.Frontends, func(a, b Frontend) bool { return a.Equal(&b) })
 }
 

@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipvs
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/go-logr/logr"
+	"golang.org/x/sys/unix"
+
+	"github.com/causeway-lb/causeway/internal/proxy/backend"
+	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
+)
+
+// rebuilding are tables to be made anew, and the node that their rules follow.
+type rebuilding struct {
+	node   *model.Node
+	tables []nfnl.Table
+}
+
+// apply makes the kernel match what is wanted where t says that it may differ:
+// see "Order" in the package's documentation. A step's errors do not
+// keep the other virtual servers from being served; they are returned joined,
+// and steps that build on the failed one are left out.
+func (b *Backend) apply(ctx context.Context, t *touched, r *rebuilding) (backend.Report, error) {
+	var report backend.Report
+	if err := b.raiseServers(ctx, t, &report); err != nil {
+		return report, err
+	}
+	if err := b.refreshOwn(t); err != nil {
+		return report, err
+	}
+	edits := b.edits(t)
+	var errs []error
+	for _, e := range edits {
+		if e.id.set == setAddresses && !e.has && b.have.routes[e.id.addr()] {
+			errs = append(errs, b.deleteRoute(e.id.addr(), &report))
+		}
+	}
+	errs = append(errs, b.strayRoutes(t, &report)...)
+	if err := errors.Join(errs...); err != nil {
+		return report, err
+	}
+	if err := b.tables.commit(r.node, r.tables, edits); err != nil {
+		return report, unsupported(err)
+	}
+	b.remember(edits, &report)
+	for id := range t.elements {
+		a := id.addr()
+		if _, is := b.have.elements[id]; id.set != setAddresses || !is || b.have.routes[a] {
+			continue
+		}
+		if err := b.routes.add(a); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		b.have.routes[a] = true
+		report.Added++
+	}
+	errs = append(errs, b.lowerServers(t, &report)...)
+	report.Objects = len(b.have.elements) + len(b.have.routes)
+	for _, s := range b.have.servers {
+		report.Objects += 1 + len(s.reals)
+	}
+	return report, errors.Join(errs...)
+}
+
+func unsupported(err error) error {
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return &backend.UnsupportedError{Feature: "nf_tables with reject in prerouting", MinKernel: "5.9", Err: err}
+	}
+	return err
+}
+
+// refreshOwn looks again at the node's own addresses if new ones come up.
+func (b *Backend) refreshOwn(t *touched) error {
+	for id := range t.elements {
+		if id.set != setAddresses || b.want.elements[id] == nil {
+			continue
+		}
+		if _, had := b.have.elements[id]; !had && !b.have.own[id.addr()] {
+			own, err := b.routes.own()
+			if err == nil {
+				b.have.own = own
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// edits are the elements that differ.
+func (b *Backend) edits(t *touched) []edit {
+	var edits []edit
+	for id := range t.elements {
+		old, had := b.have.elements[id]
+		w := b.want.elements[id]
+		has := w != nil && !(id.set == setAddresses && b.have.own[id.addr()])
+		e := edit{id: id, old: old, had: had, has: has}
+		if has {
+			e.new = w.value
+		}
+		if had != has || e.old != e.new {
+			edits = append(edits, e)
+		}
+	}
+	// The kernel takes ranges only in ascending order.
+	slices.SortFunc(edits, func(a, b edit) int { return a.id.compare(b.id) })
+	return edits
+}
+
+func (b *Backend) remember(edits []edit, report *backend.Report) {
+	for _, e := range edits {
+		if e.had {
+			report.Deleted++
+			delete(b.have.elements, e.id)
+		}
+		if e.has {
+			report.Added++
+			b.have.elements[e.id] = e.new
+		}
+	}
+}
+
+func (b *Backend) deleteRoute(a netip.Addr, report *backend.Report) error {
+	if err := b.routes.delete(a); err != nil {
+		return err
+	}
+	delete(b.have.routes, a)
+	report.Deleted++
+	return nil
+}
+
+// strayRoutes deletes routes without an element; a full Sync can meet some.
+func (b *Backend) strayRoutes(t *touched, report *backend.Report) []error {
+	if !t.full {
+		return nil
+	}
+	var errs []error
+	for a := range maps.Clone(b.have.routes) {
+		id := elementID{family: model.FamilyOf(a), set: setAddresses, key: string(a.AsSlice())}
+		if b.want.elements[id] == nil || b.have.own[a] {
+			errs = append(errs, b.deleteRoute(a, report))
+		}
+	}
+	return errs
+}
+
+// raiseServers brings up what is wanted of virtual and real servers, and takes
+// new connections from what is not.
+func (b *Backend) raiseServers(ctx context.Context, t *touched, report *backend.Report) error {
+	keys := slices.Collect(maps.Keys(t.servers))
+	for {
+		var changes []vsnl.Change
+		for _, key := range keys {
+			changes = b.raise(changes, key)
+		}
+		errs, retry := b.do(ctx, changes, report)
+		if len(retry) == 0 {
+			return errors.Join(errs...)
+		}
+		keys = retry
+	}
+}
+
+func (b *Backend) raise(changes []vsnl.Change, key vsnl.Key) []vsnl.Change {
+	w, h := b.want.servers[key], b.have.servers[key]
+	if w == nil || h == nil && len(w.reals) == 0 {
+		return changes
+	}
+	settings := w.Settings
+	settings.Scheduler = b.available(settings.Scheduler)
+	switch {
+	case h == nil:
+		changes = append(changes, vsnl.Change{Op: vsnl.AddServer, Server: key, Settings: settings})
+		h = &present{}
+	case h.Settings != settings:
+		changes = append(changes, vsnl.Change{Op: vsnl.SetServer, Server: key, Settings: settings})
+	}
+	for real, weight := range w.reals {
+		op := vsnl.SetReal
+		old, had := h.reals[real]
+		if !had {
+			op = vsnl.AddReal
+		}
+		if !had || old != weight {
+			changes = append(changes, vsnl.Change{Op: op, Server: key, Real: vsnl.RealServer{AddrPort: real, Weight: weight}})
+		}
+		b.undrain(key, real)
+	}
+	for real, weight := range h.reals {
+		if _, wanted := w.reals[real]; wanted || w.udp {
+			continue
+		}
+		if weight != 0 {
+			changes = append(changes, vsnl.Change{Op: vsnl.SetReal, Server: key, Real: vsnl.RealServer{AddrPort: real}})
+		}
+		b.drain(key, real)
+	}
+	return changes
+}
+
+// available is the scheduler to use in place of one that the kernel may lack.
+func (b *Backend) available(scheduler string) string {
+	if scheduler == affinityScheduler && b.lacking[scheduler] {
+		scheduler = affinityFallback
+	}
+	if b.lacking[scheduler] {
+		return b.cfg.Scheduler
+	}
+	return scheduler
+}
+
+// do carries out changes and remembers those that succeeded. retry are virtual
+// servers whose scheduler the kernel turned out to lack.
+func (b *Backend) do(ctx context.Context, changes []vsnl.Change, report *backend.Report) (errs []error, retry []vsnl.Key) {
+	failed := map[vsnl.Key]bool{}
+	for i, err := range b.servers.Do(changes) {
+		c := &changes[i]
+		scheduler := c.Settings.Scheduler
+		switch {
+		case err == nil:
+			b.done(c, report)
+		case errors.Is(err, unix.ENOENT) && c.Op <= vsnl.SetServer && scheduler != b.cfg.Scheduler:
+			if !b.lacking[scheduler] {
+				logr.FromContextOrDiscard(ctx).Info("Kernel lacks IPVS scheduler, using the default",
+					"scheduler", scheduler, "default", b.cfg.Scheduler)
+			}
+			b.lacking[scheduler] = true // so that available gives another
+			failed[c.Server] = true
+			retry = append(retry, c.Server)
+		case failed[c.Server]: // follows from the scheduler
+		default:
+			errs = append(errs, err)
+		}
+	}
+	if len(errs) > 0 {
+		return errs, nil
+	}
+	return nil, retry
+}
+
+// done writes one successful change into have.
+func (b *Backend) done(c *vsnl.Change, report *backend.Report) {
+	h := b.have.servers[c.Server]
+	switch c.Op {
+	case vsnl.AddServer:
+		b.have.servers[c.Server] = &present{Settings: c.Settings, reals: map[netip.AddrPort]uint32{}}
+	case vsnl.SetServer:
+		h.Settings = c.Settings
+	case vsnl.AddReal, vsnl.SetReal:
+		h.reals[c.Real.AddrPort] = c.Real.Weight
+	case vsnl.DeleteReal:
+		delete(h.reals, c.Real.AddrPort)
+		b.undrain(c.Server, c.Real.AddrPort)
+	case vsnl.DeleteServer:
+		delete(b.have.servers, c.Server)
+		delete(b.draining, c.Server)
+		if a := action(c.Server.Mark); a.byMark() && b.want.servers[c.Server] == nil {
+			b.render.marks.release(a & markIndex)
+		}
+	}
+	if c.Op == vsnl.DeleteReal || c.Op == vsnl.DeleteServer {
+		report.Deleted++
+	} else {
+		report.Added++
+	}
+}
+
+// lowerServers deletes what nothing leads to any more.
+func (b *Backend) lowerServers(t *touched, report *backend.Report) []error {
+	var changes []vsnl.Change
+	for key := range t.servers {
+		w, h := b.want.servers[key], b.have.servers[key]
+		switch {
+		case h == nil && w == nil:
+			if a := action(key.Mark); a.byMark() {
+				b.render.marks.release(a & markIndex) // it never came up
+			}
+		case h != nil && w == nil:
+			changes = append(changes, vsnl.Change{Op: vsnl.DeleteServer, Server: key})
+		case h != nil && w.udp:
+			for real := range h.reals {
+				if _, wanted := w.reals[real]; !wanted {
+					changes = append(changes, vsnl.Change{Op: vsnl.DeleteReal, Server: key, Real: vsnl.RealServer{AddrPort: real}})
+				}
+			}
+			if len(w.reals) == 0 {
+				changes = append(changes, vsnl.Change{Op: vsnl.DeleteServer, Server: key})
+			}
+		}
+	}
+	errs, _ := b.do(context.Background(), changes, report)
+	return errs
+}
+
+// ignoreAbsent leaves out that something to delete was not there.
+func ignoreAbsent(errs []error) []error {
+	return slices.DeleteFunc(errs, func(err error) bool {
+		return err == nil || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT)
+	})
+}

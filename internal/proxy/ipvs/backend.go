@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipvs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/causeway-lb/causeway/internal/proxy/backend"
+	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
+)
+
+// Config of a Backend.
+type Config struct {
+	// Families to program; empty means both.
+	Families []model.Family
+	// Scheduler distributes connections where a Service names none; "" is "wrr".
+	Scheduler string
+	// DrainTimeout bounds how long a removed endpoint keeps its connections; 0
+	// is 15 minutes.
+	DrainTimeout time.Duration
+	// DrainInterval is how often they are counted; 0 is 5 seconds.
+	DrainInterval time.Duration
+	// RouteTable is the number of the routing table to use; 0 is
+	// DefaultRouteTable. Nobody else may use it.
+	RouteTable int
+}
+
+// Validate says what is wrong.
+func (c Config) Validate() error {
+	if c.Scheduler != "" && !slices.Contains(Schedulers(), c.Scheduler) {
+		return fmt.Errorf("unknown IPVS scheduler %q: choose from %v", c.Scheduler, Schedulers())
+	}
+	if c.DrainTimeout < 0 || c.DrainInterval < 0 || c.RouteTable < 0 {
+		return errors.New("drain times and the routing table must not be negative")
+	}
+	return nil
+}
+
+func (c Config) withDefaults() Config {
+	if len(c.Families) == 0 {
+		c.Families = model.Families[:]
+	}
+	if c.Scheduler == "" {
+		c.Scheduler = "wrr"
+	}
+	if c.DrainTimeout == 0 {
+		c.DrainTimeout = 15 * time.Minute
+	}
+	if c.DrainInterval == 0 {
+		c.DrainInterval = 5 * time.Second
+	}
+	if c.RouteTable == 0 {
+		c.RouteTable = DefaultRouteTable
+	}
+	return c
+}
+
+// Schedulers are the names that a Service or the agent may choose from.
+func Schedulers() []string { return slices.Clone(model.Schedulers) }
+
+// What the Backend needs of the kernel; tests put faults in between.
+type (
+	serverKernel interface {
+		Do([]vsnl.Change) []error
+		Read() ([]vsnl.VirtualServer, error)
+		ReadReals(vsnl.Key) ([]vsnl.RealServer, error)
+	}
+	tableKernel interface {
+		read() (state, error)
+		commit(*model.Node, []nfnl.Table, []edit) error
+		remove() error
+	}
+	routeKernel interface {
+		read() (routed, own map[netip.Addr]bool, err error)
+		own() (map[netip.Addr]bool, error)
+		add(netip.Addr) error
+		delete(netip.Addr) error
+		remove() error
+	}
+)
+
+// Backend programs IPVS. It implements backend.Backend and backend.Watcher.
+type Backend struct {
+	cfg     Config
+	servers serverKernel
+	tables  tableKernel
+	routes  routeKernel
+	render  *renderer
+	release func() error
+	now     func() time.Time
+	port    uint32
+
+	// mu guards the rest: draining goes on between two Syncs.
+	mu sync.Mutex
+	// synced says that have and applied describe the kernel.
+	synced  bool
+	node    model.Node
+	applied map[types.NamespacedName]*model.Service
+	want    wanted
+	have    kernel
+	// lacking are schedulers that this kernel turned out not to have.
+	lacking  map[string]bool
+	draining map[vsnl.Key]map[netip.AddrPort]time.Time
+	timer    *time.Timer
+	closed   bool
+}
+
+// kernel is what the kernel has, as far as it is known.
+type kernel struct {
+	servers  map[vsnl.Key]*present
+	elements map[elementID]string
+	routes   map[netip.Addr]bool
+	// own are the addresses of the node's interfaces, which get no route.
+	own map[netip.Addr]bool
+}
+
+// present is a virtual server in the kernel.
+type present struct {
+	vsnl.Settings
+	reals map[netip.AddrPort]uint32 // weights
+}
+
+var (
+	_ backend.Backend = (*Backend)(nil)
+	_ backend.Watcher = (*Backend)(nil)
+)
+
+// New opens a Backend in the network namespace of the calling thread. It loads
+// the kernel's module if need be and changes nothing else yet. A kernel without
+// IPVS gives an UnsupportedError.
+func New(cfg Config) (*Backend, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	servers, err := vsnl.Dial()
+	if errors.Is(err, vsnl.ErrUnsupported) {
+		return nil, &backend.UnsupportedError{Feature: "IPVS (CONFIG_IP_VS)", Err: err}
+	}
+	if err != nil {
+		return nil, err
+	}
+	tables, err := newTables(cfg.Families)
+	if err != nil {
+		servers.Close()
+		return nil, err
+	}
+	routes, err := newRoutes(cfg.Families, cfg.RouteTable)
+	if err != nil {
+		servers.Close()
+		_ = tables.close()
+		return nil, err
+	}
+	b := newBackend(cfg, servers, tables, routes)
+	b.port = tables.conn.Port()
+	b.release = func() error {
+		routes.close()
+		return errors.Join(servers.Close(), tables.close())
+	}
+	return b, nil
+}
+
+func newBackend(cfg Config, s serverKernel, t tableKernel, r routeKernel) *Backend {
+	return &Backend{
+		cfg: cfg, servers: s, tables: t, routes: r, now: time.Now, release: func() error { return nil },
+		render:   &renderer{scheduler: cfg.Scheduler, families: cfg.Families, marks: newMarks()},
+		lacking:  map[string]bool{},
+		draining: map[vsnl.Key]map[netip.AddrPort]time.Time{},
+	}
+}
+
+// Name is "ipvs".
+func (b *Backend) Name() string { return "ipvs" }
+
+// Close ends draining, closes the sockets and leaves the kernel as it is. What
+// still drains is taken up by the next Backend's first Sync.
+func (b *Backend) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	if b.timer != nil {
+		b.timer.Stop()
+	}
+	return b.release()
+}
+
+// Sync implements backend.Backend. A scheduler that the kernel does not have is
+// replaced by Config.Scheduler, and that is logged once.
+func (b *Backend) Sync(ctx context.Context, want model.Desired, changed []types.NamespacedName) (backend.Report, error) {
+	if err := ctx.Err(); err != nil {
+		return backend.Report{}, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	full := changed == nil || !b.synced || !reflect.DeepEqual(b.node, want.Node)
+	report, err := b.sync(ctx, want, changed, full)
+	report.Full = full
+	if err != nil {
+		b.synced = false
+		return report, fmt.Errorf("sync ipvs: %w", err)
+	}
+	if full {
+		b.synced, b.node, b.applied = true, want.Node, maps.Clone(want.Services)
+		if b.applied == nil {
+			b.applied = map[types.NamespacedName]*model.Service{}
+		}
+		return report, nil
+	}
+	for _, name := range changed {
+		if svc := want.Services[name]; svc != nil {
+			b.applied[name] = svc
+		} else {
+			delete(b.applied, name)
+		}
+	}
+	return report, nil
+}
+
+func (b *Backend) sync(ctx context.Context, want model.Desired, changed []types.NamespacedName, full bool) (backend.Report, error) {
+	if full {
+		return b.fullSync(ctx, want)
+	}
+	t := newTouched()
+	for _, name := range changed {
+		b.want.remove(b.render.render(b.applied[name]), t)
+	}
+	for _, name := range changed {
+		b.want.add(b.render.render(want.Services[name]), t)
+	}
+	return b.apply(ctx, t, &rebuilding{node: &b.node})
+}
+
+// fullSync reads the kernel and makes it match want, whatever it was.
+func (b *Backend) fullSync(ctx context.Context, want model.Desired) (backend.Report, error) {
+	if err := ensureSettings(); err != nil {
+		return backend.Report{}, err
+	}
+	// What can't be done is left alone instead of being done half.
+	node := want.Node
+	node.LocalhostNodePorts = false
+	before := b.have
+	found, err := b.tables.read()
+	if err != nil {
+		return backend.Report{}, err
+	}
+	b.restoreMarks(found)
+	b.render.byInterface = len(node.PodInterfaces) > 0
+	b.want = newWanted()
+	t := newTouched()
+	t.full = true
+	for _, svc := range want.Services {
+		b.want.add(b.render.render(svc), t)
+	}
+	b.want.add(rendered{elements: renderNode(&node, b.cfg.Families)}, t)
+	if err := b.load(found); err != nil {
+		return backend.Report{}, err
+	}
+	if !reflect.DeepEqual(b.node, want.Node) {
+		found.rebuild = b.allTables() // the rules depend on it
+	}
+	drift := 0
+	if b.synced {
+		drift = b.have.differences(before)
+		for _, table := range found.rebuild {
+			if reflect.DeepEqual(b.node, want.Node) || table == arpTable {
+				drift++
+			}
+		}
+	}
+	for key := range b.have.servers {
+		t.servers[key] = true
+	}
+	for id := range b.have.elements {
+		t.elements[id] = true
+	}
+	// An element of a table that is built anew is not there.
+	for id := range b.have.elements {
+		if slices.Contains(found.rebuild, tableOf(id.family)) {
+			delete(b.have.elements, id)
+		}
+	}
+	report, err := b.apply(ctx, t, &rebuilding{node: &node, tables: found.rebuild})
+	report.Drift = drift
+	return report, err
+}
+
+func (b *Backend) allTables() []nfnl.Table {
+	var out []nfnl.Table
+	for _, f := range b.cfg.Families {
+		out = append(out, tableOf(f))
+	}
+	if slices.Contains(b.cfg.Families, model.IPv4) {
+		out = append(out, arpTable)
+	}
+	return out
+}
+
+// restoreMarks takes over the marks that an earlier process gave.
+func (b *Backend) restoreMarks(found state) {
+	for id, value := range found.elements {
+		if a := actionOf(value); id.set <= setNodePortsOutside && a.byMark() {
+			b.render.marks.restore(id, a&markIndex)
+		}
+	}
+}
+
+// Cleanup removes everything: what leads to IPVS first.
+func (b *Backend) Cleanup(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.synced = false
+	found, err := b.tables.read()
+	if err != nil {
+		return fmt.Errorf("clean up ipvs: %w", err)
+	}
+	b.want = newWanted()
+	if err := b.load(found); err != nil {
+		return fmt.Errorf("clean up ipvs: %w", err)
+	}
+	var changes []vsnl.Change
+	for key := range b.have.servers {
+		changes = append(changes, vsnl.Change{Op: vsnl.DeleteServer, Server: key})
+	}
+	errs := []error{b.routes.remove(), b.tables.remove()}
+	errs = append(errs, ignoreAbsent(b.servers.Do(changes))...)
+	clear(b.draining)
+	b.have = kernel{}
+	b.render.marks = newMarks()
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("clean up ipvs: %w", err)
+	}
+	return nil
+}
+
+// Watch implements backend.Watcher for the tables. Virtual servers and routes
+// have no notifications that would tell others' changes from our own; they are
+// compared when the tables are, and on the timer.
+func (b *Backend) Watch(ctx context.Context, notify func()) error {
+	m, err := nfnl.NewMonitor(b.port)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	notify() // what happened before the monitor listened is unknown
+	return m.Run(ctx, func(t nfnl.Table) {
+		if t.Name == Name || t.Name == "" {
+			notify()
+		}
+	})
+}

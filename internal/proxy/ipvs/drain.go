@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipvs
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/causeway-lb/causeway/internal/proxy/backend"
+	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
+)
+
+// drain notes that a real server goes when its connections have ended.
+func (b *Backend) drain(key vsnl.Key, real netip.AddrPort) {
+	reals := b.draining[key]
+	if reals == nil {
+		reals = map[netip.AddrPort]time.Time{}
+		b.draining[key] = reals
+	}
+	if _, ok := reals[real]; !ok {
+		reals[real] = b.now().Add(b.cfg.DrainTimeout)
+	}
+	b.schedule()
+}
+
+// undrain takes that back.
+func (b *Backend) undrain(key vsnl.Key, real netip.AddrPort) {
+	delete(b.draining[key], real)
+	if len(b.draining[key]) == 0 {
+		delete(b.draining, key)
+	}
+}
+
+// schedule has sweep run once, after a while.
+func (b *Backend) schedule() {
+	if b.timer != nil || b.closed {
+		return
+	}
+	b.timer = time.AfterFunc(b.cfg.DrainInterval, b.sweep)
+}
+
+// sweep deletes the real servers that have drained or took too long, and
+// virtual servers that only stood for them. An error makes the next Sync read
+// the kernel.
+func (b *Backend) sweep() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.timer = nil
+	if b.closed {
+		return
+	}
+	var changes []vsnl.Change
+	for key, reals := range b.draining {
+		changes = b.drained(changes, key, reals)
+	}
+	if errs, _ := b.do(context.Background(), changes, &backend.Report{}); len(ignoreAbsent(errs)) > 0 {
+		b.synced = false
+	}
+	if len(b.draining) > 0 {
+		b.schedule()
+	}
+}
+
+// drained adds the deletions that one virtual server is ready for.
+func (b *Backend) drained(changes []vsnl.Change, key vsnl.Key, reals map[netip.AddrPort]time.Time) []vsnl.Change {
+	found, err := b.servers.ReadReals(key)
+	if err != nil {
+		b.synced = false
+		return changes
+	}
+	left := len(found)
+	for _, r := range found {
+		deadline, draining := reals[r.AddrPort]
+		if !draining || r.Active+r.Inactive > 0 && b.now().Before(deadline) {
+			continue
+		}
+		changes = append(changes, vsnl.Change{Op: vsnl.DeleteReal, Server: key, Real: r})
+		left--
+	}
+	if w := b.want.servers[key]; left == 0 && (w == nil || len(w.reals) == 0) {
+		changes = append(changes, vsnl.Change{Op: vsnl.DeleteServer, Server: key})
+	}
+	return changes
+}

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipvs
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
+)
+
+// edit is the change of one element.
+type edit struct {
+	id       elementID
+	old, new string
+	// had and has say whether the element is there before and after.
+	had, has bool
+}
+
+// tables are the nf_tables tables of the package.
+type tables struct {
+	conn     *nfnl.Conn
+	families []model.Family
+	// print recognises rules that somebody else has changed: what the kernel
+	// listed right after they were written.
+	print map[nfnl.Table]string
+}
+
+func newTables(families []model.Family) (*tables, error) {
+	conn, err := nfnl.Dial()
+	if err != nil {
+		return nil, err
+	}
+	return &tables{conn: conn, families: families, print: map[nfnl.Table]string{}}, nil
+}
+
+func (t *tables) close() error { return t.conn.Close() }
+
+// state is what the kernel has.
+type state struct {
+	elements map[elementID]string
+	// rebuild are the tables that are not as they must be, apart from elements.
+	// Their elements are in the map above, as far as they could be read: they
+	// remember which marks are in use.
+	rebuild []nfnl.Table
+}
+
+func (t *tables) all() []nfnl.Table {
+	out := []nfnl.Table{}
+	for _, f := range t.families {
+		out = append(out, tableOf(f))
+	}
+	if slices.Contains(t.families, model.IPv4) {
+		out = append(out, arpTable)
+	}
+	return out
+}
+
+// read compares the tables with what the last commit left and reads their
+// elements.
+func (t *tables) read() (state, error) {
+	s := state{elements: map[elementID]string{}}
+	for _, table := range t.all() {
+		chains, err := t.conn.Chains(table)
+		if err != nil {
+			return s, err
+		}
+		if p := fingerprint(chains); p == "" || p != t.print[table] {
+			s.rebuild = append(s.rebuild, table)
+		}
+	}
+	for _, f := range t.families {
+		if err := t.readElements(&s, f); err != nil {
+			return s, err
+		}
+	}
+	if !slices.Contains(t.families, model.IPv4) || slices.Contains(s.rebuild, arpTable) {
+		return s, nil
+	}
+	if slices.Contains(s.rebuild, tableOf(model.IPv4)) {
+		s.rebuild = append(s.rebuild, arpTable) // it has a copy of what is written anew
+		return s, nil
+	}
+	return s, t.compareARP(&s)
+}
+
+func (t *tables) readElements(s *state, f model.Family) error {
+	table := tableOf(f)
+	have, err := t.conn.Sets(table)
+	if err != nil {
+		return err
+	}
+	for id, set := range sets(f) {
+		if !have[set.Name].Same(set) {
+			if !slices.Contains(s.rebuild, table) {
+				s.rebuild = append(s.rebuild, table)
+			}
+			continue
+		}
+		err := t.conn.Elements(table, set.Name, func(e nfnl.Element) {
+			s.elements[elementID{family: f, set: setID(id), key: e.Key, keyEnd: e.KeyEnd, end: e.End}] = e.Value
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// compareARP checks that the copy of the addresses is one.
+func (t *tables) compareARP(s *state) error {
+	seen := 0
+	same := true
+	err := t.conn.Elements(arpTable, arpSet.Name, func(e nfnl.Element) {
+		_, ok := s.elements[elementID{family: model.IPv4, set: setAddresses, key: e.Key}]
+		same = same && ok
+		seen++
+	})
+	if err != nil {
+		return err
+	}
+	for id := range s.elements {
+		if id.family == model.IPv4 && id.set == setAddresses {
+			seen--
+		}
+	}
+	if !same || seen != 0 {
+		s.rebuild = append(s.rebuild, arpTable)
+	}
+	return nil
+}
+
+// fingerprint of a table's chains; "" if there are none.
+func fingerprint(chains map[string]*nfnl.ReadChain) string {
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(chains)) {
+		c := chains[name]
+		fmt.Fprintf(&b, "%s %+v\n", name, c.Hook)
+		if c.Hook != nil {
+			fmt.Fprintf(&b, "%+v\n", *c.Hook)
+		}
+		for _, r := range c.Rules {
+			fmt.Fprintf(&b, "%q %q\n", r.Exprs, r.UserData)
+		}
+	}
+	return b.String()
+}
+
+// commit makes one transaction of edits and of the tables to build anew.
+// Elements of a rebuilt table that are to stay are edits too.
+func (t *tables) commit(node *model.Node, rebuild []nfnl.Table, edits []edit) error {
+	var tx nfnl.Batch
+	for _, table := range rebuild {
+		t.build(&tx, table, node)
+	}
+	for _, e := range edits {
+		if e.had && !slices.Contains(rebuild, tableOf(e.id.family)) {
+			tx.DeleteElement(tableOf(e.id.family), e.id.set.String(), e.id.nfnl(""))
+		}
+		if e.had && e.mirrored() && !slices.Contains(rebuild, arpTable) {
+			tx.DeleteElement(arpTable, arpSet.Name, e.id.nfnl(""))
+		}
+	}
+	for _, e := range edits {
+		if e.has {
+			tx.AddElement(tableOf(e.id.family), e.id.set.String(), e.id.nfnl(e.new))
+		}
+		if e.has && e.mirrored() {
+			tx.AddElement(arpTable, arpSet.Name, e.id.nfnl(""))
+		}
+	}
+	if err := t.conn.Commit(&tx); err != nil {
+		return err
+	}
+	for _, table := range rebuild {
+		chains, err := t.conn.Chains(table)
+		if err != nil {
+			return err
+		}
+		t.print[table] = fingerprint(chains)
+	}
+	return nil
+}
+
+// mirrored says that the element is in the arp table too.
+func (e edit) mirrored() bool { return e.id.set == setAddresses && e.id.family == model.IPv4 }
+
+// build makes an empty table with its rules, in place of any that is there.
+func (t *tables) build(tx *nfnl.Batch, table nfnl.Table, node *model.Node) {
+	tx.AddTable(table) // so that an absent one is not an error
+	tx.DeleteTable(table)
+	tx.AddTable(table)
+	var chains []chain
+	if table == arpTable {
+		tx.AddSet(arpSet)
+		chains = []chain{arpChain()}
+	}
+	for _, f := range t.families {
+		if tableOf(f) != table {
+			continue
+		}
+		for _, s := range sets(f) {
+			tx.AddSet(s)
+		}
+		p := program{fam: f, node: node}
+		chains = p.chains()
+	}
+	for _, c := range chains {
+		tx.AddChain(c.Chain)
+		for _, r := range c.rules {
+			tx.AppendRule(c.Table, c.Name, r)
+		}
+	}
+}
+
+// remove deletes the tables; absent ones are no error.
+func (t *tables) remove() error {
+	var tx nfnl.Batch
+	for _, table := range t.all() {
+		tx.AddTable(table)
+		tx.DeleteTable(table)
+	}
+	return t.conn.Commit(&tx)
+}

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipvs
+
+import (
+	"net/netip"
+
+	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
+)
+
+// wanted adds up what all Services come to.
+type wanted struct {
+	servers  map[vsnl.Key]*server
+	elements map[elementID]*count
+}
+
+// count is a wanted element: several Services can have one.
+type count struct {
+	value string
+	refs  int
+}
+
+// touched names what may differ between wanted and kernel.
+type touched struct {
+	servers  map[vsnl.Key]bool
+	elements map[elementID]bool
+	// full says that anything may differ, also what is not named.
+	full bool
+}
+
+func newWanted() wanted {
+	return wanted{servers: map[vsnl.Key]*server{}, elements: map[elementID]*count{}}
+}
+
+func newTouched() *touched {
+	return &touched{servers: map[vsnl.Key]bool{}, elements: map[elementID]bool{}}
+}
+
+func (w *wanted) add(r rendered, t *touched) {
+	for key, s := range r.servers {
+		w.servers[key] = s
+		t.servers[key] = true
+	}
+	for id, value := range r.elements {
+		c := w.elements[id]
+		if c == nil {
+			c = &count{}
+			w.elements[id] = c
+		}
+		c.value = value
+		c.refs++
+		t.elements[id] = true
+	}
+}
+
+func (w *wanted) remove(r rendered, t *touched) {
+	for key := range r.servers {
+		delete(w.servers, key)
+		t.servers[key] = true
+	}
+	for id := range r.elements {
+		t.elements[id] = true
+		c := w.elements[id]
+		if c == nil {
+			continue
+		}
+		if c.refs--; c.refs == 0 {
+			delete(w.elements, id)
+		}
+	}
+}
+
+// differences counts what differs between two states of the kernel.
+func (k *kernel) differences(o kernel) int {
+	n := mapDifferences(k.elements, o.elements) + mapDifferences(k.routes, o.routes)
+	for key, s := range k.servers {
+		p := o.servers[key]
+		if p == nil || p.Settings != s.Settings {
+			n++
+		}
+		if p == nil {
+			n += len(s.reals)
+			continue
+		}
+		n += mapDifferences(s.reals, p.reals)
+	}
+	for key, p := range o.servers {
+		if k.servers[key] == nil {
+			n += 1 + len(p.reals)
+		}
+	}
+	return n
+}
+
+func mapDifferences[K, V comparable](a, b map[K]V) int {
+	n := 0
+	for k, v := range a {
+		if w, ok := b[k]; !ok || w != v {
+			n++
+		}
+	}
+	for k := range b {
+		if _, ok := a[k]; !ok {
+			n++
+		}
+	}
+	return n
+}
+
+// load fills have with what of the kernel is ours: see the package's
+// documentation. Real servers with weight 0 are taken for draining.
+func (b *Backend) load(found state) error {
+	routed, own, err := b.routes.read()
+	if err != nil {
+		return err
+	}
+	servers, err := b.servers.Read()
+	if err != nil {
+		return err
+	}
+	b.have = kernel{servers: map[vsnl.Key]*present{}, elements: found.elements, routes: routed, own: own}
+	// By the tables, virtual servers on the node's own addresses are known too.
+	frontends := map[string]bool{}
+	for id := range found.elements {
+		if id.set == setServices || id.set == setServicesOutside {
+			frontends[id.key] = true
+		}
+	}
+	for i := range servers {
+		s := &servers[i]
+		if !b.owns(s.Key, frontends) {
+			continue
+		}
+		p := &present{Settings: s.Settings, reals: map[netip.AddrPort]uint32{}}
+		for _, r := range s.Reals {
+			p.reals[r.AddrPort] = r.Weight
+			if r.Weight == 0 {
+				b.drain(s.Key, r.AddrPort)
+			}
+		}
+		b.have.servers[s.Key] = p
+		if a := action(s.Mark); a.byMark() {
+			b.render.marks.reserve(a & markIndex)
+		}
+	}
+	for key := range b.draining {
+		if b.have.servers[key] == nil {
+			delete(b.draining, key)
+		}
+	}
+	return nil
+}
+
+func (b *Backend) owns(key vsnl.Key, frontends map[string]bool) bool {
+	if key.Mark != 0 {
+		return action(key.Mark)&markMask == markBase
+	}
+	return b.have.routes[key.Addr] || b.want.servers[key] != nil || frontends[frontendKey(key)]
+}
