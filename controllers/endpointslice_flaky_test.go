@@ -36,7 +36,7 @@ type flakyAPI struct {
 	failing bool
 	serial  int
 	slices  map[string]*discoveryv1.EndpointSlice
-	watch   []func(*endpointslice.Index) // events not yet told
+	watch   []func(*endpointslice.Index) // all events, in order
 	changed func()                       // called after each change
 }
 
@@ -115,7 +115,7 @@ func (a *flakyAPI) Delete(_ context.Context, object client.Object, options ...cl
 	switch {
 	case old == nil:
 		return apierrors.NewNotFound(discoveryv1.Resource("endpointslices"), object.GetName())
-	case wanted.Preconditions != nil && *wanted.Preconditions.UID != old.UID:
+	case *wanted.Preconditions.UID != old.UID || *wanted.Preconditions.ResourceVersion != old.ResourceVersion:
 		return apierrors.NewConflict(discoveryv1.Resource("endpointslices"), object.GetName(), errors.New("another one"))
 	}
 	a.remove(old)
@@ -143,15 +143,17 @@ func (a *flakyAPI) Get(_ context.Context, key client.ObjectKey, into client.Obje
 	return nil
 }
 
-// tell delivers up to n events of the watch.
-func (a *flakyAPI) tell(x *endpointslice.Index, n int) {
+func (a *flakyAPI) List(_ context.Context, into client.ObjectList, _ ...client.ListOption) error {
 	a.mu.Lock()
-	events := a.watch[:min(n, len(a.watch))]
-	a.watch = a.watch[len(events):]
-	a.mu.Unlock()
-	for _, event := range events {
-		event(x)
+	defer a.mu.Unlock()
+	if before, after := a.fail(); before != nil || after != nil {
+		return errFlaky
 	}
+	list := into.(*discoveryv1.EndpointSliceList)
+	for _, slice := range a.slices {
+		list.Items = append(list.Items, *slice.DeepCopy())
+	}
+	return nil
 }
 
 // addresses returns how often each address is in the slices.
@@ -177,31 +179,60 @@ func flakyPod(n int) *corev1.Pod {
 	}
 }
 
-// flakyHistory lets Pods come and go while the API fails and the watch lags.
+// flakyHistory lets Pods come and go while the API fails, the watch lags, and
+// now one, now the other of two replicas takes itself for the leader.
 type flakyHistory struct {
-	rng        *rand.Rand
-	api        *flakyAPI
-	reconciler *EndpointSliceReconciler
-	steady     int // Pods 0 to steady-1 stay all the time
-	pods       map[int]bool
-	next       int
-	converged  bool
-	missing    string
+	rng       *rand.Rand
+	api       *flakyAPI
+	replicas  [2]*flakyReplica
+	steady    int // Pods 0 to steady-1 stay all the time
+	pods      map[int]bool
+	next      int
+	converged bool
+	missing   string
+}
+
+// flakyReplica is a reconciler with an index, and a watch, of its own.
+type flakyReplica struct {
+	*EndpointSliceReconciler
+	told int // how many of the API's events
+}
+
+// tell delivers up to n events of the watch.
+func (r *flakyReplica) tell(api *flakyAPI, n int) {
+	api.mu.Lock()
+	events := api.watch[r.told:min(r.told+n, len(api.watch))]
+	api.mu.Unlock()
+	r.told += len(events)
+	for _, event := range events {
+		event(r.feed.index)
+	}
+}
+
+var flakyService = types.NamespacedName{Namespace: "spec", Name: "web"}
+
+func (r *flakyReplica) pass(ctx context.Context) error {
+	_, err := r.Reconcile(ctx, ctrl.Request{NamespacedName: flakyService})
+	return err
 }
 
 func newFlakyHistory(seed uint64) *flakyHistory {
 	h := &flakyHistory{rng: rand.New(rand.NewPCG(seed, 3)), steady: 150, pods: map[int]bool{}}
 	h.api = &flakyAPI{rng: h.rng, slices: map[string]*discoveryv1.EndpointSlice{}, changed: h.check}
-	feed := &endpointFeed{index: endpointslice.NewIndex()}
-	h.reconciler = &EndpointSliceReconciler{Client: h.api, Live: h.api, Recorder: events.NewFakeRecorder(100), feed: feed}
-	feed.index.SetNode(endpointslice.Node{Name: "node-1"})
-	feed.index.SetService(&corev1.Service{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "spec", Name: "web", UID: "service"},
-		Spec: corev1.ServiceSpec{
-			ClusterIP: "10.96.0.1", IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}, Selector: map[string]string{"app": "web"},
-			Ports: []corev1.ServicePort{{Port: 80, Protocol: corev1.ProtocolTCP}},
-		},
-	})
+	for i := range h.replicas {
+		feed := &endpointFeed{index: endpointslice.NewIndex()}
+		feed.index.SetNode(endpointslice.Node{Name: "node-1"})
+		feed.index.SetService(&corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "spec", Name: "web", UID: "service"},
+			Spec: corev1.ServiceSpec{
+				ClusterIP: "10.96.0.1", IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}, Selector: map[string]string{"app": "web"},
+				Ports: []corev1.ServicePort{{Port: 80, Protocol: corev1.ProtocolTCP}},
+			},
+		})
+		h.replicas[i] = &flakyReplica{EndpointSliceReconciler: &EndpointSliceReconciler{
+			Client: h.api, Live: h.api, Recorder: events.NewFakeRecorder(100), feed: feed,
+		}}
+	}
 	for range h.steady {
 		h.come()
 	}
@@ -224,7 +255,9 @@ func (h *flakyHistory) check() {
 
 func (h *flakyHistory) come() {
 	h.pods[h.next] = true
-	h.reconciler.feed.index.SetPod(flakyPod(h.next))
+	for _, replica := range h.replicas {
+		replica.feed.index.SetPod(flakyPod(h.next))
+	}
 	h.next++
 }
 
@@ -240,7 +273,9 @@ func (h *flakyHistory) change() {
 		if n >= h.steady && going > 0 {
 			going--
 			delete(h.pods, n)
-			h.reconciler.feed.index.DeletePod(client.ObjectKeyFromObject(flakyPod(n)))
+			for _, replica := range h.replicas {
+				replica.feed.index.DeletePod(client.ObjectKeyFromObject(flakyPod(n)))
+			}
 		}
 	}
 }
@@ -256,18 +291,14 @@ func (h *flakyHistory) vandalise() {
 	}
 }
 
-func (h *flakyHistory) pass(ctx context.Context) error {
-	_, err := h.reconciler.Reconcile(ctx, ctrl.Request{NamespacedName: types.NamespacedName{Namespace: "spec", Name: "web"}})
-	return err
-}
-
 // settle lets the API recover and checks the outcome.
 func (h *flakyHistory) settle(ctx context.Context) {
 	GinkgoHelper()
 	h.api.failing = false
+	leader := pick(h.rng, h.replicas[:]...)
 	for range 2 {
-		h.api.tell(h.reconciler.feed.index, len(h.api.watch))
-		Expect(h.pass(ctx)).To(Succeed())
+		leader.tell(h.api, len(h.api.watch))
+		Expect(leader.pass(ctx)).To(Succeed())
 	}
 	want := map[string]int{}
 	for n := range h.pods {
@@ -286,9 +317,12 @@ var _ = Describe("EndpointSlices on an API that fails", func() {
 				h.api.failing = true
 				for range 1 + h.rng.IntN(4) {
 					h.change()
-					h.reconciler.states[types.NamespacedName{Namespace: "spec", Name: "web"}].sparseSince = pick(h.rng, time.Time{}, time.Unix(1, 0))
-					_ = h.pass(ctx) // may fail: that is the point
-					h.api.tell(h.reconciler.feed.index, h.rng.IntN(4))
+					leader := pick(h.rng, h.replicas[:]...)
+					if state := leader.states[flakyService]; state != nil {
+						state.sparseSince = pick(h.rng, time.Time{}, time.Unix(1, 0))
+					}
+					_ = leader.pass(ctx) // may fail: that is the point
+					leader.tell(h.api, h.rng.IntN(4))
 				}
 				if h.rng.IntN(5) == 0 {
 					h.vandalise()
@@ -302,4 +336,3 @@ var _ = Describe("EndpointSlices on an API that fails", func() {
 
 // pick returns one of the values.
 func pick[T any](rng *rand.Rand, values ...T) T { return values[rng.IntN(len(values))] }
-
