@@ -40,6 +40,10 @@ const (
 	// pacedSlices is up to how many slices a Service is never held up.
 	pacedSlices = 2
 
+	// reportEvery is how often a problem that stays is reported, if there are
+	// passes.
+	reportEvery = 10 * time.Minute
+
 	// attempts is how often a pass is repeated at once when another writer was
 	// there first.
 	attempts = 4
@@ -75,7 +79,7 @@ type serviceState struct {
 	// alone says that a pass found no slices of a rival. If there are some later,
 	// a rival is alive, and not to be fought.
 	alone    bool
-	problems []endpointslice.Problem // those that have been reported
+	reported map[string]time.Time // when each Problem's reason was last reported
 }
 
 // SetupWithManager adds the reconciler to the manager.
@@ -93,9 +97,12 @@ func (r *EndpointSliceReconciler) Reconcile(ctx context.Context, request ctrl.Re
 	if wait := r.pacer.wait(request.NamespacedName, started); wait > 0 {
 		return ctrl.Result{RequeueAfter: wait}, nil
 	}
+	verified := false
 	for attempt := 1; ; attempt++ {
 		pass := r.newPass(request.NamespacedName)
+		pass.verified = verified
 		result, err := pass.run(ctx)
+		verified = pass.verified
 		if err != nil {
 			r.feed.index.Retrigger(request.NamespacedName, pass.trigger)
 		}
@@ -119,6 +126,8 @@ type slicePass struct {
 	trigger time.Time // when what the pass is due to happened
 	state   *serviceState
 	outcome string // for the metric
+	// verified says that the index has just been compared with the API.
+	verified bool
 }
 
 func (r *EndpointSliceReconciler) newPass(name types.NamespacedName) *slicePass {
@@ -186,6 +195,12 @@ func (p *slicePass) keep(ctx context.Context, existing []*discoveryv1.EndpointSl
 		Service: p.view.Service, Pods: p.view.Pods, Slices: existing,
 		Nodes: p.view.NodeByName, Shares: p.view.Shares, TriggerTime: p.trigger, Compact: compact,
 	})
+	if plan.Duplicates > 0 && !p.verified {
+		// Another replica may have removed an endpoint from the one slice, and we
+		// from the other. Duplicates are rare: they are left by writes that failed.
+		p.verified = true
+		return ctrl.Result{}, cmp.Or(p.writer().refreshAll(ctx, p.name, p.view.Slices), errOutdated)
+	}
 	if err := p.writer().write(ctx, &plan); err != nil {
 		return ctrl.Result{}, err
 	}
@@ -201,7 +216,7 @@ func (p *slicePass) keep(ctx context.Context, existing []*discoveryv1.EndpointSl
 			"updated", len(plan.Update), "deleted", len(plan.Delete), "endpoints", plan.Endpoints)
 	}
 	p.r.gauges.set(p.name, &serviceCount{managed: true, endpoints: plan.Endpoints, slices: plan.Slices, needed: plan.Needed})
-	p.report(append(plan.Problems, p.foreignFamilies()...))
+	p.report(append(plan.Problems, p.foreignFamilies()...), now)
 	return p.scheduleCompaction(&plan, now), nil
 }
 
@@ -232,13 +247,16 @@ func (p *slicePass) foreignFamilies() []endpointslice.Problem {
 		names[0])}}
 }
 
-// report makes an event of each problem that was not there after the pass
-// before.
-func (p *slicePass) report(problems []endpointslice.Problem) {
+// report makes an event of each problem, of one reason not more often than once
+// in reportEvery: what changes meanwhile is how many Pods are concerned.
+func (p *slicePass) report(problems []endpointslice.Problem, now time.Time) {
+	reported := make(map[string]time.Time, len(problems))
 	for _, problem := range problems {
-		if !slices.Contains(p.state.problems, problem) {
+		reported[problem.Reason] = p.state.reported[problem.Reason]
+		if now.Sub(reported[problem.Reason]) >= reportEvery {
+			reported[problem.Reason] = now
 			p.r.Recorder.Eventf(p.view.Service, nil, corev1.EventTypeWarning, problem.Reason, "KeepSlices", "%s", problem.Message)
 		}
 	}
-	p.state.problems = problems
+	p.state.reported = reported
 }

@@ -308,7 +308,7 @@ func (h *flakyHistory) settle(ctx context.Context) {
 	h.converged = true
 }
 
-var _ = Describe("EndpointSlices on an API that fails", func() {
+var _ = Describe("EndpointSlices kept by two replicas on an API that fails", func() {
 	It("come out right, and no endpoint is ever missing that should be there", func(ctx SpecContext) {
 		for seed := range uint64(40) {
 			h := newFlakyHistory(seed)

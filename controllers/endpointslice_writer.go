@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"golang.org/x/sync/errgroup"
@@ -142,14 +143,20 @@ func (w *sliceWriter) update(ctx context.Context, slice *discoveryv1.EndpointSli
 	return fmt.Errorf("update EndpointSlice %s: %w", slice.Name, err)
 }
 
+// deleteOne deletes the slice in the version that the decision was made on: a
+// later one may hold endpoints that are wanted.
 func (w *sliceWriter) deleteOne(ctx context.Context, slice *discoveryv1.EndpointSlice) error {
-	err := w.client.Delete(ctx, slice, client.Preconditions{UID: &slice.UID})
+	err := w.client.Delete(ctx, slice, client.Preconditions{UID: &slice.UID, ResourceVersion: &slice.ResourceVersion})
 	sliceWrites.WithLabelValues("delete", resultOf(err)).Inc()
-	if err = client.IgnoreNotFound(err); err == nil || apierrors.IsConflict(err) {
-		// Gone, or another one of that name is there already, of which the watch
-		// will tell.
+	switch {
+	case err == nil, apierrors.IsNotFound(err):
 		w.index.ForgetSlice(slice)
 		return nil
+	case apierrors.IsConflict(err):
+		if _, err := w.refresh(ctx, slice); err != nil {
+			return err
+		}
+		return errOutdated
 	}
 	return fmt.Errorf("delete EndpointSlice %s: %w", slice.Name, err)
 }
@@ -171,6 +178,27 @@ func (w *sliceWriter) refresh(ctx context.Context, slice *discoveryv1.EndpointSl
 	}
 	w.index.SetSlice(existing)
 	return existing, nil
+}
+
+// refreshAll puts into the index what the API holds of a Service's slices; known
+// are those that the index had.
+func (w *sliceWriter) refreshAll(ctx context.Context, name types.NamespacedName, known []*discoveryv1.EndpointSlice) error {
+	var list discoveryv1.EndpointSliceList
+	err := w.live.List(ctx, &list, client.InNamespace(name.Namespace), client.MatchingLabels{discoveryv1.LabelServiceName: name.Name})
+	if err != nil {
+		return fmt.Errorf("list EndpointSlices: %w", err)
+	}
+	there := map[types.UID]bool{}
+	for i := range list.Items {
+		there[list.Items[i].UID] = true
+		w.index.SetSlice(&list.Items[i])
+	}
+	for _, slice := range known {
+		if !there[slice.UID] {
+			w.index.ForgetSlice(slice)
+		}
+	}
+	return nil
 }
 
 // resultOf is the value of the label "result" of metrics.

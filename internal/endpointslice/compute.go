@@ -72,8 +72,10 @@ type Plan struct {
 	// Needed how few slices could hold them.
 	Endpoints, Slices, Needed int
 
-	// Added and Removed count endpoints that come and go.
-	Added, Removed int
+	// Added and Removed count endpoints that come and go. Duplicates counts
+	// those that are removed because an earlier slice has them too: that must be
+	// so in the API, not only in a cache, for the removal to do no harm.
+	Added, Removed, Duplicates int
 
 	Problems []Problem
 }

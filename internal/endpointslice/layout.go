@@ -91,6 +91,8 @@ type packing struct {
 	// deleted, and only after those have been written: an update to something
 	// else might come first, and then endpoints would be missing for a while.
 	left []*discoveryv1.EndpointSlice
+	// duplicates counts endpoints that have a place in an earlier slice.
+	duplicates int
 }
 
 // packingGroup is the part of a packing that has one port list.
@@ -115,6 +117,7 @@ func (l *layout) family(family discoveryv1.AddressType, targets []target, lists 
 		p.compact()
 	}
 	p.settle()
+	l.plan.Duplicates += p.duplicates
 	l.write(p, family)
 }
 
@@ -240,6 +243,9 @@ func (p *packing) keepSlice(existing *discoveryv1.EndpointSlice, group *packingG
 		endpoint := &existing.Endpoints[i]
 		key, ok := keyOf(endpoint, group.key)
 		index, wanted := byKey[key]
+		if ok && wanted && p.targets[index].placed {
+			p.duplicates++
+		}
 		if !ok || !wanted || p.targets[index].placed || p.targets[index].group != group.list ||
 			len(d.targets) == p.max {
 			d.write = true
