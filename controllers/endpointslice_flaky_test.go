@@ -310,7 +310,7 @@ func (h *flakyHistory) settle(ctx context.Context) {
 
 var _ = Describe("EndpointSlices kept by two replicas on an API that fails", func() {
 	It("come out right, and no endpoint is ever missing that should be there", func(ctx SpecContext) {
-		for seed := range uint64(40) {
+		for seed := range uint64(15) {
 			h := newFlakyHistory(seed)
 			h.settle(ctx)
 			for range 25 {

@@ -20,7 +20,7 @@ import (
 )
 
 var (
-	histories = flag.Int("histories", 2000, "how many random histories to drive; 50000 is the long form")
+	histories = flag.Int("histories", 600, "how many random histories to drive; 50000 is the long form")
 	firstSeed = flag.Uint64("seed", 1, "the seed of the first history")
 )
 
