@@ -3,6 +3,7 @@
 package kubelet
 
 import (
+	"encoding/json"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/utils/ptr"
 
 	"github.com/causeway-lb/causeway/internal/lab/sandbox"
@@ -179,6 +181,39 @@ func TestStatusPatch(t *testing.T) {
 	want.ContainerStatuses[0].Ready = false
 	if patch, err := statusPatch(pod, want); err != nil || patch == nil {
 		t.Errorf("patch of another status: %s, %v", patch, err)
+	}
+}
+
+// After a restart of the node the old addresses go; merging by address would
+// leave two of a family, which the API server refuses for ever.
+func TestStatusPatchReplacesAddresses(t *testing.T) {
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "u"}}
+	pod.Status.PodIP = "10.244.1.2"
+	pod.Status.PodIPs = []corev1.PodIP{{IP: "10.244.1.2"}}
+	pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionTrue}}
+	want := corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.244.1.3", PodIPs: []corev1.PodIP{{IP: "10.244.1.3"}}}
+	want.Conditions = podConditions(pod, want, true)
+	patch, err := statusPatch(pod, want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := json.Marshal(pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := strategicpatch.StrategicMergePatch(before, patch, corev1.Pod{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := &corev1.Pod{}
+	if err := json.Unmarshal(after, got); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want.PodIPs, got.Status.PodIPs); diff != "" {
+		t.Errorf("addresses (-want +got):\n%s", diff)
+	}
+	if conditionStatus(got.Status.Conditions, corev1.PodScheduled) != corev1.ConditionTrue || got.UID != "u" {
+		t.Errorf("the scheduler's condition or the UID was lost: %s", after)
 	}
 }
 

@@ -223,20 +223,25 @@ func (w *worker) confirmDeletion(ctx context.Context) {
 	})
 }
 
-// keepStatus writes the status whenever it changed.
+// keepStatus writes the status whenever it changed, again after a while when
+// that failed.
 func (w *worker) keepStatus(ctx context.Context) {
+	wait := 100 * time.Millisecond
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-w.changed:
 		}
-		if !w.writeStatus(ctx) {
-			w.touch()
-			if !sleep(ctx, 200*time.Millisecond) {
-				return
-			}
+		if w.writeStatus(ctx) {
+			wait = 100 * time.Millisecond
+			continue
 		}
+		w.touch()
+		if !sleep(ctx, wait) {
+			return
+		}
+		wait = min(2*wait, 2*time.Second)
 	}
 }
 
@@ -255,8 +260,14 @@ func (w *worker) writeStatus(ctx context.Context) bool {
 		return true
 	}
 	got, err := w.k.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return true // it is gone, or another has its name
+	}
 	if err != nil {
-		return apierrors.IsNotFound(err) || apierrors.IsConflict(err)
+		if ctx.Err() == nil {
+			w.k.log.Error(err, "Status not written, will retry", "pod", pod.Name)
+		}
+		return false
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

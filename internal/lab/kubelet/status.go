@@ -6,10 +6,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
 )
 
 // status puts together what the Pod's status should say now.
@@ -139,17 +141,32 @@ func condition(pod *corev1.Pod, kind corev1.PodConditionType, holds bool, otherw
 }
 
 // statusPatch returns a strategic merge patch from the Pod's status to the
-// wanted one, nil when they are equal.
+// wanted one, nil when they are equal. It removes what is gone: the addresses
+// of an earlier life of the node would otherwise stay beside the new ones.
 func statusPatch(pod *corev1.Pod, want corev1.PodStatus) ([]byte, error) {
 	if statusEqual(pod.Status, want) {
 		return nil, nil
 	}
-	patch, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"uid": pod.UID}, // never a successor of the same name
-		"status":   want,
-	})
+	now := pod.Status.DeepCopy()
+	now.Phase, now.StartTime = want.Phase, want.StartTime
+	now.HostIP, now.HostIPs, now.PodIP, now.PodIPs = want.HostIP, want.HostIPs, want.PodIP, want.PodIPs
+	now.InitContainerStatuses, now.ContainerStatuses = want.InitContainerStatuses, want.ContainerStatuses
+	for _, c := range want.Conditions {
+		now.Conditions = slices.DeleteFunc(now.Conditions, func(old corev1.PodCondition) bool { return old.Type == c.Type })
+		now.Conditions = append(now.Conditions, c)
+	}
+	// With its UID in the patch, it never meets a successor of the same name.
+	before, err := json.Marshal(corev1.Pod{Status: pod.Status})
 	if err != nil {
 		return nil, fmt.Errorf("encode status: %w", err)
+	}
+	after, err := json.Marshal(corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: pod.UID}, Status: *now})
+	if err != nil {
+		return nil, fmt.Errorf("encode status: %w", err)
+	}
+	patch, err := strategicpatch.CreateTwoWayMergePatch(before, after, corev1.Pod{})
+	if err != nil {
+		return nil, fmt.Errorf("make patch of status: %w", err)
 	}
 	return patch, nil
 }
