@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -231,6 +232,10 @@ func (a *Agent) refreshNode() {
 // applied follows up on what the kernel now does.
 func (a *Agent) applied(done syncer.Applied) {
 	a.flows.Changed(done.Changes)
+	if done.Report.Full {
+		// Its buffers are many times what the agent needs from then on.
+		debug.FreeOSMemory()
+	}
 	for _, c := range done.Changes {
 		a.healthCheck(c)
 	}

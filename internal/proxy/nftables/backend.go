@@ -68,7 +68,9 @@ func (b *Backend) Name() string { return "nftables" }
 // Close closes the sockets; the rules stay.
 func (b *Backend) Close() error { return b.conn.Close() }
 
-// Sync implements backend.Backend: one transaction over both families.
+// Sync implements backend.Backend: one transaction over both families. Only a
+// table that does not exist yet is filled by several, before the last one
+// hooks it up.
 func (b *Backend) Sync(ctx context.Context, want model.Desired, changed []types.NamespacedName) (backend.Report, error) {
 	if err := ctx.Err(); err != nil {
 		return backend.Report{}, err
@@ -136,6 +138,11 @@ func (b *Backend) fullSync(want model.Desired) (backend.Report, error) {
 		p, err := f.plan(b.conn, want, expected)
 		if err != nil {
 			return backend.Report{}, err
+		}
+		if p.fresh() {
+			if err := p.fill(b.conn); err != nil {
+				return backend.Report{}, err
+			}
 		}
 		p.write(&tx)
 		plans[i] = p

@@ -109,9 +109,7 @@ func (f *family) write(tx *nfnl.Batch, d *delta, node *model.Node) {
 
 func writeChain(tx *nfnl.Batch, ch chain) {
 	tx.AddChain(ch.Chain)
-	for _, r := range ch.rules {
-		tx.AppendRule(ch.Table, ch.Name, r)
-	}
+	appendRules(tx, ch)
 }
 
 // shared gives the shared elements that come and go.

@@ -50,7 +50,8 @@
 // are rendered as they were and as they will be; the difference is the
 // transaction. A full Sync (at start, after an error, when somebody else
 // touched the tables, on a timer) reads everything back first and repairs
-// what differs, without a gap in forwarding.
+// what differs, without a gap in forwarding. A table that does not exist yet
+// is filled by several transactions, and hooked up by the last.
 //
 // # Limits
 //

@@ -110,6 +110,11 @@ func TestListIsReadable(t *testing.T) {
 	b := newBackend(t)
 	d, _ := model.Compute(worldOf(5, 120).Snapshot())
 	d.Node.LocalhostNodePorts = true
+	sticky := service(1, 5)
+	for _, f := range sticky.Frontends {
+		f.Inside.Affinity = 3 * time.Hour
+	}
+	d.Services[sticky.Name] = sticky
 	mustSync(t, b, d)
 	list := nstest.Run(t, "nft", "list", "ruleset")
 	for _, want := range []string{
@@ -117,7 +122,7 @@ func TestListIsReadable(t *testing.T) {
 		"dnat ip6 to ip6 daddr . meta l4proto . th dport . numgen random mod 5 map @endpoints",
 		"ip saddr . ip daddr @hairpin masquerade fully-random",
 		"ip daddr . meta l4proto . th dport @restricted ip daddr . meta l4proto . th dport . ip saddr != @source-ranges drop",
-		"meta mark vmap @classes", "update @affinity {",
+		"meta mark vmap @classes", "timeout 3h",
 	} {
 		if !strings.Contains(list, want) {
 			t.Errorf("list lacks %q", want)

@@ -174,19 +174,72 @@ func (p *plan) planChains(have *tableState, node *model.Node, compare bool) {
 	}
 }
 
-// write puts the plan into a transaction. Chains are made before rules that
-// go to them; rules are rewritten and elements replaced in one commit, so
-// that no packet sees less than the old or the new state.
+// fillMessages is how many messages of elements, of 400 each, one transaction
+// of a fresh table carries.
+const fillMessages = 50
+
+// fresh says that there is no table yet.
+func (p *plan) fresh() bool { return p.recreate && !p.exists }
+
+// fill makes a fresh table but for the chains that hang on hooks, in several
+// transactions: nothing of it is visible to packets yet, and the kernel gets
+// the time to let its hash tables grow, which it does in the background.
+func (p *plan) fill(c *nfnl.Conn) error {
+	var tx nfnl.Batch
+	p.create(&tx)
+	for _, ch := range p.chains {
+		if ch.Hook == nil {
+			tx.AddChain(ch.Chain)
+		}
+	}
+	for _, ch := range p.chains {
+		if ch.Hook == nil {
+			appendRules(&tx, ch)
+		}
+	}
+	if err := c.Commit(&tx); err != nil {
+		return err
+	}
+	for i := range p.add {
+		for chunk := range p.add[i].Chunks(fillMessages) {
+			if err := c.Commit(chunk); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (p *plan) create(tx *nfnl.Batch) {
+	tx.AddTable(p.f.table)
+	for _, s := range sets(p.f.table) {
+		tx.AddSet(s)
+	}
+}
+
+func appendRules(tx *nfnl.Batch, ch chain) {
+	for _, r := range ch.rules {
+		tx.AppendRule(ch.Table, ch.Name, r)
+	}
+}
+
+// write puts the plan, or what fill left of it, into a transaction. Chains
+// are made before rules that go to them; rules are rewritten and elements
+// replaced in one commit, so that no packet sees less than the old or the new
+// state.
 func (p *plan) write(tx *nfnl.Batch) {
 	t := p.f.table
+	if p.fresh() {
+		for _, ch := range p.chains {
+			if ch.Hook != nil {
+				writeChain(tx, ch)
+			}
+		}
+		return
+	}
 	if p.recreate {
-		if p.exists {
-			tx.DeleteTable(t)
-		}
-		tx.AddTable(t)
-		for _, s := range sets(t) {
-			tx.AddSet(s)
-		}
+		tx.DeleteTable(t)
+		p.create(tx)
 	}
 	for _, ch := range p.chains {
 		tx.AddChain(ch.Chain)
@@ -197,9 +250,7 @@ func (p *plan) write(tx *nfnl.Batch) {
 	}
 	tx.Append(&p.del)
 	for _, ch := range p.chains {
-		for _, r := range ch.rules {
-			tx.AppendRule(t, ch.Name, r)
-		}
+		appendRules(tx, ch)
 	}
 	for i := range p.add {
 		tx.Append(&p.add[i])

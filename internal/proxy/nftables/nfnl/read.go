@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -249,7 +250,28 @@ func (c *Conn) Sets(t Table) (map[string]ReadSet, error) {
 
 // Elements reads a set and calls each once per element after the whole set
 // was read consistently. A missing set has none.
+//
+// While the kernel moves a large set to a larger table, which it does in the
+// background after it has grown, a dump skips some elements and repeats as
+// many others. So a dump with an element twice is read again.
 func (c *Conn) Elements(t Table, set string, each func(Element)) error {
+	for attempt := range readRetries {
+		elems, err := c.elements(t, set)
+		if err != nil {
+			return fmt.Errorf("read set %s %s: %w", t, set, err)
+		}
+		if !repeats(elems) {
+			for _, e := range elems {
+				each(e)
+			}
+			return nil
+		}
+		time.Sleep(time.Duration(attempt+1) * 5 * time.Millisecond)
+	}
+	return fmt.Errorf("read set %s %s: %w", t, set, ErrInterrupted)
+}
+
+func (c *Conn) elements(t Table, set string) ([]Element, error) {
 	var elems []Element
 	err := c.dump(unix.NFT_MSG_GETSETELEM, t.Family,
 		func(b *Batch) {
@@ -265,13 +287,27 @@ func (c *Conn) Elements(t Table, set string, each func(Element)) error {
 				Attrs(data, func(_ uint16, data []byte) { elems = append(elems, decodeElement(data)) })
 			})
 		})
-	if err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("read set %s %s: %w", t, set, err)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, nil
 	}
-	for _, e := range elems {
-		each(e)
+	return elems, err
+}
+
+// repeats says whether an element is there twice.
+func repeats(elems []Element) bool {
+	type id struct {
+		key string
+		end bool
 	}
-	return nil
+	seen := make(map[id]struct{}, len(elems))
+	for i := range elems {
+		k := id{elems[i].Key, elems[i].End}
+		if _, ok := seen[k]; ok && elems[i].KeyEnd == "" {
+			return true
+		}
+		seen[k] = struct{}{}
+	}
+	return false
 }
 
 func decodeElement(b []byte) Element {
