@@ -12,8 +12,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/endpointslice"
 )
 
@@ -81,6 +83,33 @@ var _ = Describe("Endpoints", func() {
 		endpoints.Labels[discoveryv1.LabelSkipMirror] = "true"
 		Expect(k8sClient.Update(ctx, endpoints)).To(Succeed())
 		Eventually(managers(ctx, service)).Should(BeEmpty())
+	})
+
+	It("that are mirrored are handed back and taken over in place", func(ctx SpecContext) {
+		service := newService(namespace, "external", func(s *corev1.Service) { s.Spec.Selector = nil })
+		create(ctx, service)
+		create(ctx, &corev1.Endpoints{ //nolint:staticcheck
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "external"},
+			Subsets: []corev1.EndpointSubset{{ //nolint:staticcheck
+				Addresses: []corev1.EndpointAddress{{IP: "198.51.100.1"}},
+				Ports:     []corev1.EndpointPort{{Name: "http", Port: 8080, Protocol: corev1.ProtocolTCP}},
+			}},
+		})
+		Eventually(managers(ctx, service)).Should(ConsistOf(endpointslice.ManagedByMirror))
+		before := slicesOf(ctx, service)[0].UID
+		for _, step := range []struct {
+			mode    EndpointSliceMode
+			manager string
+		}{
+			{EndpointSlicesHandBack, endpointslice.RivalManagedByMirror},
+			{EndpointSlicesTakeOver, endpointslice.ManagedByMirror},
+		} {
+			patch := fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}}}`, v1alpha1.EndpointSlicesAnnotation, step.mode)
+			Expect(k8sClient.Patch(ctx, service.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(patch)))).To(Succeed())
+			Eventually(managers(ctx, service)).Should(ConsistOf(step.manager))
+			Expect(slicesOf(ctx, service)[0].UID).To(Equal(before))
+			Expect(describe(ctx, service)()).To(ConsistOf("198.51.100.1:8080 ready"))
+		}
 	})
 
 	It("of a Service that loses its selector become mirrored in place", func(ctx SpecContext) {
