@@ -56,6 +56,12 @@ var layers = map[string][]string{
 	"internal/healthcheck": {"internal/agent", "internal/lab"},
 }
 
+// testOnly names the packages that only tests and benchmarks import: they may
+// use the lab. TestTestSupportStaysInTests holds them to it.
+var testOnly = map[string]bool{
+	module + "internal/announce/announcetest": true,
+}
+
 type listed struct {
 	ImportPath string
 	Imports    []string
@@ -127,6 +133,9 @@ func isPure(path string) bool {
 
 func TestDependenciesGoOneWay(t *testing.T) {
 	for _, p := range list(t) {
+		if testOnly[p.ImportPath] {
+			continue
+		}
 		for root, forbidden := range layers {
 			if !below(p.ImportPath, module+root) {
 				continue
@@ -155,6 +164,19 @@ func TestNoClockInPurePackages(t *testing.T) {
 		case errors.As(err, &exit) && exit.ExitCode() == 1: // grep found nothing
 		default:
 			t.Fatalf("%v: %s", err, out)
+		}
+	}
+}
+
+func TestTestSupportStaysInTests(t *testing.T) {
+	for _, p := range list(t) {
+		if strings.HasPrefix(p.ImportPath, module+"test/") || testOnly[p.ImportPath] {
+			continue
+		}
+		for _, dep := range p.Deps {
+			if testOnly[dep] {
+				t.Errorf("%s depends on %s, which is for tests", p.ImportPath, dep)
+			}
 		}
 	}
 }
