@@ -11,6 +11,7 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -18,9 +19,7 @@ import (
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 )
 
-// clusterIPPool creates a pool for a namespace and waits until the webhook
-// knows it: the pool serves a dry run of a Service... which grants nothing, so
-// the status is what tells.
+// clusterIPPool creates a pool for a namespace and waits until it is served.
 func clusterIPPool(ctx context.Context, namespace string, change func(*v1alpha1.ClusterIPPoolSpec), ranges ...v1alpha1.AddressRange) *v1alpha1.ClusterIPPool {
 	GinkgoHelper()
 	pool := &v1alpha1.ClusterIPPool{
@@ -201,6 +200,9 @@ var _ = Describe("the Service webhook", func() {
 		Expect(k8sClient.Delete(ctx, svc)).To(Succeed())
 		pool := &v1alpha1.ClusterIPPool{ObjectMeta: metav1.ObjectMeta{Name: "pool-" + ns}}
 		Eventually(refresh(ctx, pool)).Should(HaveField("Status.IPv4.Quarantined", int64(1)))
+		hold := &networkingv1.IPAddress{ObjectMeta: metav1.ObjectMeta{Name: address}}
+		manager := func(g Gomega) string { return refresh(ctx, hold)(g).Labels[networkingv1.LabelManagedBy] }
+		Eventually(manager).Should(Equal(v1alpha1.ManagedBy), "the API server's own allocator is kept from the address")
 		for i := range 5 {
 			stranger := newService(ns, "stranger-"+strings.Repeat("x", i+1), nodePortType)
 			create(ctx, stranger)
@@ -211,6 +213,7 @@ var _ = Describe("the Service webhook", func() {
 		create(ctx, again)
 		Expect(again.Spec.ClusterIP).To(Equal(address))
 		Expect(again.Spec.Ports[0].NodePort).To(Equal(port))
+		Expect(manager(NewGomega(Fail))).NotTo(Equal(v1alpha1.ManagedBy), "the API server has it back")
 	}, SpecTimeout(time.Minute))
 
 	It("says AlreadyExists, not that the address is taken, of a Service that exists", func(ctx SpecContext) {

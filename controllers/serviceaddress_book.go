@@ -15,6 +15,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -35,6 +36,7 @@ type serviceBook struct {
 	mu    sync.Mutex
 	book  *book.Book
 	cidrs map[string]*networkingv1.ServiceCIDR
+	ahead map[types.UID]string // Services that correct read: what the watch tells of before this version is old
 
 	synced  chan struct{} // closed when the book has everything that the API had at start
 	changed func()        // called after every change; it must not block
@@ -47,6 +49,7 @@ func newServiceBook(c, holds cache.Cache, config book.Config) *serviceBook {
 		now:     time.Now,
 		book:    book.New(config),
 		cidrs:   map[string]*networkingv1.ServiceCIDR{},
+		ahead:   map[types.UID]string{},
 		synced:  make(chan struct{}),
 		changed: func() {},
 	}
@@ -127,9 +130,21 @@ func (b *serviceBook) with(f func(*book.Book)) {
 	f(b.book)
 }
 
-func (b *serviceBook) setService(obj any) { b.book.Observe(obj.(*corev1.Service), b.now()) }
+func (b *serviceBook) setService(obj any) {
+	svc := obj.(*corev1.Service)
+	if read, ok := b.ahead[svc.UID]; ok {
+		if order, err := resourceversion.CompareResourceVersion(svc.ResourceVersion, read); err == nil && order < 0 {
+			return
+		}
+		delete(b.ahead, svc.UID)
+	}
+	b.book.Observe(svc, b.now())
+}
+
 func (b *serviceBook) forgetService(obj any) {
-	b.book.Forget(book.OwnerOf(obj.(*corev1.Service)), b.now())
+	svc := obj.(*corev1.Service)
+	delete(b.ahead, svc.UID)
+	b.book.Forget(book.OwnerOf(svc), b.now())
 }
 
 // A pool whose ranges are wrong is used as far as they are right; its own
@@ -249,6 +264,7 @@ func (b *serviceBook) correct(ctx context.Context, live client.Reader, holder al
 		}
 		if err == nil {
 			bk.Observe(&svc, b.now())
+			b.ahead[svc.UID] = svc.ResourceVersion
 		}
 	})
 	return nil

@@ -23,9 +23,13 @@ var (
 		Name: "causeway_allocation_problem_services",
 		Help: "Services whose addresses or ports are not what the pools would give them, by the worst reason.",
 	}, []string{"reason"})
+	lostPorts = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "causeway_allocation_lost_ports",
+		Help: "NodePorts that no Service has and that the API server refused in the last audit.",
+	})
 )
 
-func init() { metrics.Registry.MustRegister(admissionSeconds, poolValues, serviceProblems) }
+func init() { metrics.Registry.MustRegister(admissionSeconds, poolValues, serviceProblems, lostPorts) }
 
 func observeAdmission(answer string, took time.Duration) {
 	admissionSeconds.WithLabelValues(answer).Observe(took.Seconds())

@@ -67,14 +67,18 @@ func setupAllocation(mgr ctrl.Manager, opts Options) error {
 	}
 	b := newServiceBook(mgr.GetCache(), holds, config)
 	t := newTerm(mgr.GetConfig(), opts.SystemNamespace, opts.Allocation.Peers.Address, b.synced)
-	for _, runnable := range []manager.Runnable{inEveryReplica{holds}, b, t} {
+	audit := &portAudit{client: mgr.GetClient(), book: b, term: t, namespace: opts.SystemNamespace}
+	t.prepare = audit.run
+	keeper := &holdKeeper{client: mgr.GetClient(), cached: holds, book: b, term: t}
+	for _, runnable := range []manager.Runnable{inEveryReplica{holds}, b, t, audit, keeper} {
 		if err := mgr.Add(runnable); err != nil {
 			return err
 		}
 	}
 	allocator := &ServiceAllocator{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(),
-		book: b, term: t, peer: newPeer(opts.Allocation.Peers, opts.SystemNamespace, mgr.GetAPIReader()),
+		exempt: client.ObjectKey{Namespace: opts.SystemNamespace, Name: auditName},
+		book:   b, term: t, peer: newPeer(opts.Allocation.Peers, opts.SystemNamespace, mgr.GetAPIReader()),
 	}
 	mgr.GetWebhookServer().Register(serviceWebhookPath, &webhook.Admission{Handler: allocator, WithContextFunc: markForwarded})
 	return setupAllocationControllers(mgr, allocator)

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -29,6 +30,9 @@ const (
 	// settle is how long a successor waits after its predecessor may have
 	// granted for the last time, so that the Services of those grants are seen.
 	settle = time.Second
+
+	// preparation is how long grants wait for what a successor looks into first.
+	preparation = 2 * time.Second
 )
 
 // term is one replica's share in the one right to grant addresses and ports.
@@ -37,7 +41,9 @@ type term struct {
 	lease    metav1.ObjectMeta
 	identity string
 	ready    <-chan struct{}
+	prepare  func(context.Context) // runs before the first grant, for at most preparation
 
+	mu      sync.Mutex // between begin and end
 	elector atomic.Pointer[leaderelection.LeaderElector]
 	since   atomic.Int64 // UnixNano from which on this replica may grant; 0 when it may not
 	rival   atomic.Bool  // another replica was seen to hold the lease
@@ -51,6 +57,7 @@ func newTerm(config *rest.Config, namespace, address string, ready <-chan struct
 		lease:    metav1.ObjectMeta{Namespace: namespace, Name: termLease},
 		identity: rand.Text()[:8] + "@" + address,
 		ready:    ready,
+		prepare:  func(context.Context) {},
 	}
 }
 
@@ -80,8 +87,10 @@ func (t *term) Start(ctx context.Context) error {
 			ReleaseOnCancel: true,
 			Name:            termLease,
 			Callbacks: leaderelection.LeaderCallbacks{
-				OnStartedLeading: func(context.Context) { t.begin(); log.Info("Grants addresses and ports", "identity", t.identity) },
-				OnStoppedLeading: func() { t.since.Store(0) },
+				OnStartedLeading: func(leading context.Context) {
+					t.begin(logf.IntoContext(leading, log))
+				},
+				OnStoppedLeading: t.end,
 				OnNewLeader:      func(id string) { t.rival.Store(t.rival.Load() || id != t.identity) },
 			},
 		})
@@ -90,18 +99,34 @@ func (t *term) Start(ctx context.Context) error {
 		}
 		t.elector.Store(elector)
 		elector.Run(ctx)
-		t.since.Store(0)
 	}
 	return nil
 }
 
-// begin lets this replica grant, after a while if another one did before.
-func (t *term) begin() {
-	from := time.Now()
+// begin prepares and lets this replica grant, not before the Services of its
+// predecessor's last grants are seen, if there was one.
+func (t *term) begin(ctx context.Context) {
+	earliest := time.Now()
 	if t.rival.Swap(false) {
-		from = from.Add(settle)
+		earliest = earliest.Add(settle)
 	}
-	t.since.Store(from.UnixNano())
+	preparing, cancel := context.WithTimeout(ctx, preparation)
+	defer cancel()
+	t.prepare(preparing)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if ctx.Err() != nil {
+		return // over before it began
+	}
+	t.since.Store(max(earliest.UnixNano(), time.Now().UnixNano()))
+	logf.FromContext(ctx).Info("Grants addresses and ports", "identity", t.identity)
+}
+
+// end stops granting. The context that begin looks at has ended by then.
+func (t *term) end() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.since.Store(0)
 }
 
 // held tells whether this replica may grant now. A replica that was stopped in

@@ -24,6 +24,11 @@
 //	  │                      └── the same owner, or by name ─┐ │ or Forget
 //	  └──────────── time is up ──────────────────────────── resting
 //
+// A pick that was never seen may be in use all the same: whoever stores Services
+// can fail between booking a value and storing the Service. So it can be asked
+// to stay doubted for a while after its time is up; doubted values are chosen
+// when no other is left.
+//
 // A value that is picked, held or resting is never chosen for somebody else. A
 // value that nobody has, but that somebody had, is remembered for that name, so
 // that a Service that comes back gets it if it is still free.

@@ -38,6 +38,7 @@ type State uint8
 // The states of a value, see the package's drawing.
 const (
 	Free State = iota
+	Doubted
 	Resting
 	Picked
 	Held
@@ -46,7 +47,7 @@ const (
 
 // String gives the state as messages name it: "is held by".
 func (s State) String() string {
-	return [...]string{"free", "left to rest", "on its way", "held"}[s]
+	return [...]string{"free", "doubted", "left to rest", "on its way", "held"}[s]
 }
 
 // Lease says that an owner has a value.
@@ -56,8 +57,10 @@ type Lease[V comparable] struct {
 	State State
 	// Since is when the lease got its state.
 	Since time.Time
-	// Until is when a Picked or Resting lease ends; zero when Held.
+	// Until is when the lease ends; zero when Held.
 	Until time.Time
+
+	doubt time.Duration // of a Picked lease: Ask.Doubt
 }
 
 // Stats counts the values of a pool. Capacity is the sum of the others.
@@ -69,5 +72,6 @@ type Stats struct {
 	Resting  uint64
 	// Excluded is how many nobody has and nobody is given without asking.
 	Excluded uint64
-	Free     uint64
+	// Free includes those that are Doubted.
+	Free uint64
 }

@@ -66,6 +66,8 @@ type Ask struct {
 	// Hold is how long a pick is kept for its owner before it is free again,
 	// unless Observe sees it.
 	Hold time.Duration
+	// Doubt is how long the pick is Doubted after that.
+	Doubt time.Duration
 	// Random is 64 evenly distributed bits.
 	Random uint64
 }
@@ -88,8 +90,28 @@ func (l *Ledger[V]) Next(name string, ask Ask) (V, error) {
 			l.pick(v, ask)
 			return v, nil
 		}
+		if v, ok := l.doubted(p); ok {
+			l.pick(v, ask)
+			return v, nil
+		}
 	}
 	return none, &FullError{Pool: name, Stats: p.stats(), Next: l.nextEnd(p)}
+}
+
+// doubted returns the value of the pool that has been doubted longest.
+func (l *Ledger[V]) doubted(p *pool[V]) (v V, ok bool) {
+	if p.counts[Doubted] == 0 {
+		return v, false
+	}
+	var since time.Time
+	for value, leases := range l.leases {
+		n, inside := p.index(value)
+		if !inside || p.never.Has(n) || strongest(leases) != Doubted || ok && !leases[0].Since.Before(since) {
+			continue
+		}
+		v, since, ok = value, leases[0].Since, true
+	}
+	return v, ok
 }
 
 // nextEnd is when the first lease of the pool that ends by itself does so; zero
@@ -117,6 +139,10 @@ func (l *Ledger[V]) Take(v V, ask Ask) error {
 		switch {
 		case lease.State < Picked:
 		case lease.Owner.same(ask.Owner):
+			if lease.State == Picked { // a pick is good for as long as the last one says
+				l.cut(v, func(lease Lease[V]) bool { return lease.State == Picked })
+				l.pick(v, ask)
+			}
 			return nil
 		default:
 			err = &TakenError{Value: l.kind.Format(v), Owner: lease.Owner, State: lease.State}
@@ -138,7 +164,7 @@ func (l *Ledger[V]) Take(v V, ask Ask) error {
 
 func (l *Ledger[V]) pick(v V, ask Ask) {
 	until := ask.Now.Add(ask.Hold)
-	l.put(Lease[V]{Value: v, Owner: ask.Owner, State: Picked, Since: ask.Now, Until: until})
+	l.put(Lease[V]{Value: v, Owner: ask.Owner, State: Picked, Since: ask.Now, Until: until, doubt: ask.Doubt})
 	l.ends.add(until, v)
 	l.memory.add(ask.Owner, v)
 }
@@ -197,15 +223,25 @@ func (l *Ledger[V]) rest(v V, owner Owner, since, until time.Time) {
 }
 
 // release ends a Held lease and lets the value rest as long as the pools that
-// have it say.
+// have it say. Without that it is doubted for a moment.
 func (l *Ledger[V]) release(v V, owner Owner, now time.Time) {
 	l.cut(v, func(lease Lease[V]) bool { return lease.State == Held && lease.Owner == owner })
+	if len(l.leases[v]) > 0 {
+		return // somebody else's, too
+	}
 	var rest time.Duration
 	l.places.each(l.kind, v, func(p *pool[V]) { rest = max(rest, p.Quarantine) })
-	if rest > 0 && len(l.leases[v]) == 0 {
+	if rest > 0 {
 		l.rest(v, owner, now, now.Add(rest))
+		return
 	}
+	l.put(Lease[V]{Value: v, Owner: owner, State: Doubted, Since: now, Until: now.Add(lag)})
+	l.ends.add(now.Add(lag), v)
 }
+
+// lag is how long a released value is doubted where it does not rest: the API
+// server tells of a deleted Service before it frees what that had.
+const lag = 2 * time.Second
 
 // Expire ends the picks and rests whose time is up. The methods that choose do
 // so themselves.
@@ -215,8 +251,50 @@ func (l *Ledger[V]) Expire(now time.Time) {
 		if !ok {
 			return
 		}
-		l.cut(v, func(lease Lease[V]) bool { return lease.State != Held && !lease.Until.After(now) })
+		var doubt time.Duration
+		l.cut(v, func(lease Lease[V]) bool {
+			over := lease.State != Held && !lease.Until.After(now)
+			if over {
+				doubt = max(doubt, lease.doubt)
+			}
+			return over
+		})
+		if doubt > 0 {
+			l.Doubt(v, now, now.Add(doubt))
+		}
 	}
+}
+
+// Doubt says that a value may be in use by somebody who cannot be seen, until
+// then. A value that has a lease is left as it is.
+func (l *Ledger[V]) Doubt(v V, now, until time.Time) {
+	if len(l.leases[v]) > 0 {
+		return
+	}
+	l.put(Lease[V]{Value: v, State: Doubted, Since: now, Until: until})
+	l.ends.add(until, v)
+}
+
+// Trust says that a value is not in use by anyone unseen.
+func (l *Ledger[V]) Trust(v V) {
+	l.cut(v, func(lease Lease[V]) bool { return lease.State == Doubted })
+}
+
+// Unused returns the values of all pools, up to a number, that Next could
+// return now, and those that are doubted.
+func (l *Ledger[V]) Unused(most int) (free, doubted []V) {
+	for _, p := range l.pools {
+		for n := uint64(0); p.taken != nil && n < p.taken.Size() && len(free)+len(doubted) < most; n++ {
+			switch v := p.value(n); {
+			case p.never.Has(n):
+			case !p.taken.Has(n):
+				free = append(free, v)
+			case strongest(l.leases[v]) == Doubted:
+				doubted = append(doubted, v)
+			}
+		}
+	}
+	return free, doubted
 }
 
 // put adds a lease.
@@ -308,6 +386,21 @@ func (l *Ledger[V]) All() iter.Seq[Lease[V]] {
 		for _, leases := range l.leases {
 			for _, lease := range leases {
 				if !yield(lease) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Resting yields the leases of values that rest. Its cost follows the number of
+// leases that end by themselves.
+func (l *Ledger[V]) Resting() iter.Seq[Lease[V]] {
+	return func(yield func(Lease[V]) bool) {
+		for _, end := range l.ends.queue {
+			for _, lease := range l.leases[end.value] {
+				// Other entries of the value are older or newer than this lease.
+				if lease.State == Resting && lease.Until.Equal(end.at) && !yield(lease) {
 					return
 				}
 			}

@@ -172,6 +172,36 @@ func TestHugePool(t *testing.T) {
 	}
 }
 
+func TestUnseenPicksAreDoubtedAndComeLast(t *testing.T) {
+	l := NewLedger(Ports())
+	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30009)})
+	first := mustNext(t, l, "p", Ask{Owner: owner("a"), Now: t0, Hold: time.Second, Doubt: time.Hour})
+	now := t0.Add(time.Minute)
+	for i := range 9 {
+		if got := mustNext(t, l, "p", Ask{Owner: owner(fmt.Sprint(i)), Now: now, Hold: time.Hour}); got == first {
+			t.Fatalf("pick %d of 10 is the doubted value", i)
+		}
+	}
+	if got := l.Stats("p"); got.Free != 1 {
+		t.Errorf("stats %+v, want the doubted value counted as free", got)
+	}
+	if got := mustNext(t, l, "p", Ask{Owner: owner("last"), Now: now, Hold: time.Hour}); got != first {
+		t.Errorf("last pick is %d, want the doubted %d", got, first)
+	}
+
+	l = NewLedger(Ports())
+	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30002), Exclude: ports(30002, 30002)})
+	l.Doubt(30000, t0, t0.Add(time.Hour))
+	free, doubted := l.Unused(100)
+	if diff := cmp.Diff([][]uint16{{30001}, {30000}}, [][]uint16{free, doubted}); diff != "" {
+		t.Errorf("unused (-want +got):\n%s", diff)
+	}
+	l.Trust(30000)
+	if free, doubted = l.Unused(100); len(free) != 2 || len(doubted) != 0 {
+		t.Errorf("after trust: free %v, doubted %v", free, doubted)
+	}
+}
+
 // Whatever happens, what is kept incrementally equals what a new ledger, told
 // the outcome, computes; and nobody is given what somebody else has.
 func TestIncrementalEqualsRebuilt(t *testing.T) {
@@ -219,12 +249,14 @@ func (w *walk) repool() {
 
 func (w *walk) step() {
 	o, v := w.owner(), uint16(w.rng.IntN(120))
-	ask := Ask{Owner: o, Now: w.now, Hold: time.Duration(w.rng.IntN(5)) * time.Second, Random: w.rng.Uint64()}
+	ask := Ask{Owner: o, Now: w.now, Hold: time.Duration(w.rng.IntN(5)) * time.Second, Doubt: time.Duration(w.rng.IntN(2)*3) * time.Second, Random: w.rng.Uint64()}
 	switch w.rng.IntN(10) {
 	case 0, 1, 2:
 		if v, err := w.l.Next([]string{"p", "q"}[w.rng.IntN(2)], ask); err == nil {
-			if n := len(w.l.Leases(v)); n != 1 {
-				w.t.Fatalf("picked %d, which has %d leases: %v", v, n, w.l.Leases(v))
+			for _, lease := range w.l.Leases(v) {
+				if lease.State != Doubted && lease.Owner != o {
+					w.t.Fatalf("picked %d for %s, which has leases %v", v, o, w.l.Leases(v))
+				}
 			}
 		}
 	case 3:

@@ -30,6 +30,7 @@ import (
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/controllers"
 	"github.com/causeway-lb/causeway/internal/lab/controlplane"
+	"github.com/causeway-lb/causeway/test/replica"
 )
 
 const (
@@ -75,7 +76,7 @@ func TestAllocation(t *testing.T) {
 type soak struct {
 	t        *testing.T
 	api      client.Client
-	replicas []*process
+	replicas []*replica.Process
 
 	left  atomic.Int64 // operations to do
 	taken atomic.Int64
@@ -140,25 +141,17 @@ func (s *soak) startReplicas(env *envtest.Environment) {
 		}
 	})
 	for range 2 {
-		port, err := freePort()
+		port, err := replica.FreePort()
 		s.must(err)
-		p := &process{kubeconfig: kubeconfig, certs: hooks.LocalServingCertDir, port: port, log: log}
-		s.must(p.start())
-		s.t.Cleanup(p.kill)
+		p := &replica.Process{Kubeconfig: kubeconfig, Certs: hooks.LocalServingCertDir, Port: port, Hold: hold, Metrics: "0", Log: log}
+		s.must(p.Start())
+		s.t.Cleanup(p.Kill)
 		s.replicas = append(s.replicas, p)
 	}
 	listener, err := net.Listen("tcp", net.JoinHostPort(hooks.LocalServingHost, strconv.Itoa(hooks.LocalServingPort)))
 	s.must(err)
 	s.t.Cleanup(func() { _ = listener.Close() })
-	go (&front{listener: listener, replicas: s.replicas}).serve()
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	return l.Addr().(*net.TCPAddr).Port, l.Close()
+	go (&replica.Front{Listener: listener, Replicas: s.replicas}).Serve()
 }
 
 // makePools creates the namespaces and pools and waits until they are served.
@@ -198,13 +191,13 @@ func (s *soak) makePools(ctx context.Context) {
 }
 
 // granter returns the replica that holds the allocator's lease.
-func (s *soak) granter(ctx context.Context) (*process, error) {
+func (s *soak) granter(ctx context.Context) (*replica.Process, error) {
 	var lease coordinationv1.Lease
 	if err := s.api.Get(ctx, client.ObjectKey{Namespace: v1alpha1.SystemNamespace, Name: "causeway-allocator"}, &lease); err != nil {
 		return nil, err
 	}
 	for _, r := range s.replicas {
-		if strings.HasSuffix(ptr.Deref(lease.Spec.HolderIdentity, ""), "@"+r.address()) {
+		if strings.HasSuffix(ptr.Deref(lease.Spec.HolderIdentity, ""), "@"+r.Address()) {
 			return r, nil
 		}
 	}
@@ -241,9 +234,9 @@ func (s *soak) run(operations, kills int) {
 				s.fail("kill %d: %v", k, err)
 				continue
 			}
-			victim.kill()
+			victim.Kill()
 			time.Sleep(time.Second)
-			if err := victim.start(); err != nil {
+			if err := victim.Start(); err != nil {
 				s.fail("start replica again: %v", err)
 			}
 		}

@@ -85,6 +85,14 @@ func (b *Book) Admit(req Request) (Grant, error) {
 		labels:          labels.Set(req.Service.Labels),
 		namespaceLabels: labels.Set(req.NamespaceLabels),
 	}}
+	for _, svc := range []*corev1.Service{req.Service, req.Old} {
+		if svc != nil {
+			_, _, ports := holds(svc)
+			for _, n := range ports {
+				d.given = append(d.given, alloc.Ports().Format(n))
+			}
+		}
+	}
 	grant, err := d.admit()
 	if err != nil || req.DryRun {
 		for _, undo := range d.undo {
@@ -104,9 +112,10 @@ func exempt(svc *corev1.Service) bool {
 // desk works on one request.
 type desk struct {
 	*Book
-	req  Request
-	who  subject
-	undo []func()
+	req   Request
+	who   subject
+	undo  []func()
+	given []string // what the Service has and what it was granted so far, as text
 }
 
 func (d *desk) admit() (Grant, error) {
@@ -281,7 +290,11 @@ type counter[V comparable] struct {
 }
 
 func (c *counter[V]) ask() alloc.Ask {
-	return alloc.Ask{Owner: c.who.owner, Now: c.req.Now, Hold: c.config.Hold, Random: c.req.Random()}
+	ask := alloc.Ask{Owner: c.who.owner, Now: c.req.Now, Hold: c.config.Hold, Random: c.req.Random()}
+	if c.req.Old != nil {
+		ask.Doubt = doubt
+	}
+	return ask
 }
 
 func (c *counter[V]) refuse(reason Reason, format string, args ...any) *Refused {
@@ -323,6 +336,7 @@ func (c *counter[V]) take(v V) error {
 // pick takes a value and remembers how to undo it.
 func (c *counter[V]) pick(v V) error {
 	had := c.ledger.Mine(v, c.who.owner)
+	c.given = append(c.given, c.kind.Format(v))
 	err := c.ledger.Take(v, c.ask())
 	var taken *alloc.TakenError
 	switch {
@@ -378,7 +392,7 @@ func (c *counter[V]) choose() (v V, rested, ok bool, err error) {
 func (c *counter[V]) again(pools []string) (v V, rested, ok bool) {
 	for _, v := range slices.Clone(c.ledger.Remembers(c.who.owner)) {
 		inPool := slices.ContainsFunc(c.ledger.PoolsOf(v), func(name string) bool { return slices.Contains(pools, name) })
-		if !inPool || !c.mayReuse(v) || c.reservedNow(v) {
+		if !inPool || c.used(v) || !c.mayReuse(v) || c.reservedNow(v) {
 			continue
 		}
 		rested := resting(c.ledger, v)
@@ -389,10 +403,24 @@ func (c *counter[V]) again(pools []string) (v V, rested, ok bool) {
 	return v, false, false
 }
 
+// used tells whether the Service has the value already: the book may be behind.
+func (c *counter[V]) used(v V) bool { return slices.Contains(c.given, c.kind.Format(v)) }
+
+// mayReuse tells whether a value that this name had may be given to it once
+// more. What was picked for an update is not: see doubt.
 func (c *counter[V]) mayReuse(v V) bool {
 	for _, lease := range c.ledger.Leases(v) {
-		if lease.State == alloc.Held || lease.State == alloc.Picked && c.req.Now.Sub(lease.Since) < concurrent {
+		switch lease.State {
+		case alloc.Held:
 			return false
+		case alloc.Doubted:
+			if lease.Owner.Namespace != c.who.owner.Namespace || lease.Owner.Name != c.who.owner.Name {
+				return false
+			}
+		case alloc.Picked:
+			if c.req.Old != nil || c.req.Now.Sub(lease.Since) < concurrent {
+				return false
+			}
 		}
 	}
 	return true

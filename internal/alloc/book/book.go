@@ -27,6 +27,14 @@ const (
 	// or that it changed, not that its address is taken. After that the later
 	// one is a retry and gets what the earlier one was granted.
 	concurrent = time.Second
+
+	// doubt is how long a value that was granted for an update, and that no
+	// Service was seen with, is given to others only in need. The API server
+	// books the values of an update before it stores the object, and does not
+	// take that back when somebody else's write came between; it then tries again
+	// and asks again. The booking stays until the API server's own repair: it
+	// looks every three minutes and acts the third time.
+	doubt = 15 * time.Minute
 )
 
 // Config says what the API does not tell.

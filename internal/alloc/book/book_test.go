@@ -209,6 +209,32 @@ func TestRivalsAndRetries(t *testing.T) {
 	}
 }
 
+// The API server keeps booked what an update that it had to repeat was granted
+// at first. So a repeated update gets something else, and nobody gets the first.
+func TestRepeatedUpdates(t *testing.T) {
+	b := fixture(t)
+	old := stored(named("web", ips("10.96.8.7")), Grant{})
+	b.Observe(old, t0)
+	grant := func(now time.Time) []uint16 {
+		req := request(named("web", ips("10.96.8.7"), nodePorts(0, 0)), "blue", now)
+		req.Old = old
+		g, err := b.Admit(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []uint16{g.NodePorts[0], g.NodePorts[1]}
+	}
+	seen := map[uint16]bool{}
+	for i := range 4 { // 8 of the 9 ports
+		for _, n := range grant(t0.Add(time.Duration(i) * 90 * time.Second)) {
+			if seen[n] {
+				t.Errorf("update %d got %d once more", i, n)
+			}
+			seen[n] = true
+		}
+	}
+}
+
 func TestCheck(t *testing.T) {
 	b := fixture(t)
 	a := stored(named("a", ips("10.96.8.7"), nodePorts(30107)), Grant{})

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package soak
+// Package replica runs the controller as processes of a test or benchmark, made
+// from its own binary, so that they can be killed like the real one and their
+// webhooks served with the certificates of envtest.
+package replica
 
 import (
 	"context"
@@ -15,7 +18,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"testing"
 	"time"
 
 	"k8s.io/client-go/tools/clientcmd"
@@ -30,27 +32,29 @@ import (
 
 // Environment of a replica process.
 const (
-	envKubeconfig = "SOAK_REPLICA_KUBECONFIG"
-	envPort       = "SOAK_REPLICA_PORT"
-	envCerts      = "SOAK_REPLICA_CERTS"
+	envKubeconfig = "REPLICA_KUBECONFIG"
+	envPort       = "REPLICA_PORT"
+	envCerts      = "REPLICA_CERTS"
+	envHold       = "REPLICA_HOLD"
+	envMetrics    = "REPLICA_METRICS"
 )
 
-// hold is how long a grant is kept in these tests: long beside a request, short
-// beside a test.
-const hold = 5 * time.Second
-
-func TestMain(m *testing.M) {
+// Main runs the controller and does not return, when the process was started by
+// Process.Start; otherwise it does nothing. Programs that start replicas call it
+// first.
+func Main() {
 	if os.Getenv(envKubeconfig) == "" {
-		os.Exit(m.Run())
+		return
 	}
-	if err := runReplica(); err != nil {
+	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "replica:", err)
 		os.Exit(1)
 	}
+	os.Exit(0)
 }
 
-// runReplica is the controller as a process, with the test's certificates.
-func runReplica() error {
+// run is the controller, with the allocation of ClusterIPs and NodePorts alone.
+func run() error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	ctrl.SetLogger(zap.New())
@@ -63,10 +67,14 @@ func runReplica() error {
 	if err != nil {
 		return err
 	}
+	hold, err := time.ParseDuration(os.Getenv(envHold))
+	if err != nil {
+		return err
+	}
 	certs := os.Getenv(envCerts)
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme:                  controllers.NewScheme(),
-		Metrics:                 metricsserver.Options{BindAddress: "0"},
+		Metrics:                 metricsserver.Options{BindAddress: os.Getenv(envMetrics)},
 		WebhookServer:           webhook.NewServer(webhook.Options{Host: "127.0.0.1", Port: port, CertDir: certs}),
 		LeaderElection:          true,
 		LeaderElectionID:        "causeway-controller",
@@ -88,30 +96,42 @@ func runReplica() error {
 	return mgr.Start(ctx)
 }
 
-// process is a replica that can be killed and started again.
-type process struct {
-	kubeconfig, certs string
-	port              int
-	log               io.Writer
+// Process is a replica that can be killed and started again.
+type Process struct {
+	// Kubeconfig is a file that says how to reach the API server.
+	Kubeconfig string
+	// Certs is a directory with tls.crt, tls.key and ca.crt for 127.0.0.1.
+	Certs string
+	// Port is where the webhooks are served, on 127.0.0.1.
+	Port int
+	// Hold is AllocationOptions.Hold.
+	Hold time.Duration
+	// Metrics is the address of /metrics; "0" for none.
+	Metrics string
+	// Log takes what the process says.
+	Log io.Writer
 
 	mu  sync.Mutex
 	cmd *exec.Cmd
 }
 
-func (p *process) address() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(p.port)) }
+// Address is host:port of the webhooks.
+func (p *Process) Address() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(p.Port)) }
 
-func (p *process) start() error {
+// Start starts this program again as a replica, which dies with it.
+func (p *Process) Start() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.cmd = exec.Command(os.Args[0])
-	p.cmd.Env = append(os.Environ(), envKubeconfig+"="+p.kubeconfig, envPort+"="+strconv.Itoa(p.port), envCerts+"="+p.certs)
-	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	p.cmd.Env = append(os.Environ(), envKubeconfig+"="+p.Kubeconfig, envPort+"="+strconv.Itoa(p.Port),
+		envCerts+"="+p.Certs, envHold+"="+p.Hold.String(), envMetrics+"="+p.Metrics)
+	p.cmd.Stdout, p.cmd.Stderr = p.Log, p.Log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return p.cmd.Start()
 }
 
-// kill ends the process at once and waits until it is gone.
-func (p *process) kill() {
+// Kill ends the process with SIGKILL and waits until it is gone.
+func (p *Process) Kill() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.cmd == nil {
@@ -122,17 +142,18 @@ func (p *process) kill() {
 	p.cmd = nil
 }
 
-// front stands for the Service in front of the replicas: it gives each
+// Front stands for the Service in front of the replicas: it gives each
 // connection to the next one that takes it.
-type front struct {
-	listener net.Listener
-	replicas []*process
+type Front struct {
+	Listener net.Listener
+	Replicas []*Process
 	next     atomic.Uint32
 }
 
-func (f *front) serve() {
+// Serve passes connections on until the listener is closed.
+func (f *Front) Serve() {
 	for {
-		conn, err := f.listener.Accept()
+		conn, err := f.Listener.Accept()
 		if err != nil {
 			return // closed
 		}
@@ -140,11 +161,11 @@ func (f *front) serve() {
 	}
 }
 
-func (f *front) pass(conn net.Conn) {
+func (f *Front) pass(conn net.Conn) {
 	defer conn.Close()
-	for range f.replicas {
-		r := f.replicas[int(f.next.Add(1))%len(f.replicas)]
-		back, err := net.DialTimeout("tcp", r.address(), time.Second)
+	for range f.Replicas {
+		r := f.Replicas[int(f.next.Add(1))%len(f.Replicas)]
+		back, err := net.DialTimeout("tcp", r.Address(), time.Second)
 		if err != nil {
 			continue
 		}
@@ -159,4 +180,13 @@ func (f *front) pass(conn net.Conn) {
 		<-done
 		return
 	}
+}
+
+// FreePort returns a port of 127.0.0.1 that nobody listens on.
+func FreePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	return l.Addr().(*net.TCPAddr).Port, l.Close()
 }
