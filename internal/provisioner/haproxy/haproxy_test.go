@@ -254,10 +254,11 @@ func TestIPv6(t *testing.T) {
 	}
 	for a, who := range map[netip.Addr]string{six: "six", held.Addresses[1]: "node-1"} {
 		eventually(t, fmt.Sprintf("%s answers", a), func() error {
-			if got, err := ask(t, a, b.port(0)); err != nil || got != who {
-				return fmt.Errorf("got %q, %v", got, err)
+			got, err := ask(t, a, b.port(0))
+			if err == nil && got != who {
+				err = fmt.Errorf("%s answers, want %s", got, who)
 			}
-			return nil
+			return err
 		})
 	}
 }
