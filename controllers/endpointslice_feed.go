@@ -86,7 +86,7 @@ func (s *feedSource) Start(ctx context.Context, queue workqueue.TypedRateLimitin
 		return nil
 	}
 	// What the index has seen before this queue was there is news to it.
-	for _, name := range f.index.Services() {
+	for _, name := range f.index.Names() {
 		queue.Add(reconcile.Request{NamespacedName: name})
 	}
 	return nil

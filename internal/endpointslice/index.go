@@ -183,19 +183,18 @@ func (x *Index) RivalSlices() int {
 	return x.rivals
 }
 
-// Services returns the names of all Services with a selector, sorted.
-func (x *Index) Services() []types.NamespacedName {
+// Names returns the names of all Services, with a selector or without, and of
+// those that are gone but whose slices are not, sorted.
+func (x *Index) Names() []types.NamespacedName {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	affected := make(map[*serviceEntry]struct{})
+	all := make(map[*serviceEntry]struct{})
 	for _, namespace := range x.namespaces {
 		for _, entry := range namespace.services {
-			if entry.object != nil && len(entry.object.Spec.Selector) > 0 {
-				affected[entry] = struct{}{}
-			}
+			all[entry] = struct{}{}
 		}
 	}
-	return names(affected)
+	return names(all)
 }
 
 func (x *Index) lookUp(name types.NamespacedName) *serviceEntry {

@@ -258,6 +258,19 @@ func TestIndexSaysNothingOfWhatDoesNotMatter(t *testing.T) {
 	diff(t, "the Node's zone", web, x.SetNode(Node{Name: "node-1", Zone: "b"}))
 }
 
+func TestIndexNames(t *testing.T) {
+	x := NewIndex()
+	manual := testService()
+	manual.Name, manual.Spec.Selector = "manual", nil
+	x.SetService(testService())
+	x.SetService(manual)
+	x.SetSlice(&discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "shop", Name: "left-1", Labels: map[string]string{discoveryv1.LabelServiceName: "gone"}}})
+	diff(t, "names", []types.NamespacedName{
+		{Namespace: "shop", Name: "gone"}, {Namespace: "shop", Name: "manual"}, {Namespace: "shop", Name: "web"},
+	}, x.Names())
+}
+
 func TestIndexFilesEvenly(t *testing.T) {
 	x := NewIndex()
 	for i := range 2000 {
