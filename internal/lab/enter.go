@@ -71,7 +71,7 @@ func Enter(ctx context.Context, setup Setup, argv []string) (int, error) {
 	}
 	if err := state.write(cmd.Process.Pid); err != nil {
 		_ = cmd.Process.Kill()
-		<-ended
+		<-ended //nolint:errcheck // it was killed
 		return 0, err
 	}
 	stop := context.AfterFunc(ctx, func() {

@@ -29,12 +29,11 @@ import (
 
 // cluster is nil when no lab can be had; need then skips the test.
 var (
-	cluster  *lab.Lab
-	api      client.Client
-	lan      *observe.Watch
-	whyNone  string
-	servers  = map[string]corev1.Pod{} // by name
-	replicas = 3
+	cluster *lab.Lab
+	api     client.Client
+	lan     *observe.Watch
+	whyNone string
+	servers = map[string]corev1.Pod{} // by name
 )
 
 func TestMain(m *testing.M) {
@@ -144,8 +143,6 @@ func asks(addresses string) change {
 		s.Annotations = map[string]string{v1alpha1.AddressesAnnotation: addresses}
 	}
 }
-
-func clusterIP(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeClusterIP }
 
 // create makes a LoadBalancer Service over the servers, and deletes it with
 // the test.

@@ -72,10 +72,10 @@ func (c *Config) Validate() error {
 		}
 	}
 	if len(c.Addresses) == 0 {
-		errs = append(errs, errors.New("Addresses: at least one is needed"))
+		errs = append(errs, errors.New("at least one of Addresses is needed"))
 	}
 	if len(c.PodCIDRs) == 0 {
-		errs = append(errs, errors.New("PodCIDRs: at least one is needed"))
+		errs = append(errs, errors.New("at least one of PodCIDRs is needed"))
 	}
 	return errors.Join(errs...)
 }

@@ -71,8 +71,7 @@ func New(name string) (*Namespace, error) {
 		return nil, err
 	}
 	if err := n.Up("lo"); err != nil {
-		n.Delete()
-		return nil, err
+		return nil, errors.Join(err, n.Delete())
 	}
 	return n, nil
 }
