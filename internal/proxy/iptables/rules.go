@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package iptables
+
+import (
+	"crypto/sha256"
+	"encoding/base32"
+	"fmt"
+	"math"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+)
+
+const prefix = "CAUSEWAY-"
+
+// Chains that are always there.
+const (
+	chainPrerouting  = prefix + "PREROUTING"
+	chainOutput      = prefix + "OUTPUT"
+	chainPostrouting = prefix + "POSTROUTING"
+	chainServices    = prefix + "SERVICES"
+	chainOutside     = prefix + "OUTSIDE"
+	chainNodePorts   = prefix + "NODEPORTS"
+	chainNodePortsO  = prefix + "NODEPORTS-OUTSIDE"
+	chainPorts       = prefix + "PORTS"
+	chainPortsO      = prefix + "PORTS-OUTSIDE"
+	chainReject      = prefix + "REJECT"
+	chainDrop        = prefix + "DROP"
+	chainMasquerade  = prefix + "MASQUERADE"
+	chainHairpin     = prefix + "HAIRPIN"
+	chainLocal       = prefix + "LOCAL"
+
+	chainFilter  = prefix + "FILTER"
+	chainInput   = prefix + "INPUT"
+	chainForward = prefix + "FORWARD"
+)
+
+// table is an iptables table.
+type table string
+
+const (
+	nat    table = "nat"
+	filter table = "filter"
+)
+
+// id names a rule: its place is by chain and key.
+type id struct {
+	table table
+	chain string
+	key   string
+}
+
+// rules are elements: the text behind "-A CHAIN " by id.
+type rules map[id]string
+
+func (r rules) add(t table, chain, key, text string) { r[id{t, chain, key}] = text }
+
+// name gives a chain a name of its own from what it stands for.
+func name(kind string, parts ...any) string {
+	sum := sha256.Sum256([]byte(fmt.Sprint(parts...)))
+	return prefix + kind + "-" + base32.StdEncoding.EncodeToString(sum[:10])
+}
+
+// marks are the three bits of the packet mark.
+type marks struct{ ours, pod, refuse uint32 }
+
+func newMarks(first uint32) marks { return marks{first, first << 1, first << 2} }
+
+func (m marks) all() uint32 { return m.ours | m.pod | m.refuse }
+
+func set(value, mask uint32) string { return fmt.Sprintf("-j MARK --set-xmark 0x%x/0x%x", value, mask) }
+func is(value, mask uint32) string  { return fmt.Sprintf("-m mark --mark 0x%x/0x%x", value, mask) }
+
+// renderer turns Services into rules of one family.
+type renderer struct {
+	fam   model.Family
+	marks marks
+}
+
+func (r *renderer) service(svc *model.Service) rules {
+	out := rules{}
+	if svc == nil {
+		return out
+	}
+	type distinct struct {
+		*model.Target
+		model.Protocol
+	}
+	var targets []distinct
+	target := func(t *model.Target, p model.Protocol) string {
+		for i, o := range targets {
+			if o.Protocol == p && o.Target.Equal(t) {
+				return name("T", svc.Name, r.fam, i)
+			}
+		}
+		targets = append(targets, distinct{t, p})
+		chain := name("T", svc.Name, r.fam, len(targets)-1)
+		r.target(out, chain, t, p)
+		return chain
+	}
+	for i := range svc.Frontends {
+		f := &svc.Frontends[i]
+		if f.Family() != r.fam {
+			continue
+		}
+		r.frontend(out, f, false, jump(f.Inside, f.Protocol, target))
+		if !f.Outside.Equal(f.Inside) {
+			r.frontend(out, f, true, jump(f.Outside, f.Protocol, target))
+		}
+	}
+	return out
+}
+
+// jump is the end of a rule that leads to a target.
+func jump(t *model.Target, p model.Protocol, target func(*model.Target, model.Protocol) string) string {
+	switch t.Action {
+	case model.Reject:
+		return "-g " + chainReject
+	case model.Drop:
+		return "-g " + chainDrop
+	}
+	return "-g " + target(t, p)
+}
+
+func protocol(p model.Protocol) string {
+	n := strings.ToLower(p.String())
+	return "-p " + n + " -m " + n
+}
+
+// frontend leads from the tree of one view to a target.
+func (r *renderer) frontend(out rules, f *model.Frontend, outside bool, to string) {
+	port := fmt.Sprintf("%s --dport %d", protocol(f.Protocol), f.Port)
+	if f.Kind == model.NodePort {
+		root, kind := chainPorts, "P"
+		if outside {
+			root, kind = chainPortsO, "PO"
+		}
+		first := f.Port &^ 63
+		group := name(kind, r.fam, f.Protocol, first)
+		out.add(nat, root, fmt.Sprintf("%05d/%s", first, f.Protocol),
+			fmt.Sprintf("%s --dport %d:%d -j %s", protocol(f.Protocol), first, first|63, group))
+		out.add(nat, group, fmt.Sprintf("%05d", f.Port), port+" "+to)
+		return
+	}
+	root, kind := chainServices, "D"
+	if outside {
+		root, kind = chainOutside, "DO"
+	}
+	bits := f.Addr.BitLen()
+	near, _ := f.Addr.Prefix(bits - 8)
+	group := name(kind, near)
+	host := fmt.Sprintf("-d %s/%d", f.Addr, bits)
+	out.add(nat, root, near.String(), fmt.Sprintf("-d %s -j %s", near, group))
+	key := f.Addr.StringExpanded() + fmt.Sprintf(" %03d %05d ", f.Protocol, f.Port)
+	if f.Restricted {
+		r.sourceRanges(out, f, group, key, host+" "+port, to)
+	} else {
+		out.add(nat, group, key, host+" "+port+" "+to)
+	}
+	if !outside && (f.Kind == model.ClusterIP || f.Kind == model.LoadBalancerIP) {
+		// Behind all ports of the address. Node's own addresses can be load
+		// balancer IPs too, where others listen.
+		own := ""
+		if f.Kind == model.LoadBalancerIP {
+			own = " -m addrtype ! --dst-type LOCAL"
+		}
+		for _, p := range []model.Protocol{model.TCP, model.UDP, model.SCTP} {
+			out.add(nat, group, fmt.Sprintf("%s ~%03d", f.Addr.StringExpanded(), p),
+				fmt.Sprintf("%s -p %s%s -g %s", host, strings.ToLower(p.String()), own, chainReject))
+		}
+	}
+}
+
+// sourceRanges lets only these clients go on to the target.
+func (r *renderer) sourceRanges(out rules, f *model.Frontend, group, key, match, to string) {
+	for i, p := range f.SourceRanges {
+		out.add(nat, group, fmt.Sprintf("%s %05d", key, i), fmt.Sprintf("-s %s %s %s", p, match, to))
+	}
+	out.add(nat, group, key+" ~", match+" -g "+chainDrop)
+}
+
+// target distributes connections over endpoints.
+func (r *renderer) target(out rules, chain string, t *model.Target, p model.Protocol) {
+	is := "-p " + strings.ToLower(p.String()) + " " // DNAT to a port asks for it
+	total := 0
+	for i := range t.Endpoints {
+		total += int(t.Endpoints[i].Weight)
+	}
+	for i := range t.Endpoints {
+		e := &t.Endpoints[i]
+		to := is + "-j DNAT --to-destination " + e.AddrPort.String()
+		if t.Affinity > 0 {
+			to = r.affinity(out, chain, fmt.Sprintf("0 %05d", i), e, t.Affinity, to)
+		}
+		pick := to
+		if int(e.Weight) < total {
+			pick = is + "-m statistic --mode random --probability " +
+				probability(float64(e.Weight)/float64(total)) + " " + strings.TrimPrefix(to, is)
+		}
+		total -= int(e.Weight)
+		out.add(nat, chain, fmt.Sprintf("1 %05d", i), pick)
+		if e.Local {
+			a := fmt.Sprintf("%s/%d", e.AddrPort.Addr(), e.AddrPort.Addr().BitLen())
+			out.add(nat, chainHairpin, "0 "+a, fmt.Sprintf("-s %s -d %s -g %s", a, a, chainMasquerade+"-NOW"))
+			out.add(nat, chainLocal, "0 "+a, "-d "+a+" -j RETURN")
+		}
+	}
+}
+
+// affinity remembers who went to an endpoint, and sends them there again; it
+// returns how to get there for the first time.
+func (r *renderer) affinity(out rules, chain, key string, e *model.Endpoint, d time.Duration, to string) string {
+	own := name("E", chain, e.AddrPort)
+	mask := "255.255.255.255"
+	if r.fam == model.IPv6 {
+		mask = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
+	}
+	out.add(nat, chain, key, fmt.Sprintf("-m recent --rcheck --seconds %d --reap --name %s --mask %s --rsource -g %s",
+		int(d/time.Second), own, mask, own))
+	out.add(nat, own, "0", fmt.Sprintf("-m recent --set --name %s --mask %s --rsource", own, mask))
+	out.add(nat, own, "1", to)
+	return "-g " + own
+}
+
+// probability in the form that the kernel keeps and iptables-save prints: a
+// fraction of 1 << 31.
+func probability(p float64) string {
+	const one = 0x80000000
+	return fmt.Sprintf("%.11f", math.Round(p*one)/one)
+}
+
+// addresses gives the matches for the local addresses that NodePorts answer on.
+func addresses(n *model.Node, fam model.Family) []string {
+	var out []string
+	for _, a := range n.NodePortRanges(fam) {
+		if a == model.RangeOf(netip.PrefixFrom(fam.Unspecified(), 0)) {
+			return []string{""}
+		}
+		out = append(out, fmt.Sprintf(" -m iprange --dst-range %s-%s", a.First, a.Last))
+	}
+	return out
+}
