@@ -21,6 +21,9 @@ const (
 	calmAfter       = 3 * time.Second
 )
 
+// maxSlack bounds how much longer an answer is waited for on busy cores.
+const maxSlack = 150 * time.Millisecond
+
 // recheckSpacing is the least interval between questions to holders that
 // membership has lost.
 const recheckSpacing = time.Millisecond
@@ -189,9 +192,10 @@ func (l *loop) set(now time.Time, addresses []elect.Address, wanted []map[*port]
 		l.touched[addr] = true // some may not be listed any more
 	}
 	refresh, recheck := l.pace(now)
+	slack := min(l.s.members.Slack(), maxSlack)
 	for _, p := range l.ports {
 		for addr, e := range p.entries {
-			want := claim.Want{Refresh: spread(refresh, addr), LostRecheck: recheck}
+			want := claim.Want{Refresh: spread(refresh, addr), LostRecheck: recheck, Slack: slack}
 			if i, ok := listed[addr]; ok && wanted[i][p] {
 				want.Failback = l.snap.Addresses[i].Pool.Failback
 				l.role(&want, addr, local[p][i], old[addr])

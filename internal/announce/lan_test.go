@@ -182,7 +182,7 @@ func TestSIGKILL(t *testing.T) {
 		time.AfterFunc(200*time.Millisecond, func() {
 			killed = time.Now()
 			host.Kill()
-			time.AfterFunc(1200*time.Millisecond, func() { close(stop) })
+			time.AfterFunc(outageLimit()+200*time.Millisecond, func() { close(stop) })
 		})
 		sent, echoes, err := l.Stream(a, 5*time.Millisecond, stop)
 		l.must(err)
@@ -191,8 +191,8 @@ func TestSIGKILL(t *testing.T) {
 		}
 		took := firstFromAnother(echoes, host.Name).Sub(killed)
 		t.Logf("%v: successor after %v", a, took)
-		if took < 0 || took > time.Second {
-			t.Errorf("%v: successor after %v, want less than a second", a, took)
+		if limit := outageLimit(); took < 0 || took > limit {
+			t.Errorf("%v: successor after %v, want less than %v", a, took, limit)
 		}
 		if next := l.announcer(a); next == host {
 			t.Errorf("%v: still announced by the killed one", a)
@@ -218,19 +218,19 @@ func TestCutOff(t *testing.T) {
 		stop := make(chan struct{})
 		time.AfterFunc(200*time.Millisecond, func() {
 			l.must(host.Cut())
-			time.AfterFunc(1500*time.Millisecond, func() { close(stop) })
+			time.AfterFunc(outageLimit()+500*time.Millisecond, func() { close(stop) })
 		})
 		_, echoes, err := l.Stream(a, 5*time.Millisecond, stop)
 		l.must(err)
 		outage := longestGap(echoes)
 		t.Logf("%v: outage %v", a, outage)
-		if outage > time.Second || echoes[len(echoes)-1].Node == host.Name {
+		if outage > outageLimit() || echoes[len(echoes)-1].Node == host.Name {
 			t.Errorf("%v: outage %v, last echo from %s", a, outage, echoes[len(echoes)-1].Node)
 		}
 		// Back on the LAN, the two settle it within a second.
 		l.must(host.Mend())
 		mended := time.Now()
-		l.eventually(2*time.Second, "one answers after the cable is back", func() bool {
+		l.eventually(3*time.Second, "one answers after the cable is back", func() bool {
 			for range 3 {
 				if len(l.ask(a)) != 1 {
 					return false
@@ -425,7 +425,7 @@ func TestGossipBlocked(t *testing.T) {
 		host = now
 	}
 	host.Kill()
-	took := l.eventually(2*time.Second, "a successor without gossip", func() bool {
+	took := l.eventually(3*time.Second, "a successor without gossip", func() bool {
 		macs := l.ask(vip4)
 		return len(macs) == 1 && macs[0] != host.MAC
 	})
@@ -516,6 +516,15 @@ func TestManyAddresses(t *testing.T) {
 	if p50 := times[len(times)/2]; p50 > time.Millisecond {
 		t.Errorf("half of the answers took %v or more, want less than a millisecond", p50)
 	}
+}
+
+// outageLimit is what a client may see of an announcer's death. On busy cores
+// agents are more patient with each other.
+func outageLimit() time.Duration {
+	if busyMachine() {
+		return 2 * time.Second
+	}
+	return time.Second
 }
 
 // busyMachine tells whether more runs here than the cores can do, so that times

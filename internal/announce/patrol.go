@@ -70,24 +70,34 @@ func (l *loop) patrol(now time.Time) {
 	if now.Before(l.patrolAt) {
 		return
 	}
+	// Where this process is late itself, nobody is to blame for an answer.
+	starved := now.Sub(l.patrolAt) > patrolInterval/2
 	l.patrolAt = now.Add(patrolInterval)
 	l.drain() // answers that wait already
 	for _, p := range l.ports {
 		for name, b := range p.beats {
-			if b.answered {
-				b.misses = 0
-			} else if b.misses++; b.misses == patrolMisses && l.view[name].Alive {
-				l.log.Info("An announcer is alive but does not answer on this link", "node", name, "interface", p.name, "address", b.address)
-				l.miss(p, name, true)
-			}
-			b.answered = false
+			l.judge(p, name, b, starved)
 			to := b.mac
 			if b.misses > 0 {
 				to = wire.MAC{}
 			}
-			if err := p.conn.Probe(b.address, to); err != nil {
-				b.answered = true // that says nothing about the announcer
-			}
+			// An error says nothing about the announcer.
+			b.answered = p.conn.Probe(b.address, to) != nil
+		}
+	}
+}
+
+// judge counts what became of the last question to an announcer.
+func (l *loop) judge(p *port, name string, b *beat, starved bool) {
+	switch {
+	case b.answered:
+		b.misses = 0
+	case starved:
+	default:
+		b.misses++
+		if b.misses == patrolMisses && l.view[name].Alive {
+			l.log.Info("An announcer is alive but does not answer on this link", "node", name, "interface", p.name, "address", b.address)
+			l.miss(p, name, true)
 		}
 	}
 }

@@ -56,6 +56,9 @@ type Want struct {
 	// Hurry asks for the short probe: the address was announced by a node that
 	// has stopped, and clients wait.
 	Hurry bool
+	// Slack is added to the time that an answer to a probe may take, for busy
+	// cores.
+	Slack time.Duration
 	// Refresh and LostRecheck, unless 0, are used in place of Timing's: the first
 	// is short while a peer that might announce too is out of contact, the
 	// second long while very many addresses are rechecked.
@@ -305,7 +308,7 @@ func (m *Machine) sendProbe(now time.Time) {
 	m.sent++
 	m.deadline = now.Add(m.probing.Interval)
 	if m.sent == m.probing.Count {
-		m.deadline = now.Add(m.probing.Wait)
+		m.deadline = now.Add(m.probing.Wait + m.want.Slack)
 	}
 }
 
@@ -388,5 +391,5 @@ func (m *Machine) tickHeld(now time.Time) {
 func (m *Machine) ask(now time.Time) {
 	m.answered = false
 	m.port.Probe(m.holder.MAC)
-	m.deadline = now.Add(m.timing.Hurry.Wait + m.timing.Hurry.Interval)
+	m.deadline = now.Add(m.timing.Hurry.Wait + m.timing.Hurry.Interval + m.want.Slack)
 }

@@ -115,6 +115,17 @@ func TestHurry(t *testing.T) {
 	b.expect(Announcing, "probe", "probe", "probe", "answer", "announce")
 }
 
+func TestSlack(t *testing.T) {
+	b := newBench(t)
+	w := hurry
+	w.Slack = 100 * time.Millisecond
+	b.set(w)
+	b.run(139 * time.Millisecond)
+	b.expect(Probing, "probe", "probe")
+	b.run(time.Millisecond)
+	b.expect(Announcing, "answer", "announce")
+}
+
 func TestStrangerIsNotFought(t *testing.T) {
 	b := newBench(t)
 	b.set(elected)

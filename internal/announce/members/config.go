@@ -73,8 +73,8 @@ type GossipTiming struct {
 func DefaultTiming() Timing {
 	return Timing{
 		ProbeInterval:   40 * time.Millisecond,
-		SilenceLimit:    200 * time.Millisecond,
-		MaxSilenceLimit: 1500 * time.Millisecond,
+		SilenceLimit:    190 * time.Millisecond, // five intervals, not quite
+		MaxSilenceLimit: 800 * time.Millisecond,
 		LostInterval:    240 * time.Millisecond,
 		JoinInterval:    500 * time.Millisecond,
 		KeyGrace:        10 * time.Second,

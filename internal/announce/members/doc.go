@@ -19,8 +19,8 @@
 //
 // A probe that was not answered counts only while this process runs on time:
 // silence is summed up in ticks of at most ProbeInterval, so that a starved
-// agent does not hold its peers dead. When the peers are slow to answer, the
-// limit follows the worst round trip of late.
+// agent does not hold its peers dead. The limit grows with the peer's round trips
+// and with how late timers are on busy cores, which agents tell each other.
 //
 // Keys: packets are encrypted with the first key, and decrypted with any. A new
 // first key is only accepted at first and used after KeyGrace, when the other

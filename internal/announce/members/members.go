@@ -63,9 +63,10 @@ type Members struct {
 	keyring *memberlist.Keyring
 	peers   map[string]*peer
 	watch   map[string]bool
-	facts   []byte // own
-	version uint64 // of facts
-	number  uint64 // of the last message
+	facts   []byte        // own
+	version uint64        // of facts
+	number  uint64        // of the last message
+	late    time.Duration // of this process's own timers, the worst of late
 	now     func() time.Time
 	crash   bool // end without a goodbye, for tests
 }
@@ -242,6 +243,20 @@ func (m *Members) View() map[string]Member {
 		}
 	}
 	return out
+}
+
+// Slack is by how much everything takes longer at present because cores are
+// busy, this node's or those of a peer that is alive; 0 while they are not.
+func (m *Members) Slack() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	late := m.late
+	for _, p := range m.peers {
+		if p.alive || m.now().Sub(p.heard) < m.cfg.Timing.MaxSilenceLimit {
+			late = max(late, p.late)
+		}
+	}
+	return max(lateWeight*(late-calmLateness), 0)
 }
 
 // Joined tells whether gossip has every peer that is listed.

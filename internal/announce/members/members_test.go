@@ -391,31 +391,66 @@ func TestStarvedProberHoldsNobodyDead(t *testing.T) {
 // back.
 func TestLimitFollowsRoundTrip(t *testing.T) {
 	p, timing, now := &peer{}, DefaultTiming(), time.Unix(1000, 0)
+	near := func(got, want time.Duration) bool { return got >= want && got < want+20*time.Millisecond }
 	answer := func(number uint64, rtt time.Duration) {
 		p.pings[number%uint64(len(p.pings))] = sentPing{number, now}
 		p.roundTrip(number, now.Add(rtt))
 	}
 	answer(1, time.Millisecond)
-	if got := p.limit(timing); got != timing.SilenceLimit {
+	if got := p.limit(timing, 0); !near(got, timing.SilenceLimit) {
 		t.Errorf("limit %v with quick answers", got)
 	}
 	answer(2, 100*time.Millisecond)
-	if got := p.limit(timing); got < 400*time.Millisecond {
+	if got := p.limit(timing, 0); !near(got, timing.SilenceLimit+180*time.Millisecond) {
 		t.Errorf("limit %v after an answer in 100 ms", got)
 	}
 	answer(3, 10*time.Second)
-	if got := p.limit(timing); got != timing.MaxSilenceLimit {
+	if got := p.limit(timing, 0); got != timing.MaxSilenceLimit {
 		t.Errorf("limit %v, want the maximum", got)
 	}
-	for n := range uint64(1000) {
+	for n := range uint64(1500) {
 		answer(4+n, time.Millisecond)
 	}
-	if got := p.limit(timing); got != timing.SilenceLimit {
+	if got := p.limit(timing, 0); !near(got, timing.SilenceLimit) {
 		t.Errorf("limit %v after many quick answers", got)
 	}
 	p.roundTrip(5, now.Add(time.Hour)) // too old to be remembered
 	if p.worst > time.Second {
 		t.Error("took an answer to a forgotten ping into account")
+	}
+}
+
+// TestLimitFollowsLateness: of this process's timers, and of the peer's.
+func TestLimitFollowsLateness(t *testing.T) {
+	m, err := New(Config{Name: "me", Bind: netip.MustParseAddrPort("127.9.0.1:0")}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	timing := m.cfg.Timing
+	m.handle(message{kind: ping, from: "p", body: []byte{0, 50}})
+	p := m.peers["p"]
+	if got, want := p.limit(timing, m.late), timing.SilenceLimit+40*lateWeight*time.Millisecond; got != want {
+		t.Errorf("limit %v of a peer that is 50 ms late, want %v", got, want)
+	}
+	m.handle(message{kind: ping, from: "p", body: []byte{0, 0}})
+	m.lag(25 * time.Millisecond)
+	if got, want := p.limit(timing, m.late), timing.SilenceLimit+15*lateWeight*time.Millisecond; got != want {
+		t.Errorf("limit %v where this process is 25 ms late, want %v", got, want)
+	}
+	if got := m.lateness(); !bytes.Equal(got, []byte{0, 25}) {
+		t.Errorf("tells %x of itself", got)
+	}
+	if got, want := m.Slack(), 15*lateWeight*time.Millisecond; got != want {
+		t.Errorf("slack %v, want %v", got, want)
+	}
+	for range 1500 {
+		m.lag(-time.Millisecond)
+	}
+	if got := m.Slack(); got != 0 {
+		t.Errorf("slack %v after many ticks on time", got)
+	}
+	if got := p.limit(timing, m.late); got > timing.SilenceLimit+time.Millisecond {
+		t.Errorf("limit %v after many ticks on time", got)
 	}
 }
 

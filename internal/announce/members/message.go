@@ -25,7 +25,7 @@ type message struct {
 	number uint64
 	from   string
 	target string // relay, yes, no
-	body   []byte // facts
+	body   []byte // facts: these; ping, ack: how late the sender's timers are, 2 bytes, ms
 }
 
 func (m message) encode() []byte {

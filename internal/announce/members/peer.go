@@ -32,6 +32,7 @@ type peer struct {
 	heard   time.Time     // the last proof of life
 	silence time.Duration // since then, while this process ran on time
 	worst   time.Duration // round trip of late
+	late    time.Duration // how late its own timers are, as it says
 	asked   time.Time     // the last ping
 	relayed time.Time     // when relays were last asked
 	pings   [32]sentPing
@@ -87,9 +88,19 @@ func (p *peer) roundTrip(number uint64, now time.Time) {
 	p.worst = max(p.worst, now.Sub(s.at))
 }
 
-// limit is the silence after which p is dead.
-func (p *peer) limit(t Timing) time.Duration {
-	return min(max(t.SilenceLimit, t.ProbeInterval+4*p.worst), t.MaxSilenceLimit)
+// lateWeight is by how much patience grows with the lateness of timers: where they
+// are late by some milliseconds now, an answer may soon be late by some tens.
+// Lateness below calmLateness is no sign of load.
+const (
+	lateWeight   = 6
+	calmLateness = 10 * time.Millisecond
+)
+
+// limit is the silence after which p is dead. It grows with p's round trips, and
+// with how late timers are on busy cores, p's as well as this process's own (late).
+func (p *peer) limit(t Timing, late time.Duration) time.Duration {
+	slow := max(2*(p.worst-calmLateness), lateWeight*(max(p.late, late)-calmLateness), 0)
+	return min(t.SilenceLimit+slow, t.MaxSilenceLimit)
 }
 
 // isAlive decides. The lock is held.
@@ -99,7 +110,9 @@ func (m *Members) isAlive(p *peer, now time.Time) bool {
 		return p.gossip
 	}
 	if m.watch[p.name] {
-		return !p.heard.IsZero() && p.silence < p.limit(t)
+		// The limit varies: who was found dead has to be heard again.
+		again := p.alive || !p.heard.IsZero() && !p.heard.Before(p.since)
+		return again && p.silence < p.limit(t, m.late)
 	}
 	return p.gossip || now.Sub(p.heard) < directAge
 }

@@ -4,8 +4,10 @@ package members
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"maps"
+	"math"
 	"net"
 	"slices"
 	"syscall"
@@ -32,10 +34,24 @@ func (m *Members) probeLoop(ctx context.Context) {
 		case <-tick.C:
 		}
 		now := m.now()
+		m.lag(now.Sub(last) - interval)
 		m.probe(now, min(now.Sub(last), interval))
 		last = now
 		m.update()
 	}
+}
+
+// lag notes how late a tick was. The worst fades by a hundredth with each.
+func (m *Members) lag(late time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.late -= m.late / 100
+	m.late = max(m.late, late)
+}
+
+// lateness is what this process tells of itself in a ping or ack.
+func (m *Members) lateness() []byte {
+	return binary.BigEndian.AppendUint16(nil, uint16(min(m.late.Milliseconds(), math.MaxUint16)))
 }
 
 // probe does one tick. passed is how much of the time since the last one counts
@@ -56,7 +72,7 @@ func (m *Members) probe(now time.Time, passed time.Duration) {
 			continue
 		}
 		m.ping(p, now)
-		if !p.heard.IsZero() && now.Sub(p.relayed) >= relayInterval && (!p.alive || p.silence >= p.limit(t)/2) {
+		if !p.heard.IsZero() && now.Sub(p.relayed) >= relayInterval && (!p.alive || p.silence >= p.limit(t, m.late)/2) {
 			p.relayed = now
 			m.askRelays(p)
 		}
@@ -106,7 +122,7 @@ func (m *Members) ping(p *peer, now time.Time) {
 	m.number++
 	p.asked = now
 	p.pings[m.number%uint64(len(p.pings))] = sentPing{m.number, now}
-	m.send(p, message{kind: ping, number: m.number})
+	m.send(p, message{kind: ping, number: m.number, body: m.lateness()})
 }
 
 // askRelays asks a few others whether p answers them. The lock is held.
@@ -135,9 +151,12 @@ func (m *Members) handle(msg message) {
 	p := m.peer(msg.from)
 	returned := !p.alive
 	p.sign(now)
+	if (msg.kind == ping || msg.kind == ack) && len(msg.body) == 2 {
+		p.late = time.Duration(binary.BigEndian.Uint16(msg.body)) * time.Millisecond
+	}
 	switch msg.kind {
 	case ping:
-		m.send(p, message{kind: ack, number: msg.number})
+		m.send(p, message{kind: ack, number: msg.number, body: m.lateness()})
 	case ack:
 		p.roundTrip(msg.number, now)
 	case facts:

@@ -214,9 +214,12 @@ func cut(l *announcetest.LAN, host *announcetest.Host) (detect, outage time.Dura
 	if i < 0 {
 		return 0, 0, fmt.Errorf("no other node took over from %s", host.Name)
 	}
-	for _, e := range l.Events(at) {
-		if e.Node != host.Name && slices.Contains(e.Dead, host.Name) {
-			return e.At.Sub(at), echoes[i].At.Sub(at), nil
+	outage = echoes[i].At.Sub(at)
+	for deadline := at.Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		for _, e := range l.Events(at) {
+			if e.Node != host.Name && slices.Contains(e.Dead, host.Name) {
+				return e.At.Sub(at), outage, nil
+			}
 		}
 	}
 	return 0, 0, fmt.Errorf("nobody found %s dead", host.Name)
