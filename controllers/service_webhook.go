@@ -25,6 +25,7 @@ import (
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
+	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/alloc/book"
 )
 
@@ -162,6 +163,13 @@ func (a *ServiceAllocator) grant(ctx context.Context, req admission.Request, svc
 		DryRun: isDryRun(req), Now: a.book.now(), Random: rand.Uint64,
 	}
 	grant, err := a.admit(ctx, ask)
+	for tries := 0; err == nil && tries < 3; tries++ {
+		var again bool
+		if again, err = a.letGo(ctx, ask, grant.Former); !again {
+			break
+		}
+		grant, err = a.admit(ctx, ask)
+	}
 	var refused *book.Refused
 	switch {
 	case errors.As(err, &refused):
@@ -170,11 +178,6 @@ func (a *ServiceAllocator) grant(ctx context.Context, req admission.Request, svc
 		return leaveToAPIServer(err), nil
 	case !a.term.held():
 		return admission.Response{}, errNotHolder // the picks end by themselves
-	}
-	for _, addr := range grant.Rested {
-		if err := a.letGo(ctx, addr); err != nil {
-			return leaveToAPIServer(err), nil
-		}
 	}
 	return admission.Patched("", patches(svc, grant)...), nil
 }
@@ -209,21 +212,37 @@ func (a *ServiceAllocator) namespaceLabels(ctx context.Context, name string) (ma
 	return ns.Labels, nil
 }
 
-// letGo removes the IPAddress with which a resting address was kept from the
-// API server's allocator, which is about to make its own.
-func (a *ServiceAllocator) letGo(ctx context.Context, addr netip.Addr) error {
-	var hold networkingv1.IPAddress
-	err := a.Live.Get(ctx, client.ObjectKey{Name: addr.String()}, &hold)
-	if err == nil {
-		if _, _, _, ours := readHold(&hold); !ours {
-			return nil
+// letGo removes the IPAddresses with which resting addresses were kept from the
+// API server's allocator, which is about to make its own. It returns true when
+// one is the API server's already, which lost it or has not freed it yet: the
+// book knows now, and has to be asked again. Nobody else gets the address that
+// the user asked for, so that is left to the API server's judgement.
+func (a *ServiceAllocator) letGo(ctx context.Context, ask book.Request, former []netip.Addr) (again bool, err error) {
+	if ask.DryRun {
+		return false, nil
+	}
+	for _, addr := range former {
+		var hold networkingv1.IPAddress
+		err := a.Live.Get(ctx, client.ObjectKey{Name: addr.String()}, &hold)
+		switch {
+		case apierrors.IsNotFound(err):
+			continue
+		case err != nil:
+			return false, fmt.Errorf("read IPAddress %s: %w", addr, err)
 		}
-		err = a.Client.Delete(ctx, &hold, client.Preconditions{UID: &hold.UID})
+		if _, _, _, ours := readHold(&hold); ours {
+			err = a.Client.Delete(ctx, &hold, client.Preconditions{UID: &hold.UID})
+			if client.IgnoreNotFound(err) != nil {
+				return false, fmt.Errorf("release IPAddress %s: %w", addr, err)
+			}
+			continue
+		}
+		if !slices.Contains(ask.Service.Spec.ClusterIPs, addr.String()) && ask.Service.Spec.ClusterIP != addr.String() {
+			a.book.with(func(b *book.Book) { b.Addresses(alloc.FamilyOf(addr)).Deny(addr, book.OwnerOf(ask.Service)) })
+			again = true
+		}
 	}
-	if client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("release IPAddress %s: %w", addr, err)
-	}
-	return nil
+	return again, nil
 }
 
 // refuse answers 403, as a quota does, and 422 for a value that somebody has,

@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	toolscache "k8s.io/client-go/tools/cache"
@@ -30,7 +31,6 @@ import (
 // leader or not, so that a successor is ready at once.
 type serviceBook struct {
 	cache cache.Cache
-	holds cache.Cache // of the IPAddresses that are ours
 	now   func() time.Time
 
 	mu    sync.Mutex
@@ -42,10 +42,9 @@ type serviceBook struct {
 	changed func()        // called after every change; it must not block
 }
 
-func newServiceBook(c, holds cache.Cache, config book.Config) *serviceBook {
+func newServiceBook(c cache.Cache, config book.Config) *serviceBook {
 	return &serviceBook{
 		cache:   c,
-		holds:   holds,
 		now:     time.Now,
 		book:    book.New(config),
 		cidrs:   map[string]*networkingv1.ServiceCIDR{},
@@ -69,15 +68,11 @@ func (b *serviceBook) Start(ctx context.Context) error {
 		{&v1alpha1.ClusterIPPool{}, b.setClusterIPPool(ctx), b.forgetPool((*book.Book).DeleteClusterIPPool)},
 		{&v1alpha1.NodePortPool{}, b.setNodePortPool(ctx), b.forgetPool((*book.Book).DeleteNodePortPool)},
 		{&v1alpha1.LoadBalancerPool{}, b.setLoadBalancerPool(ctx), b.forgetPool((*book.Book).DeleteLoadBalancerPool)},
-		{&networkingv1.IPAddress{}, b.setHold, func(any) {}},
+		{ipAddressMetadata(), b.setIPAddress, b.forgetIPAddress},
 		{&corev1.Service{}, b.setService, b.forgetService},
 	}
 	for _, feed := range feeds {
-		source := b.cache
-		if _, ok := feed.obj.(*networkingv1.IPAddress); ok {
-			source = b.holds
-		}
-		informer, err := source.GetInformer(ctx, feed.obj)
+		informer, err := b.cache.GetInformer(ctx, feed.obj)
 		if err != nil {
 			return fmt.Errorf("watch %T: %w", feed.obj, err)
 		}
@@ -237,16 +232,27 @@ const apiServerCIDR = "kubernetes"
 // server hears of it a moment later, too, and its clock counts in seconds.
 const cidrSettle = 2 * time.Second
 
-// setHold reads the IPAddress objects with which an earlier process kept
-// released addresses from the API server's allocator.
-func (b *serviceBook) setHold(obj any) {
-	hold := obj.(*networkingv1.IPAddress)
-	owner, since, until, ok := readHold(hold)
-	if !ok || !until.After(b.now()) {
+// setIPAddress learns of an address that is booked in the API, which is nearly
+// always a Service's, and of those with which an earlier process kept released
+// addresses from the API server's allocator.
+func (b *serviceBook) setIPAddress(obj any) {
+	ip := obj.(*metav1.PartialObjectMetadata)
+	addr, err := netip.ParseAddr(ip.Name)
+	if err != nil {
 		return
 	}
-	if addr, err := netip.ParseAddr(hold.Name); err == nil {
-		b.book.Addresses(alloc.FamilyOf(addr)).Rest(addr, owner, since, until)
+	ledger := b.book.Addresses(alloc.FamilyOf(addr))
+	owner, since, until, ours := readHold(ip)
+	if !ours {
+		ledger.Booked(addr, true)
+	} else if until.After(b.now()) {
+		ledger.Rest(addr, owner, since, until)
+	}
+}
+
+func (b *serviceBook) forgetIPAddress(obj any) {
+	if addr, err := netip.ParseAddr(obj.(client.Object).GetName()); err == nil {
+		b.book.Addresses(alloc.FamilyOf(addr)).Booked(addr, false)
 	}
 }
 

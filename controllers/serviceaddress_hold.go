@@ -45,7 +45,6 @@ const (
 // by the webhook, which deletes the object before it answers.
 type holdKeeper struct {
 	client client.Client
-	cached client.Reader // of the IPAddresses that are ours
 	book   *serviceBook
 	term   grantor
 }
@@ -87,8 +86,8 @@ func (k *holdKeeper) sync(ctx context.Context) error {
 			}
 		}
 	})
-	var list networkingv1.IPAddressList
-	if err := k.cached.List(ctx, &list); err != nil {
+	list := metav1.PartialObjectMetadataList{TypeMeta: metav1.TypeMeta{APIVersion: networkingv1.SchemeGroupVersion.String(), Kind: "IPAddressList"}}
+	if err := k.client.List(ctx, &list, client.MatchingLabels{networkingv1.LabelManagedBy: v1alpha1.ManagedBy}); err != nil {
 		return fmt.Errorf("list IPAddresses: %w", err)
 	}
 	for i := range list.Items {
@@ -110,6 +109,11 @@ func (k *holdKeeper) sync(ctx context.Context) error {
 	return nil
 }
 
+// ipAddressMetadata is an IPAddress without its spec, which says nothing new.
+func ipAddressMetadata() *metav1.PartialObjectMetadata {
+	return &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: networkingv1.SchemeGroupVersion.String(), Kind: "IPAddress"}}
+}
+
 func newHold(lease alloc.Lease[netip.Addr], pool string) *networkingv1.IPAddress {
 	return &networkingv1.IPAddress{
 		ObjectMeta: metav1.ObjectMeta{
@@ -128,12 +132,12 @@ func newHold(lease alloc.Lease[netip.Addr], pool string) *networkingv1.IPAddress
 }
 
 // readHold returns what an IPAddress of ours says; false for others.
-func readHold(ip *networkingv1.IPAddress) (owner alloc.Owner, since, until time.Time, ok bool) {
-	if ip.Labels[networkingv1.LabelManagedBy] != v1alpha1.ManagedBy {
+func readHold(ip metav1.Object) (owner alloc.Owner, since, until time.Time, ok bool) {
+	if ip.GetLabels()[networkingv1.LabelManagedBy] != v1alpha1.ManagedBy {
 		return owner, since, until, false
 	}
-	since, err1 := time.Parse(time.RFC3339, ip.Annotations[holdSince])
-	until, err2 := time.Parse(time.RFC3339, ip.Annotations[holdUntil])
-	namespace, name, err3 := toolscache.SplitMetaNamespaceKey(ip.Annotations[holdService])
+	since, err1 := time.Parse(time.RFC3339, ip.GetAnnotations()[holdSince])
+	until, err2 := time.Parse(time.RFC3339, ip.GetAnnotations()[holdUntil])
+	namespace, name, err3 := toolscache.SplitMetaNamespaceKey(ip.GetAnnotations()[holdService])
 	return alloc.Owner{Namespace: namespace, Name: name}, since, until, err1 == nil && err2 == nil && err3 == nil
 }

@@ -6,15 +6,11 @@ import (
 	"fmt"
 	"time"
 
-	networkingv1 "k8s.io/api/networking/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
 
-	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/alloc/book"
 )
@@ -39,12 +35,6 @@ type AllocationOptions struct {
 	Peers Peers
 }
 
-// inEveryReplica runs in every replica. A cache with options for a kind doesn't say
-// of itself that it need not wait for the leader's lease, as plain ones do.
-type inEveryReplica struct{ manager.Runnable }
-
-func (inEveryReplica) NeedLeaderElection() bool { return false }
-
 // setupAllocation adds the book, the term, the webhooks and the reconcilers of
 // ClusterIPs and NodePorts.
 func setupAllocation(mgr ctrl.Manager, opts Options) error {
@@ -56,21 +46,12 @@ func setupAllocation(mgr ctrl.Manager, opts Options) error {
 		}
 		config.NodePorts = ports
 	}
-	holds, err := cache.New(mgr.GetConfig(), cache.Options{
-		Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(), HTTPClient: mgr.GetHTTPClient(),
-		ByObject: map[client.Object]cache.ByObject{
-			&networkingv1.IPAddress{}: {Label: labels.SelectorFromSet(labels.Set{networkingv1.LabelManagedBy: v1alpha1.ManagedBy})},
-		},
-	})
-	if err != nil {
-		return fmt.Errorf("make cache of IPAddresses: %w", err)
-	}
-	b := newServiceBook(mgr.GetCache(), holds, config)
+	b := newServiceBook(mgr.GetCache(), config)
 	t := newTerm(mgr.GetConfig(), opts.SystemNamespace, opts.Allocation.Peers.Address, b.synced)
 	audit := &portAudit{client: mgr.GetClient(), book: b, term: t, namespace: opts.SystemNamespace}
 	t.prepare = audit.run
-	keeper := &holdKeeper{client: mgr.GetClient(), cached: holds, book: b, term: t}
-	for _, runnable := range []manager.Runnable{inEveryReplica{holds}, b, t, audit, keeper} {
+	keeper := &holdKeeper{client: mgr.GetClient(), book: b, term: t}
+	for _, runnable := range []manager.Runnable{b, t, audit, keeper} {
 		if err := mgr.Add(runnable); err != nil {
 			return err
 		}

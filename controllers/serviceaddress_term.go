@@ -41,7 +41,7 @@ type term struct {
 	lease    metav1.ObjectMeta
 	identity string
 	ready    <-chan struct{}
-	prepare  func(context.Context) // runs before the first grant, for at most preparation
+	prepare  func(context.Context) // runs before the first grant, which waits for it no longer than preparation
 
 	mu      sync.Mutex // between begin and end
 	elector atomic.Pointer[leaderelection.LeaderElector]

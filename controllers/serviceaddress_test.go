@@ -141,7 +141,7 @@ var _ = Describe("Services in a store that does not allocate", func() {
 		recorder   *events.FakeRecorder
 	)
 	BeforeEach(func() {
-		b := newServiceBook(nil, nil, book.Config{})
+		b := newServiceBook(nil, book.Config{})
 		close(b.synced)
 		b.setCIDR(&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: apiServerCIDR}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/16"}}})
 		b.setClusterIPPool(context.Background())(&v1alpha1.ClusterIPPool{

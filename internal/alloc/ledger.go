@@ -15,6 +15,7 @@ type Ledger[V comparable] struct {
 	leases map[V][]Lease[V]
 	held   map[Owner][]V // the values of Held leases, as observed
 	twice  map[V]struct{}
+	booked map[V]struct{} // see Booked
 	pools  map[string]*pool[V]
 	places places[V]
 	ends   deadlines[V]
@@ -28,6 +29,7 @@ func NewLedger[V comparable](kind Kind[V]) *Ledger[V] {
 		leases: map[V][]Lease[V]{},
 		held:   map[Owner][]V{},
 		twice:  map[V]struct{}{},
+		booked: map[V]struct{}{},
 		pools:  map[string]*pool[V]{},
 		memory: newMemory[V](),
 	}
@@ -106,7 +108,7 @@ func (l *Ledger[V]) doubted(p *pool[V]) (v V, ok bool) {
 	var since time.Time
 	for value, leases := range l.leases {
 		n, inside := p.index(value)
-		if !inside || p.never.Has(n) || strongest(leases) != Doubted || ok && !leases[0].Since.Before(since) {
+		if !inside || p.never.Has(n) || l.IsBooked(value) || strongest(leases) != Doubted || ok && !leases[0].Since.Before(since) {
 			continue
 		}
 		v, since, ok = value, leases[0].Since, true
@@ -176,6 +178,14 @@ func (l *Ledger[V]) Drop(v V, owner Owner) {
 	l.cut(v, func(lease Lease[V]) bool { return lease.State == Picked && lease.Owner.same(owner) })
 }
 
+// Deny says that the owner cannot have a value after all, because it is booked:
+// whatever the owner had to do with it is forgotten.
+func (l *Ledger[V]) Deny(v V, owner Owner) {
+	l.memory.drop(owner, v)
+	l.cut(v, func(lease Lease[V]) bool { return lease.State != Held })
+	l.Booked(v, true)
+}
+
 // Observe says what the owner has according to the API: these values and no
 // others. Picks of these values, by whomever, are settled by that. Values that
 // it no longer has go to rest. Equal calls change nothing.
@@ -210,7 +220,7 @@ func (l *Ledger[V]) Forget(owner Owner, now time.Time) { l.Observe(owner, nil, n
 // Rest says that a value rests until then, as a record of an earlier process
 // tells. A value that somebody has is left as it is.
 func (l *Ledger[V]) Rest(v V, owner Owner, since, until time.Time) {
-	if len(l.leases[v]) > 0 {
+	if strongest(l.leases[v]) > Doubted {
 		return
 	}
 	l.memory.add(owner, v)
@@ -226,7 +236,7 @@ func (l *Ledger[V]) rest(v V, owner Owner, since, until time.Time) {
 // have it say. Without that it is doubted for a moment.
 func (l *Ledger[V]) release(v V, owner Owner, now time.Time) {
 	l.cut(v, func(lease Lease[V]) bool { return lease.State == Held && lease.Owner == owner })
-	if len(l.leases[v]) > 0 {
+	if strongest(l.leases[v]) > Doubted {
 		return // somebody else's, too
 	}
 	var rest time.Duration
@@ -320,7 +330,36 @@ func (l *Ledger[V]) cut(v V, match func(Lease[V]) bool) {
 		}
 		l.changed(v, from, after, lease, -1)
 	}
+	l.mindBooked(v)
 }
+
+// Booked says whether whoever stores Services has a record of the value being
+// in use, apart from the Services themselves. A value that is booked and that
+// nobody has is doubted for as long as that lasts; when it ends, all doubt does.
+func (l *Ledger[V]) Booked(v V, yes bool) {
+	if yes {
+		l.booked[v] = struct{}{}
+		l.mindBooked(v)
+		return
+	}
+	delete(l.booked, v)
+	l.Trust(v)
+}
+
+// IsBooked returns what Booked said last.
+func (l *Ledger[V]) IsBooked(v V) bool {
+	_, yes := l.booked[v]
+	return yes
+}
+
+func (l *Ledger[V]) mindBooked(v V) {
+	if _, yes := l.booked[v]; yes && len(l.leases[v]) == 0 {
+		l.put(Lease[V]{Value: v, State: Doubted, Until: never})
+	}
+}
+
+// never is later than any time that matters.
+var never = time.Unix(1<<40, 0)
 
 // changed brings everything that is computed from the leases up to date.
 func (l *Ledger[V]) changed(v V, from State, leases []Lease[V], lease Lease[V], by int) {

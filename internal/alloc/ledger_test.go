@@ -202,6 +202,30 @@ func TestUnseenPicksAreDoubtedAndComeLast(t *testing.T) {
 	}
 }
 
+func TestBookedValuesAreDoubted(t *testing.T) {
+	l := NewLedger(Ports())
+	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30001)})
+	l.Booked(30000, true)
+	for _, at := range []time.Duration{0, 1000 * time.Hour} {
+		v := mustNext(t, l, "p", Ask{Owner: owner("a"), Now: t0.Add(at), Hold: time.Second})
+		if v != 30001 {
+			t.Errorf("after %s: picked %d, which is booked", at, v)
+		}
+		l.Drop(v, owner("a"))
+	}
+	// A Service has it, loses it, and it stays booked.
+	l.Observe(owner("b"), []uint16{30000}, t0)
+	l.Forget(owner("b"), t0)
+	l.Expire(t0.Add(time.Hour))
+	if got := strongest(l.Leases(30000)); got != Doubted {
+		t.Errorf("a released value that is booked is %s", got)
+	}
+	l.Booked(30000, false)
+	if got := strongest(l.Leases(30000)); got != Free {
+		t.Errorf("a value that is no longer booked is %s", got)
+	}
+}
+
 // Whatever happens, what is kept incrementally equals what a new ledger, told
 // the outcome, computes; and nobody is given what somebody else has.
 func TestIncrementalEqualsRebuilt(t *testing.T) {

@@ -43,9 +43,10 @@ type Grant struct {
 	NodePorts map[int]uint16
 	// HealthCheckNodePort is 0 to leave it alone.
 	HealthCheckNodePort uint16
-	// Rested are the addresses among ClusterIPs that were resting until now:
-	// what keeps the API server from giving them out has to go first.
-	Rested []netip.Addr
+	// Former are the addresses that the Service asked for while they rested, or
+	// had before. What keeps the API server from giving them out has to go first;
+	// if that is none of ours, Deny the address and ask again.
+	Former []netip.Addr
 }
 
 // Reason says in one word why a request was refused.
@@ -150,18 +151,18 @@ func (d *desk) grantAddresses(grant *Grant, needs []AddressNeed) error {
 				return err
 			}
 			if rested {
-				grant.Rested = append(grant.Rested, need.Asked)
+				grant.Former = append(grant.Former, need.Asked)
 			}
 			continue
 		}
-		v, rested, ok, err := c.choose()
+		v, former, ok, err := c.choose()
 		switch {
 		case err != nil:
 			return err
 		case !ok || need.Index > len(ips):
 			continue // the API server's business
-		case rested:
-			grant.Rested = append(grant.Rested, v)
+		case former:
+			grant.Former = append(grant.Former, v)
 		}
 		ips = append(ips[:need.Index], v.String())
 		grant.ClusterIPs = ips
@@ -291,7 +292,7 @@ type counter[V comparable] struct {
 
 func (c *counter[V]) ask() alloc.Ask {
 	ask := alloc.Ask{Owner: c.who.owner, Now: c.req.Now, Hold: c.config.Hold, Random: c.req.Random()}
-	if c.req.Old != nil {
+	if c.req.Old != nil || c.reserved != nil {
 		ask.Doubt = doubt
 	}
 	return ask
@@ -352,9 +353,10 @@ func (c *counter[V]) pick(v V) error {
 	return nil
 }
 
-// choose picks any value. It returns false when there is nothing to choose
-// from, so that the API server has to.
-func (c *counter[V]) choose() (v V, rested, ok bool, err error) {
+// choose picks any value, and tells whether the Service had it before. It
+// returns false when there is nothing to choose from, so that the API server
+// has to.
+func (c *counter[V]) choose() (v V, former, ok bool, err error) {
 	if len(c.policies) == 0 {
 		return v, false, false, nil
 	}
@@ -362,8 +364,8 @@ func (c *counter[V]) choose() (v V, rested, ok bool, err error) {
 	if len(names) == 0 {
 		names = []string{rest}
 	}
-	if v, rested, ok := c.again(names); ok {
-		return v, rested, true, nil
+	if v, ok := c.again(names); ok {
+		return v, true, true, nil
 	}
 	var reasons []string
 	reason := Full
@@ -389,41 +391,40 @@ func (c *counter[V]) choose() (v V, rested, ok bool, err error) {
 
 // again picks a value that a Service of this name had before and that is free,
 // or that an earlier try of this request was granted.
-func (c *counter[V]) again(pools []string) (v V, rested, ok bool) {
+func (c *counter[V]) again(pools []string) (v V, ok bool) {
 	for _, v := range slices.Clone(c.ledger.Remembers(c.who.owner)) {
 		inPool := slices.ContainsFunc(c.ledger.PoolsOf(v), func(name string) bool { return slices.Contains(pools, name) })
-		if !inPool || c.used(v) || !c.mayReuse(v) || c.reservedNow(v) {
-			continue
-		}
-		rested := resting(c.ledger, v)
-		if c.pick(v) == nil {
-			return v, rested, true
+		if inPool && !c.used(v) && c.mayReuse(v) && !c.reservedNow(v) && c.pick(v) == nil {
+			return v, true
 		}
 	}
-	return v, false, false
+	return v, false
 }
 
 // used tells whether the Service has the value already: the book may be behind.
 func (c *counter[V]) used(v V) bool { return slices.Contains(c.given, c.kind.Format(v)) }
 
 // mayReuse tells whether a value that this name had may be given to it once
-// more. What was picked for an update is not: see doubt.
+// more. A pick that was not seen may be when the Service is created again and
+// the caller can look whether it is booked, as it can for addresses; not for an
+// update, see doubt.
 func (c *counter[V]) mayReuse(v V) bool {
+	doubted, own := false, false
 	for _, lease := range c.ledger.Leases(v) {
 		switch lease.State {
 		case alloc.Held:
 			return false
-		case alloc.Doubted:
-			if lease.Owner.Namespace != c.who.owner.Namespace || lease.Owner.Name != c.who.owner.Name {
-				return false
-			}
 		case alloc.Picked:
-			if c.req.Old != nil || c.req.Now.Sub(lease.Since) < concurrent {
+			if c.req.Old != nil || c.reserved != nil || c.req.Now.Sub(lease.Since) < concurrent {
 				return false
 			}
+			own = true
+		case alloc.Doubted:
+			doubted = true
 		}
+		own = own || lease.Owner.Namespace == c.who.owner.Namespace && lease.Owner.Name == c.who.owner.Name
 	}
-	return true
+	return own || !doubted
 }
 
 func (c *counter[V]) reservedNow(v V) bool {

@@ -177,10 +177,10 @@ func TestComesBackToWhatItHad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(again.Rested) != 2 {
-		t.Errorf("rested %v, want both addresses", again.Rested)
+	if len(again.Former) != 2 {
+		t.Errorf("former %v, want both addresses", again.Former)
 	}
-	again.Rested = nil
+	again.Former = nil
 	if diff := cmp.Diff(first, again); diff != "" {
 		t.Errorf("second grant (-first +second):\n%s", diff)
 	}
