@@ -26,7 +26,7 @@ var compare = cmp.Options{
 }
 
 func TestIncrementalEqualsFull(t *testing.T) {
-	for seed := range uint64(20) {
+	for seed := range uint64(8) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			w := modeltest.New(seed)
 			state := model.NewState(w.Node)
