@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"reflect"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -188,7 +190,22 @@ func (a *Agent) proxy(ctx context.Context) error {
 		log.Info("Pods of this node cannot be told from others, so their connections to endpoints elsewhere are masqueraded: " +
 			"give the Node spec.podCIDRs, or set --pod-cidrs or --pod-interfaces")
 	}
+	if a.cfg.LocalhostNodePorts {
+		if err := routeLocalnet(); err != nil {
+			log.Error(err, "NodePorts will not answer on 127.0.0.1: set net.ipv4.conf.all.route_localnet=1 on the node, or drop --localhost-node-ports")
+		}
+	}
 	return a.syncer.Run(ctx)
+}
+
+// routeLocalnet lets translated packets from 127.0.0.1 leave the node. A
+// container may see the file read-only; then the node's own setting counts.
+func routeLocalnet() error {
+	const file = "/proc/sys/net/ipv4/conf/all/route_localnet"
+	if now, err := os.ReadFile(file); err == nil && strings.TrimSpace(string(now)) == "1" {
+		return nil
+	}
+	return os.WriteFile(file, []byte("1"), 0o644)
 }
 
 func (a *Agent) modelNode() model.Node {
