@@ -454,8 +454,18 @@ func TestFailbackNever(t *testing.T) {
 		return second != nil
 	})
 	l.must(first.Start())
+	silent := 0
 	for start := time.Now(); time.Since(start) < 2500*time.Millisecond; {
-		if macs := l.ask(vip4); len(macs) != 1 || macs[0] != second.MAC {
+		macs := l.ask(vip4)
+		if len(macs) == 0 {
+			// One answer may be late on busy cores.
+			if silent++; silent == 5 {
+				t.Fatalf("no answer to %d questions in a row, want %v to keep it", silent, second.MAC)
+			}
+			continue
+		}
+		silent = 0
+		if len(macs) != 1 || macs[0] != second.MAC {
 			t.Fatalf("answers from %v, want %v to keep it", macs, second.MAC)
 		}
 	}
