@@ -114,22 +114,28 @@ func (n *network) dialTCP(ns *nstest.NS, src netip.Addr, dst netip.AddrPort) (an
 	return parseGreeting(b)
 }
 
+// dialUDP asks again while there is no answer: the kernel limits the rate of
+// the ICMP messages that refuse.
 func (n *network) dialUDP(ns *nstest.NS, src netip.Addr, dst netip.AddrPort) (answer, error) {
 	c, err := n.connect(ns, "udp", &net.UDPAddr{IP: src.AsSlice()}, dst)
 	if err != nil {
 		return answer{}, asTimeout(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(n.patience))
-	if _, err := c.Write([]byte("?")); err != nil {
-		return answer{}, asTimeout(err)
-	}
 	b := make([]byte, 64)
-	k, err := c.Read(b)
-	if err != nil {
-		return answer{}, asTimeout(err)
+	for deadline := time.Now().Add(n.patience); ; {
+		_ = c.SetDeadline(time.Now().Add(min(n.patience, suspicion)))
+		if _, err := c.Write([]byte("?")); err != nil {
+			return answer{}, asTimeout(err)
+		}
+		k, err := c.Read(b)
+		if err == nil {
+			return parseGreeting(b[:k])
+		}
+		if err = asTimeout(err); !errors.Is(err, errTimeout) || time.Now().After(deadline) {
+			return answer{}, err
+		}
 	}
-	return parseGreeting(b[:k])
 }
 
 func asTimeout(err error) error {
