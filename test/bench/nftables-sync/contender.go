@@ -211,7 +211,7 @@ func (c *contender) follow(ctx context.Context, cl *cluster, p *process, o *obse
 		}
 		took, err := cl.changeEndpoint(ctx, o, i)
 		if err != nil {
-			return fmt.Errorf("endpoint change: %w", err)
+			return fmt.Errorf("change endpoint: %w", err)
 		}
 		s.endpointChange = append(s.endpointChange, took.Seconds())
 	}
@@ -221,7 +221,7 @@ func (c *contender) follow(ctx context.Context, cl *cluster, p *process, o *obse
 		}
 		took, err := cl.addService(ctx, o)
 		if err != nil {
-			return fmt.Errorf("Service added: %w", err)
+			return fmt.Errorf("add Service: %w", err)
 		}
 		s.serviceAdd = append(s.serviceAdd, took.Seconds())
 	}

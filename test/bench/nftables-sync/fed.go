@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"runtime"
@@ -92,7 +93,12 @@ func fedRun(ctx context.Context, s *samples, n int, changes bool) error {
 	done := make(chan error, 1)
 	start := time.Now()
 	go func() { done <- sy.Run(run) }()
-	defer func() { stop(); <-done; _ = b.Cleanup(context.WithoutCancel(ctx)) }()
+	defer func() {
+		stop()
+		if err := errors.Join(<-done, b.Cleanup(context.WithoutCancel(ctx))); err != nil {
+			progress("end of run: %v", err)
+		}
+	}()
 	select {
 	case <-applied:
 	case <-ctx.Done():

@@ -311,8 +311,8 @@ func (b *Batch) Chunks(n int) iter.Seq[*Batch] {
 	b.closeList()
 	return func(yield func(*Batch) bool) {
 		start, first := 0, 0
-		for off, i, last := 0, 0, 0; off < len(b.buf); {
-			last = off
+		for off, i := 0, 0; off < len(b.buf); {
+			last := off
 			off += int(binary.NativeEndian.Uint32(b.buf[off:]))
 			i++
 			if i-first < n && off < len(b.buf) {
