@@ -20,13 +20,14 @@ import (
 )
 
 // Packets runs the table with real packets. The test's own namespace, fresh
-// by nstest.Main, becomes node-1; b must work in it.
-func Packets(t *testing.T, b backend.Backend) {
+// by nstest.Main, becomes node-1; b must work in it. Rows named in cannot are
+// those that the mode's documentation says it cannot do: they must not work.
+func Packets(t *testing.T, b backend.Backend, cannot ...string) {
 	nstest.Require(t, "ip")
 	net := newNetwork(t)
 	for _, r := range Rows() {
 		for _, f := range r.Families() {
-			t.Run(r.Name+"/"+f.String(), func(t *testing.T) { net.run(t, b, &r, f) })
+			t.Run(r.Name+"/"+f.String(), func(t *testing.T) { net.run(t, b, &r, f, slices.Contains(cannot, r.Name)) })
 		}
 	}
 	if err := b.Cleanup(context.Background()); err != nil {
@@ -34,13 +35,20 @@ func Packets(t *testing.T, b backend.Backend) {
 	}
 }
 
-func (n *network) run(t *testing.T, b backend.Backend, r *Row, f model.Family) {
+func (n *network) run(t *testing.T, b backend.Backend, r *Row, f model.Family, cannot bool) {
 	desired, _ := model.Compute(r.Snapshot(f))
 	if _, err := b.Sync(t.Context(), desired, nil); err != nil {
 		t.Fatal(err)
 	}
 	n.forget(t)
-	if got := n.observe(t, r, f); !same(r.Want, got) {
+	got := n.observe(t, r, f)
+	if cannot {
+		if same(r.Want, got) {
+			t.Errorf("%s dials %s: %v, which this mode is said not to do: correct its documentation", r.From, r.To, got)
+		}
+		return
+	}
+	if !same(r.Want, got) {
 		t.Errorf("%s dials %s: %v, want %v", r.From, r.To, got, r.Want)
 	}
 }

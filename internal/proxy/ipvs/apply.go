@@ -22,6 +22,8 @@ import (
 type rebuilding struct {
 	node   *model.Node
 	tables []nfnl.Table
+	// was are the elements that they had: written again, but no change.
+	was map[elementID]string
 }
 
 // apply makes the kernel match what is wanted where t says that it may differ:
@@ -50,7 +52,7 @@ func (b *Backend) apply(ctx context.Context, t *touched, r *rebuilding) (backend
 	if err := b.tables.commit(r.node, r.tables, edits); err != nil {
 		return report, unsupported(err)
 	}
-	b.remember(edits, &report)
+	b.remember(edits, r, &report)
 	for id := range t.elements {
 		a := id.addr()
 		if _, is := b.have.elements[id]; id.set != setAddresses || !is || b.have.routes[a] {
@@ -64,10 +66,7 @@ func (b *Backend) apply(ctx context.Context, t *touched, r *rebuilding) (backend
 		report.Added++
 	}
 	errs = append(errs, b.lowerServers(t, &report)...)
-	report.Objects = len(b.have.elements) + len(b.have.routes)
-	for _, s := range b.have.servers {
-		report.Objects += 1 + len(s.reals)
-	}
+	report.Objects = len(b.have.elements) + len(b.have.routes) + b.want.serving
 	return report, errors.Join(errs...)
 }
 
@@ -115,17 +114,25 @@ func (b *Backend) edits(t *touched) []edit {
 	return edits
 }
 
-func (b *Backend) remember(edits []edit, report *backend.Report) {
+func (b *Backend) remember(edits []edit, r *rebuilding, report *backend.Report) {
 	for _, e := range edits {
-		if e.had {
+		was, there := r.was[e.id]
+		again := there && e.has && was == e.new
+		delete(r.was, e.id)
+		if e.had || there && !again {
 			report.Deleted++
+		}
+		if e.had {
 			delete(b.have.elements, e.id)
 		}
 		if e.has {
-			report.Added++
 			b.have.elements[e.id] = e.new
 		}
+		if e.has && !again {
+			report.Added++
+		}
 	}
+	report.Deleted += len(r.was) // not wanted any more
 }
 
 func (b *Backend) deleteRoute(a netip.Addr, report *backend.Report) error {
@@ -178,6 +185,7 @@ func (b *Backend) raise(changes []vsnl.Change, key vsnl.Key) []vsnl.Change {
 	settings.Scheduler = b.available(settings.Scheduler)
 	switch {
 	case h == nil:
+		b.made[key] = true
 		changes = append(changes, vsnl.Change{Op: vsnl.AddServer, Server: key, Settings: settings})
 		h = &present{}
 	case h.Settings != settings:
@@ -249,6 +257,9 @@ func (b *Backend) do(ctx context.Context, changes []vsnl.Change, report *backend
 // done writes one successful change into have.
 func (b *Backend) done(c *vsnl.Change, report *backend.Report) {
 	h := b.have.servers[c.Server]
+	if h == nil && c.Op != vsnl.AddServer {
+		return // its addition was reported as failed; the next Sync reads the kernel
+	}
 	switch c.Op {
 	case vsnl.AddServer:
 		b.have.servers[c.Server] = &present{Settings: c.Settings, reals: map[netip.AddrPort]uint32{}}
@@ -261,16 +272,31 @@ func (b *Backend) done(c *vsnl.Change, report *backend.Report) {
 		b.undrain(c.Server, c.Real.AddrPort)
 	case vsnl.DeleteServer:
 		delete(b.have.servers, c.Server)
+		delete(b.made, c.Server)
 		delete(b.draining, c.Server)
-		if a := action(c.Server.Mark); a.byMark() && b.want.servers[c.Server] == nil {
-			b.render.marks.release(a & markIndex)
-		}
+		b.releaseMark(c.Server)
 	}
 	if c.Op == vsnl.DeleteReal || c.Op == vsnl.DeleteServer {
 		report.Deleted++
 	} else {
 		report.Added++
 	}
+}
+
+// releaseMark frees the index of a virtual server's mark, unless the same
+// frontend has another one by the same index: seen from inside only, or not.
+func (b *Backend) releaseMark(key vsnl.Key) {
+	a := action(key.Mark)
+	if !a.byMark() {
+		return
+	}
+	for _, mark := range []action{a, a ^ markInside} {
+		key.Mark = uint32(mark)
+		if b.want.servers[key] != nil || b.have.servers[key] != nil {
+			return
+		}
+	}
+	b.render.marks.release(a & markIndex)
 }
 
 // lowerServers deletes what nothing leads to any more.
@@ -280,9 +306,7 @@ func (b *Backend) lowerServers(t *touched, report *backend.Report) []error {
 		w, h := b.want.servers[key], b.have.servers[key]
 		switch {
 		case h == nil && w == nil:
-			if a := action(key.Mark); a.byMark() {
-				b.render.marks.release(a & markIndex) // it never came up
-			}
+			b.releaseMark(key) // it never came up
 		case h != nil && w == nil:
 			changes = append(changes, vsnl.Change{Op: vsnl.DeleteServer, Server: key})
 		case h != nil && w.udp:

@@ -98,6 +98,7 @@ type Backend struct {
 	tables  tableKernel
 	routes  routeKernel
 	render  *renderer
+	prepare func() error // sets what IPVS has as sysctls
 	release func() error
 	now     func() time.Time
 	port    uint32
@@ -110,6 +111,9 @@ type Backend struct {
 	applied map[types.NamespacedName]*model.Service
 	want    wanted
 	have    kernel
+	// made are the virtual servers that this process tried to add. When a call
+	// failed, nothing else may tell that one is ours.
+	made map[vsnl.Key]bool
 	// lacking are schedulers that this kernel turned out not to have.
 	lacking  map[string]bool
 	draining map[vsnl.Key]map[netip.AddrPort]time.Time
@@ -164,7 +168,7 @@ func New(cfg Config) (*Backend, error) {
 		return nil, err
 	}
 	b := newBackend(cfg, servers, tables, routes)
-	b.port = tables.conn.Port()
+	b.port, b.prepare = tables.conn.Port(), ensureSettings
 	b.release = func() error {
 		routes.close()
 		return errors.Join(servers.Close(), tables.close())
@@ -174,9 +178,9 @@ func New(cfg Config) (*Backend, error) {
 
 func newBackend(cfg Config, s serverKernel, t tableKernel, r routeKernel) *Backend {
 	return &Backend{
-		cfg: cfg, servers: s, tables: t, routes: r, now: time.Now, release: func() error { return nil },
-		render:   &renderer{scheduler: cfg.Scheduler, families: cfg.Families, marks: newMarks()},
-		lacking:  map[string]bool{},
+		cfg: cfg, servers: s, tables: t, routes: r, now: time.Now, prepare: func() error { return nil }, release: func() error { return nil },
+		render:  &renderer{scheduler: cfg.Scheduler, families: cfg.Families, marks: newMarks()},
+		lacking: map[string]bool{}, made: map[vsnl.Key]bool{},
 		draining: map[vsnl.Key]map[netip.AddrPort]time.Time{},
 	}
 }
@@ -233,6 +237,7 @@ func (b *Backend) sync(ctx context.Context, want model.Desired, changed []types.
 		return b.fullSync(ctx, want)
 	}
 	t := newTouched()
+	changed = distinct(changed)
 	for _, name := range changed {
 		b.want.remove(b.render.render(b.applied[name]), t)
 	}
@@ -242,9 +247,18 @@ func (b *Backend) sync(ctx context.Context, want model.Desired, changed []types.
 	return b.apply(ctx, t, &rebuilding{node: &b.node})
 }
 
+// distinct leaves one of each name: what is rendered is counted.
+func distinct(names []types.NamespacedName) []types.NamespacedName {
+	seen := map[types.NamespacedName]bool{}
+	for _, n := range names {
+		seen[n] = true
+	}
+	return slices.Collect(maps.Keys(seen))
+}
+
 // fullSync reads the kernel and makes it match want, whatever it was.
 func (b *Backend) fullSync(ctx context.Context, want model.Desired) (backend.Report, error) {
-	if err := ensureSettings(); err != nil {
+	if err := b.prepare(); err != nil {
 		return backend.Report{}, err
 	}
 	// What can't be done is left alone instead of being done half.
@@ -285,15 +299,21 @@ func (b *Backend) fullSync(ctx context.Context, want model.Desired) (backend.Rep
 	for id := range b.have.elements {
 		t.elements[id] = true
 	}
-	// An element of a table that is built anew is not there.
-	for id := range b.have.elements {
-		if slices.Contains(found.rebuild, tableOf(id.family)) {
+	report, err := b.apply(ctx, t, b.rebuild(&node, found.rebuild))
+	report.Drift = drift
+	return report, err
+}
+
+// rebuild prepares to build tables anew: their elements are then not there.
+func (b *Backend) rebuild(node *model.Node, tables []nfnl.Table) *rebuilding {
+	r := &rebuilding{node: node, tables: tables, was: map[elementID]string{}}
+	for id, value := range b.have.elements {
+		if slices.Contains(tables, tableOf(id.family)) {
+			r.was[id] = value
 			delete(b.have.elements, id)
 		}
 	}
-	report, err := b.apply(ctx, t, &rebuilding{node: &node, tables: found.rebuild})
-	report.Drift = drift
-	return report, err
+	return r
 }
 
 func (b *Backend) allTables() []nfnl.Table {

@@ -39,4 +39,6 @@ func newTestBackend(t testing.TB, cfg Config) *Backend {
 	return b
 }
 
-func TestFlowsWithPackets(t *testing.T) { flowtable.Packets(t, newTestBackend(t, Config{})) }
+func TestFlowsWithPackets(t *testing.T) {
+	flowtable.Packets(t, newTestBackend(t, Config{}), "NodePort at loopback, endpoint here", "NodePort at loopback, endpoint there")
+}

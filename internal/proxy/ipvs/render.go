@@ -5,8 +5,6 @@ package ipvs
 import (
 	"net/netip"
 
-	"k8s.io/apimachinery/pkg/types"
-
 	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
@@ -17,8 +15,6 @@ type server struct {
 	reals map[netip.AddrPort]uint32 // weights
 	// udp says that removed real servers must go at once.
 	udp bool
-	// owner is for logs.
-	owner types.NamespacedName
 }
 
 // rendered is what one Service comes to.
@@ -102,7 +98,7 @@ const byAddress action = markMask
 func (r *renderer) target(out *rendered, svc *model.Service, f *model.Frontend, t *model.Target, id elementID, flags action) {
 	s := &server{
 		Settings: vsnl.Settings{Scheduler: r.schedulerOf(svc), Persistence: t.Affinity},
-		reals:    make(map[netip.AddrPort]uint32, len(t.Endpoints)), owner: svc.Name,
+		reals:    make(map[netip.AddrPort]uint32, len(t.Endpoints)), udp: f.Protocol == model.UDP,
 	}
 	key := vsnl.Key{Addr: f.Addr, Port: f.Port, Protocol: uint8(f.Protocol)}
 	act := markBase

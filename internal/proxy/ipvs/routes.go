@@ -42,6 +42,17 @@ func newRoutes(families []model.Family, table int) (*routes, error) {
 
 func (r *routes) close() { r.link.Close() }
 
+// whole asks again while changes meanwhile spoil a list.
+func whole[T any](list func() ([]T, error)) ([]T, error) {
+	const tries = 20
+	for range tries - 1 {
+		if out, err := list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return out, err
+		}
+	}
+	return list()
+}
+
 func netlinkFamily(f model.Family) int {
 	if f == model.IPv4 {
 		return unix.AF_INET
@@ -69,7 +80,9 @@ func (r *routes) read() (routed, own map[netip.Addr]bool, err error) {
 func (r *routes) listed() (map[netip.Addr]bool, error) {
 	routed := map[netip.Addr]bool{}
 	for _, f := range r.families {
-		list, err := r.link.RouteListFiltered(netlinkFamily(f), &netlink.Route{Table: r.table}, netlink.RT_FILTER_TABLE)
+		list, err := whole(func() ([]netlink.Route, error) {
+			return r.link.RouteListFiltered(netlinkFamily(f), &netlink.Route{Table: r.table}, netlink.RT_FILTER_TABLE)
+		})
 		if err != nil {
 			return nil, fmt.Errorf("list routes: %w", err)
 		}
@@ -89,7 +102,7 @@ func (r *routes) listed() (map[netip.Addr]bool, error) {
 func (r *routes) own() (map[netip.Addr]bool, error) {
 	own := map[netip.Addr]bool{}
 	for _, f := range r.families {
-		list, err := r.link.AddrList(nil, netlinkFamily(f))
+		list, err := whole(func() ([]netlink.Addr, error) { return r.link.AddrList(nil, netlinkFamily(f)) })
 		if err != nil {
 			return nil, fmt.Errorf("list addresses: %w", err)
 		}
@@ -134,7 +147,9 @@ func (r *routes) rule(f model.Family) *netlink.Rule {
 
 func (r *routes) ensureRules() error {
 	for _, f := range r.families {
-		list, err := r.link.RuleListFiltered(netlinkFamily(f), r.rule(f), netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PRIORITY)
+		list, err := whole(func() ([]netlink.Rule, error) {
+			return r.link.RuleListFiltered(netlinkFamily(f), r.rule(f), netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PRIORITY)
+		})
 		if err != nil {
 			return fmt.Errorf("list routing rules: %w", err)
 		}

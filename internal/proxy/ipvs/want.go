@@ -3,6 +3,7 @@
 package ipvs
 
 import (
+	"maps"
 	"net/netip"
 
 	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
@@ -12,6 +13,8 @@ import (
 type wanted struct {
 	servers  map[vsnl.Key]*server
 	elements map[elementID]*count
+	// serving counts the virtual and real servers that get new connections.
+	serving int
 }
 
 // count is a wanted element: several Services can have one.
@@ -39,6 +42,7 @@ func newTouched() *touched {
 func (w *wanted) add(r rendered, t *touched) {
 	for key, s := range r.servers {
 		w.servers[key] = s
+		w.serving += s.size()
 		t.servers[key] = true
 	}
 	for id, value := range r.elements {
@@ -55,6 +59,7 @@ func (w *wanted) add(r rendered, t *touched) {
 
 func (w *wanted) remove(r rendered, t *touched) {
 	for key := range r.servers {
+		w.serving -= w.servers[key].size()
 		delete(w.servers, key)
 		t.servers[key] = true
 	}
@@ -68,6 +73,14 @@ func (w *wanted) remove(r rendered, t *touched) {
 			delete(w.elements, id)
 		}
 	}
+}
+
+// size is 0 for nil, and for one that only stands for what it once had.
+func (s *server) size() int {
+	if s == nil || len(s.reals) == 0 {
+		return 0
+	}
+	return 1 + len(s.reals)
 }
 
 // differences counts what differs between two states of the kernel.
@@ -108,7 +121,7 @@ func mapDifferences[K, V comparable](a, b map[K]V) int {
 }
 
 // load fills have with what of the kernel is ours: see the package's
-// documentation. Real servers with weight 0 are taken for draining.
+// documentation, and what this process made. A failed load forgets neither. Real servers with weight 0 are taken for draining.
 func (b *Backend) load(found state) error {
 	routed, own, err := b.routes.read()
 	if err != nil {
@@ -128,7 +141,7 @@ func (b *Backend) load(found state) error {
 	}
 	for i := range servers {
 		s := &servers[i]
-		if !b.owns(s.Key, frontends) {
+		if !b.made[s.Key] && !b.owns(s.Key, frontends) {
 			continue
 		}
 		p := &present{Settings: s.Settings, reals: map[netip.AddrPort]uint32{}}
@@ -143,6 +156,9 @@ func (b *Backend) load(found state) error {
 			b.render.marks.reserve(a & markIndex)
 		}
 	}
+	maps.DeleteFunc(b.made, func(key vsnl.Key, _ bool) bool {
+		return b.have.servers[key] == nil && b.want.servers[key] == nil
+	})
 	for key := range b.draining {
 		if b.have.servers[key] == nil {
 			delete(b.draining, key)

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipvs
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/causeway-lb/causeway/internal/proxy/backend"
+	"github.com/causeway-lb/causeway/internal/proxy/backend/backendtest"
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/proxy/model/modeltest"
+)
+
+func TestContractOnFake(t *testing.T) {
+	k := newFakeKernel()
+	backendtest.Run(t, func(t testing.TB) backend.Backend {
+		b := newFakeBackend(k, Config{})
+		t.Cleanup(func() { b.Close() })
+		return b
+	})
+}
+
+func testService(proto model.Protocol, scheduler string, endpoints ...string) *model.Service {
+	t := &model.Target{Action: model.Reject}
+	for _, e := range endpoints {
+		t.Action = model.Forward
+		t.Endpoints = append(t.Endpoints, model.Endpoint{AddrPort: netip.MustParseAddrPort(e), Weight: 1})
+	}
+	return &model.Service{
+		Name: types.NamespacedName{Namespace: "default", Name: "web"}, Scheduler: scheduler,
+		Frontends: []model.Frontend{{
+			Key: model.Key{Addr: netip.MustParseAddr("10.96.0.10"), Port: 80, Protocol: proto}, Inside: t, Outside: t,
+		}},
+	}
+}
+
+func mustSync(t *testing.T, b *Backend, svcs ...*model.Service) {
+	t.Helper()
+	d := model.Desired{Services: map[types.NamespacedName]*model.Service{}}
+	changed := []types.NamespacedName{{Namespace: "default", Name: "web"}}
+	for _, s := range svcs {
+		d.Services[s.Name] = s
+	}
+	if _, err := b.Sync(t.Context(), d, changed); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// weights gives the real servers of the only virtual server, nil if there is
+// none.
+func (k *fakeKernel) weights(t *testing.T) map[string]uint32 {
+	t.Helper()
+	if len(k.servers) > 1 {
+		t.Fatalf("%d virtual servers, want one at most", len(k.servers))
+	}
+	for _, s := range k.servers {
+		out := map[string]uint32{}
+		for _, r := range s.Reals {
+			out[r.String()] = r.Weight
+		}
+		return out
+	}
+	return nil
+}
+
+// connect sets how many connections a real server has.
+func (k *fakeKernel) connect(active uint32, to string) {
+	for _, s := range k.servers {
+		for i := range s.Reals {
+			if s.Reals[i].String() == to {
+				s.Reals[i].Active = active
+			}
+		}
+	}
+}
+
+const podA, podB = "10.244.1.2:8080", "10.244.1.3:8080"
+
+// A removed endpoint keeps its connections, gets no new ones, and goes when
+// they have ended or took too long.
+func TestDraining(t *testing.T) {
+	check := func(t *testing.T, k *fakeKernel, want map[string]uint32) {
+		t.Helper()
+		if diff := cmp.Diff(want, k.weights(t)); diff != "" {
+			t.Fatalf("real servers (-want +got):\n%s", diff)
+		}
+	}
+	begin := func(t *testing.T, proto model.Protocol) (*fakeKernel, *Backend, *time.Time) {
+		k, now := newFakeKernel(), time.Unix(0, 0)
+		b := newFakeBackend(k, Config{DrainInterval: time.Hour, DrainTimeout: time.Minute})
+		b.now = func() time.Time { return now }
+		t.Cleanup(func() { b.Close() })
+		mustSync(t, b, testService(proto, "", podA, podB))
+		k.connect(1, podA)
+		return k, b, &now
+	}
+	t.Run("goes when its connections have ended", func(t *testing.T) {
+		k, b, _ := begin(t, model.TCP)
+		mustSync(t, b, testService(model.TCP, "", podB))
+		b.sweep()
+		check(t, k, map[string]uint32{podA: 0, podB: 1})
+		k.connect(0, podA)
+		b.sweep()
+		check(t, k, map[string]uint32{podB: 1})
+	})
+	t.Run("goes when it takes too long", func(t *testing.T) {
+		k, b, now := begin(t, model.TCP)
+		mustSync(t, b, testService(model.TCP, "", podB))
+		*now = now.Add(time.Minute)
+		b.sweep()
+		check(t, k, map[string]uint32{podB: 1})
+	})
+	t.Run("comes back", func(t *testing.T) {
+		k, b, now := begin(t, model.TCP)
+		mustSync(t, b, testService(model.TCP, "", podB))
+		mustSync(t, b, testService(model.TCP, "", podA, podB))
+		*now = now.Add(time.Hour)
+		b.sweep()
+		check(t, k, map[string]uint32{podA: 1, podB: 1})
+	})
+	t.Run("UDP goes at once", func(t *testing.T) {
+		k, b, _ := begin(t, model.UDP)
+		mustSync(t, b, testService(model.UDP, "", podB))
+		check(t, k, map[string]uint32{podB: 1})
+	})
+	t.Run("the last endpoint drains, then the virtual server goes", func(t *testing.T) {
+		k, b, _ := begin(t, model.TCP)
+		mustSync(t, b, testService(model.TCP, ""))
+		b.sweep()
+		check(t, k, map[string]uint32{podA: 0})
+		k.connect(0, podA)
+		b.sweep()
+		check(t, k, nil)
+	})
+	t.Run("a new process goes on", func(t *testing.T) {
+		k, b, _ := begin(t, model.TCP)
+		mustSync(t, b, testService(model.TCP, "", podB))
+		next := newFakeBackend(k, Config{DrainInterval: time.Hour})
+		defer next.Close()
+		mustSync(t, next, testService(model.TCP, "", podB))
+		check(t, k, map[string]uint32{podA: 0, podB: 1})
+		k.connect(0, podA)
+		next.sweep()
+		check(t, k, map[string]uint32{podB: 1})
+	})
+	t.Run("a deleted Service does not wait", func(t *testing.T) {
+		k, b, _ := begin(t, model.TCP)
+		mustSync(t, b)
+		check(t, k, nil)
+	})
+}
+
+// The Service's scheduler is used; one that the kernel lacks is replaced.
+func TestScheduler(t *testing.T) {
+	k := newFakeKernel()
+	k.lacks["mh"] = true
+	b := newFakeBackend(k, Config{})
+	defer b.Close()
+	for _, tc := range []struct{ asked, used string }{{"", "wrr"}, {"lc", "lc"}, {"mh", "sh"}, {"sed", "sed"}} {
+		mustSync(t, b, testService(model.TCP, tc.asked, podA))
+		for _, s := range k.servers {
+			if s.Scheduler != tc.used {
+				t.Errorf("asked for %q: %q, want %q", tc.asked, s.Scheduler, tc.used)
+			}
+		}
+	}
+}
+
+// Packets are led to what exists only.
+func TestOrder(t *testing.T) {
+	k := newFakeKernel()
+	b := newFakeBackend(k, Config{})
+	defer b.Close()
+	mustSync(t, b)
+	k.calls = nil
+	mustSync(t, b, testService(model.TCP, "", podA))
+	mustSync(t, b)
+	want := []string{
+		"add virtual server 10.96.0.10:80/6 (wrr)", "add real server 10.244.1.2:8080 of 10.96.0.10:80/6", "commit", "route 10.96.0.10",
+		"unroute 10.96.0.10", "commit", "delete virtual server 10.96.0.10:80/6",
+	}
+	if diff := cmp.Diff(want, k.calls); diff != "" {
+		t.Errorf("calls (-want +got):\n%s", diff)
+	}
+}
+
+// An address of the node itself stays the node's: others may listen there.
+func TestOwnAddressGetsNoRoute(t *testing.T) {
+	k := newFakeKernel()
+	k.addrs[netip.MustParseAddr("10.96.0.10")] = true
+	b := newFakeBackend(k, Config{})
+	defer b.Close()
+	mustSync(t, b, testService(model.TCP, "", podA))
+	if len(k.routes) != 0 || len(k.servers) != 1 {
+		t.Errorf("routes %v, %d virtual servers, want none and one", k.routes, len(k.servers))
+	}
+}
+
+// settled is what a kernel does with new connections: its state without what
+// drains. Marks are replaced by what they stand for.
+func settled(k *fakeKernel) []string {
+	var out []string
+	meaning := map[uint32]string{}
+	for id, value := range k.elements {
+		if a := actionOf(value); id.set <= setNodePortsOutside && a.byMark() {
+			meaning[uint32(a)] = fmt.Sprintf("%s %x", id.set, id.key)
+			value = "by mark"
+		}
+		out = append(out, fmt.Sprintf("%d %s %x %x %v %x", id.family, id.set, id.key, id.keyEnd, id.end, value))
+	}
+	for key, s := range k.servers {
+		name := key.String()
+		if key.Mark != 0 {
+			name = fmt.Sprintf("%v %s", key.IPv6, meaning[key.Mark])
+		}
+		for _, r := range s.Reals {
+			if r.Weight > 0 {
+				out = append(out, fmt.Sprintf("%s %v -> %v weight %d", name, s.Settings, r.AddrPort, r.Weight))
+			}
+		}
+	}
+	for a := range k.routes {
+		out = append(out, "route "+a.String())
+	}
+	slices.Sort(out)
+	return out
+}
+
+// However the kernel's calls fail, done or not, the next Syncs converge to what
+// a faultless kernel has.
+func TestConvergesAfterFaults(t *testing.T) {
+	failures := 0
+	for seed := range uint64(60) {
+		k := newFakeKernel()
+		k.rnd, k.odds = rand.New(rand.NewPCG(seed, 1)), 0.005
+		b := newFakeBackend(k, Config{})
+		w := modeltest.New(seed)
+		st := model.NewState(w.Node)
+		pending := map[types.NamespacedName]bool{}
+		for range 120 {
+			name := w.Change()
+			var changes []model.Change
+			if in, ok := w.Input(name); ok {
+				changes = st.Set(in)
+			} else {
+				changes = st.Delete(name)
+			}
+			for _, c := range changes {
+				pending[c.Name] = true
+			}
+			if _, err := b.Sync(t.Context(), st.Desired(), slices.Collect(maps.Keys(pending))); err == nil {
+				clear(pending)
+			}
+		}
+		failures += k.failures
+		k.rnd = nil
+		if _, err := b.Sync(t.Context(), st.Desired(), slices.Collect(maps.Keys(pending))); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		perfect := newFakeKernel()
+		if _, err := newFakeBackend(perfect, Config{}).Sync(t.Context(), st.Desired(), nil); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(settled(perfect), settled(k)); diff != "" {
+			t.Fatalf("seed %d (-want +got):\n%s", seed, diff)
+		}
+		b.Close()
+	}
+	if failures < 100 {
+		t.Errorf("%d faults in all: too few to mean anything", failures)
+	}
+}

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipvs
+
+import (
+	"testing"
+
+	"github.com/causeway-lb/causeway/internal/proxy/backend"
+	"github.com/causeway-lb/causeway/internal/proxy/backend/backendtest"
+)
+
+func TestContract(t *testing.T) {
+	backendtest.Run(t, func(t testing.TB) backend.Backend { return newTestBackend(t, Config{}) })
+}

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipvs
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
+)
+
+// fakeKernel refuses what the kernel refuses. With rnd it fails now and then:
+// before a change, or behind it.
+type fakeKernel struct {
+	servers  map[vsnl.Key]*vsnl.VirtualServer
+	elements map[elementID]string
+	routes   map[netip.Addr]bool
+	addrs    map[netip.Addr]bool
+	tables   map[nfnl.Table]bool // tables whose rules are in place
+	lacks    map[string]bool     // schedulers
+	rnd      *rand.Rand
+	odds     float64
+	failures int
+	calls    []string
+}
+
+var errFault = errors.New("fault")
+
+func newFakeKernel() *fakeKernel {
+	return &fakeKernel{
+		servers: map[vsnl.Key]*vsnl.VirtualServer{}, elements: map[elementID]string{}, routes: map[netip.Addr]bool{},
+		addrs: map[netip.Addr]bool{}, tables: map[nfnl.Table]bool{}, lacks: map[string]bool{},
+	}
+}
+
+func (k *fakeKernel) fault() bool {
+	if k.rnd == nil || k.rnd.Float64() >= k.odds {
+		return false
+	}
+	k.failures++
+	return true
+}
+
+// try runs change with a fault before it, behind it, or none.
+func (k *fakeKernel) try(change func() error) error {
+	if k.fault() {
+		return errFault
+	}
+	err := change()
+	if k.fault() {
+		return errFault
+	}
+	return err
+}
+
+type fakeServers struct{ *fakeKernel }
+type fakeTables struct{ *fakeKernel }
+type fakeRoutes struct{ *fakeKernel }
+
+func (k fakeServers) Do(changes []vsnl.Change) []error {
+	errs := make([]error, len(changes))
+	for i, c := range changes {
+		errs[i] = k.try(func() error { return k.change(c) })
+	}
+	return errs
+}
+
+func (k fakeServers) change(c vsnl.Change) error {
+	k.calls = append(k.calls, c.String())
+	s := k.servers[c.Server]
+	if s == nil && c.Op != vsnl.AddServer {
+		return unix.ESRCH
+	}
+	if c.Op <= vsnl.SetServer && k.lacks[c.Settings.Scheduler] {
+		return unix.ENOENT
+	}
+	at := -1
+	if s != nil {
+		at = slices.IndexFunc(s.Reals, func(r vsnl.RealServer) bool { return r.AddrPort == c.Real.AddrPort })
+	}
+	switch c.Op {
+	case vsnl.AddServer:
+		if s != nil {
+			return unix.EEXIST
+		}
+		k.servers[c.Server] = &vsnl.VirtualServer{Key: c.Server, Settings: c.Settings}
+	case vsnl.SetServer:
+		s.Settings = c.Settings
+	case vsnl.DeleteServer:
+		delete(k.servers, c.Server)
+	case vsnl.AddReal:
+		if at >= 0 {
+			return unix.EEXIST
+		}
+		s.Reals = append(s.Reals, c.Real)
+	case vsnl.SetReal:
+		if at < 0 {
+			return unix.ENOENT
+		}
+		s.Reals[at].Weight = c.Real.Weight
+	case vsnl.DeleteReal:
+		if at < 0 {
+			return unix.ENOENT
+		}
+		s.Reals = slices.Delete(s.Reals, at, at+1)
+	}
+	return nil
+}
+
+func (k fakeServers) Read() ([]vsnl.VirtualServer, error) {
+	var out []vsnl.VirtualServer
+	for _, s := range k.servers {
+		c := *s
+		c.Reals = slices.Clone(s.Reals)
+		out = append(out, c)
+	}
+	if k.fault() {
+		return nil, errFault
+	}
+	return out, nil
+}
+
+func (k fakeServers) ReadReals(key vsnl.Key) ([]vsnl.RealServer, error) {
+	if k.fault() {
+		return nil, errFault
+	}
+	if s := k.servers[key]; s != nil {
+		return slices.Clone(s.Reals), nil
+	}
+	return nil, nil
+}
+
+func (k fakeTables) read() (state, error) {
+	if k.fault() {
+		return state{}, errFault
+	}
+	s := state{elements: maps.Clone(k.elements)}
+	for _, f := range model.Families {
+		if !k.tables[tableOf(f)] {
+			s.rebuild = append(s.rebuild, tableOf(f))
+		}
+	}
+	if !k.tables[arpTable] {
+		s.rebuild = append(s.rebuild, arpTable)
+	}
+	return s, nil
+}
+
+func (k fakeTables) commit(_ *model.Node, rebuild []nfnl.Table, edits []edit) error {
+	return k.try(func() error {
+		next := maps.Clone(k.elements)
+		for id := range next {
+			if slices.Contains(rebuild, tableOf(id.family)) {
+				delete(next, id)
+			}
+		}
+		for _, e := range edits {
+			if _, there := next[e.id]; e.had && !slices.Contains(rebuild, tableOf(e.id.family)) && !there {
+				return fmt.Errorf("delete %+v: %w", e.id, unix.ENOENT)
+			}
+			delete(next, e.id)
+			if e.has {
+				next[e.id] = e.new
+			}
+		}
+		k.elements = next
+		for _, t := range rebuild {
+			k.tables[t] = true
+		}
+		k.calls = append(k.calls, "commit")
+		return nil
+	})
+}
+
+func (k fakeTables) remove() error {
+	return k.try(func() error { clear(k.elements); clear(k.tables); return nil })
+}
+
+func (k fakeRoutes) read() (routed, own map[netip.Addr]bool, err error) {
+	if k.fault() {
+		return nil, nil, errFault
+	}
+	return maps.Clone(k.routes), maps.Clone(k.addrs), nil
+}
+
+func (k fakeRoutes) own() (map[netip.Addr]bool, error) {
+	if k.fault() {
+		return nil, errFault
+	}
+	return maps.Clone(k.addrs), nil
+}
+
+func (k fakeRoutes) add(a netip.Addr) error {
+	return k.try(func() error { k.calls = append(k.calls, "route "+a.String()); k.routes[a] = true; return nil })
+}
+
+func (k fakeRoutes) delete(a netip.Addr) error {
+	return k.try(func() error { k.calls = append(k.calls, "unroute "+a.String()); delete(k.routes, a); return nil })
+}
+
+func (k fakeRoutes) remove() error { return k.try(func() error { clear(k.routes); return nil }) }
+
+func newFakeBackend(k *fakeKernel, cfg Config) *Backend {
+	return newBackend(cfg.withDefaults(), fakeServers{k}, fakeTables{k}, fakeRoutes{k})
+}
