@@ -106,7 +106,11 @@ func cleanup(ctx context.Context) error {
 
 // restConfig is the kubeconfig's, or that of the Pod that this runs in.
 func restConfig(kubeconfig string) (*rest.Config, error) {
-	cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	load := rest.InClusterConfig
+	if kubeconfig != "" {
+		load = func() (*rest.Config, error) { return clientcmd.BuildConfigFromFlags("", kubeconfig) }
+	}
+	cfg, err := load()
 	if err != nil {
 		return nil, fmt.Errorf("reach the API server (give --kubeconfig outside a Pod): %w", err)
 	}
