@@ -11,24 +11,33 @@ import (
 )
 
 // classChain gives the chain that picks an endpoint for the frontends of one
-// class. Its last rule drops, which happens only to a packet that overtakes a
-// commit: the client's retransmission finds the new state.
+// class.
+//
+// A packet can overtake a commit: it has read its class, and then there are
+// fewer endpoints than that class has slots. The slot that it picks is gone
+// then, and the rule does not match. For such a packet the last but one rule
+// tries the first slot, which is there as long as there is any. The last one
+// drops: the client's retransmission finds the new state.
 func (p *program) classChain(u use, c class) chain {
-	rules := []nfnl.Rule{{Exprs: p.balance(u, c)}}
+	rules := []nfnl.Rule{{Exprs: p.balance(u, c.slots())}}
+	again := p.balance(u, 1)
 	if c.affinity() > 0 {
 		rules = p.affinityRules(u, c)
+		again = p.pick(u, c, 1, false)
 	}
-	rules = append(rules, nfnl.Rule{Exprs: []expr.Any{verdict(expr.VerdictDrop)}})
+	rules = append(rules,
+		nfnl.Rule{Comment: "overtook a commit", Exprs: again},
+		nfnl.Rule{Exprs: []expr.Any{verdict(expr.VerdictDrop)}})
 	return p.chain(u.chain(c), nil, rules)
 }
 
 // balance is the whole of load balancing:
 //
 //	dnat to <frontend> . numgen random mod n map @endpoints
-func (p *program) balance(u use, c class) []expr.Any {
+func (p *program) balance(u use, slots int) []expr.Any {
 	x := p.exprs()
 	x.key(u, r0)
-	x.add(&expr.Numgen{Register: r0 + p.keyWords(u), Modulus: uint32(c.slots()), Type: unix.NFT_NG_RANDOM})
+	x.add(&expr.Numgen{Register: r0 + p.keyWords(u), Modulus: uint32(slots), Type: unix.NFT_NG_RANDOM})
 	x.mapTo(r0, r0, u.of(setEndpoints))
 	x.dnat(r0)
 	return x.list
@@ -38,42 +47,52 @@ func (p *program) balance(u use, c class) []expr.Any {
 // endpoint is still there, and the time-out begins anew. The second picks an
 // endpoint and remembers its number. The third does without when the map of
 // clients is full.
-//
-//	registers: client | frontend | number | 2 of scratch, later the endpoint
 func (p *program) affinityRules(u use, c class) []nfnl.Rule {
-	const client = r0
-	frontend := client + p.addrWords()
-	number := frontend + p.keyWords(u)
-	free := number + 1
-
+	r := p.affinityRegisters(u)
 	known := p.exprs()
-	known.saddr(client)
-	known.key(u, frontend)
-	known.mapTo(client, free+1, u.affinity())
-	known.throughMarkTo(free+1, free, number)
+	known.saddr(r.client)
+	known.key(u, r.frontend)
+	known.mapTo(r.client, r.free+1, u.affinity())
+	known.throughMarkTo(r.free+1, r.free, r.number)
 	// The endpoint goes behind the number, which the update still needs.
-	known.mapTo(frontend, free, u.of(setAffinityEndpoints))
-	known.dynset(unix.NFT_DYNSET_OP_UPDATE, client, number, u, c)
-	known.dnat(free)
+	known.mapTo(r.frontend, r.free, u.of(setAffinityEndpoints))
+	known.dynset(unix.NFT_DYNSET_OP_UPDATE, r.client, r.number, u, c)
+	known.dnat(r.free)
+	return []nfnl.Rule{{Exprs: known.list}, {Exprs: p.pick(u, c, c.slots(), true)}, {Exprs: p.pick(u, c, c.slots(), false)}}
+}
 
-	pick := func(remember bool) []expr.Any {
-		x := p.exprs()
-		x.saddr(client)
-		x.key(u, frontend)
-		x.add(&expr.Numgen{Register: number, Modulus: uint32(c.slots()), Type: unix.NFT_NG_RANDOM})
-		x.mapTo(frontend, free+1, u.of(setAffinitySlots))
-		x.throughMarkTo(free+1, free, number)
-		if remember {
-			// An update never changes the value of an element that exists.
-			const opDelete = 2 // NFT_DYNSET_OP_DELETE
-			x.dynset(opDelete, client, number, u, c)
-			x.dynset(unix.NFT_DYNSET_OP_UPDATE, client, number, u, c)
-		}
-		x.mapTo(frontend, free, u.of(setAffinityEndpoints))
-		x.dnat(free)
-		return x.list
+// affinityRegisters is where the affinity rules keep what: client, frontend
+// and number follow each other, as they are keys together; from free on is
+// scratch for two, later for an endpoint.
+type affinityRegisters struct {
+	client, frontend, number, free uint32
+}
+
+func (p *program) affinityRegisters(u use) affinityRegisters {
+	r := affinityRegisters{client: r0, frontend: r0 + p.addrWords()}
+	r.number = r.frontend + p.keyWords(u)
+	r.free = r.number + 1
+	return r
+}
+
+// pick leads to the endpoint of a random slot, and remembers it or not.
+func (p *program) pick(u use, c class, slots int, remember bool) []expr.Any {
+	r := p.affinityRegisters(u)
+	x := p.exprs()
+	x.saddr(r.client)
+	x.key(u, r.frontend)
+	x.add(&expr.Numgen{Register: r.number, Modulus: uint32(slots), Type: unix.NFT_NG_RANDOM})
+	x.mapTo(r.frontend, r.free+1, u.of(setAffinitySlots))
+	x.throughMarkTo(r.free+1, r.free, r.number)
+	if remember {
+		// An update never changes the value of an element that exists.
+		const opDelete = 2 // NFT_DYNSET_OP_DELETE
+		x.dynset(opDelete, r.client, r.number, u, c)
+		x.dynset(unix.NFT_DYNSET_OP_UPDATE, r.client, r.number, u, c)
 	}
-	return []nfnl.Rule{{Exprs: known.list}, {Exprs: pick(true)}, {Exprs: pick(false)}}
+	x.mapTo(r.frontend, r.free, u.of(setAffinityEndpoints))
+	x.dnat(r.free)
+	return x.list
 }
 
 // key loads the frontend, as its elements are keyed.

@@ -65,6 +65,20 @@ func (l *load) end(t *testing.T) {
 	t.Logf("%d connections", l.dials)
 }
 
+// endAfter ends the load when it has made so many connections.
+func (l *load) endAfter(t *testing.T, dials int) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		l.mu.Lock()
+		enough := l.dials >= dials
+		l.mu.Unlock()
+		if enough {
+			break
+		}
+	}
+	l.end(t)
+}
+
 // listenAt accepts on addresses of the loopback interface.
 func listenAt(t *testing.T, addrs ...string) {
 	t.Helper()
