@@ -61,9 +61,9 @@ func (a *portAudit) Start(ctx context.Context) error {
 
 // run audits once. That it cannot is no reason not to grant.
 func (a *portAudit) run(ctx context.Context) {
-	var free, doubted []uint16
-	a.book.with(func(b *book.Book) { free, doubted = b.Ports().Unused(1 << 16) })
-	ports := append(free, doubted...)
+	var free, others []uint16
+	a.book.with(func(b *book.Book) { free, others = b.Ports().Unused(1 << 16) })
+	ports := append(free, others...)
 	lost := 0
 	for requests := 0; len(ports) > 0 && requests < auditMost; requests++ {
 		part := ports[:min(len(ports), auditPorts)]

@@ -60,7 +60,7 @@ type Lease[V comparable] struct {
 	// Until is when the lease ends; zero when Held.
 	Until time.Time
 
-	doubt time.Duration // of a Picked lease: Ask.Doubt
+	doubt time.Duration // how long the value is Doubted after Until
 }
 
 // Stats counts the values of a pool. Capacity is the sum of the others.

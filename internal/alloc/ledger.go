@@ -224,16 +224,16 @@ func (l *Ledger[V]) Rest(v V, owner Owner, since, until time.Time) {
 		return
 	}
 	l.memory.add(owner, v)
-	l.rest(v, owner, since, until)
+	l.rest(v, owner, since, until, 0)
 }
 
-func (l *Ledger[V]) rest(v V, owner Owner, since, until time.Time) {
-	l.put(Lease[V]{Value: v, Owner: owner, State: Resting, Since: since, Until: until})
+func (l *Ledger[V]) rest(v V, owner Owner, since, until time.Time, doubt time.Duration) {
+	l.put(Lease[V]{Value: v, Owner: owner, State: Resting, Since: since, Until: until, doubt: doubt})
 	l.ends.add(until, v)
 }
 
 // release ends a Held lease and lets the value rest as long as the pools that
-// have it say. Without that it is doubted for a moment.
+// have it say, and be doubted for the rest of the lag.
 func (l *Ledger[V]) release(v V, owner Owner, now time.Time) {
 	l.cut(v, func(lease Lease[V]) bool { return lease.State == Held && lease.Owner == owner })
 	if strongest(l.leases[v]) > Doubted {
@@ -241,17 +241,17 @@ func (l *Ledger[V]) release(v V, owner Owner, now time.Time) {
 	}
 	var rest time.Duration
 	l.places.each(l.kind, v, func(p *pool[V]) { rest = max(rest, p.Quarantine) })
-	if rest > 0 {
-		l.rest(v, owner, now, now.Add(rest))
+	if rest == 0 {
+		l.doubt(v, owner, now, now.Add(lag))
 		return
 	}
-	l.put(Lease[V]{Value: v, Owner: owner, State: Doubted, Since: now, Until: now.Add(lag)})
-	l.ends.add(now.Add(lag), v)
+	l.rest(v, owner, now, now.Add(rest), max(0, lag-rest))
 }
 
-// lag is how long a released value is doubted where it does not rest: the API
-// server tells of a deleted Service before it frees what that had.
-const lag = 2 * time.Second
+// lag is how long a released value is doubted, as far as it does not rest: the
+// API server tells of a deleted Service before it frees what that had, which
+// takes seconds when it has much to do.
+const lag = 10 * time.Second
 
 // Expire ends the picks and rests whose time is up. The methods that choose do
 // so themselves.
@@ -261,27 +261,36 @@ func (l *Ledger[V]) Expire(now time.Time) {
 		if !ok {
 			return
 		}
-		var doubt time.Duration
+		var over []Lease[V]
 		l.cut(v, func(lease Lease[V]) bool {
-			over := lease.State != Held && !lease.Until.After(now)
-			if over {
-				doubt = max(doubt, lease.doubt)
+			if lease.State == Held || lease.Until.After(now) {
+				return false
 			}
-			return over
+			over = append(over, lease)
+			return true
 		})
-		if doubt > 0 {
-			l.Doubt(v, now, now.Add(doubt))
+		for _, lease := range over {
+			if lease.doubt == 0 {
+				continue
+			}
+			if lease.State == Picked {
+				lease.Owner = Owner{} // nobody was seen to have it
+			}
+			l.doubt(v, lease.Owner, now, now.Add(lease.doubt))
 		}
 	}
 }
 
 // Doubt says that a value may be in use by somebody who cannot be seen, until
-// then. A value that has a lease is left as it is.
-func (l *Ledger[V]) Doubt(v V, now, until time.Time) {
-	if len(l.leases[v]) > 0 {
+// then. A value that somebody holds or picked is left as it is.
+func (l *Ledger[V]) Doubt(v V, now, until time.Time) { l.doubt(v, Owner{}, now, until) }
+
+// doubt is Doubt of a value that its last owner may have back.
+func (l *Ledger[V]) doubt(v V, owner Owner, now, until time.Time) {
+	if strongest(l.leases[v]) >= Picked {
 		return
 	}
-	l.put(Lease[V]{Value: v, State: Doubted, Since: now, Until: until})
+	l.put(Lease[V]{Value: v, Owner: owner, State: Doubted, Since: now, Until: until})
 	l.ends.add(until, v)
 }
 
@@ -291,20 +300,20 @@ func (l *Ledger[V]) Trust(v V) {
 }
 
 // Unused returns the values of all pools, up to a number, that Next could
-// return now, and those that are doubted.
-func (l *Ledger[V]) Unused(most int) (free, doubted []V) {
+// return now, and those that are doubted or rest.
+func (l *Ledger[V]) Unused(most int) (free, others []V) {
 	for _, p := range l.pools {
-		for n := uint64(0); p.taken != nil && n < p.taken.Size() && len(free)+len(doubted) < most; n++ {
+		for n := uint64(0); p.taken != nil && n < p.taken.Size() && len(free)+len(others) < most; n++ {
 			switch v := p.value(n); {
 			case p.never.Has(n):
 			case !p.taken.Has(n):
 				free = append(free, v)
-			case strongest(l.leases[v]) == Doubted:
-				doubted = append(doubted, v)
+			case strongest(l.leases[v]) <= Resting:
+				others = append(others, v)
 			}
 		}
 	}
-	return free, doubted
+	return free, others
 }
 
 // put adds a lease.

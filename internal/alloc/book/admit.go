@@ -409,22 +409,20 @@ func (c *counter[V]) used(v V) bool { return slices.Contains(c.given, c.kind.For
 // the caller can look whether it is booked, as it can for addresses; not for an
 // update, see doubt.
 func (c *counter[V]) mayReuse(v V) bool {
-	doubted, own := false, false
+	ports, lost, own := c.reserved != nil, false, false
 	for _, lease := range c.ledger.Leases(v) {
-		switch lease.State {
-		case alloc.Held:
+		mine := lease.Owner.Namespace == c.who.owner.Namespace && lease.Owner.Name == c.who.owner.Name
+		switch {
+		case lease.State == alloc.Held:
 			return false
-		case alloc.Picked:
-			if c.req.Old != nil || c.reserved != nil || c.req.Now.Sub(lease.Since) < concurrent {
-				return false
-			}
-			own = true
-		case alloc.Doubted:
-			doubted = true
+		case lease.State == alloc.Picked && (ports || c.req.Old != nil || c.req.Now.Sub(lease.Since) < concurrent):
+			return false
+		case lease.State == alloc.Doubted && !mine:
+			lost = true
 		}
-		own = own || lease.Owner.Namespace == c.who.owner.Namespace && lease.Owner.Name == c.who.owner.Name
+		own = own || mine
 	}
-	return own || !doubted
+	return !lost || own && !ports
 }
 
 func (c *counter[V]) reservedNow(v V) bool {
