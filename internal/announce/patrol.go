@@ -34,6 +34,9 @@ type beat struct {
 func (l *loop) plan(p *port, addresses []elect.Address, wanted []map[*port]bool, results []elect.Result) {
 	old := p.beats
 	p.beats = map[string]*beat{}
+	if l.s.cfg.Members.ProbeInterval == 0 {
+		return // gossip alone is to decide
+	}
 	for i, r := range results {
 		name := r.Announcer
 		if !wanted[i][p] || name == "" || name == l.s.cfg.Node || r.Rank(l.s.cfg.Node) < 0 {

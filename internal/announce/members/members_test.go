@@ -420,6 +420,41 @@ func TestLimitFollowsRoundTrip(t *testing.T) {
 	}
 }
 
+// TestQueuedPingsAreNoRoundTrip: what the kernel kept back while the link was cut
+// does not make the peer count as slow.
+func TestQueuedPingsAreNoRoundTrip(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		away time.Duration
+		slow bool
+	}{
+		{"cut off for long", 2 * time.Second, false},
+		{"held dead wrongly", 200 * time.Millisecond, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			m, err := New(Config{Name: "me", Bind: netip.MustParseAddrPort("127.9.0.1:0")}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			now := time.Unix(1000, 0)
+			m.now = func() time.Time { return now }
+			m.Watch([]string{"p"})
+			m.handle(message{kind: ping, from: "p"})
+			for m.View()["p"].Alive {
+				now = now.Add(m.cfg.Timing.ProbeInterval)
+				m.probe(now, m.cfg.Timing.ProbeInterval)
+				m.update()
+			}
+			last := m.number
+			now = now.Add(tc.away)
+			m.handle(message{kind: ack, number: last, from: "p"})
+			if got := m.peers["p"].limit(m.cfg.Timing, 0) > m.cfg.Timing.SilenceLimit; got != tc.slow {
+				t.Errorf("counts as slow: %v, want %v", got, tc.slow)
+			}
+		})
+	}
+}
+
 // TestLimitFollowsLateness: of this process's timers, and of the peer's.
 func TestLimitFollowsLateness(t *testing.T) {
 	m, err := New(Config{Name: "me", Bind: netip.MustParseAddrPort("127.9.0.1:0")}, nil)

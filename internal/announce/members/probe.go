@@ -41,6 +41,10 @@ func (m *Members) probeLoop(ctx context.Context) {
 	}
 }
 
+// forgetPings is after how long without a peer the answers to older pings are no
+// measure of its round trip. One that was held dead wrongly is back before.
+const forgetPings = 300 * time.Millisecond
+
 // lag notes how late a tick was. The worst fades by a hundredth with each.
 func (m *Members) lag(late time.Duration) {
 	m.mu.Lock()
@@ -150,6 +154,11 @@ func (m *Members) handle(msg message) {
 	now := m.now()
 	p := m.peer(msg.from)
 	returned := !p.alive
+	if returned && now.Sub(p.since) > forgetPings {
+		// Pings that waited for the link to come back are answered late; that
+		// says nothing about how quick the peer is.
+		clear(p.pings[:])
+	}
 	p.sign(now)
 	if (msg.kind == ping || msg.kind == ack) && len(msg.body) == 2 {
 		p.late = time.Duration(binary.BigEndian.Uint16(msg.body)) * time.Millisecond
