@@ -154,6 +154,8 @@ type family struct {
 	want map[chainID]*chain
 	// have are the chains as the last restore left them.
 	have map[chainID][]string
+	// objects counts their rules.
+	objects int
 }
 
 type chainID struct {
@@ -248,7 +250,7 @@ func distinct(names []types.NamespacedName) []types.NamespacedName {
 func (f *family) fullSync(ctx context.Context, want model.Desired, known bool) (backend.Report, error) {
 	before := f.have
 	var jumps bytes.Buffer
-	f.have = map[chainID][]string{}
+	f.have, f.objects = map[chainID][]string{}, 0
 	fixes := map[table]string{}
 	drift := 0
 	for _, t := range []table{nat, filter} {
@@ -258,6 +260,7 @@ func (f *family) fullSync(ctx context.Context, want model.Desired, known bool) (
 		}
 		for name, texts := range d.chains {
 			f.have[chainID{t, name}] = texts
+			f.objects += len(texts)
 		}
 		jumps.Reset()
 		for _, h := range hooks {
@@ -356,9 +359,7 @@ func (f *family) write(ctx context.Context, dirty map[chainID]bool, fixes map[ta
 			return report, fmt.Errorf("table %s: %w", t, err)
 		}
 	}
-	for _, texts := range f.have {
-		report.Objects += len(texts)
-	}
+	report.Objects = f.objects
 	return report, nil
 }
 
@@ -402,8 +403,12 @@ func (f *family) writeTable(ctx context.Context, t table, dirty map[chainID]bool
 	if err := f.run.apply(ctx, input.Bytes()); err != nil {
 		return err
 	}
-	maps.Copy(f.have, next)
+	for at, texts := range next {
+		f.objects += len(texts) - len(f.have[at])
+		f.have[at] = texts
+	}
 	for _, at := range gone {
+		f.objects -= len(f.have[at])
 		delete(f.have, at)
 	}
 	return nil
