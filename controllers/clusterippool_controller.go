@@ -42,6 +42,8 @@ const (
 // errNotSeen has a pool looked at again in a moment.
 var errNotSeen = errors.New("the book has not seen this version of the pool yet")
 
+const notSeenRecheck = 50 * time.Millisecond
+
 // ClusterIPPoolReconciler keeps the status of ClusterIPPools and the
 // ServiceCIDRs that they need.
 type ClusterIPPoolReconciler struct {
@@ -91,6 +93,9 @@ func (r *ClusterIPPoolReconciler) Reconcile(ctx context.Context, req reconcile.R
 	result, fault := r.ensureCIDRs(ctx, &pool)
 	before := pool.DeepCopy()
 	passing, err := r.fillStatus(ctx, &pool, fault)
+	if errors.Is(err, errNotSeen) {
+		return reconcile.Result{RequeueAfter: notSeenRecheck}, nil
+	}
 	if err != nil {
 		return reconcile.Result{}, err
 	}

@@ -69,7 +69,7 @@ func (r *NodePortPoolReconciler) Reconcile(ctx context.Context, req reconcile.Re
 		clashes = b.PortClashes(pool.Name)
 	})
 	if !known {
-		return reconcile.Result{}, errNotSeen
+		return reconcile.Result{RequeueAfter: notSeenRecheck}, nil
 	}
 	observeUsage(pool.Name, "ports", pool.Status.Ports)
 	_, bad := alloc.ParsePortRanges("spec.ranges", pool.Spec.Ranges)

@@ -40,6 +40,7 @@ type serviceBook struct {
 
 	synced  chan struct{} // closed when the book has everything that the API had at start
 	changed func()        // called after every change; it must not block
+	pools   func()        // called after a change of pools or ServiceCIDRs; it must not block
 }
 
 func newServiceBook(c cache.Cache, config book.Config) *serviceBook {
@@ -51,6 +52,7 @@ func newServiceBook(c cache.Cache, config book.Config) *serviceBook {
 		ahead:   map[types.UID]string{},
 		synced:  make(chan struct{}),
 		changed: func() {},
+		pools:   func() {},
 	}
 }
 
@@ -147,6 +149,7 @@ func (b *serviceBook) forgetService(obj any) {
 func (b *serviceBook) setClusterIPPool(ctx context.Context) func(any) {
 	return func(obj any) {
 		pool := obj.(*v1alpha1.ClusterIPPool)
+		defer b.pools()
 		if err := b.book.SetClusterIPPool(pool); err != nil {
 			logf.FromContext(ctx).Info("ClusterIPPool is used in part", "pool", pool.Name, "reason", err.Error())
 		}
@@ -156,6 +159,7 @@ func (b *serviceBook) setClusterIPPool(ctx context.Context) func(any) {
 func (b *serviceBook) setNodePortPool(ctx context.Context) func(any) {
 	return func(obj any) {
 		pool := obj.(*v1alpha1.NodePortPool)
+		defer b.pools()
 		if err := b.book.SetNodePortPool(pool); err != nil {
 			logf.FromContext(ctx).Info("NodePortPool is used in part", "pool", pool.Name, "reason", err.Error())
 		}
@@ -172,7 +176,10 @@ func (b *serviceBook) setLoadBalancerPool(ctx context.Context) func(any) {
 }
 
 func (b *serviceBook) forgetPool(forget func(*book.Book, string)) func(any) {
-	return func(obj any) { forget(b.book, obj.(client.Object).GetName()) }
+	return func(obj any) {
+		defer b.pools()
+		forget(b.book, obj.(client.Object).GetName())
+	}
 }
 
 func (b *serviceBook) setCIDR(obj any) {

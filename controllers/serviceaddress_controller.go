@@ -27,6 +27,7 @@ import (
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
@@ -50,6 +51,7 @@ type ServiceAddressReconciler struct {
 
 	allocator *ServiceAllocator
 	problems  *problems
+	pools     *pulse // one event for any changes of pools
 }
 
 // +kubebuilder:rbac:groups="",resources=services,verbs=get;list;watch;update;patch
@@ -69,12 +71,14 @@ func (r *ServiceAddressReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	inNamespace := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, ns client.Object) []reconcile.Request {
 		return r.services(ctx, client.InNamespace(ns.GetName()))
 	})
-	changed := builder.WithPredicates(predicate.GenerationChangedPredicate{})
+	if err := mgr.Add(r.pools); err != nil {
+		return err
+	}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("serviceaddress").
 		For(&corev1.Service{}).
-		Watches(&v1alpha1.ClusterIPPool{}, all, changed).
-		Watches(&v1alpha1.NodePortPool{}, all, changed).
+		// Not a watch of the pools: the book has to know them first.
+		WatchesRawSource(source.Channel(r.pools.events, all)).
 		Watches(&corev1.Namespace{}, inNamespace, builder.WithPredicates(predicate.LabelChangedPredicate{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
 		Complete(r)

@@ -3,6 +3,7 @@
 package controllers
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
 
+	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/alloc/book"
 )
@@ -72,9 +74,11 @@ func setupAllocationControllers(mgr ctrl.Manager, allocator *ServiceAllocator) e
 	addressPulse, portPulse := newPulse(listClusterIPPools(mgr.GetClient())), newPulse(listNodePortPools(mgr.GetClient()))
 	found.changed = func() { addressPulse.touch(); portPulse.touch() }
 	b.changed = found.changed
+	pools := newPulse(func(context.Context) []client.Object { return []client.Object{&v1alpha1.ClusterIPPool{}} })
+	b.pools = pools.touch
 	for _, part := range []interface{ SetupWithManager(ctrl.Manager) error }{
 		&ServiceAddressReconciler{
-			Client: mgr.GetClient(), Recorder: mgr.GetEventRecorder("causeway-controller"), allocator: allocator, problems: found,
+			Client: mgr.GetClient(), Recorder: mgr.GetEventRecorder("causeway-controller"), allocator: allocator, problems: found, pools: pools,
 		},
 		&ClusterIPPoolReconciler{Client: mgr.GetClient(), book: b, problems: found, pulse: addressPulse},
 		&NodePortPoolReconciler{Client: mgr.GetClient(), book: b, problems: found, pulse: portPulse},
