@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package version tells which Causeway this is.
 package version
 
 import "runtime/debug"
