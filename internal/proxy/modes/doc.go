@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package modes chooses the backend that a node uses, and changes from one to
+// another.
+//
+//	asked for     tried in this order
+//	auto          nftables, iptables
+//	nftables      nftables
+//	iptables      iptables
+//	ipvs          ipvs, nftables, iptables
+//
+// What a kernel can do shows when it is asked to: the first Sync of a candidate
+// that ends in an UnsupportedError is followed by the next candidate's, with
+// the same Desired. Any other error is the candidate's own to retry. From the
+// first success on the choice is fixed for the life of the process.
+//
+// # Changing modes
+//
+// After the first success the objects of the modes that were not chosen are
+// removed: first the new mode works, then the old one goes. Connections of
+// nftables and iptables are the kernel's connection tracking's, which goes on
+// translating them as long as any of the two is there. Those of ipvs are its
+// own: its objects stay behind, without new connections, until those have
+// ended.
+package modes

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package modes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/causeway-lb/causeway/internal/proxy/backend"
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+)
+
+// Mode is what an operator asks for.
+type Mode string
+
+// The modes.
+const (
+	Auto     Mode = "auto"
+	NFTables Mode = "nftables"
+	IPTables Mode = "iptables"
+	IPVS     Mode = "ipvs"
+)
+
+// orders are the candidates of each mode, best first.
+var orders = map[Mode][]Mode{
+	Auto:     {NFTables, IPTables},
+	NFTables: {NFTables},
+	IPTables: {IPTables},
+	IPVS:     {IPVS, NFTables, IPTables},
+}
+
+// Parse reads a mode's name.
+func Parse(name string) (Mode, error) {
+	if _, ok := orders[Mode(name)]; !ok {
+		return "", fmt.Errorf("unknown mode %q: choose from auto, nftables, iptables, ipvs", name)
+	}
+	return Mode(name), nil
+}
+
+// Kind is how to use one mode.
+type Kind struct {
+	// Open makes its Backend; it changes nothing in the kernel.
+	Open func() (backend.Backend, error)
+	// Present says whether there may be objects of an earlier process. Nil means
+	// that Cleanup may always be asked.
+	Present func() (bool, error)
+}
+
+// Config of a Chooser.
+type Config struct {
+	Mode  Mode
+	Kinds map[Mode]Kind
+	// FellBack, unless nil, is told that from cannot be used here, and why.
+	FellBack func(from, to Mode, why error)
+	// Chosen, unless nil, is told of the choice, once.
+	Chosen func(Mode)
+}
+
+// Chooser is the Backend of the mode that this node can do. It implements
+// backend.Backend and backend.Watcher.
+type Chooser struct {
+	cfg Config
+
+	// left are the candidates still to try; current is the first that opened.
+	left    []Mode
+	mode    Mode
+	current backend.Backend
+	// old are modes whose objects are still to be removed.
+	old []Mode
+
+	fixed  bool
+	settle chan struct{} // closed when fixed: current then never changes
+}
+
+var (
+	_ backend.Backend = (*Chooser)(nil)
+	_ backend.Watcher = (*Chooser)(nil)
+)
+
+// Leaver is a Backend whose connections end with its objects. Leave removes
+// what can go, and returns whether nothing is left; it is called again.
+type Leaver interface {
+	Leave(ctx context.Context) (done bool, err error)
+}
+
+// New opens the first candidate that opens. If none does, the error has the
+// reason of each.
+func New(cfg Config) (*Chooser, error) {
+	order, ok := orders[cfg.Mode]
+	if !ok {
+		return nil, fmt.Errorf("unknown mode %q", cfg.Mode)
+	}
+	c := &Chooser{cfg: cfg, left: slices.Clone(order), settle: make(chan struct{})}
+	return c, c.next(nil)
+}
+
+// next opens the next candidate; why is what was wrong with the current one.
+func (c *Chooser) next(why error) error {
+	errs := []error{why}
+	for len(c.left) > 0 {
+		mode := c.left[0]
+		c.left = c.left[1:]
+		b, err := c.cfg.Kinds[mode].Open()
+		var lacks *backend.UnsupportedError
+		switch {
+		case err == nil:
+			from := c.mode
+			if from == "" && len(errs) > 1 {
+				from = c.cfg.Mode
+			}
+			c.mode, c.current = mode, b
+			if reason := errors.Join(errs...); reason != nil && c.cfg.FellBack != nil {
+				c.cfg.FellBack(from, mode, reason)
+			}
+			return nil
+		case errors.As(err, &lacks):
+			errs = append(errs, fmt.Errorf("%s: %w", mode, err))
+		default:
+			return fmt.Errorf("open mode %s: %w", mode, err)
+		}
+	}
+	return fmt.Errorf("this node can do none of the modes for %q: %w", c.cfg.Mode, errors.Join(errs...))
+}
+
+// Name is the name of the mode in use.
+func (c *Chooser) Name() string { return string(c.mode) }
+
+// Sync implements backend.Backend. The first one tries candidates until one
+// can do it; with the next full Syncs what the others left is removed.
+func (c *Chooser) Sync(ctx context.Context, want model.Desired, changed []types.NamespacedName) (backend.Report, error) {
+	for {
+		report, err := c.current.Sync(ctx, want, changed)
+		var lacks *backend.UnsupportedError
+		switch {
+		case err == nil:
+			c.fix()
+			if report.Full {
+				err = c.removeOld(ctx)
+			}
+			return report, err
+		case c.fixed || !errors.As(err, &lacks) || len(c.left) == 0:
+			return report, err
+		}
+		// It may have got halfway.
+		failed := c.current
+		cleanErr := failed.Cleanup(ctx)
+		if nextErr := c.next(err); nextErr != nil {
+			return report, errors.Join(nextErr, cleanErr)
+		}
+		_ = failed.Close()
+		changed = nil
+	}
+}
+
+// fix ends the choosing.
+func (c *Chooser) fix() {
+	if c.fixed {
+		return
+	}
+	c.fixed = true
+	for mode := range c.cfg.Kinds {
+		if mode != c.mode {
+			c.old = append(c.old, mode)
+		}
+	}
+	slices.Sort(c.old)
+	close(c.settle)
+	if c.cfg.Chosen != nil {
+		c.cfg.Chosen(c.mode)
+	}
+}
+
+// removeOld removes the objects of modes that are not in use. A mode whose
+// objects can't be removed is tried again with the next full Sync; that is not
+// an error of the mode in use.
+func (c *Chooser) removeOld(ctx context.Context) error {
+	var left []Mode
+	for _, mode := range c.old {
+		if !c.removed(ctx, mode) {
+			left = append(left, mode)
+		}
+	}
+	c.old = left
+	return ctx.Err()
+}
+
+// Remaining are the modes whose objects are still there, sorted.
+func (c *Chooser) Remaining() []Mode { return slices.Clone(c.old) }
+
+// removed says whether nothing of a mode is left.
+func (c *Chooser) removed(ctx context.Context, mode Mode) bool {
+	kind := c.cfg.Kinds[mode]
+	if kind.Present != nil {
+		if present, err := kind.Present(); err != nil || !present {
+			return err == nil
+		}
+	}
+	b, err := kind.Open()
+	if err != nil {
+		var lacks *backend.UnsupportedError
+		return errors.As(err, &lacks) // then nothing of it can be there
+	}
+	defer b.Close()
+	if l, ok := b.(Leaver); ok {
+		done, err := l.Leave(ctx)
+		return done && err == nil
+	}
+	return b.Cleanup(ctx) == nil
+}
+
+// Cleanup removes the objects of all modes.
+func (c *Chooser) Cleanup(ctx context.Context) error {
+	errs := []error{c.current.Cleanup(ctx)}
+	for mode, kind := range c.cfg.Kinds {
+		if mode == c.mode {
+			continue
+		}
+		errs = append(errs, cleanup(ctx, mode, kind))
+	}
+	return errors.Join(errs...)
+}
+
+func cleanup(ctx context.Context, mode Mode, kind Kind) error {
+	if kind.Present != nil {
+		if present, err := kind.Present(); err != nil || !present {
+			return err
+		}
+	}
+	b, err := kind.Open()
+	var lacks *backend.UnsupportedError
+	if errors.As(err, &lacks) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open mode %s: %w", mode, err)
+	}
+	defer b.Close()
+	return b.Cleanup(ctx)
+}
+
+// Close closes the Backend in use.
+func (c *Chooser) Close() error { return c.current.Close() }
+
+// Watch implements backend.Watcher: it waits for the choice, which takes a Sync,
+// and then watches for the mode in use, if that can. Before the choice every
+// Sync is a full one, so that there is nothing to miss.
+func (c *Chooser) Watch(ctx context.Context, notify func()) error {
+	notify()
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-c.settle:
+	}
+	if w, ok := c.current.(backend.Watcher); ok {
+		return w.Watch(ctx, notify)
+	}
+	<-ctx.Done()
+	return nil
+}

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package modes
+
+import (
+	"errors"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/causeway-lb/causeway/internal/proxy/backend"
+	"github.com/causeway-lb/causeway/internal/proxy/iptables"
+	"github.com/causeway-lb/causeway/internal/proxy/ipvs"
+	"github.com/causeway-lb/causeway/internal/proxy/nftables"
+)
+
+// Kinds are the modes of a node, in the network namespace of the thread that
+// uses them.
+func Kinds(ipvsConfig ipvs.Config, iptablesConfig iptables.Config) map[Mode]Kind {
+	return map[Mode]Kind{
+		NFTables: {Open: func() (backend.Backend, error) { return opened(nftables.New(nftables.Config{})) }},
+		IPTables: {
+			Open:    func() (backend.Backend, error) { return opened(iptables.New(iptablesConfig)) },
+			Present: func() (bool, error) { return iptables.Present(iptablesConfig) },
+		},
+		IPVS: {
+			Open:    func() (backend.Backend, error) { return opened(ipvs.New(ipvsConfig)) },
+			Present: ipvsPresent,
+		},
+	}
+}
+
+// opened keeps a nil *T from becoming an interface that is not nil.
+func opened[B backend.Backend](b B, err error) (backend.Backend, error) {
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// ipvsPresent keeps the kernel's module from being loaded only to look for what
+// was never made.
+func ipvsPresent() (bool, error) {
+	_, err := netlink.LinkByName(ipvs.Name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return false, nil
+	}
+	return err == nil, err
+}
