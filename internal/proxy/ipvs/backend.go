@@ -80,6 +80,7 @@ type (
 	tableKernel interface {
 		read() (state, error)
 		commit(*model.Node, []nfnl.Table, []edit) error
+		retire() error
 		remove() error
 	}
 	routeKernel interface {

@@ -159,6 +159,33 @@ func TestDraining(t *testing.T) {
 	})
 }
 
+// Another mode takes over: nothing that refuses new connections stays, and what
+// established ones need goes when they have ended.
+func TestLeave(t *testing.T) {
+	k := newFakeKernel()
+	b := newFakeBackend(k, Config{})
+	mustSync(t, b, testService(model.TCP, "", podA))
+	k.connect(1, podA)
+	b.Close()
+	next := newFakeBackend(k, Config{})
+	defer next.Close()
+	for range 2 {
+		if done, err := next.Leave(t.Context()); done || err != nil {
+			t.Fatalf("with a connection: done %v, error %v", done, err)
+		}
+		if len(k.elements) != 0 || k.tables[tableOf(model.IPv4)] || !k.tables[arpTable] || len(k.servers) != 1 || len(k.routes) != 1 {
+			t.Fatalf("with a connection: elements %v, tables %v, %d virtual servers, routes %v", k.elements, k.tables, len(k.servers), k.routes)
+		}
+	}
+	k.connect(0, podA)
+	if done, err := next.Leave(t.Context()); !done || err != nil {
+		t.Fatalf("without: done %v, error %v", done, err)
+	}
+	if len(k.tables)+len(k.servers)+len(k.routes) != 0 {
+		t.Errorf("left: tables %v, servers %v, routes %v", k.tables, k.servers, k.routes)
+	}
+}
+
 // The Service's scheduler is used; one that the kernel lacks is replaced.
 func TestScheduler(t *testing.T) {
 	k := newFakeKernel()

@@ -4,7 +4,9 @@ package ipvs
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
@@ -82,4 +84,48 @@ func (b *Backend) drained(changes []vsnl.Change, key vsnl.Key, reals map[netip.A
 		changes = append(changes, vsnl.Change{Op: vsnl.DeleteServer, Server: key})
 	}
 	return changes
+}
+
+// Leave is Cleanup for a node that has another mode now, which translates new
+// connections before they come here. While virtual servers have connections,
+// those stay, and what leads packets to them; the tables, which would still
+// refuse and mark, go at once. done says that nothing is left; call it again
+// until then.
+func (b *Backend) Leave(ctx context.Context) (done bool, err error) {
+	busy, err := b.quiesce()
+	if err != nil {
+		return false, fmt.Errorf("leave ipvs: %w", err)
+	}
+	if busy {
+		return false, nil
+	}
+	return true, b.Cleanup(ctx)
+}
+
+// quiesce removes what concerns new connections, and says whether there are
+// established ones.
+func (b *Backend) quiesce() (busy bool, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.synced = false
+	found, err := b.tables.read()
+	if err != nil {
+		return false, err
+	}
+	b.want = newWanted()
+	if err := b.load(found); err != nil {
+		return false, err
+	}
+	for key := range b.have.servers {
+		b.made[key] = true // the tables that told are about to go
+		reals, err := b.servers.ReadReals(key)
+		if err != nil {
+			return false, err
+		}
+		busy = busy || slices.ContainsFunc(reals, func(r vsnl.RealServer) bool { return r.Active > 0 })
+	}
+	if busy {
+		err = b.tables.retire()
+	}
+	return busy, err
 }

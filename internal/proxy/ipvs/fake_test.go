@@ -184,6 +184,14 @@ func (k fakeTables) remove() error {
 	return k.try(func() error { clear(k.elements); clear(k.tables); return nil })
 }
 
+func (k fakeTables) retire() error {
+	return k.try(func() error {
+		clear(k.elements)
+		maps.DeleteFunc(k.tables, func(t nfnl.Table, _ bool) bool { return t != arpTable })
+		return nil
+	})
+}
+
 func (k fakeRoutes) read() (routed, own map[netip.Addr]bool, err error) {
 	if k.fault() {
 		return nil, nil, errFault

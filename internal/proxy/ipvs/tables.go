@@ -217,10 +217,18 @@ func (t *tables) build(tx *nfnl.Batch, table nfnl.Table, node *model.Node) {
 }
 
 // remove deletes the tables; absent ones are no error.
-func (t *tables) remove() error {
+func (t *tables) remove() error { return t.delete(t.all()) }
+
+// retire deletes those that concern connections. The one that keeps ARP quiet
+// is needed as long as there are routes.
+func (t *tables) retire() error {
+	return t.delete(slices.DeleteFunc(t.all(), func(table nfnl.Table) bool { return table == arpTable }))
+}
+
+func (t *tables) delete(all []nfnl.Table) error {
 	var tx nfnl.Batch
-	for _, table := range t.all() {
-		tx.AddTable(table)
+	for _, table := range all {
+		tx.AddTable(table) // so that an absent one is not an error
 		tx.DeleteTable(table)
 	}
 	return t.conn.Commit(&tx)
