@@ -255,7 +255,7 @@ func (r replica) ask(ctx context.Context, namespace, name string) (string, error
 	review := admissionv1.AdmissionReview{
 		TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/v1", Kind: "AdmissionReview"},
 		Request: &admissionv1.AdmissionRequest{
-			UID: types.UID(uuid.NewUUID()), Operation: admissionv1.Create, Namespace: namespace, Name: name, Object: runtime.RawExtension{Raw: raw},
+			UID: uuid.NewUUID(), Operation: admissionv1.Create, Namespace: namespace, Name: name, Object: runtime.RawExtension{Raw: raw},
 		},
 	}
 	body, err := json.Marshal(review)

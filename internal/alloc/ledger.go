@@ -3,7 +3,6 @@
 package alloc
 
 import (
-	"iter"
 	"slices"
 	"time"
 )
@@ -98,22 +97,6 @@ func (l *Ledger[V]) Next(name string, ask Ask) (V, error) {
 		}
 	}
 	return none, &FullError{Pool: name, Stats: p.stats(), Next: l.nextEnd(p)}
-}
-
-// doubted returns the value of the pool that has been doubted longest.
-func (l *Ledger[V]) doubted(p *pool[V]) (v V, ok bool) {
-	if p.counts[Doubted] == 0 {
-		return v, false
-	}
-	var since time.Time
-	for value, leases := range l.leases {
-		n, inside := p.index(value)
-		if !inside || p.never.Has(n) || l.IsBooked(value) || strongest(leases) != Doubted || ok && !leases[0].Since.Before(since) {
-			continue
-		}
-		v, since, ok = value, leases[0].Since, true
-	}
-	return v, ok
 }
 
 // nextEnd is when the first lease of the pool that ends by itself does so; zero
@@ -281,41 +264,6 @@ func (l *Ledger[V]) Expire(now time.Time) {
 	}
 }
 
-// Doubt says that a value may be in use by somebody who cannot be seen, until
-// then. A value that somebody holds or picked is left as it is.
-func (l *Ledger[V]) Doubt(v V, now, until time.Time) { l.doubt(v, Owner{}, now, until) }
-
-// doubt is Doubt of a value that its last owner may have back.
-func (l *Ledger[V]) doubt(v V, owner Owner, now, until time.Time) {
-	if strongest(l.leases[v]) >= Picked {
-		return
-	}
-	l.put(Lease[V]{Value: v, Owner: owner, State: Doubted, Since: now, Until: until})
-	l.ends.add(until, v)
-}
-
-// Trust says that a value is not in use by anyone unseen.
-func (l *Ledger[V]) Trust(v V) {
-	l.cut(v, func(lease Lease[V]) bool { return lease.State == Doubted })
-}
-
-// Unused returns the values of all pools, up to a number, that Next could
-// return now, and those that are doubted or rest.
-func (l *Ledger[V]) Unused(most int) (free, others []V) {
-	for _, p := range l.pools {
-		for n := uint64(0); p.taken != nil && n < p.taken.Size() && len(free)+len(others) < most; n++ {
-			switch v := p.value(n); {
-			case p.never.Has(n):
-			case !p.taken.Has(n):
-				free = append(free, v)
-			case strongest(l.leases[v]) <= Resting:
-				others = append(others, v)
-			}
-		}
-	}
-	return free, others
-}
-
 // put adds a lease.
 func (l *Ledger[V]) put(lease Lease[V]) {
 	before := l.leases[lease.Value]
@@ -341,34 +289,6 @@ func (l *Ledger[V]) cut(v V, match func(Lease[V]) bool) {
 	}
 	l.mindBooked(v)
 }
-
-// Booked says whether whoever stores Services has a record of the value being
-// in use, apart from the Services themselves. A value that is booked and that
-// nobody has is doubted for as long as that lasts; when it ends, all doubt does.
-func (l *Ledger[V]) Booked(v V, yes bool) {
-	if yes {
-		l.booked[v] = struct{}{}
-		l.mindBooked(v)
-		return
-	}
-	delete(l.booked, v)
-	l.Trust(v)
-}
-
-// IsBooked returns what Booked said last.
-func (l *Ledger[V]) IsBooked(v V) bool {
-	_, yes := l.booked[v]
-	return yes
-}
-
-func (l *Ledger[V]) mindBooked(v V) {
-	if _, yes := l.booked[v]; yes && len(l.leases[v]) == 0 {
-		l.put(Lease[V]{Value: v, State: Doubted, Until: never})
-	}
-}
-
-// never is later than any time that matters.
-var never = time.Unix(1<<40, 0)
 
 // changed brings everything that is computed from the leases up to date.
 func (l *Ledger[V]) changed(v V, from State, leases []Lease[V], lease Lease[V], by int) {
@@ -406,90 +326,4 @@ func strongest[V comparable](leases []Lease[V]) State {
 		state = max(state, lease.State)
 	}
 	return state
-}
-
-// Leases returns the leases of a value. The caller must not change them.
-func (l *Ledger[V]) Leases(v V) []Lease[V] { return l.leases[v] }
-
-// Has returns the values that the owner was last observed with. The caller must
-// not change them.
-func (l *Ledger[V]) Has(owner Owner) []V { return l.held[owner] }
-
-// Remembers returns the values that a Service of the owner's name held when it
-// last let go of any, in the order in which it was observed with them, and then
-// those picked for it since. They may be anyone's by now: Take them. The caller
-// must not change them.
-func (l *Ledger[V]) Remembers(owner Owner) []V { return l.memory.of(owner) }
-
-// Mine tells whether the owner, going by its name, holds or picked the value.
-func (l *Ledger[V]) Mine(v V, owner Owner) bool {
-	return slices.ContainsFunc(l.leases[v], func(lease Lease[V]) bool {
-		return lease.State >= Picked && lease.Owner.same(owner)
-	})
-}
-
-// All yields every lease, in no order. The ledger must not change meanwhile.
-func (l *Ledger[V]) All() iter.Seq[Lease[V]] {
-	return func(yield func(Lease[V]) bool) {
-		for _, leases := range l.leases {
-			for _, lease := range leases {
-				if !yield(lease) {
-					return
-				}
-			}
-		}
-	}
-}
-
-// Resting yields the leases of values that rest. Its cost follows the number of
-// leases that end by themselves.
-func (l *Ledger[V]) Resting() iter.Seq[Lease[V]] {
-	return func(yield func(Lease[V]) bool) {
-		for _, end := range l.ends.queue {
-			for _, lease := range l.leases[end.value] {
-				// Other entries of the value are older or newer than this lease.
-				if lease.State == Resting && lease.Until.Equal(end.at) && !yield(lease) {
-					return
-				}
-			}
-		}
-	}
-}
-
-// Owners yields every owner of a Held lease, in no order.
-func (l *Ledger[V]) Owners() iter.Seq[Owner] {
-	return func(yield func(Owner) bool) {
-		for o := range l.held {
-			if !yield(o) {
-				return
-			}
-		}
-	}
-}
-
-// Duplicates returns the values that more than one owner holds, in order.
-func (l *Ledger[V]) Duplicates() []V {
-	out := make([]V, 0, len(l.twice))
-	for v := range l.twice {
-		out = append(out, v)
-	}
-	slices.SortFunc(out, l.kind.Compare)
-	return out
-}
-
-// PoolsOf returns the names of the pools that have the value, in order.
-func (l *Ledger[V]) PoolsOf(v V) []string {
-	var out []string
-	l.places.each(l.kind, v, func(p *pool[V]) { out = append(out, p.Name) })
-	slices.Sort(out)
-	return slices.Compact(out)
-}
-
-// Stats counts a pool's values; the zero Stats when there is no such pool. Call
-// Expire first to have what is over not counted.
-func (l *Ledger[V]) Stats(name string) Stats {
-	if p, ok := l.pools[name]; ok {
-		return p.stats()
-	}
-	return Stats{}
 }

@@ -79,8 +79,8 @@ func addrAdd(a netip.Addr, n uint64) netip.Addr {
 	return sum
 }
 
-// contains tells whether v lies in the span.
-func (k Kind[V]) contains(s Span[V], v V) bool {
+// Contains tells whether v lies in the span.
+func (k Kind[V]) Contains(s Span[V], v V) bool {
 	return k.Compare(s.First, v) <= 0 && k.Compare(v, s.Last) <= 0
 }
 
