@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"net/netip"
@@ -16,6 +17,10 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/agent"
 	"github.com/causeway-lb/causeway/internal/announce/members"
+	"github.com/causeway-lb/causeway/internal/proxy/iptables"
+	"github.com/causeway-lb/causeway/internal/proxy/ipvs"
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/proxy/modes"
 )
 
 // flags are the command line.
@@ -28,6 +33,11 @@ type flags struct {
 	announcer agent.AnnouncerConfig
 
 	podCIDRs, nodePortAddresses, externalIPRanges []string
+
+	mode       string
+	chosenMode modes.Mode
+	ipvs       ipvs.Config
+	iptables   iptables.Config
 }
 
 func (f *flags) register(cmd *cobra.Command) {
@@ -48,6 +58,10 @@ func (f *flags) register(cmd *cobra.Command) {
 	fs.BoolVar(&f.announce, "announce", true, "announce LoadBalancer addresses by ARP and NDP")
 	fs.Uint16Var(&f.announcer.GossipPort, "gossip-port", members.Port, "UDP and TCP port of the agents' gossip, the same on all nodes")
 	fs.BoolVar(&f.announcer.KeepDeadNodes, "keep-dead-nodes", false, "keep endpoints on nodes that the agents find dead until the API server knows")
+	fs.StringVar(&f.mode, "mode", string(modes.Auto), "how to program the kernel: auto (nftables, else iptables), nftables, iptables, or ipvs (where the kernel lacks it, as auto)")
+	fs.StringVar(&f.ipvs.Scheduler, "ipvs-scheduler", "wrr", "IPVS scheduler of Services without the annotation "+model.SchedulerAnnotation)
+	fs.DurationVar(&f.ipvs.DrainTimeout, "ipvs-drain-timeout", 15*time.Minute, "how long a removed endpoint may keep its connections in mode ipvs")
+	fs.StringVar(&f.iptables.Variant, "iptables-variant", "", "legacy or nft; empty: the one that iptables-restore is")
 	std := flag.NewFlagSet("log", flag.ContinueOnError)
 	f.zap.BindFlags(std)
 	fs.AddGoFlagSet(std)
@@ -71,6 +85,14 @@ func (f *flags) config() (agent.Config, error) {
 			return agent.Config{}, fmt.Errorf("--%s: %w", p.flag, err)
 		}
 		*p.to = prefixes
+	}
+	mode, err := modes.Parse(f.mode)
+	if err != nil {
+		return agent.Config{}, fmt.Errorf("--mode: %w", err)
+	}
+	f.chosenMode = mode
+	if err := errors.Join(f.ipvs.Validate(), f.iptables.Validate()); err != nil {
+		return agent.Config{}, err
 	}
 	if f.announce {
 		f.cfg.Parts = append(f.cfg.Parts, agent.Announcer(f.announcer))

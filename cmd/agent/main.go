@@ -23,7 +23,7 @@ import (
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/causeway-lb/causeway/internal/agent"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables"
+	"github.com/causeway-lb/causeway/internal/proxy/modes"
 	"github.com/causeway-lb/causeway/internal/version"
 )
 
@@ -60,7 +60,7 @@ func command() *cobra.Command {
 		Use:   "cleanup",
 		Short: "Removes from the kernel everything that an agent made",
 		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cleanup(cmd.Context()) },
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cleanup(cmd.Context(), f) },
 	})
 	return cmd
 }
@@ -77,12 +77,16 @@ func serve(ctx context.Context, f *flags) error {
 	if cfg.REST, err = restConfig(f.kubeconfig); err != nil {
 		return err
 	}
-	b, err := nftables.New(nftables.Config{})
+	reporter := agent.NewModeReporter(log)
+	b, err := modes.New(modes.Config{
+		Mode: f.chosenMode, Kinds: modes.Kinds(f.ipvs, f.iptables), FellBack: reporter.FellBack, Chosen: reporter.Chosen,
+	})
 	if err != nil {
 		return err
 	}
 	defer b.Close()
 	cfg.Backend = b
+	cfg.Parts = append(cfg.Parts, reporter.Part())
 	a, err := agent.New(cfg)
 	if err != nil {
 		return err
@@ -95,8 +99,9 @@ func serve(ctx context.Context, f *flags) error {
 	return nil
 }
 
-func cleanup(ctx context.Context) error {
-	b, err := nftables.New(nftables.Config{})
+// cleanup removes what any mode made.
+func cleanup(ctx context.Context, f *flags) error {
+	b, err := modes.New(modes.Config{Mode: modes.Auto, Kinds: modes.Kinds(f.ipvs, f.iptables)})
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"reflect"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -57,13 +58,15 @@ type Config struct {
 	ResetTCP bool
 
 	// Parts run beside the proxy, for example the announcer. LoadBalancer
-	// objects are watched if there are any.
+	// objects are watched if any of them reads those.
 	Parts []Part
 }
 
 // Part is something that runs in the agent beside the proxy.
 type Part struct {
 	Name string
+	// NoLoadBalancers says that it does not read LoadBalancer objects.
+	NoLoadBalancers bool
 	// Run serves until ctx ends. It starts when the Store is being filled; its
 	// error ends the agent.
 	Run func(ctx context.Context, env Env) error
@@ -83,6 +86,10 @@ type Env struct {
 	SetDeadNodes func(names []string)
 	Recorder     events.EventRecorder
 	Registry     prometheus.Registerer
+}
+
+func (c *Config) loadBalancers() bool {
+	return slices.ContainsFunc(c.Parts, func(p Part) bool { return !p.NoLoadBalancers })
 }
 
 // Validate says what is missing.
@@ -155,7 +162,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer a.checks.Close()
 
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { a.clients.watch(ctx, a.store, len(a.cfg.Parts) > 0); return nil })
+	g.Go(func() error { a.clients.watch(ctx, a.store, a.cfg.loadBalancers()); return nil })
 	g.Go(func() error { return a.proxy(ctx) })
 	g.Go(func() error { return a.flows.Run(ctx) })
 	g.Go(func() error { return serveHTTP(ctx, "health", a.cfg.HealthAddress, healthcheck.Handler(a.health)) })

@@ -12,6 +12,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/backend/backendtest"
 	"github.com/causeway-lb/causeway/internal/proxy/flowtable"
+	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/nstest"
 )
 
@@ -64,6 +65,34 @@ func TestContract(t *testing.T) {
 	for _, v := range variants {
 		t.Run(v, func(t *testing.T) {
 			backendtest.Run(t, func(t testing.TB) backend.Backend { return newTestBackend(t, v) })
+		})
+	}
+}
+
+// Whether there is something to clean up is told without asking the programs.
+func TestPresent(t *testing.T) {
+	for _, v := range variants {
+		t.Run(v, func(t *testing.T) {
+			b := newTestBackend(t, v)
+			check := func(want bool) {
+				t.Helper()
+				if got, err := Present(Config{Variant: v}); err != nil || got != want {
+					t.Errorf("present %v, error %v, want %v", got, err, want)
+				}
+			}
+			if v == "nft" {
+				check(false)
+			}
+			if _, err := b.Sync(t.Context(), model.Desired{}, nil); err != nil {
+				t.Fatal(err)
+			}
+			check(true)
+			if err := b.Cleanup(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if v == "nft" {
+				check(false) // the legacy variant's tables stay, empty
+			}
 		})
 	}
 }

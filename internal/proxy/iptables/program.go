@@ -7,10 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
@@ -39,38 +36,6 @@ func newProgram(fam model.Family, variant string) (*program, error) {
 		}
 	}
 	return p, nil
-}
-
-// Present says whether the kernel may have something of ours. It answers
-// without loading the legacy variant's modules, which listing a table does.
-func Present(cfg Config) (bool, error) {
-	if err := cfg.Validate(); err != nil {
-		return false, err
-	}
-	p, err := newProgram(model.IPv4, cfg.Variant)
-	if err != nil {
-		return false, nil //nolint:nilerr // without the program nothing was made
-	}
-	at, err := exec.LookPath(p.restore)
-	if err == nil {
-		at, err = filepath.EvalSymlinks(at)
-	}
-	if err != nil {
-		return false, fmt.Errorf("find %s: %w", p.restore, err)
-	}
-	if cfg.Variant == "nft" || !strings.Contains(at, "legacy") {
-		return true, nil
-	}
-	for _, list := range []string{"/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"} {
-		names, err := os.ReadFile(list)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return false, err
-		}
-		if strings.Contains(string(names), string(nat)) {
-			return true, nil
-		}
-	}
-	return false, nil
 }
 
 // dump is a table as the kernel has it.

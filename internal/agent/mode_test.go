@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/client-go/tools/events"
+
+	"github.com/causeway-lb/causeway/internal/proxy/modes"
+)
+
+// What happened before there was a recorder is told as well as what happens
+// after.
+func TestModeReporter(t *testing.T) {
+	r := NewModeReporter(logr.Discard())
+	r.FellBack(modes.IPVS, modes.NFTables, errors.New("kernel lacks IPVS"))
+	recorder := events.NewFakeRecorder(4)
+	registry := prometheus.NewRegistry()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- r.Part().Run(ctx, Env{NodeName: "node-1", Store: NewStore(), Recorder: recorder, Registry: registry})
+	}()
+	expect := func(parts ...string) {
+		t.Helper()
+		select {
+		case got := <-recorder.Events:
+			for _, part := range parts {
+				if !strings.Contains(got, part) {
+					t.Errorf("event %q lacks %q", got, part)
+				}
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("no event")
+		}
+	}
+	expect("ProxyModeUnsupported", "mode ipvs", "uses nftables instead", "kernel lacks IPVS")
+	r.FellBack(modes.NFTables, modes.IPTables, errors.New("kernel lacks nf_tables"))
+	expect("mode nftables", "uses iptables instead")
+	r.Chosen(modes.IPTables)
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	values := map[string]float64{}
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			values[f.GetName()] += m.GetGauge().GetValue() + m.GetCounter().GetValue()
+		}
+	}
+	if values["causeway_proxy_mode"] != 1 || values["causeway_proxy_mode_fallbacks_total"] != 2 {
+		t.Errorf("metrics %v, want one mode and two fallbacks", values)
+	}
+}
