@@ -158,7 +158,7 @@ func makeImage(ctx context.Context, dir string, progress io.Writer) error {
 		a.dir(name)
 	}
 	a.bytes("/init", 0o755, initScript)
-	if err := errors.Join(a.file("/bin/busybox", 0o755, busybox), a.tree("/lib/modules/"+version, tree, nil), a.close(), out.Close()); err != nil {
+	if err := errors.Join(a.file("/bin/busybox", 0o755, busybox), a.tree("/lib/modules/"+version, tree), a.close(), out.Close()); err != nil {
 		return fmt.Errorf("make initramfs: %w", err)
 	}
 	return nil

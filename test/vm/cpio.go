@@ -98,21 +98,27 @@ func (a *archive) file(name string, permissions uint32, from string) error {
 	return nil
 }
 
-// tree adds the ordinary files below a directory of the host that keep says yes
-// to; keep sees paths relative to it. Nil keeps all.
-func (a *archive) tree(name, from string, keep func(rel string) bool) error {
+// tree adds the ordinary files and symbolic links below a directory of the host.
+func (a *archive) tree(name, from string) error {
 	return filepath.WalkDir(from, func(at string, entry fs.DirEntry, err error) error {
-		if err != nil || !entry.Type().IsRegular() {
+		if err != nil {
 			return err
 		}
 		rel, err := filepath.Rel(from, at)
 		if err != nil {
 			return err
 		}
-		if keep != nil && !keep(rel) {
-			return nil
+		switch to := path.Join(name, rel); {
+		case entry.Type().IsRegular():
+			return a.file(to, 0o644, at)
+		case entry.Type()&fs.ModeSymlink != 0:
+			target, err := os.Readlink(at)
+			if err != nil {
+				return err
+			}
+			a.link(to, target)
 		}
-		return a.file(path.Join(name, rel), 0o644, at)
+		return nil
 	})
 }
 

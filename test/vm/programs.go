@@ -33,7 +33,7 @@ func addProgram(a *archive, added map[string]bool, name string) error {
 	}
 	added[iptablesExtensions] = true
 	if _, err := os.Stat(iptablesExtensions); err == nil {
-		return a.tree(iptablesExtensions, iptablesExtensions, nil)
+		return a.tree(iptablesExtensions, iptablesExtensions)
 	}
 	return nil
 }
