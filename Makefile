@@ -45,8 +45,8 @@ test-lab: deps assets ## Real packets in network namespaces
 
 # What this machine's kernel may lack is tested in a virtual machine: IPVS, and
 # nf_tables of an older kernel.
-VM_PACKAGES := ./internal/proxy/ipvs/...
-VM_RUN := $(CURDIR)/bin/vm -programs ip,iptables,ip6tables,iptables-restore,ip6tables-restore,nft
+VM_PACKAGES := ./internal/proxy/ipvs/... ./internal/proxy/modes
+VM_RUN := $(CURDIR)/bin/vm -programs ip,iptables-save,ip6tables-save,iptables-restore,ip6tables-restore,nft
 
 .PHONY: test-vm
 test-vm: bin/vm ## Tests that need Debian's kernel 6.1, in a small virtual machine

@@ -18,8 +18,10 @@ import (
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
-// DefaultMark is the first of the three bits of the packet mark in use.
-const DefaultMark = 1 << 24
+// DefaultMark is the first of the three bits of the packet mark in use. They
+// are apart from those of the ipvs mode: while a node changes from one to the
+// other a packet can have both.
+const DefaultMark = 1 << 20
 
 // Config of a Backend.
 type Config struct {

@@ -88,10 +88,9 @@ const (
 	markBase   action = 0x5c000000
 	markMask   action = 0xff000000
 	markInside action = 1 << 23 // the client is on this node
-	markIndex  action = markInside - 1
-	// markMax bounds the index. Index 0 leaves the choice of the virtual server
-	// to address and port.
-	markMax = markIndex
+	// markIndex tells virtual servers apart. Index 0 leaves the choice to address
+	// and port. The bits between belong to the iptables mode.
+	markIndex action = 1<<20 - 1
 )
 
 // data is the action as a map's value.

@@ -190,7 +190,7 @@ func (m *marks) get(id elementID) action {
 	for {
 		i := m.next
 		m.next++
-		if m.next > markMax {
+		if m.next > markIndex {
 			m.next = 1
 		}
 		if _, taken := m.owner[i]; !taken {
