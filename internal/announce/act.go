@@ -112,6 +112,9 @@ func (l *loop) reopen(now time.Time) {
 		l.counted = now
 		for _, p := range l.ports {
 			l.count(p)
+			for _, e := range p.entries {
+				l.dirty = l.dirty || e.quiet && now.Sub(e.since) > maxQuiet
+			}
 		}
 	}
 }
@@ -199,6 +202,7 @@ func (l *loop) set(now time.Time, addresses []elect.Address, wanted []map[*port]
 			if i, ok := listed[addr]; ok && wanted[i][p] {
 				want.Failback = l.snap.Addresses[i].Pool.Failback
 				l.role(&want, addr, local[p][i], old[addr])
+				want.Quiet = l.hush(now, e, want.Role == claim.Elected, old[addr].Announcer)
 				if local[p][i].Announcer != results[i].Announcer {
 					// For as long as the elected one is missing. If it is not, it stays.
 					want.Failback, want.Hurry = claim.Never, true
@@ -236,6 +240,24 @@ func (l *loop) role(want *claim.Want, addr netip.Addr, result, old elect.Result)
 	default:
 		want.Role = claim.Barred
 	}
+}
+
+// maxQuiet is how long clients are left with a node whose agent is gone. One
+// that is upgraded or restarted is back sooner; its rules grow stale.
+const maxQuiet = time.Minute
+
+// hush tells whether an address is to be answered for without announcing it:
+// this node was elected because the former one's agent died, while its kernel
+// goes on forwarding. It stays so when that agent is back, until it takes over.
+func (l *loop) hush(now time.Time, e *entry, elected bool, former string) bool {
+	if elected && !e.elected {
+		e.former, e.since, e.quiet = former, now, true
+	}
+	e.elected = elected
+	if m := l.view[e.former]; elected && !m.HostAnswers || now.Sub(e.since) > maxQuiet {
+		e.quiet = false
+	}
+	return e.quiet
 }
 
 // contact notices nodes that are out of contact or were until just now. Either

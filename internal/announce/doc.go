@@ -27,6 +27,9 @@
 //     the link was silent or one of ours handed over.
 //   - A node that stops by itself (Run's context ends, cordoned, out of sync) goes
 //     on answering until it has heard its successor, or for claim's Release.
+//   - A node whose agent died while its kernel lives is succeeded quietly: the
+//     successor answers questions and announces nothing, so that clients stay
+//     with the node that has their connections.
 //   - Our own frames carry a seal (wire.Seal), by which our agents know each other
 //     where their gossip does not reach.
 //

@@ -57,6 +57,10 @@ type entry struct {
 	addr    netip.Addr
 	port    *port
 	machine *claim.Machine
+	elected bool      // as of the last election
+	former  string    // who was elected before this node
+	since   time.Time // of elected
+	quiet   bool      // clients are left with the former one
 	queued  time.Time // the deadline under which it is in the queue
 	log     logr.Logger
 }

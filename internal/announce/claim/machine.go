@@ -59,6 +59,10 @@ type Want struct {
 	// Slack is added to the time that an answer to a probe may take, for busy
 	// cores.
 	Slack time.Duration
+	// Quiet asks to answer questions without announcing anything: the node that
+	// clients know goes on forwarding though its agent is gone, and an
+	// announcement would tear their connections. Once it ends all is announced.
+	Quiet bool
 	// Refresh and LostRecheck, unless 0, are used in place of Timing's: the first
 	// is short while a peer that might announce too is out of contact, the
 	// second long while very many addresses are rechecked.
@@ -162,7 +166,8 @@ type Machine struct {
 	since    time.Time // of state
 	deadline time.Time // of the next Tick; zero for none
 
-	sent     int // probes, or repeats of the announcement
+	sent     int       // probes, or repeats of the announcement
+	loud     time.Time // the first of the announcements that are repeated
 	probing  ProbeTiming
 	crossed  bool // one claim that crossed ours was answered
 	defended time.Time
@@ -220,7 +225,13 @@ func (m *Machine) Set(now time.Time, want Want) {
 	case Elected:
 		m.elect(now)
 	}
-	if m.state == Announcing && want.Refresh != old.Refresh {
+	switch {
+	case m.state != Announcing:
+	case old.Quiet && !want.Quiet:
+		m.port.Announce()
+		m.sent, m.loud = 0, now
+		m.scheduleAnnouncement(now)
+	case want.Refresh != old.Refresh:
 		m.scheduleAnnouncement(now)
 	}
 }
@@ -253,6 +264,7 @@ func (m *Machine) elect(now time.Time) {
 // resume takes back a release that nobody took up.
 func (m *Machine) resume(now time.Time) {
 	m.enter(now, Announcing)
+	m.loud = m.since
 	m.scheduleAnnouncement(now)
 }
 
@@ -266,7 +278,7 @@ func (m *Machine) Recheck(now time.Time) {
 
 // Shout announces again, because a peer that had been out of contact was heard.
 func (m *Machine) Shout() {
-	if m.state == Announcing {
+	if m.state == Announcing && !m.want.Quiet {
 		m.port.Announce()
 	}
 }
@@ -316,8 +328,10 @@ func (m *Machine) sendProbe(now time.Time) {
 func (m *Machine) announce(now time.Time) {
 	m.enter(now, Announcing)
 	m.port.Answer(true)
-	m.port.Announce()
-	m.sent, m.crossed, m.looked = 0, false, now
+	if !m.want.Quiet {
+		m.port.Announce()
+	}
+	m.sent, m.crossed, m.looked, m.loud = 0, false, now, now
 	m.scheduleAnnouncement(now)
 }
 
@@ -328,7 +342,7 @@ func (m *Machine) scheduleAnnouncement(now time.Time) {
 	}
 	m.deadline = now.Add(refresh)
 	if m.sent < len(m.timing.Repeats) {
-		if next := m.since.Add(m.timing.Repeats[m.sent]); next.Before(m.deadline) {
+		if next := m.loud.Add(m.timing.Repeats[m.sent]); next.Before(m.deadline) {
 			m.deadline = next
 		}
 	}
@@ -348,14 +362,16 @@ func (m *Machine) Tick(now time.Time) {
 		m.conflict = Conflict{}
 		m.announce(now)
 	case Announcing:
-		for m.sent < len(m.timing.Repeats) && !now.Before(m.since.Add(m.timing.Repeats[m.sent])) {
+		for m.sent < len(m.timing.Repeats) && !now.Before(m.loud.Add(m.timing.Repeats[m.sent])) {
 			m.sent++
 		}
 		if m.sent == len(m.timing.Repeats) {
 			m.backoff = 0 // nobody objected
 			m.look(now)
 		}
-		m.port.Announce()
+		if !m.want.Quiet {
+			m.port.Announce()
+		}
 		m.scheduleAnnouncement(now)
 	case Held:
 		m.tickHeld(now)

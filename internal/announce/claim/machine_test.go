@@ -101,6 +101,22 @@ func TestSilenceLeadsToAnnouncement(t *testing.T) {
 	b.expect(Announcing, "probe", "announce") // has a stranger come?
 }
 
+// TestQuiet: questions are answered, but nobody is told, until it ends.
+func TestQuiet(t *testing.T) {
+	b := newBench(t)
+	quiet := hurry
+	quiet.Quiet = true
+	b.set(quiet)
+	b.run(10 * time.Second)
+	b.expect(Announcing, "probe", "probe", "answer")
+	b.m.Shout()
+	b.expect(Announcing)
+	b.set(hurry)
+	b.expect(Announcing, "announce")
+	b.run(3 * time.Second)
+	b.expect(Announcing, "announce", "announce", "announce", "announce")
+}
+
 func TestHurry(t *testing.T) {
 	b := newBench(t)
 	b.set(hurry)

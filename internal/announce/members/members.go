@@ -35,6 +35,9 @@ type Member struct {
 	// answer from the agent either. It is never true on this node's word alone,
 	// nor on gossip's, which may be this node's own echo.
 	Unreachable bool
+	// HostAnswers: the agent is silent, but the kernel of its node refuses
+	// connections to the agent's port. So the node still forwards.
+	HostAnswers bool
 	// Facts are what it told last; nil if it never told. Not to be modified.
 	Facts []byte
 }
@@ -240,6 +243,7 @@ func (m *Members) View() map[string]Member {
 		out[name] = Member{
 			Name: name, Alive: p.alive, Since: p.since, Facts: p.facts,
 			Unreachable: !p.alive && p.met && p.noKernel && p.secondOpinion(m.now()),
+			HostAnswers: !p.alive && p.kernel,
 		}
 	}
 	return out

@@ -42,6 +42,7 @@ type peer struct {
 	knocked  time.Time // the last knock
 	knocking bool
 	noKernel bool // the last knock was not answered by anything
+	kernel   bool // the last knock in this silence was answered by its kernel
 }
 
 // sentPing remembers when a ping left.
@@ -73,7 +74,7 @@ func (p *peer) sign(now time.Time) {
 	if p.silence > 0 {
 		p.relayed = time.Time{} // the next silence is another
 	}
-	p.heard, p.silence, p.noKernel, p.met = now, 0, false, true
+	p.heard, p.silence, p.noKernel, p.kernel, p.met = now, 0, false, false, true
 	clear(p.nos)
 }
 

@@ -76,11 +76,12 @@ func (m *Members) probe(now time.Time, passed time.Duration) {
 			continue
 		}
 		m.ping(p, now)
-		if !p.heard.IsZero() && now.Sub(p.relayed) >= relayInterval && (!p.alive || p.silence >= p.limit(t, m.late)/2) {
+		waning := !p.alive || p.silence >= p.limit(t, m.late)/2
+		if !p.heard.IsZero() && now.Sub(p.relayed) >= relayInterval && waning {
 			p.relayed = now
 			m.askRelays(p)
 		}
-		if !p.alive && p.met {
+		if waning && p.met {
 			m.knock(p, now)
 		}
 	}
@@ -89,12 +90,13 @@ func (m *Members) probe(now time.Time, passed time.Duration) {
 // How a node is knocked at whose agent is silent.
 const (
 	knockTimeout      = 400 * time.Millisecond
-	knockInterval     = time.Second
+	knockInterval     = 250 * time.Millisecond
 	longKnockInterval = 10 * time.Second // once it has been silent for a minute
 )
 
 // knock finds out whether the kernel of a silent agent's node is alive: it
-// refuses the connection then, or takes it. The lock is held.
+// refuses the connection then, or takes it. It begins before the agent is held
+// dead, so that it is known by then whether the node is, too. The lock is held.
 func (m *Members) knock(p *peer, now time.Time) {
 	interval := knockInterval
 	if now.Sub(p.heard) > time.Minute {
@@ -113,11 +115,15 @@ func (m *Members) knock(p *peer, now time.Time) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		p.knocking = false
-		before := p.noKernel
-		p.noKernel = !p.alive && err != nil && !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, syscall.ECONNRESET)
-		if p.noKernel != before {
+		if p.silence == 0 && p.alive {
+			return // heard meanwhile
+		}
+		refused := errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET)
+		noKernel := !p.alive && err != nil && !refused
+		if p.noKernel != noKernel || p.kernel != refused {
 			wake(m.changed)
 		}
+		p.noKernel, p.kernel = noKernel, refused
 	})
 }
 
