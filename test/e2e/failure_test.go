@@ -78,20 +78,12 @@ func TestKilledProcessesLoseNothing(t *testing.T) {
 	address := ready(t, ctx, service)[0]
 	answering(t, ctx, lab.Client, frontend(address, 80), all())
 	pods := append(systemPods(t, ctx, "causeway-controller"), systemPods(t, ctx, "causeway-agent")...)
-	for i := range pods {
-		if err := cluster.Hold(ctx, &pods[i]); err != nil {
-			t.Fatal(err)
-		}
-	}
+	release := hold(t, ctx, pods)
 	traffic := startLoad(t, ctx, service, address)
 	time.Sleep(500 * time.Millisecond)
 	kill(t, pods)
 	time.Sleep(4 * time.Second) // all of them are down
-	for i := range pods {
-		if err := cluster.Release(ctx, &pods[i]); err != nil {
-			t.Fatal(err)
-		}
-	}
+	release()
 	if err := cluster.WaitInstalled(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -116,9 +108,7 @@ func TestKilledAnnouncerLosesNoRequest(t *testing.T) {
 			victim = append(victim, pod)
 		}
 	}
-	if err := cluster.Hold(ctx, &victim[0]); err != nil {
-		t.Fatal(err)
-	}
+	release := hold(t, ctx, victim)
 	generator := traffic.Generate(ctx, traffic.Config{From: cluster.Machine(lab.Client), Address: frontend(address, 80), Timeout: 2 * time.Second})
 	time.Sleep(500 * time.Millisecond)
 	kill(t, victim)
@@ -129,9 +119,7 @@ func TestKilledAnnouncerLosesNoRequest(t *testing.T) {
 		return nil
 	})
 	time.Sleep(time.Second)
-	if err := cluster.Release(ctx, &victim[0]); err != nil {
-		t.Fatal(err)
-	}
+	release()
 	if err := cluster.WaitInstalled(ctx); err != nil {
 		t.Fatal(err)
 	}

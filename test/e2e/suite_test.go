@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -291,8 +292,31 @@ func systemPods(t *testing.T, ctx context.Context, app string) []corev1.Pod {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(pods.Items) == 0 {
+	// One on its way out, after a rollout, is none to kill or to wait for.
+	out := slices.DeleteFunc(pods.Items, func(p corev1.Pod) bool { return p.DeletionTimestamp != nil })
+	if len(out) == 0 {
 		t.Fatalf("no Pods of %s", app)
 	}
-	return pods.Items
+	return out
+}
+
+// hold keeps Pods' containers from being started again until release is called
+// or the test ends, however it ends.
+func hold(t *testing.T, ctx context.Context, pods []corev1.Pod) (release func()) {
+	t.Helper()
+	release = func() {
+		for i := range pods {
+			if err := cluster.Release(context.WithoutCancel(ctx), &pods[i]); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	once := sync.OnceFunc(release)
+	t.Cleanup(once)
+	for i := range pods {
+		if err := cluster.Hold(ctx, &pods[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return once
 }
