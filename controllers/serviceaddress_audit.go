@@ -20,8 +20,12 @@ import (
 const (
 	auditName  = "causeway-port-audit"
 	auditEvery = 3 * time.Minute // as often as the API server repairs
-	auditPorts = 4096            // in one request
-	auditMost  = 64              // requests in one audit
+	// auditSoon is when a new term's first audit is repeated, and then after
+	// twice as long each time up to auditEvery: requests that the predecessor
+	// answered may still be on their way through the API server.
+	auditSoon  = 5 * time.Second
+	auditPorts = 4096 // in one request
+	auditMost  = 64   // requests in one audit
 	// auditFor is how long a port is doubted for; the next audits end it earlier
 	// when the API server has repaired itself.
 	auditFor = 15 * time.Minute
@@ -38,24 +42,39 @@ type portAudit struct {
 	book      *serviceBook
 	term      grantor
 	namespace string
+	began     chan struct{} // a term began; room for one
 }
 
 // NeedLeaderElection is false: the holder of the term audits.
 func (a *portAudit) NeedLeaderElection() bool { return false }
 
+// begin audits for a term that is about to begin.
+func (a *portAudit) begin(ctx context.Context) {
+	a.run(ctx)
+	select {
+	case a.began <- struct{}{}:
+	default: // Start has not heard of the last one yet
+	}
+}
+
 // Start audits now and then until ctx ends.
 func (a *portAudit) Start(ctx context.Context) error {
-	ticker := time.NewTicker(auditEvery)
-	defer ticker.Stop()
+	interval := auditEvery
+	timer := time.NewTimer(interval)
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-ticker.C:
+		case <-a.began:
+			interval = auditSoon
+		case <-timer.C:
 			if a.term.held() {
 				a.run(ctx)
 			}
+			interval = min(2*interval, auditEvery)
 		}
+		timer.Reset(interval)
 	}
 }
 
