@@ -71,13 +71,16 @@ func (r *ServiceAddressReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	inNamespace := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, ns client.Object) []reconcile.Request {
 		return r.services(ctx, client.InNamespace(ns.GetName()))
 	})
+	changed := builder.WithPredicates(predicate.GenerationChangedPredicate{})
 	if err := mgr.Add(r.pools); err != nil {
 		return err
 	}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("serviceaddress").
 		For(&corev1.Service{}).
-		// Not a watch of the pools: the book has to know them first.
+		Watches(&v1alpha1.ClusterIPPool{}, all, changed).
+		Watches(&v1alpha1.NodePortPool{}, all, changed).
+		// Once more when the book knows the pools, which may be later.
 		WatchesRawSource(source.Channel(r.pools.events, all)).
 		Watches(&corev1.Namespace{}, inNamespace, builder.WithPredicates(predicate.LabelChangedPredicate{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
