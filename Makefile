@@ -110,7 +110,7 @@ image: ## Container images of controller and agent
 
 .PHONY: deps
 deps: bin/causeway ## Programs that the lab needs (installed with apt as root on Debian, else named)
-	bin/causeway lab deps
+	bin/causeway lab deps --tests
 
 .PHONY: assets
 assets: ## The control plane's programs, built once from Go modules

@@ -83,7 +83,7 @@ func runLab(ctx context.Context, name string, nodes int, options demo.Options) e
 	if nodes < 1 || nodes > 80 {
 		return errors.New("--nodes: must be 1 to 80")
 	}
-	if err := lab.InstallMissing(ctx, os.Stderr); err != nil {
+	if err := lab.InstallMissing(ctx, os.Stderr, false); err != nil {
 		if err := lab.Check(); err != nil {
 			return err
 		}
@@ -210,14 +210,17 @@ isolate  have the switch drop its packets, with the link up; rejoin ends that`,
 }
 
 func newLabDepsCommand() *cobra.Command {
-	return &cobra.Command{
+	var tests bool
+	command := &cobra.Command{
 		Use:   "deps",
 		Short: "Install the programs that the lab calls (as root on Debian), or say which are missing",
 		Args:  cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			return lab.InstallMissing(command.Context(), os.Stderr)
+			return lab.InstallMissing(command.Context(), os.Stderr, tests)
 		},
 	}
+	command.Flags().BoolVar(&tests, "tests", false, "those that only tests call, too")
+	return command
 }
 
 func newLabCleanCommand() *cobra.Command {

@@ -17,8 +17,8 @@ import (
 type Dependency struct {
 	Program, Package string
 	// Needed tells a program that the lab can't do without from one that it
-	// only offers to its user, or that tests need.
-	Needed bool
+	// only offers to its user. Tests tells those that tests alone call.
+	Needed, Tests bool
 }
 
 // Dependencies are all that the lab and the tests call. The control plane and
@@ -31,7 +31,8 @@ var Dependencies = []Dependency{
 	{Program: "tcpdump", Package: "tcpdump"},
 	{Program: "conntrack", Package: "conntrack"},
 	{Program: "curl", Package: "curl"},
-	{Program: "haproxy", Package: "haproxy"},
+	{Program: "haproxy", Package: "haproxy", Tests: true},
+	{Program: "iptables-restore", Package: "iptables", Tests: true},
 }
 
 // MissingError names programs that are not there and how to get them.
@@ -49,10 +50,13 @@ func (e *MissingError) Error() string {
 		strings.Join(programs, ", "), strings.Join(packages, " "))
 }
 
-// Missing returns the dependencies that aren't in PATH, or where root's PATH
-// would have them.
-func Missing() []Dependency {
+// Missing returns the dependencies, with or without those of tests, that aren't
+// in PATH, or where root's PATH would have them.
+func Missing(tests bool) []Dependency {
 	return slices.DeleteFunc(slices.Clone(Dependencies), func(d Dependency) bool {
+		if d.Tests && !tests {
+			return true
+		}
 		if _, err := exec.LookPath(d.Program); err == nil {
 			return true
 		}
@@ -65,9 +69,9 @@ func Missing() []Dependency {
 
 // InstallMissing installs missing dependencies with apt when this is root on a
 // Debian, writing apt's output to progress. What is missing then, or when it
-// can't install, is a *MissingError.
-func InstallMissing(ctx context.Context, progress io.Writer) error {
-	missing := Missing()
+// can't install, is a *MissingError. Tests need some more than the lab.
+func InstallMissing(ctx context.Context, progress io.Writer, tests bool) error {
+	missing := Missing(tests)
 	if len(missing) == 0 {
 		return nil
 	}
@@ -86,7 +90,7 @@ func InstallMissing(ctx context.Context, progress io.Writer) error {
 			return errors.Join(&MissingError{missing}, err)
 		}
 	}
-	if missing = Missing(); len(missing) > 0 {
+	if missing = Missing(tests); len(missing) > 0 {
 		return &MissingError{missing}
 	}
 	return nil
@@ -104,7 +108,7 @@ func apt(ctx context.Context, progress io.Writer, args ...string) error {
 
 // Check returns an error when the lab can't run here for want of a program.
 func Check() error {
-	missing := slices.DeleteFunc(Missing(), func(d Dependency) bool { return !d.Needed })
+	missing := slices.DeleteFunc(Missing(false), func(d Dependency) bool { return !d.Needed })
 	if len(missing) > 0 {
 		return &MissingError{missing}
 	}

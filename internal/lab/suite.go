@@ -45,7 +45,7 @@ func Suite(name string, run func(context.Context, *Lab) int) int {
 }
 
 func suiteOutside(ctx context.Context, name string) int {
-	if err := InstallMissing(ctx, os.Stderr); err != nil {
+	if err := InstallMissing(ctx, os.Stderr, true); err != nil {
 		fmt.Fprintln(os.Stderr, "lab:", err)
 		return 1
 	}

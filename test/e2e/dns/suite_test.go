@@ -72,7 +72,7 @@ func outside(ctx context.Context) int {
 	name := fmt.Sprintf("dns-%d", os.Getpid())
 	setup, err := lab.Prepare(ctx, name)
 	if err == nil {
-		err = errors.Join(lab.InstallMissing(ctx, os.Stderr), addImages(ctx, &setup))
+		err = errors.Join(lab.InstallMissing(ctx, os.Stderr, true), addImages(ctx, &setup))
 	}
 	if err != nil {
 		return report(err)
