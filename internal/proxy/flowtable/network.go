@@ -65,6 +65,9 @@ func (n *network) warmUp(t *testing.T) {
 					}
 				}
 				if err != nil {
+					for _, p := range []Place{from, Node1, at} {
+						t.Logf("%s:\n%s%s", p, n.spaces[p].Run(t, "ip", "neighbour"), n.spaces[p].Run(t, "ip", "route", "get", at.Addr(f).String()))
+					}
 					t.Fatalf("%s does not reach %s by %s: %v", from, at, f, err)
 				}
 			}
