@@ -155,7 +155,7 @@ var _ = Describe("the Service webhook", func() {
 		clusterIPPool(ctx, limited, func(s *v1alpha1.ClusterIPPoolSpec) { s.MaxPerNamespace = ptr.To[int32](1) }, "10.96.20.16/28")
 		create(ctx, newService(ns, "a", nil))
 		create(ctx, newService(ns, "b", nil))
-		Expect(k8sClient.Create(ctx, newService(ns, "c", nil))).To(MatchError(MatchRegexp("pool pool-" + ns + ` has no free value: of 2, [0-2] are held`)), "some may be on their way still")
+		Expect(k8sClient.Create(ctx, newService(ns, "c", nil))).To(MatchError(MatchRegexp("pool pool-"+ns+` has no free value: of 2, [0-2] are held`)), "some may be on their way still")
 		create(ctx, newService(limited, "a", nil))
 		Expect(k8sClient.Create(ctx, newService(limited, "b", nil))).To(MatchError(ContainSubstring("namespace " + limited + " holds 1 values")))
 	})

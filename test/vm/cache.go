@@ -154,7 +154,7 @@ func makeImage(ctx context.Context, dir string, progress io.Writer) error {
 	}
 	defer out.Close()
 	a := newArchive(out)
-	for _, name := range []string{"/proc", "/sys", "/dev", "/tmp", "/run", "/etc", "/sbin", "/usr", "/vm/work"} {
+	for _, name := range []string{"/proc", "/sys", "/dev", "/tmp", "/run", "/etc", "/sbin", "/usr", "/vm/tree"} {
 		a.dir(name)
 	}
 	a.bytes("/init", 0o755, initScript)

@@ -88,7 +88,7 @@ func (m *machine) writeInitramfs(to, base string) error {
 	}
 	a.bytes("/vm/command", 0o644, m.script())
 	if _, err := os.Stat("testdata"); err == nil {
-		if err := a.tree("/vm/work/testdata", "testdata"); err != nil {
+		if err := a.tree("/vm/tree/testdata", "testdata"); err != nil {
 			return err
 		}
 	}
