@@ -21,7 +21,7 @@ echo /bin/modprobe >/proc/sys/kernel/modprobe
 ip link set lo up
 stty -F /dev/ttyS1 raw -echo
 stty -F /dev/ttyS2 raw -echo
-cd /vm/work
+cd /vm/tree
 sh /vm/command </dev/null >/dev/ttyS1 2>&1
 echo "status $?" >/dev/ttyS2
 poweroff -f
