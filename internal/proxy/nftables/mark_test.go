@@ -16,7 +16,7 @@ import (
 func TestForeignMarksStay(t *testing.T) {
 	b := newBackend(t)
 	listenAt(t, "10.244.1.2")
-	nstest.Run(t, "ip", "route", "replace", "default", "dev", "lo")
+	nstest.Everywhere(t)
 	nstest.Run(t, "nft", `
 		add table ip foreign
 		add chain ip foreign before { type filter hook output priority -150; }

@@ -83,7 +83,7 @@ func (l *load) endAfter(t *testing.T, dials int) {
 func listenAt(t *testing.T, addrs ...string) {
 	t.Helper()
 	for _, a := range addrs {
-		nstest.Run(t, "ip", "address", "replace", a+"/32", "dev", "lo")
+		nstest.Loopback(t, a+"/32")
 		l, err := net.Listen("tcp", a+":8080")
 		if err != nil {
 			t.Fatal(err)
@@ -122,7 +122,7 @@ func TestNoConnectionIsLost(t *testing.T) {
 	first := newBackend(t)
 	pods := []string{"10.244.1.2", "10.244.1.3", "10.244.1.4"}
 	listenAt(t, pods...)
-	nstest.Run(t, "ip", "route", "replace", "default", "dev", "lo")
+	nstest.Everywhere(t)
 	mustSync(t, first, withEndpoints(pods...))
 	l := startLoad(t, "10.96.0.0:80")
 	for round := range 15 {
@@ -146,7 +146,7 @@ func TestNoConnectionIsLost(t *testing.T) {
 // A client's affinity outlives the process and changes of other endpoints.
 func TestAffinityOutlivesTheProcess(t *testing.T) {
 	b := newBackend(t)
-	nstest.Run(t, "ip", "route", "replace", "default", "dev", "lo")
+	nstest.Everywhere(t)
 	var pods []string
 	for i := range 8 {
 		pods = append(pods, fmt.Sprintf("10.244.1.%d", 10+i))
@@ -215,7 +215,7 @@ func without(all []string, one string) []string {
 func listenNames(t *testing.T, addrs ...string) {
 	t.Helper()
 	for _, a := range addrs {
-		nstest.Run(t, "ip", "address", "replace", a+"/32", "dev", "lo")
+		nstest.Loopback(t, a+"/32")
 		l, err := net.Listen("tcp", a+":8080")
 		if err != nil {
 			t.Fatal(err)

@@ -81,3 +81,28 @@ func Run(t testing.TB, name string, args ...string) string {
 	}
 	return string(out)
 }
+
+// Loopback gives the test's namespace an address until the test ends: the
+// namespace is shared by all tests of the package.
+func Loopback(t testing.TB, addr string) {
+	t.Helper()
+	borrow(t, "address", addr, "dev", "lo")
+}
+
+// Everywhere makes every destination local to the test's namespace until the
+// test ends.
+func Everywhere(t testing.TB) {
+	t.Helper()
+	borrow(t, "route", "default", "dev", "lo")
+}
+
+// borrow has ip add something, and delete it with the test.
+func borrow(t testing.TB, object string, what ...string) {
+	t.Helper()
+	Run(t, "ip", append([]string{object, "replace"}, what...)...)
+	t.Cleanup(func() {
+		if out, err := exec.Command("ip", append([]string{object, "del"}, what...)...).CombinedOutput(); err != nil {
+			t.Errorf("ip %s del %v: %v\n%s", object, what, err, out)
+		}
+	})
+}
