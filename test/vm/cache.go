@@ -253,6 +253,8 @@ func lock(ctx context.Context, path string, progress io.Writer) (func(), error) 
 		}
 		return func() { file.Close() }, nil
 	case <-ctx.Done():
-		return nil, context.Cause(ctx) // the process is about to end
+		// The waiting call can't be called off: give back what it gets.
+		go func() { <-done; _ = file.Close() }()
+		return nil, context.Cause(ctx)
 	}
 }
