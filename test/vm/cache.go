@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -21,6 +20,8 @@ import (
 
 //go:embed init.sh
 var initScript []byte
+
+var errArchitecture = errors.New("no virtual machine")
 
 // kernelPackage depends on Debian's newest kernel for virtual machines.
 const kernelPackage = "linux-image-cloud-amd64"
@@ -53,9 +54,6 @@ func imageIn(dir string) image {
 // prepare returns the image from the cache, making it if need be. Several
 // processes may call it at once: one makes it, the others wait.
 func prepare(ctx context.Context, progress io.Writer) (image, error) {
-	if runtime.GOARCH != "amd64" {
-		return image{}, fmt.Errorf("no virtual machine for %s: only amd64 is supported", runtime.GOARCH)
-	}
 	cache, err := cacheDir()
 	if err != nil {
 		return image{}, err

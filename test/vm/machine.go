@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -30,6 +31,8 @@ type machine struct {
 	console  bool
 	timeout  time.Duration
 	kvm      bool // use the processor instead of emulating one
+	// prepareOnly makes the image and runs nothing.
+	prepareOnly bool
 
 	stdout, stderr io.Writer
 }
@@ -37,14 +40,19 @@ type machine struct {
 // run boots the machine, waits for its end, and returns the program's exit
 // status. errTimeout is returned when that took too long.
 func (m *machine) run(ctx context.Context) (int, error) {
-	if err := checkStatic(m.program); err != nil {
-		return 0, err
+	if !m.prepareOnly {
+		if err := checkStatic(m.program); err != nil {
+			return 0, err
+		}
+	}
+	if runtime.GOARCH != "amd64" {
+		return 0, fmt.Errorf("%w: it is there for amd64, not for %s", errArchitecture, runtime.GOARCH)
 	}
 	if err := ensurePrograms(ctx, m.stderr); err != nil {
 		return 0, err
 	}
 	image, err := prepare(ctx, m.stderr)
-	if err != nil {
+	if err != nil || m.prepareOnly {
 		return 0, err
 	}
 	m.kvm = image.kvm && !m.count

@@ -54,6 +54,9 @@ func run(args []string) int {
 	switch {
 	case err == nil:
 		return status
+	case m.prepareOnly && errors.Is(err, errArchitecture):
+		fmt.Fprintln(os.Stderr, "vm:", err)
+		return 0 // who needs the machine learns it then
 	case errors.Is(err, errTimeout):
 		fmt.Fprintln(os.Stderr, "vm:", err)
 		return exitTimeout
@@ -74,6 +77,7 @@ func parse(args []string) (*machine, error) {
 	flags.DurationVar(&m.timeout, "timeout", 0, "give up after this `time`; 0 means the program's -test.timeout and some for booting, else 10m")
 	flags.StringVar(&env, "env", "", "comma-separated `names` of environment variables to hand on")
 	flags.StringVar(&programs, "programs", "", "comma-separated `names` of host programs to take along")
+	flags.BoolVar(&m.prepareOnly, "prepare", false, "only make what all machines boot from, and install what that takes")
 	flags.BoolVar(&m.console, "console", false, "print the kernel's messages afterwards, to standard error")
 	flags.Usage = func() {
 		fmt.Fprintln(flags.Output(), "Usage: vm [flags] PROGRAM [arguments]\n\nRuns a static PROGRAM as root in a virtual machine.")
@@ -81,6 +85,9 @@ func parse(args []string) (*machine, error) {
 	}
 	if err := flags.Parse(args); err != nil {
 		return nil, err
+	}
+	if m.prepareOnly {
+		return m, nil
 	}
 	if flags.NArg() == 0 {
 		return nil, errors.New("name the program to run: vm [flags] PROGRAM [arguments]")

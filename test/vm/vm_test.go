@@ -126,6 +126,7 @@ func TestMachine(t *testing.T) {
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
 			cmd, stdout, stderr := runner(t, tc.args...)
 			if got := exitStatus(cmd.Run()); got != tc.status {
 				t.Errorf("status %d, want %d", got, tc.status)
@@ -178,6 +179,7 @@ func TestNoOrphan(t *testing.T) {
 		{name: "parent gets SIGKILL", signal: syscall.SIGKILL, parent: true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
 			// A file that the machine holds open while it lives tells its end.
 			temporary := t.TempDir()
 			cmd, _, stderr := runner(t, "PROGRAM", "hang")
