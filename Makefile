@@ -43,15 +43,10 @@ test-unit: ## What needs neither root nor a control plane
 test-lab: deps assets ## Real packets in network namespaces
 	go test -count=1 -timeout 25m -v ./test/e2e/...
 
-# What this machine's kernel may lack is tested in a virtual machine: IPVS, and
-# nf_tables of an older kernel.
-VM_PACKAGES := ./internal/proxy/ipvs/... ./internal/proxy/modes
-VM_RUN := $(CURDIR)/bin/vm -programs ip,iptables-save,ip6tables-save,iptables-restore,ip6tables-restore,nft
-
 .PHONY: test-vm
-test-vm: bin/vm ## Tests that need Debian's kernel 6.1, in a small virtual machine
-	go test -count=1 -timeout 15m ./test/vm
-	go test -count=1 -timeout 15m -p 1 -exec '$(VM_RUN)' $(VM_PACKAGES)
+test-vm: deps ## The part of the tests that runs in a virtual machine: IPVS, and nf_tables of Linux 6.1
+	go test -count=1 -timeout 15m ./test/vm ./internal/proxy/ipvs/... ./internal/proxy/modes
+	go test -count=1 -timeout 15m -run TestFlowsWithPackets ./internal/proxy/nftables
 
 bin/vm: FORCE
 	go build -o $@ ./test/vm
@@ -109,8 +104,9 @@ image: ## Container images of controller and agent
 	docker build --target agent --build-arg VERSION=$(VERSION) -t $(IMAGE_PREFIX)/causeway-agent:$(VERSION) .
 
 .PHONY: deps
-deps: bin/causeway ## Programs that the lab needs (installed with apt as root on Debian, else named)
+deps: bin/causeway bin/vm ## Programs that the lab and the tests need (installed with apt as root on Debian, else named)
 	bin/causeway lab deps --tests
+	bin/vm -prepare
 
 .PHONY: assets
 assets: ## The control plane's programs, built once from Go modules

@@ -5,7 +5,6 @@ package ipvs
 import (
 	"context"
 	"errors"
-	"os"
 	"testing"
 
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
@@ -15,16 +14,16 @@ import (
 
 func TestMain(m *testing.M) { nstest.Main(m) }
 
-// newTestBackend ends the test where the kernel has no IPVS, except in the
-// virtual machine, which is there to have it.
+// newTestBackend leaves the test to the virtual machine where the kernel has no
+// IPVS.
 func newTestBackend(t testing.TB, cfg Config) *Backend {
 	t.Helper()
-	nstest.Require(t, "ip")
 	b, err := New(cfg)
 	var lacks *backend.UnsupportedError
-	if errors.As(err, &lacks) && os.Getenv("IN_TEST_VM") == "" {
-		t.Skip("make test-vm runs this test in a virtual machine, as here the " + lacks.Error())
+	if errors.As(err, &lacks) {
+		nstest.LeaveToVM(t, lacks.Error())
 	}
+	nstest.Require(t, "ip")
 	if err != nil {
 		t.Fatal(err)
 	}

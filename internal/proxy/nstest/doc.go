@@ -10,4 +10,8 @@
 // every goroutine is in it and nothing outside is touched. Namespaces made
 // with New belong to child processes and go when the test ends, however it
 // ends.
+//
+// A test that this kernel cannot run calls LeaveToVM: the same program then runs
+// it in the virtual machine of test/vm, and the package passes only if it
+// passed there.
 package nstest

@@ -17,13 +17,19 @@ const insideVariable = "CAUSEWAY_NSTEST_INSIDE"
 
 // Main runs the tests of a package in a new network namespace, with loopback
 // up. Where that is not possible the tests still run, and those that call
-// Require end there.
+// Require end there. Tests that LeaveToVM or AlsoInVM name run in the virtual
+// machine after that.
 func Main(m *testing.M) {
 	if os.Getenv(insideVariable) != "" {
 		os.Exit(inside(m))
 	}
+	os.Exit(withVM(func() int { return isolated(m) }))
+}
+
+// isolated runs the tests in a process of its own, in a new namespace.
+func isolated(m *testing.M) int {
 	if os.Geteuid() != 0 {
-		os.Exit(m.Run())
+		return m.Run()
 	}
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Env = append(os.Environ(), insideVariable+"=1")
@@ -33,11 +39,12 @@ func Main(m *testing.M) {
 	var exit *exec.ExitError
 	switch {
 	case errors.As(err, &exit):
-		os.Exit(exit.ExitCode())
+		return exit.ExitCode()
 	case err != nil:
 		fmt.Fprintln(os.Stderr, "nstest: no network namespace:", err)
-		os.Exit(m.Run())
+		return m.Run()
 	}
+	return 0
 }
 
 func inside(m *testing.M) int {

@@ -5,7 +5,6 @@ package vsnl
 import (
 	"errors"
 	"net/netip"
-	"os"
 	"testing"
 	"time"
 
@@ -21,11 +20,11 @@ var compareAddresses = cmp.Comparer(func(a, b netip.Addr) bool { return a == b }
 
 func dial(t *testing.T) *Conn {
 	t.Helper()
-	nstest.Require(t)
 	c, err := Dial()
-	if errors.Is(err, ErrUnsupported) && os.Getenv("IN_TEST_VM") == "" {
-		t.Skip("this kernel has no IPVS: make test-vm runs this test on one that has it")
+	if errors.Is(err, ErrUnsupported) {
+		nstest.LeaveToVM(t, err.Error())
 	}
+	nstest.Require(t)
 	if err != nil {
 		t.Fatal(err)
 	}
