@@ -5,6 +5,7 @@ package backend
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -52,6 +53,9 @@ type Report struct {
 	Drift int
 	// Objects is the number of objects that the backend now has in the kernel.
 	Objects int
+	// Problems are the parts of Services that the mode cannot do, or could not:
+	// of all Services after a full Sync, else of the changed ones.
+	Problems []model.Problem
 }
 
 // Add sums up reports, for backends that work family by family.
@@ -60,6 +64,7 @@ func (r Report) Add(o Report) Report {
 		Full:  r.Full || o.Full,
 		Added: r.Added + o.Added, Deleted: r.Deleted + o.Deleted,
 		Drift: r.Drift + o.Drift, Objects: r.Objects + o.Objects,
+		Problems: slices.Concat(r.Problems, o.Problems),
 	}
 }
 

@@ -20,14 +20,14 @@ import (
 )
 
 // Packets runs the table with real packets. The test's own namespace, fresh
-// by nstest.Main, becomes node-1; b must work in it. Rows named in cannot are
-// those that the mode's documentation says it cannot do: they must not work.
-func Packets(t *testing.T, b backend.Backend, cannot ...string) {
+// by nstest.Main, becomes node-1; b must work in it. What LimitsOf says that the
+// mode cannot do must not work.
+func Packets(t *testing.T, b backend.Backend) {
 	nstest.Require(t, "ip")
 	net := newNetwork(t)
 	for _, r := range Rows() {
 		for _, f := range r.Families() {
-			t.Run(r.Name+"/"+f.String(), func(t *testing.T) { net.run(t, b, &r, f, slices.Contains(cannot, r.Name)) })
+			t.Run(r.Name+"/"+f.String(), func(t *testing.T) { net.run(t, b, &r, f) })
 		}
 	}
 	if err := b.Cleanup(context.Background()); err != nil {
@@ -35,21 +35,22 @@ func Packets(t *testing.T, b backend.Backend, cannot ...string) {
 	}
 }
 
-func (n *network) run(t *testing.T, b backend.Backend, r *Row, f model.Family, cannot bool) {
+func (n *network) run(t *testing.T, b backend.Backend, r *Row, f model.Family) {
 	desired, _ := model.Compute(r.Snapshot(f))
 	if _, err := b.Sync(t.Context(), desired, nil); err != nil {
 		t.Fatal(err)
 	}
 	n.forget(t)
 	got := n.observe(t, r, f)
+	want, cannot := LimitsOf(b.Name()).want(r)
 	if cannot {
-		if same(r.Want, got) {
+		if same(want, got) {
 			t.Errorf("%s dials %s: %v, which this mode is said not to do: correct its documentation", r.From, r.To, got)
 		}
 		return
 	}
-	if !same(r.Want, got) {
-		t.Errorf("%s dials %s: %v, want %v", r.From, r.To, got, r.Want)
+	if !same(want, got) {
+		t.Errorf("%s dials %s: %v, want %v", r.From, r.To, got, want)
 	}
 }
 

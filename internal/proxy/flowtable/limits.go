@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package flowtable
+
+import (
+	"slices"
+
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+)
+
+// Limits are what a mode cannot do. docs/modes.md lists the same for users.
+type Limits struct {
+	// Rows are named as in the table; they must not work.
+	Rows []string
+	// NodeAddress says that endpoints see an address of the node, never the
+	// client's.
+	NodeAddress bool
+}
+
+// limits by the name of the mode; those not listed can do every row.
+var limits = map[string]Limits{
+	"ipvs": {Rows: []string{
+		"NodePort at loopback, endpoint here",
+		"NodePort at loopback, endpoint there",
+	}},
+	"userspace": {NodeAddress: true, Rows: []string{
+		"SCTP, ClusterIP from a Pod here",
+		"SCTP, load balancer IP from outside",
+		"SCTP, NodePort from outside",
+		"SCTP, policy Local",
+		"SCTP, hairpin",
+	}},
+}
+
+// LimitsOf gives the limits of a mode.
+func LimitsOf(mode string) Limits { return limits[mode] }
+
+// want is what a row must come to within the limits; cannot is that it must
+// not work at all.
+func (l Limits) want(r *Row) (w Want, cannot bool) {
+	w = r.Want
+	if l.NodeAddress && !w.Untouched && w.Action == model.Forward {
+		w.Masquerade = w.To
+	}
+	return w, slices.Contains(l.Rows, r.Name)
+}

@@ -1,0 +1,428 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package userspace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/causeway-lb/causeway/internal/proxy/backend"
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
+)
+
+// Config of a Backend.
+type Config struct {
+	// Families to serve; empty means both.
+	Families []model.Family
+	// UDPTimeout ends a flow that nobody has sent in for that long; 0 is two
+	// minutes.
+	UDPTimeout time.Duration
+	// DialTimeout bounds the search for an endpoint that answers; 0 is ten
+	// seconds.
+	DialTimeout time.Duration
+	// MaxDescriptors is how many file descriptors connections may use; 0 is the
+	// process's limit less what the rest of it needs.
+	MaxDescriptors int
+	// Metrics are counted in; nil makes some that nobody sees.
+	Metrics *Metrics
+}
+
+// Validate says what is wrong.
+func (c Config) Validate() error {
+	if c.UDPTimeout < 0 || c.DialTimeout < 0 || c.MaxDescriptors < 0 {
+		return errors.New("time-outs and limits of the userspace proxy must not be negative")
+	}
+	return nil
+}
+
+func (c Config) withDefaults() Config {
+	if len(c.Families) == 0 {
+		c.Families = model.Families[:]
+	}
+	if c.UDPTimeout == 0 {
+		c.UDPTimeout = 2 * time.Minute
+	}
+	if c.DialTimeout == 0 {
+		c.DialTimeout = 10 * time.Second
+	}
+	if c.Metrics == nil {
+		c.Metrics = NewMetrics()
+	}
+	return c
+}
+
+// What the Backend needs of the kernel; tests put faults in between.
+type (
+	tableKernel interface {
+		read() (elements, []model.Family, error)
+		commit(rebuild []*program, edits []edit) error
+		remove() error
+	}
+	routeKernel interface {
+		ensure() (missing int, err error)
+		remove() error
+	}
+)
+
+// Backend serves Services by a proxy in this process. It implements
+// backend.Backend and backend.Watcher.
+type Backend struct {
+	families []model.Family
+	tables   tableKernel
+	routes   routeKernel
+	proxy    *proxy
+	budget   *budget
+	port     uint32 // of the netlink socket
+	release  func() error
+
+	// synced says that want and applied describe the kernel.
+	synced  bool
+	node    model.Node
+	applied map[types.NamespacedName]*model.Service
+	want    wanted
+
+	notifyMu sync.Mutex
+	notify   func()
+}
+
+var (
+	_ backend.Backend = (*Backend)(nil)
+	_ backend.Watcher = (*Backend)(nil)
+)
+
+// New opens a Backend in the network namespace of the calling thread. It
+// changes nothing yet.
+func New(cfg Config) (*Backend, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	cfg.Families = slices.DeleteFunc(slices.Clone(cfg.Families), func(f model.Family) bool { return !hasFamily(f) })
+	budget, err := newBudget(cfg.MaxDescriptors)
+	if err != nil {
+		return nil, err
+	}
+	t, err := newTables(cfg.Families)
+	if errors.Is(err, unix.EPROTONOSUPPORT) {
+		return nil, &backend.UnsupportedError{Feature: "nf_tables (CONFIG_NF_TABLES)", Err: err}
+	}
+	if err != nil {
+		return nil, err
+	}
+	r, err := newRoutes(cfg.Families)
+	if err != nil {
+		_ = t.close()
+		return nil, err
+	}
+	b := newBackend(cfg, budget, t, r)
+	b.port = t.conn.Port()
+	b.release = func() error {
+		r.close()
+		return t.close()
+	}
+	return b, nil
+}
+
+// hasFamily says whether the kernel has sockets of a family.
+func hasFamily(f model.Family) bool {
+	fd, err := unix.Socket(netlinkFamily(f), unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return !errors.Is(err, unix.EAFNOSUPPORT)
+	}
+	return unix.Close(fd) == nil
+}
+
+func newBackend(cfg Config, budget *budget, t tableKernel, r routeKernel) *Backend {
+	cfg.Metrics.descriptors.Set(float64(budget.limit))
+	b := &Backend{
+		families: cfg.Families, tables: t, routes: r, budget: budget, release: func() error { return nil },
+		proxy: newProxy(cfg, budget, cfg.Metrics),
+	}
+	budget.tell = b.wake
+	return b
+}
+
+// Name is "userspace".
+func (b *Backend) Name() string { return "userspace" }
+
+// Close ends the proxy: its connections are reset. The kernel keeps the rules,
+// which drop first packets until another Backend listens.
+func (b *Backend) Close() error { return errors.Join(b.proxy.close(), b.release()) }
+
+// Sync implements backend.Backend. Its first call opens the sockets.
+func (b *Backend) Sync(ctx context.Context, want model.Desired, changed []types.NamespacedName) (backend.Report, error) {
+	if err := ctx.Err(); err != nil {
+		return backend.Report{}, err
+	}
+	full := changed == nil || !b.synced || !reflect.DeepEqual(b.node, want.Node)
+	var report backend.Report
+	var err error
+	if full {
+		report, err = b.full(want)
+	} else {
+		report, err = b.change(want, changed)
+	}
+	report.Full = full
+	if err != nil {
+		b.synced = false
+		return report, fmt.Errorf("sync userspace: %w", unsupported(err))
+	}
+	report.Objects = len(b.want)
+	return report, nil
+}
+
+// unsupported finds out what the kernel lacks when it refused a rule.
+func unsupported(err error) error {
+	var refused *nfnl.Error
+	switch {
+	case !errors.As(err, &refused):
+	case errors.Is(refused.Err, unix.EOPNOTSUPP):
+		return &backend.UnsupportedError{Feature: "nf_tables with reject in prerouting", MinKernel: "5.9", Err: err}
+	case errors.Is(refused.Err, unix.ENOENT):
+		return &backend.UnsupportedError{Feature: "transparent proxying by nf_tables (CONFIG_NFT_TPROXY, CONFIG_NFT_SOCKET)", MinKernel: "4.19", Err: err}
+	}
+	return err
+}
+
+// change applies the difference that some Services make.
+func (b *Backend) change(want model.Desired, changed []types.NamespacedName) (backend.Report, error) {
+	touched := map[elementID]bool{}
+	before := map[elementID]string{}
+	var added []*model.Service
+	gone := map[model.Key]bool{}
+	note := func(id elementID) {
+		if c := b.want[id]; c != nil {
+			if _, known := before[id]; !known && !touched[id] {
+				before[id] = c.value
+			}
+		}
+	}
+	changed = slices.Clone(changed)
+	slices.SortFunc(changed, compareNames)
+	changed = slices.Compact(changed)
+	var outs, ins []elements
+	for _, name := range changed {
+		old, next := b.applied[name], want.Services[name]
+		outs, ins = append(outs, render(old, b.families)), append(ins, render(next, b.families))
+		if old != nil {
+			for i := range old.Frontends {
+				gone[old.Frontends[i].Key] = true
+			}
+		}
+		if next != nil {
+			added = append(added, next)
+		}
+	}
+	for _, all := range [][]elements{outs, ins} {
+		for _, es := range all {
+			for id := range es {
+				note(id)
+			}
+		}
+	}
+	// What goes from one Service to another is taken out before it is put in.
+	for _, out := range outs {
+		b.want.replace(out, nil, touched)
+	}
+	for _, in := range ins {
+		b.want.replace(nil, in, touched)
+	}
+	for _, svc := range added {
+		for i := range svc.Frontends {
+			delete(gone, svc.Frontends[i].Key)
+		}
+	}
+	edits, report := difference(before, b.want, touched)
+	// The proxy knows of a frontend before packets are led to it.
+	b.proxy.put(added)
+	if err := b.tables.commit(nil, edits); err != nil {
+		return backend.Report{}, err
+	}
+	if len(gone) > 0 {
+		b.proxy.drop(func(k model.Key) bool { return gone[k] })
+	}
+	for _, name := range changed {
+		if svc := want.Services[name]; svc != nil {
+			b.applied[name] = svc
+			report.Problems = append(report.Problems, problems(svc)...)
+		} else {
+			delete(b.applied, name)
+		}
+	}
+	report.Problems = append(report.Problems, b.limited(changed)...)
+	return report, nil
+}
+
+// limited are those of some Services that had connections refused lately.
+func (b *Backend) limited(names []types.NamespacedName) []model.Problem {
+	return slices.DeleteFunc(b.budget.problems(time.Now()), func(p model.Problem) bool { return !slices.Contains(names, p.Service) })
+}
+
+func compareNames(a, b types.NamespacedName) int {
+	if a.Namespace != b.Namespace {
+		return strings.Compare(a.Namespace, b.Namespace)
+	}
+	return strings.Compare(a.Name, b.Name)
+}
+
+// difference gives the edits from one state of some elements to another.
+func difference(before map[elementID]string, after wanted, touched map[elementID]bool) ([]edit, backend.Report) {
+	var edits []edit
+	var report backend.Report
+	for id := range touched {
+		old, had := before[id]
+		c := after[id]
+		e := edit{id: id, had: had, wants: c != nil}
+		if c != nil {
+			e.value = c.value
+		}
+		if had == e.wants && old == e.value {
+			continue
+		}
+		edits = append(edits, e)
+		if had {
+			report.Deleted++
+		}
+		if e.wants {
+			report.Added++
+		}
+	}
+	return edits, report
+}
+
+// full reads the kernel and makes it match want, whatever it was.
+func (b *Backend) full(want model.Desired) (backend.Report, error) {
+	if err := b.proxy.listen(b.families); err != nil {
+		return backend.Report{}, err
+	}
+	found, broken, err := b.tables.read()
+	if err != nil {
+		return backend.Report{}, err
+	}
+	drift := 0
+	if b.synced {
+		drift = len(broken) + differences(found, b.want)
+	}
+	if !reflect.DeepEqual(b.node, want.Node) {
+		broken = b.families // the rules depend on it
+	}
+	next, touched := wanted{}, map[elementID]bool{}
+	services := make([]*model.Service, 0, len(want.Services))
+	next.replace(nil, renderNode(&want.Node, b.families), touched)
+	for _, svc := range want.Services {
+		next.replace(nil, render(svc, b.families), touched)
+		services = append(services, svc)
+	}
+	for id := range found {
+		touched[id] = true
+	}
+	edits, report := difference(found, next, touched)
+	var rebuild []*program
+	for _, f := range broken {
+		rebuild = append(rebuild, &program{fam: f, node: &want.Node, at: b.proxy.at[f]})
+		// Elements that stay are written again, which is no change.
+		for id, c := range next {
+			if old, had := found[id]; id.family == f && had && old == c.value {
+				edits = append(edits, edit{id: id, value: c.value, had: true, wants: true})
+			}
+		}
+	}
+	b.proxy.put(services)
+	missing, err := b.routes.ensure()
+	if err != nil {
+		return backend.Report{}, err
+	}
+	if b.synced {
+		drift += missing
+	}
+	if err := b.tables.commit(rebuild, edits); err != nil {
+		return backend.Report{}, err
+	}
+	keys := map[model.Key]bool{}
+	b.applied = make(map[types.NamespacedName]*model.Service, len(services))
+	for _, svc := range services {
+		b.applied[svc.Name] = svc
+		report.Problems = append(report.Problems, problems(svc)...)
+		for i := range svc.Frontends {
+			keys[svc.Frontends[i].Key] = true
+		}
+	}
+	b.proxy.drop(func(k model.Key) bool { return !keys[k] })
+	report.Problems = append(report.Problems, b.budget.problems(time.Now())...)
+	report.Drift = drift
+	b.synced, b.node, b.want = true, want.Node, next
+	return report, nil
+}
+
+// differences counts the elements that are not as they were left.
+func differences(found elements, left wanted) int {
+	n := 0
+	for id, value := range found {
+		if c := left[id]; c == nil || c.value != value {
+			n++
+		}
+	}
+	for id := range left {
+		if _, ok := found[id]; !ok {
+			n++
+		}
+	}
+	return n
+}
+
+// Cleanup removes rules and routes. The proxy's connections go on without
+// them only as long as their packets find the way, so they are ended.
+func (b *Backend) Cleanup(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	b.synced = false
+	b.proxy.drop(func(model.Key) bool { return true })
+	if err := errors.Join(b.tables.remove(), b.routes.remove()); err != nil {
+		return fmt.Errorf("clean up userspace: %w", err)
+	}
+	return nil
+}
+
+// Watch implements backend.Watcher for the tables. It also notifies when
+// connections are refused for want of file descriptors, and when that is over,
+// so that the Services' problems are told.
+func (b *Backend) Watch(ctx context.Context, notify func()) error {
+	m, err := nfnl.NewMonitor(b.port)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	b.setNotify(notify)
+	defer b.setNotify(nil)
+	notify() // what happened before the monitor listened is unknown
+	return m.Run(ctx, func(t nfnl.Table) {
+		if t.Name == Name || t.Name == "" {
+			notify()
+		}
+	})
+}
+
+func (b *Backend) setNotify(f func()) {
+	b.notifyMu.Lock()
+	defer b.notifyMu.Unlock()
+	b.notify = f
+}
+
+func (b *Backend) wake() {
+	b.notifyMu.Lock()
+	defer b.notifyMu.Unlock()
+	if b.notify != nil {
+		b.notify()
+	}
+}

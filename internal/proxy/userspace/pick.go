@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package userspace
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+)
+
+// maxClients bounds the clients that a frontend remembers for affinity; past
+// it, those that are remembered longest without use are forgotten.
+const maxClients = 1 << 16
+
+// frontend is one address and port that the proxy answers for. Its flows and
+// what it remembers of clients outlive changes of the endpoints.
+type frontend struct {
+	mu      sync.Mutex
+	service types.NamespacedName
+	model   *model.Frontend // nil: it is gone
+	// inside and outside are the same where the views do not differ.
+	inside, outside *rotation
+	sticky          map[netip.Addr]sticky
+	flows           map[flowKey]*flow
+}
+
+// sticky is the endpoint of a client, until it was not used for a while.
+type sticky struct {
+	endpoint netip.AddrPort
+	until    time.Time
+}
+
+// rotation is smooth weighted round robin: each endpoint gains its weight a
+// turn, and the one that is ahead pays the sum of all.
+type rotation struct {
+	target *model.Target
+	ahead  []int
+}
+
+func newRotation(t *model.Target) *rotation {
+	r := &rotation{target: t, ahead: make([]int, len(t.Endpoints))}
+	if len(r.ahead) > 0 {
+		// Nodes must not all begin with the same endpoint.
+		r.ahead[rand.IntN(len(r.ahead))]++
+	}
+	return r
+}
+
+// next is the endpoint whose turn it is, other than those already tried.
+func (r *rotation) next(tried []netip.AddrPort) (netip.AddrPort, bool) {
+	best, sum := -1, 0
+	for i := range r.target.Endpoints {
+		e := &r.target.Endpoints[i]
+		if slices.Contains(tried, e.AddrPort) {
+			continue
+		}
+		weight := max(int(e.Weight), 1)
+		r.ahead[i] += weight
+		sum += weight
+		if best < 0 || r.ahead[i] > r.ahead[best] {
+			best = i
+		}
+	}
+	if best < 0 {
+		return netip.AddrPort{}, false
+	}
+	r.ahead[best] -= sum
+	return r.target.Endpoints[best].AddrPort, true
+}
+
+func (r *rotation) has(ep netip.AddrPort) bool {
+	return slices.ContainsFunc(r.target.Endpoints, func(e model.Endpoint) bool { return e.AddrPort == ep })
+}
+
+// set takes over a new state; nil is that there is none any more. It returns
+// the flows that must end by it.
+func (f *frontend) set(service types.NamespacedName, m *model.Frontend) []*flow {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case m == nil:
+		f.inside, f.outside = nil, nil
+	case f.model == nil || !f.model.Inside.Equal(m.Inside) || !f.model.Outside.Equal(m.Outside):
+		f.inside = newRotation(m.Inside)
+		f.outside = f.inside
+		if !m.Outside.Equal(m.Inside) {
+			f.outside = newRotation(m.Outside)
+		}
+	}
+	f.service, f.model = service, m
+	var over []*flow
+	for _, fl := range f.flows {
+		if !f.keeps(fl.endpoint) {
+			over = append(over, fl)
+		}
+	}
+	return over
+}
+
+// keeps says whether a flow may stay with an endpoint; mu is held.
+func (f *frontend) keeps(ep netip.AddrPort) bool {
+	return f.model != nil && slices.Contains(f.model.Serving, ep)
+}
+
+func (f *frontend) name() types.NamespacedName {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.service
+}
+
+// pick chooses the endpoint of a new connection or flow, other than those
+// already tried.
+func (f *frontend) pick(v view, client netip.Addr, tried []netip.AddrPort, now time.Time) (netip.AddrPort, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r := f.inside
+	if v == viewOutside {
+		r = f.outside
+	}
+	if r == nil {
+		return netip.AddrPort{}, false
+	}
+	client = client.WithZone("")
+	lasts := r.target.Affinity
+	if lasts > 0 && len(tried) == 0 {
+		if s, ok := f.sticky[client]; ok && now.Before(s.until) && r.has(s.endpoint) {
+			f.sticky[client] = sticky{s.endpoint, now.Add(lasts)}
+			return s.endpoint, true
+		}
+	}
+	ep, ok := r.next(tried)
+	if ok && lasts > 0 {
+		f.remember(client, sticky{ep, now.Add(lasts)}, now)
+	}
+	return ep, ok
+}
+
+// remember makes room if it has to: first by what has expired, then by what
+// will soonest.
+func (f *frontend) remember(client netip.Addr, s sticky, now time.Time) {
+	if _, known := f.sticky[client]; !known && len(f.sticky) >= maxClients {
+		ends := make([]time.Time, 0, len(f.sticky))
+		for _, old := range f.sticky {
+			ends = append(ends, old.until)
+		}
+		slices.SortFunc(ends, time.Time.Compare)
+		limit := ends[len(ends)/8]
+		for c, old := range f.sticky {
+			if !old.until.After(limit) || now.After(old.until) {
+				delete(f.sticky, c)
+			}
+		}
+	}
+	if f.sticky == nil {
+		f.sticky = map[netip.Addr]sticky{}
+	}
+	f.sticky[client] = s
+}

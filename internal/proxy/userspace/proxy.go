@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package userspace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/causeway-lb/causeway/internal/proxy/backend"
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+)
+
+// proxy carries connections and flows. It has a socket for each family, view
+// and protocol, however many Services there are.
+type proxy struct {
+	cfg     Config
+	budget  *budget
+	metrics *Metrics
+
+	// frontends is what the sockets lead to. A new state of a frontend is set on
+	// the same object.
+	mu        sync.RWMutex
+	frontends map[model.Key]*frontend
+
+	ctx     context.Context // ends with close
+	cancel  context.CancelFunc
+	wait    sync.WaitGroup
+	closers []io.Closer
+	replies map[model.Family]*replier
+	at      map[model.Family]map[view]ports
+
+	connsMu sync.Mutex
+	conns   map[io.Closer]struct{} // what close ends, besides the sockets
+}
+
+func newProxy(cfg Config, b *budget, m *Metrics) *proxy {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &proxy{
+		cfg: cfg, budget: b, metrics: m, frontends: map[model.Key]*frontend{}, ctx: ctx, cancel: cancel,
+		replies: map[model.Family]*replier{}, at: map[model.Family]map[view]ports{}, conns: map[io.Closer]struct{}{},
+	}
+}
+
+func loopback(f model.Family) netip.Addr {
+	if f == model.IPv4 {
+		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	return netip.IPv6Loopback()
+}
+
+// listen opens the sockets, once.
+func (p *proxy) listen(families []model.Family) error {
+	for _, f := range families {
+		if p.at[f] != nil {
+			continue
+		}
+		at, err := p.listenFamily(f)
+		if err != nil {
+			return fmt.Errorf("listen for %s: %w", f, err)
+		}
+		p.at[f] = at
+	}
+	return nil
+}
+
+func (p *proxy) listenFamily(f model.Family) (at map[view]ports, err error) {
+	var opened []io.Closer
+	defer func() {
+		if err != nil {
+			for _, c := range opened {
+				_ = c.Close()
+			}
+		}
+	}()
+	replies, err := newReplier(f)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = replies.close()
+		}
+	}()
+	at = map[view]ports{}
+	var run []func()
+	cfg := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error { return transparent(c, f) }}
+	cfg.SetMultipathTCP(false)
+	suffix := map[model.Family]string{model.IPv4: "4", model.IPv6: "6"}[f]
+	address := netip.AddrPortFrom(loopback(f), 0).String()
+	for _, v := range []view{viewInside, viewOutside} {
+		l, err := cfg.Listen(p.ctx, "tcp"+suffix, address)
+		if err != nil {
+			return nil, err
+		}
+		opened = append(opened, l)
+		u, err := cfg.ListenPacket(p.ctx, "udp"+suffix, address)
+		if err != nil {
+			return nil, err
+		}
+		opened = append(opened, u)
+		tcp, udp := l.(*net.TCPListener), u.(*net.UDPConn)
+		_ = udp.SetReadBuffer(4 << 20) // as much as net.core.rmem_max allows
+		at[v] = ports{tcp: tcp.Addr().(*net.TCPAddr).AddrPort().Port(), udp: udp.LocalAddr().(*net.UDPAddr).AddrPort().Port()}
+		run = append(run, func() { p.accept(tcp, v) }, func() { p.receive(udp, v, replies) })
+	}
+	p.closers = append(p.closers, opened...)
+	p.replies[f] = replies
+	for _, f := range run {
+		p.wait.Go(f)
+	}
+	return at, nil
+}
+
+// transparent lets a socket have packets, and send packets, whose address is
+// not this node's, and tells what a datagram's destination was.
+func transparent(c syscall.RawConn, f model.Family) error {
+	var errs []error
+	err := c.Control(func(fd uintptr) {
+		set := func(level, option int) { errs = append(errs, unix.SetsockoptInt(int(fd), level, option, 1)) }
+		if f == model.IPv4 {
+			set(unix.SOL_IP, unix.IP_TRANSPARENT)
+			set(unix.SOL_IP, unix.IP_RECVORIGDSTADDR)
+		} else {
+			set(unix.SOL_IPV6, unix.IPV6_TRANSPARENT)
+			set(unix.SOL_IPV6, unix.IPV6_RECVORIGDSTADDR)
+		}
+	})
+	if err := errors.Join(append(errs, err)...); errors.Is(err, unix.ENOPROTOOPT) {
+		return &backend.UnsupportedError{Feature: "transparent sockets", MinKernel: "2.6.37", Err: err}
+	} else if err != nil {
+		return fmt.Errorf("make socket transparent: %w", err)
+	}
+	return nil
+}
+
+// find gives who answers for an address and port.
+func (p *proxy) find(at netip.AddrPort, proto model.Protocol) *frontend {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	addr := at.Addr().Unmap().WithZone("")
+	if f := p.frontends[model.Key{Addr: addr, Port: at.Port(), Protocol: proto}]; f != nil {
+		return f
+	}
+	return p.frontends[model.Key{Addr: model.FamilyOf(addr).Unspecified(), Port: at.Port(), Protocol: proto}]
+}
+
+// isFrontend says that an endpoint is an address of Services itself. The proxy
+// would dial itself for ever.
+func (p *proxy) isFrontend(ep netip.AddrPort, proto model.Protocol) bool {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return p.frontends[model.Key{Addr: ep.Addr(), Port: ep.Port(), Protocol: proto}] != nil
+}
+
+// put takes over the frontends of some Services.
+func (p *proxy) put(services []*model.Service) {
+	var over []*flow
+	p.mu.Lock()
+	for _, svc := range services {
+		for i := range svc.Frontends {
+			m := &svc.Frontends[i]
+			if !proxied(m.Protocol) {
+				continue
+			}
+			f := p.frontends[m.Key]
+			if f == nil {
+				f = &frontend{}
+				p.frontends[m.Key] = f
+			}
+			over = append(over, f.set(svc.Name, m)...)
+		}
+	}
+	p.mu.Unlock()
+	end(over)
+}
+
+// drop ends the frontends that gone names.
+func (p *proxy) drop(gone func(model.Key) bool) {
+	var over []*flow
+	p.mu.Lock()
+	for key, f := range p.frontends {
+		if gone(key) {
+			over = append(over, f.set(f.name(), nil)...)
+			delete(p.frontends, key)
+		}
+	}
+	p.mu.Unlock()
+	end(over)
+}
+
+func end(flows []*flow) {
+	for _, fl := range flows {
+		fl.end()
+	}
+}
+
+// keep has close end c; it returns false if that has begun.
+func (p *proxy) keep(c io.Closer) bool {
+	p.connsMu.Lock()
+	defer p.connsMu.Unlock()
+	if p.ctx.Err() != nil {
+		return false
+	}
+	p.conns[c] = struct{}{}
+	return true
+}
+
+func (p *proxy) forget(c io.Closer) {
+	p.connsMu.Lock()
+	defer p.connsMu.Unlock()
+	delete(p.conns, c)
+}
+
+// close ends everything and waits for that.
+func (p *proxy) close() error {
+	p.connsMu.Lock()
+	p.cancel()
+	conns := p.conns
+	p.conns = map[io.Closer]struct{}{}
+	p.connsMu.Unlock()
+	var errs []error
+	for _, c := range p.closers {
+		errs = append(errs, c.Close())
+	}
+	for c := range conns {
+		_ = c.Close()
+	}
+	p.wait.Wait()
+	for _, r := range p.replies {
+		errs = append(errs, r.close()) // nobody sends any more
+	}
+	return errors.Join(errs...)
+}
+
+// pause waits a little after an error that may pass, and says whether to go on.
+func (p *proxy) pause() bool {
+	select {
+	case <-p.ctx.Done():
+		return false
+	case <-time.After(20 * time.Millisecond):
+		return true
+	}
+}
