@@ -3,7 +3,6 @@
 package main
 
 import (
-	"errors"
 	"flag"
 	"fmt"
 	"net/netip"
@@ -17,10 +16,9 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/agent"
 	"github.com/causeway-lb/causeway/internal/announce/members"
-	"github.com/causeway-lb/causeway/internal/proxy/iptables"
-	"github.com/causeway-lb/causeway/internal/proxy/ipvs"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/modes"
+	"github.com/causeway-lb/causeway/internal/proxy/userspace"
 )
 
 // flags are the command line.
@@ -36,8 +34,7 @@ type flags struct {
 
 	mode       string
 	chosenMode modes.Mode
-	ipvs       ipvs.Config
-	iptables   iptables.Config
+	modes      modes.Configs
 }
 
 func (f *flags) register(cmd *cobra.Command) {
@@ -58,10 +55,12 @@ func (f *flags) register(cmd *cobra.Command) {
 	fs.BoolVar(&f.announce, "announce", true, "announce LoadBalancer addresses by ARP and NDP")
 	fs.Uint16Var(&f.announcer.GossipPort, "gossip-port", members.Port, "UDP and TCP port of the agents' gossip, the same on all nodes")
 	fs.BoolVar(&f.announcer.KeepDeadNodes, "keep-dead-nodes", false, "keep endpoints on nodes that the agents find dead until the API server knows")
-	fs.StringVar(&f.mode, "mode", string(modes.Auto), "how to program the kernel: auto (nftables, else iptables), nftables, iptables, or ipvs (where the kernel lacks it, as auto)")
-	fs.StringVar(&f.ipvs.Scheduler, "ipvs-scheduler", "wrr", "IPVS scheduler of Services without the annotation "+model.SchedulerAnnotation)
-	fs.DurationVar(&f.ipvs.DrainTimeout, "ipvs-drain-timeout", 15*time.Minute, "how long a removed endpoint may keep its connections in mode ipvs")
-	fs.StringVar(&f.iptables.Variant, "iptables-variant", "", "legacy or nft; empty: the one that iptables-restore is")
+	fs.StringVar(&f.mode, "mode", string(modes.Auto), "how to program the kernel: auto (nftables, else iptables, else userspace), nftables, iptables, ipvs (where the kernel lacks it, as auto), or userspace")
+	fs.StringVar(&f.modes.IPVS.Scheduler, "ipvs-scheduler", "wrr", "IPVS scheduler of Services without the annotation "+model.SchedulerAnnotation)
+	fs.DurationVar(&f.modes.IPVS.DrainTimeout, "ipvs-drain-timeout", 15*time.Minute, "how long a removed endpoint may keep its connections in mode ipvs")
+	fs.StringVar(&f.modes.IPTables.Variant, "iptables-variant", "", "legacy or nft; empty: the one that iptables-restore is")
+	fs.DurationVar(&f.modes.Userspace.UDPTimeout, "userspace-udp-timeout", 2*time.Minute, "how long a UDP flow may be idle in mode userspace")
+	fs.IntVar(&f.modes.Userspace.MaxDescriptors, "userspace-max-descriptors", 0, "file descriptors that connections may use in mode userspace, six a TCP connection; 0: the process's limit less 512")
 	std := flag.NewFlagSet("log", flag.ContinueOnError)
 	f.zap.BindFlags(std)
 	fs.AddGoFlagSet(std)
@@ -91,9 +90,11 @@ func (f *flags) config() (agent.Config, error) {
 		return agent.Config{}, fmt.Errorf("--mode: %w", err)
 	}
 	f.chosenMode = mode
-	if err := errors.Join(f.ipvs.Validate(), f.iptables.Validate()); err != nil {
+	if err := f.modes.Validate(); err != nil {
 		return agent.Config{}, err
 	}
+	f.modes.Userspace.Metrics = userspace.NewMetrics()
+	f.cfg.Parts = append(f.cfg.Parts, agent.Metrics("userspace", f.modes.Userspace.Metrics.Collectors()...))
 	if f.announce {
 		f.cfg.Parts = append(f.cfg.Parts, agent.Announcer(f.announcer))
 	}

@@ -79,7 +79,7 @@ func serve(ctx context.Context, f *flags) error {
 	}
 	reporter := agent.NewModeReporter(log)
 	b, err := modes.New(modes.Config{
-		Mode: f.chosenMode, Kinds: modes.Kinds(f.ipvs, f.iptables), FellBack: reporter.FellBack, Chosen: reporter.Chosen,
+		Mode: f.chosenMode, Kinds: modes.Kinds(f.modes), FellBack: reporter.FellBack, Chosen: reporter.Chosen,
 	})
 	if err != nil {
 		return err
@@ -101,7 +101,7 @@ func serve(ctx context.Context, f *flags) error {
 
 // cleanup removes what any mode made.
 func cleanup(ctx context.Context, f *flags) error {
-	b, err := modes.New(modes.Config{Mode: modes.Auto, Kinds: modes.Kinds(f.ipvs, f.iptables)})
+	b, err := modes.New(modes.Config{Mode: modes.Auto, Kinds: modes.Kinds(f.modes)})
 	if err != nil {
 		return err
 	}

@@ -38,3 +38,12 @@ func serveHTTP(ctx context.Context, what, address string, h http.Handler) error 
 	}
 	return nil
 }
+
+// Metrics is a Part that registers metrics of something else.
+func Metrics(name string, collectors ...prometheus.Collector) Part {
+	return Part{Name: name + " metrics", NoLoadBalancers: true, Run: func(ctx context.Context, env Env) error {
+		env.Registry.MustRegister(collectors...)
+		<-ctx.Done()
+		return nil
+	}}
+}

@@ -15,7 +15,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
-	"github.com/causeway-lb/causeway/internal/proxy/iptables"
 	"github.com/causeway-lb/causeway/internal/proxy/ipvs"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/nstest"
@@ -31,7 +30,7 @@ const frontend, endpoint = "10.96.0.10:80", "10.244.1.2:8080"
 func TestChangeModes(t *testing.T) {
 	nstest.Require(t, "ip", "iptables-restore", "ip6tables-restore")
 	client := newNetwork(t)
-	kinds := Kinds(ipvs.Config{DrainInterval: 50 * time.Millisecond}, iptables.Config{})
+	kinds := Kinds(Configs{IPVS: ipvs.Config{DrainInterval: 50 * time.Millisecond}})
 	tried := []Mode{NFTables, IPTables, IPVS}
 	probe, err := kinds[IPVS].Open()
 	var lacks *backend.UnsupportedError

@@ -4,10 +4,11 @@
 // another.
 //
 //	asked for     tried in this order
-//	auto          nftables, iptables
+//	auto          nftables, iptables, userspace
 //	nftables      nftables
 //	iptables      iptables
-//	ipvs          ipvs, nftables, iptables
+//	ipvs          ipvs, nftables, iptables, userspace
+//	userspace     userspace
 //
 // What a kernel can do shows when it is asked to: the first Sync of a candidate
 // that ends in an UnsupportedError is followed by the next candidate's, with

@@ -23,20 +23,23 @@ const (
 	NFTables Mode = "nftables"
 	IPTables Mode = "iptables"
 	IPVS     Mode = "ipvs"
+	// Userspace is a proxy in this process.
+	Userspace Mode = "userspace"
 )
 
 // orders are the candidates of each mode, best first.
 var orders = map[Mode][]Mode{
-	Auto:     {NFTables, IPTables},
-	NFTables: {NFTables},
-	IPTables: {IPTables},
-	IPVS:     {IPVS, NFTables, IPTables},
+	Auto:      {NFTables, IPTables, Userspace},
+	NFTables:  {NFTables},
+	IPTables:  {IPTables},
+	IPVS:      {IPVS, NFTables, IPTables, Userspace},
+	Userspace: {Userspace},
 }
 
 // Parse reads a mode's name.
 func Parse(name string) (Mode, error) {
 	if _, ok := orders[Mode(name)]; !ok {
-		return "", fmt.Errorf("unknown mode %q: choose from auto, nftables, iptables, ipvs", name)
+		return "", fmt.Errorf("unknown mode %q: choose from auto, nftables, iptables, ipvs, userspace", name)
 	}
 	return Mode(name), nil
 }

@@ -47,7 +47,7 @@ var errBroken = errors.New("broken")
 
 func (n *node) kinds() map[Mode]Kind {
 	kinds := map[Mode]Kind{}
-	for _, mode := range []Mode{NFTables, IPTables, IPVS} {
+	for _, mode := range []Mode{NFTables, IPTables, IPVS, Userspace} {
 		kinds[mode] = Kind{
 			Open: func() (backend.Backend, error) {
 				if n.lacks[mode] == "open" {
@@ -121,6 +121,8 @@ func TestChoice(t *testing.T) {
 		{name: "auto takes nftables", mode: Auto, want: NFTables},
 		{name: "auto without nftables", mode: Auto, lacks: map[Mode]string{NFTables: "open"}, want: IPTables, told: 1},
 		{name: "auto without what the rules need", mode: Auto, lacks: map[Mode]string{NFTables: "sync"}, want: IPTables, told: 1},
+		{name: "auto with nothing but userspace", mode: Auto, lacks: map[Mode]string{NFTables: "sync", IPTables: "open"}, want: Userspace, told: 1},
+		{name: "userspace", mode: Userspace, want: Userspace},
 		{name: "ipvs", mode: IPVS, want: IPVS},
 		{name: "no ipvs", mode: IPVS, lacks: map[Mode]string{IPVS: "open"}, want: NFTables, told: 1},
 		{name: "no ipvs, no nftables", mode: IPVS, lacks: map[Mode]string{IPVS: "open", NFTables: "sync"}, want: IPTables, told: 2},
@@ -158,7 +160,7 @@ func TestNothingWorks(t *testing.T) {
 	if !errors.As(err, &lacks) || !strings.Contains(err.Error(), "nftables") {
 		t.Errorf("error %v, want an UnsupportedError that names nftables", err)
 	}
-	n.lacks[IPTables] = "sync"
+	n.lacks[IPTables], n.lacks[Userspace] = "sync", "sync"
 	c, _ := choose(t, n, Auto)
 	if _, err := c.Sync(t.Context(), model.Desired{}, nil); !errors.As(err, &lacks) {
 		t.Errorf("error %v, want an UnsupportedError", err)
@@ -244,7 +246,7 @@ func TestParse(t *testing.T) {
 	if m, err := Parse("ipvs"); err != nil || m != IPVS {
 		t.Errorf("ipvs: %v, %v", m, err)
 	}
-	if _, err := Parse("userspace"); err == nil || !strings.Contains(err.Error(), "choose from") {
+	if _, err := Parse("ebpf"); err == nil || !strings.Contains(err.Error(), "choose from") {
 		t.Errorf("an unknown mode: %v", err)
 	}
 }

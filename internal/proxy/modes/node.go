@@ -11,20 +11,37 @@ import (
 	"github.com/causeway-lb/causeway/internal/proxy/iptables"
 	"github.com/causeway-lb/causeway/internal/proxy/ipvs"
 	"github.com/causeway-lb/causeway/internal/proxy/nftables"
+	"github.com/causeway-lb/causeway/internal/proxy/userspace"
 )
+
+// Configs are those of the modes that have some.
+type Configs struct {
+	IPVS      ipvs.Config
+	IPTables  iptables.Config
+	Userspace userspace.Config
+}
+
+// Validate says what is wrong.
+func (c Configs) Validate() error {
+	return errors.Join(c.IPVS.Validate(), c.IPTables.Validate(), c.Userspace.Validate())
+}
 
 // Kinds are the modes of a node, in the network namespace of the thread that
 // uses them.
-func Kinds(ipvsConfig ipvs.Config, iptablesConfig iptables.Config) map[Mode]Kind {
+func Kinds(c Configs) map[Mode]Kind {
 	return map[Mode]Kind{
 		NFTables: {Open: func() (backend.Backend, error) { return opened(nftables.New(nftables.Config{})) }},
 		IPTables: {
-			Open:    func() (backend.Backend, error) { return opened(iptables.New(iptablesConfig)) },
-			Present: func() (bool, error) { return iptables.Present(iptablesConfig) },
+			Open:    func() (backend.Backend, error) { return opened(iptables.New(c.IPTables)) },
+			Present: func() (bool, error) { return iptables.Present(c.IPTables) },
 		},
 		IPVS: {
-			Open:    func() (backend.Backend, error) { return opened(ipvs.New(ipvsConfig)) },
+			Open:    func() (backend.Backend, error) { return opened(ipvs.New(c.IPVS)) },
 			Present: ipvsPresent,
+		},
+		Userspace: {
+			Open:    func() (backend.Backend, error) { return opened(userspace.New(c.Userspace)) },
+			Present: userspace.Present,
 		},
 	}
 }

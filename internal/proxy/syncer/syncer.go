@@ -5,6 +5,7 @@ package syncer
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,7 +38,8 @@ type Config struct {
 	// syncer's goroutine. The next Sync waits for it.
 	Applied func(Applied)
 	// Problems, unless nil, is told of a Service's problems whenever it was
-	// computed; none means that they are gone.
+	// computed, and when the Backend could not do all of it; none means that
+	// they are gone.
 	Problems func(types.NamespacedName, []model.Problem)
 	// Drifted, unless nil, is told when others' changes were repaired.
 	Drifted func(backend.Report)
@@ -96,7 +98,8 @@ type Syncer struct {
 
 	// The rest belongs to Run.
 	state   *model.State
-	pending map[types.NamespacedName]*model.Service // Services to sync, as they were at the last success
+	pending map[types.NamespacedName]*model.Service  // Services to sync, as they were at the last success
+	left    map[types.NamespacedName][]model.Problem // what the Backend could not do
 }
 
 // New gives a Syncer that does nothing before Run.
@@ -116,6 +119,7 @@ func New(cfg Config) (*Syncer, error) {
 		wake:    make(chan struct{}, 1),
 		state:   model.NewState(cfg.Node),
 		pending: map[types.NamespacedName]*model.Service{},
+		left:    map[types.NamespacedName][]model.Problem{},
 		status:  Status{Since: time.Now()},
 	}, nil
 }
@@ -327,6 +331,7 @@ func (s *Syncer) succeeded(log logr.Logger, report backend.Report, elapsed time.
 	for name, old := range s.pending {
 		applied.Changes = append(applied.Changes, model.Change{Name: name, Old: old, New: s.state.Service(name)})
 	}
+	s.takeProblems(report)
 	clear(s.pending)
 	s.mu.Lock()
 	first := !s.status.Started
@@ -362,8 +367,38 @@ func (s *Syncer) compute(name types.NamespacedName) {
 	for _, c := range changes {
 		s.note(c.Name, c.Old)
 	}
+	s.tell(name)
+}
+
+// tell reports what is wrong with a Service, by the model and by the Backend.
+func (s *Syncer) tell(name types.NamespacedName) {
 	if s.cfg.Problems != nil {
-		s.cfg.Problems(name, s.state.Problems(name))
+		s.cfg.Problems(name, slices.Concat(s.state.Problems(name), s.left[name]))
+	}
+}
+
+// takeProblems takes in what the Backend could not do.
+func (s *Syncer) takeProblems(report backend.Report) {
+	next := map[types.NamespacedName][]model.Problem{}
+	for _, p := range report.Problems {
+		next[p.Service] = append(next[p.Service], p)
+	}
+	for name, old := range s.left {
+		_, synced := s.pending[name]
+		switch {
+		case !report.Full && !synced:
+			next[name] = old // it was not looked at
+		case len(next[name]) == 0:
+			delete(s.left, name)
+			s.tell(name)
+		}
+	}
+	last := s.left
+	s.left = next
+	for name, ps := range next {
+		if !slices.Equal(ps, last[name]) {
+			s.tell(name)
+		}
 	}
 }
 
@@ -381,9 +416,7 @@ func (s *Syncer) rebuild(node model.Node) {
 	for _, name := range s.cfg.Source.Names() {
 		if in, ok := s.cfg.Source.Input(name); ok {
 			s.state.Set(in)
-			if s.cfg.Problems != nil {
-				s.cfg.Problems(name, s.state.Problems(name))
-			}
+			s.tell(name)
 		}
 	}
 	prev, next := old.Desired().Services, s.state.Desired().Services

@@ -133,6 +133,22 @@ func New(cfg Config) (*Backend, error) {
 	return b, nil
 }
 
+// Present says whether the kernel may have something of ours.
+func Present() (bool, error) {
+	conn, err := nfnl.Dial()
+	if err != nil {
+		return false, nil //nolint:nilerr // no nf_tables, nothing in it
+	}
+	defer conn.Close()
+	for _, f := range model.Families {
+		names, err := conn.Tables(tableOf(f).Family)
+		if err != nil || slices.Contains(names, Name) {
+			return err == nil, err
+		}
+	}
+	return false, nil
+}
+
 // hasFamily says whether the kernel has sockets of a family.
 func hasFamily(f model.Family) bool {
 	fd, err := unix.Socket(netlinkFamily(f), unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)

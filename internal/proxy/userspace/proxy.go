@@ -220,7 +220,7 @@ func (p *proxy) forget(c io.Closer) {
 	delete(p.conns, c)
 }
 
-// close ends everything and waits for that.
+// close ends everything and waits for that. It may be called again.
 func (p *proxy) close() error {
 	p.connsMu.Lock()
 	p.cancel()
@@ -238,6 +238,8 @@ func (p *proxy) close() error {
 	for _, r := range p.replies {
 		errs = append(errs, r.close()) // nobody sends any more
 	}
+	p.closers = nil
+	clear(p.replies)
 	return errors.Join(errs...)
 }
 
