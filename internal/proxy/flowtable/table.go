@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
+	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
@@ -328,6 +329,7 @@ var (
 	internalLocal = spec(func(s *corev1.ServiceSpec) {
 		s.InternalTrafficPolicy = ptr.To(corev1.ServiceInternalTrafficPolicyLocal)
 	})
+	shared         = Option(func(s *Scene) { s.Service.Annotations = map[string]string{v1alpha1.SharingKeyAnnotation: "k"} })
 	masqueradeAll  = node(func(n *model.Node) { n.MasqueradeAll = true })
 	localhostPorts = node(func(n *model.Node) { n.LocalhostNodePorts = true })
 	byInterface    = node(func(n *model.Node) { n.PodCIDRs, n.PodInterfaces = nil, []string{"pod-*"} })

@@ -11,6 +11,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/causeway-lb/causeway/api/v1alpha1"
 )
 
 const (
@@ -131,7 +133,7 @@ func (c *computation) family(clusterIP netip.Addr) {
 		}
 		add(ClusterIP, clusterIP, port.Port, t.internal, t.internal)
 		for _, ip := range lbIPs {
-			f := add(LoadBalancerIP, ip, port.Port, t.cluster, t.external)
+			f := add(LoadBalancerIP, ip, port.Port, t.cluster, t.announced)
 			f.SourceRanges, f.Restricted = ranges, restricted
 		}
 		for _, ip := range externalIPs {
@@ -162,14 +164,16 @@ func protocolOf(p corev1.Protocol) (Protocol, bool) {
 // targets are what the frontends of one port share.
 type targets struct {
 	// internal serves the ClusterIP, external the other frontends for clients
-	// outside, cluster the other frontends for clients inside.
-	internal, external, cluster *Target
+	// outside, cluster the other frontends for clients inside. announced serves
+	// load balancer addresses for clients outside; it differs from external for
+	// Services that share theirs.
+	internal, external, cluster, announced *Target
 }
 
 func newTargets(svc *corev1.Service, ch choice) targets {
 	affinity := affinityOf(svc)
 	cluster := newTarget(ch.cluster, ch.any, affinity)
-	t := targets{internal: cluster, external: cluster, cluster: cluster}
+	t := targets{internal: cluster, external: cluster, cluster: cluster, announced: cluster}
 	internalLocal := svc.Spec.InternalTrafficPolicy != nil && *svc.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal
 	externalLocal := svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 	if internalLocal || externalLocal {
@@ -181,7 +185,10 @@ func newTargets(svc *corev1.Service, ch choice) targets {
 			t.internal = local
 		}
 		if externalLocal {
-			t.external = local
+			t.external, t.announced = local, local
+			if local.Action == Drop && svc.Annotations[v1alpha1.SharingKeyAnnotation] != "" {
+				t.announced = cluster
+			}
 		}
 	}
 	return t

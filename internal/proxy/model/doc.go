@@ -20,6 +20,11 @@
 // Only externalTrafficPolicy Local makes the two differ: outside gets the
 // node's own endpoints (or nothing), inside gets all of them.
 //
+// Services that share a load balancer address may have their Pods on different
+// nodes, and one node announces it for all of them. There policy Local means
+// the node's own endpoints first: what comes for a Service without any goes on
+// to the others, masqueraded.
+//
 // # Masquerade
 //
 // A connection needs the node's address as its source when replies would
