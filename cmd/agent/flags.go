@@ -18,6 +18,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/announce/members"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/modes"
+	"github.com/causeway-lb/causeway/internal/proxy/none"
 	"github.com/causeway-lb/causeway/internal/proxy/userspace"
 )
 
@@ -55,7 +56,8 @@ func (f *flags) register(cmd *cobra.Command) {
 	fs.BoolVar(&f.announce, "announce", true, "announce LoadBalancer addresses by ARP and NDP")
 	fs.Uint16Var(&f.announcer.GossipPort, "gossip-port", members.Port, "UDP and TCP port of the agents' gossip, the same on all nodes")
 	fs.BoolVar(&f.announcer.KeepDeadNodes, "keep-dead-nodes", false, "keep endpoints on nodes that the agents find dead until the API server knows")
-	fs.StringVar(&f.mode, "mode", string(modes.Auto), "how to program the kernel: auto (nftables, else iptables, else userspace), nftables, iptables, ipvs (where the kernel lacks it, as auto), or userspace")
+	fs.StringVar(&f.mode, "mode", string(modes.Auto), "how to program the kernel: auto (nftables, else iptables, else userspace), nftables, iptables, ipvs (where the kernel lacks it, as auto), userspace, or none (kube-proxy forwards, Causeway announces only)")
+	fs.StringVar(&f.modes.None.Health, "forwarder-health", none.KubeProxy, "in mode none: URL that answers 200 while this node forwards, without which it announces nothing; empty: it always does")
 	fs.StringVar(&f.modes.IPVS.Scheduler, "ipvs-scheduler", "wrr", "IPVS scheduler of Services without the annotation "+model.SchedulerAnnotation)
 	fs.DurationVar(&f.modes.IPVS.DrainTimeout, "ipvs-drain-timeout", 15*time.Minute, "how long a removed endpoint may keep its connections in mode ipvs")
 	fs.StringVar(&f.modes.IPTables.Variant, "iptables-variant", "", "legacy or nft; empty: the one that iptables-restore is")
@@ -90,6 +92,7 @@ func (f *flags) config() (agent.Config, error) {
 		return agent.Config{}, fmt.Errorf("--mode: %w", err)
 	}
 	f.chosenMode = mode
+	f.cfg.AnnounceOnly = mode == modes.None
 	if err := f.modes.Validate(); err != nil {
 		return agent.Config{}, err
 	}

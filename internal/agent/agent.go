@@ -53,6 +53,11 @@ type Config struct {
 	MasqueradeAll      bool
 	ServiceProxyName   string
 
+	// AnnounceOnly says that somebody else forwards, such as kube-proxy: no
+	// Service is programmed, and neither health check ports nor flows are looked
+	// after. Backend tells whether the other one is up to date.
+	AnnounceOnly bool
+
 	// ResetTCP cuts TCP connections whose endpoint is gone, instead of leaving
 	// them to notice by themselves.
 	ResetTCP bool
@@ -137,16 +142,26 @@ func New(cfg Config) (*Agent, error) {
 	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	a.flows = newCleaner(cfg.ResetTCP, a.registry)
 	a.node = cfg.modelNode(nil, nil)
-	a.syncer, err = syncer.New(syncer.Config{
+	sync := syncer.Config{
 		Backend: cfg.Backend, Source: a.store, Resync: cfg.Resync, Node: a.node, Metrics: metrics,
 		Applied: a.applied, Drifted: a.drifted,
 		Problems: func(name serviceName, ps []model.Problem) { a.problems.report(name, ps) },
-	})
+	}
+	if cfg.AnnounceOnly {
+		sync.Source, sync.MaxBackoff = noServices{}, 2*time.Second
+	}
+	a.syncer, err = syncer.New(sync)
 	if err != nil {
 		return nil, err
 	}
 	return a, nil
 }
+
+// noServices is the syncer's Source where somebody else forwards.
+type noServices struct{}
+
+func (noServices) Names() []serviceName                        { return nil }
+func (noServices) Input(serviceName) (in model.Input, ok bool) { return in, false }
 
 // Run serves until ctx ends and returns when all it started has stopped. The
 // kernel keeps forwarding. It may be called once.
@@ -164,7 +179,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { a.clients.watch(ctx, a.store, a.cfg.loadBalancers()); return nil })
 	g.Go(func() error { return a.proxy(ctx) })
-	g.Go(func() error { return a.flows.Run(ctx) })
+	if !a.cfg.AnnounceOnly {
+		g.Go(func() error { return a.flows.Run(ctx) })
+	}
 	g.Go(func() error { return serveHTTP(ctx, "health", a.cfg.HealthAddress, healthcheck.Handler(a.health)) })
 	g.Go(func() error { return serveHTTP(ctx, "metrics", a.cfg.MetricsAddress, metricsHandler(a.registry)) })
 	for _, p := range a.cfg.Parts {
@@ -193,6 +210,9 @@ func (a *Agent) proxy(ctx context.Context) error {
 		return nil // ended before
 	}
 	a.refreshNode()
+	if a.cfg.AnnounceOnly {
+		return a.syncer.Run(ctx)
+	}
 	if node := a.modelNode(); len(node.PodCIDRs) == 0 && len(node.PodInterfaces) == 0 {
 		log.Info("Pods of this node cannot be told from others, so their connections to endpoints elsewhere are masqueraded: " +
 			"give the Node spec.podCIDRs, or set --pod-cidrs or --pod-interfaces")
@@ -225,7 +245,9 @@ func (a *Agent) modelNode() model.Node {
 func (a *Agent) changed(e Event) {
 	switch e.Kind {
 	case KindService, KindEndpointSlice:
-		a.syncer.Notify(e.Name, e.Trigger)
+		if !a.cfg.AnnounceOnly {
+			a.syncer.Notify(e.Name, e.Trigger)
+		}
 	case KindNode:
 		if e.Name.Name == a.cfg.NodeName {
 			a.refreshNode()

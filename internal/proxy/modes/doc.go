@@ -9,6 +9,7 @@
 //	iptables      iptables
 //	ipvs          ipvs, nftables, iptables, userspace
 //	userspace     userspace
+//	none          none: somebody else forwards
 //
 // What a kernel can do shows when it is asked to: the first Sync of a candidate
 // that ends in an UnsupportedError is followed by the next candidate's, with

@@ -25,6 +25,8 @@ const (
 	IPVS     Mode = "ipvs"
 	// Userspace is a proxy in this process.
 	Userspace Mode = "userspace"
+	// None leaves forwarding to somebody else.
+	None Mode = "none"
 )
 
 // orders are the candidates of each mode, best first.
@@ -34,12 +36,13 @@ var orders = map[Mode][]Mode{
 	IPTables:  {IPTables},
 	IPVS:      {IPVS, NFTables, IPTables, Userspace},
 	Userspace: {Userspace},
+	None:      {None},
 }
 
 // Parse reads a mode's name.
 func Parse(name string) (Mode, error) {
 	if _, ok := orders[Mode(name)]; !ok {
-		return "", fmt.Errorf("unknown mode %q: choose from auto, nftables, iptables, ipvs, userspace", name)
+		return "", fmt.Errorf("unknown mode %q: choose from auto, nftables, iptables, ipvs, userspace, none", name)
 	}
 	return Mode(name), nil
 }

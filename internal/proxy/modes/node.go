@@ -11,6 +11,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/proxy/iptables"
 	"github.com/causeway-lb/causeway/internal/proxy/ipvs"
 	"github.com/causeway-lb/causeway/internal/proxy/nftables"
+	"github.com/causeway-lb/causeway/internal/proxy/none"
 	"github.com/causeway-lb/causeway/internal/proxy/userspace"
 )
 
@@ -19,11 +20,12 @@ type Configs struct {
 	IPVS      ipvs.Config
 	IPTables  iptables.Config
 	Userspace userspace.Config
+	None      none.Config
 }
 
 // Validate says what is wrong.
 func (c Configs) Validate() error {
-	return errors.Join(c.IPVS.Validate(), c.IPTables.Validate(), c.Userspace.Validate())
+	return errors.Join(c.IPVS.Validate(), c.IPTables.Validate(), c.Userspace.Validate(), c.None.Validate())
 }
 
 // Kinds are the modes of a node, in the network namespace of the thread that
@@ -43,6 +45,7 @@ func Kinds(c Configs) map[Mode]Kind {
 			Open:    func() (backend.Backend, error) { return opened(userspace.New(c.Userspace)) },
 			Present: userspace.Present,
 		},
+		None: {Open: func() (backend.Backend, error) { return opened(none.New(c.None)) }},
 	}
 }
 

@@ -32,6 +32,8 @@ type Config struct {
 	// Resync is how often the kernel is read back without a reason; 0 is 10
 	// minutes.
 	Resync time.Duration
+	// MaxBackoff is the longest pause after failures; 0 is 30 seconds.
+	MaxBackoff time.Duration
 	// Node is what the rules depend on besides Services, at first.
 	Node model.Node
 	// Applied, unless nil, is told of every successful Sync, in order, from the
@@ -109,6 +111,9 @@ func New(cfg Config) (*Syncer, error) {
 	}
 	if cfg.Resync == 0 {
 		cfg.Resync = defaultResync
+	}
+	if cfg.MaxBackoff == 0 {
+		cfg.MaxBackoff = maxBackoff
 	}
 	if cfg.Metrics == nil {
 		cfg.Metrics = NewMetrics(cfg.Backend.Name())
@@ -232,7 +237,7 @@ func (s *Syncer) Run(ctx context.Context) error {
 		case <-s.wakeUnless(backoff > minBackoff):
 		}
 		if err := s.sync(ctx, log, backoff > 0); err != nil && ctx.Err() == nil {
-			backoff = min(max(2*backoff, minBackoff), maxBackoff)
+			backoff = min(max(2*backoff, minBackoff), s.cfg.MaxBackoff)
 			log.Error(err, "Sync failed, the kernel keeps the old state", "retryIn", backoff)
 			continue
 		}

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package none
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/proxy/syncer"
+)
+
+// nothing is a cluster without Services.
+type nothing struct{}
+
+func (nothing) Names() []types.NamespacedName                           { return nil }
+func (nothing) Input(types.NamespacedName) (in model.Input, found bool) { return in, false }
+
+// A node is in sync for as long as its forwarder says that it is up to date.
+func TestFollowsTheForwarder(t *testing.T) {
+	var status atomic.Int32
+	status.Store(http.StatusServiceUnavailable)
+	forwarder := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(int(status.Load())) }))
+	defer forwarder.Close()
+	s := run(t, Config{Health: forwarder.URL + "/livez", Interval: 5 * time.Millisecond})
+	await(t, s, func(st syncer.Status) bool {
+		return !st.Started && st.Err != nil && strings.Contains(st.Err.Error(), "503 Service Unavailable: it is not up to date")
+	})
+	status.Store(http.StatusOK)
+	await(t, s, func(st syncer.Status) bool { return st.Started && st.InSync })
+	status.Store(http.StatusServiceUnavailable)
+	await(t, s, func(st syncer.Status) bool { return !st.InSync })
+	status.Store(http.StatusOK)
+	await(t, s, func(st syncer.Status) bool { return st.InSync })
+	forwarder.Close()
+	await(t, s, func(st syncer.Status) bool {
+		return !st.InSync && strings.Contains(st.Err.Error(), "is kube-proxy running on this node")
+	})
+}
+
+func TestAsksNobody(t *testing.T) {
+	await(t, run(t, Config{}), func(st syncer.Status) bool { return st.InSync })
+}
+
+func TestValidate(t *testing.T) {
+	for health, ok := range map[string]bool{"": true, KubeProxy: true, "https://[::1]:1/x": true, "localhost:10256": false, "ftp://a/b": false, "http://": false} {
+		if err := (Config{Health: health}).Validate(); (err == nil) != ok {
+			t.Errorf("%q: error %v", health, err)
+		}
+	}
+}
+
+func run(t *testing.T, cfg Config) *syncer.Syncer {
+	t.Helper()
+	b, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := syncer.New(syncer.Config{Backend: b, Source: nothing{}, MaxBackoff: 50 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func await(t *testing.T, s *syncer.Syncer, is func(syncer.Status) bool) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for !is(s.Status()) {
+		if time.Now().After(deadline) {
+			t.Fatalf("status %+v", s.Status())
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
