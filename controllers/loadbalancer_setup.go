@@ -38,12 +38,20 @@ func init() {
 // the Service controller's watches, read by it and by the pools' controller.
 func addLoadBalancer(mgr ctrl.Manager, opts Options) error {
 	index := pool.NewIndex()
-	pools, err := pool.New(pool.Config{
+	config := pool.Config{
 		Index:   index,
 		Records: pool.API{Writer: mgr.GetClient(), Reader: mgr.GetAPIReader()},
 		Ports:   cachedPorts(mgr.GetClient()),
 		Lost:    allocateLost.Inc,
-	})
+	}
+	switch opts.Forwarder {
+	case "", ForwarderCauseway:
+	case ForwarderKubeProxy:
+		config.LocalPods = cachedLocalPods(mgr.GetClient())
+	default:
+		return fmt.Errorf("unknown forwarder %q: choose %s or %s", opts.Forwarder, ForwarderCauseway, ForwarderKubeProxy)
+	}
+	pools, err := pool.New(config)
 	if err != nil {
 		return err
 	}
@@ -77,12 +85,32 @@ func addLoadBalancer(mgr ctrl.Manager, opts Options) error {
 	}).SetupWithManager(mgr)
 }
 
+// cachedService is nil when the cache knows no such Service.
+func cachedService(c client.Reader, o provisioner.Owner) *corev1.Service {
+	svc := &corev1.Service{}
+	if err := c.Get(context.Background(), client.ObjectKey{Namespace: o.Namespace, Name: o.Name}, svc); err != nil {
+		return nil
+	}
+	return svc
+}
+
+// cachedLocalPods answers from the cache which Pods policy Local binds a
+// Service to.
+func cachedLocalPods(c client.Reader) func(provisioner.Owner) string {
+	return func(o provisioner.Owner) string {
+		if svc := cachedService(c, o); svc != nil {
+			return provisioner.LocalPods(svc)
+		}
+		return ""
+	}
+}
+
 // cachedPorts answers from the cache which ports a Service has.
 func cachedPorts(c client.Reader) pool.PortsFunc {
 	return func(o provisioner.Owner) []provisioner.Port {
-		svc := &corev1.Service{}
-		if err := c.Get(context.Background(), client.ObjectKey{Namespace: o.Namespace, Name: o.Name}, svc); err != nil {
-			return nil // the cache knows no such Service
+		svc := cachedService(c, o)
+		if svc == nil {
+			return nil
 		}
 		var ports []provisioner.Port
 		for _, p := range provisioner.DesiredOf(svc, nil).Ports {

@@ -23,6 +23,9 @@ type Options struct {
 	// ExternalLoadBalancers is a file that describes load balancers outside the
 	// cluster, each with a class of its own. Empty means none.
 	ExternalLoadBalancers string
+	// Forwarder is who forwards what comes for LoadBalancer addresses:
+	// ForwarderCauseway, which empty means too, or ForwarderKubeProxy.
+	Forwarder string
 	// EndpointSlices says who keeps the slices of Services that
 	// kube-controller-manager could keep too; empty means auto.
 	EndpointSlices EndpointSliceMode
@@ -31,6 +34,12 @@ type Options struct {
 	// Features switches the parts of the controller on; see Features.
 	Features Features
 }
+
+// Who forwards on the nodes.
+const (
+	ForwarderCauseway  = "causeway"
+	ForwarderKubeProxy = "kube-proxy"
+)
 
 // Features are the parts that can run alone, beside what a cluster already has.
 type Features struct {

@@ -55,6 +55,7 @@ func parseFlags() flags {
 	flag.Float64Var(&f.qps, "kube-api-qps", 200, "requests a second to the API server, on average; twice as many in a burst")
 	flag.BoolVar(&f.options.DefaultLoadBalancer, "default-load-balancer", true, "serve Services of type LoadBalancer that have no loadBalancerClass")
 	flag.StringVar(&f.options.ExternalLoadBalancers, "external-load-balancers", "", "file that describes load balancers outside the cluster, by class")
+	flag.StringVar(&f.options.Forwarder, "forwarder", controllers.ForwarderCauseway, "who forwards what comes for LoadBalancer addresses on the nodes: causeway, or kube-proxy, which with policy Local drops what is not local")
 	flag.StringVar(&f.renderHAProxy, "render-haproxy", "", "print the haproxy.cfg for this class of --external-load-balancers, and exit")
 	flag.BoolVar(&f.options.Features.LoadBalancer, "load-balancer", true, "give LoadBalancer addresses from pools")
 	flag.BoolVar(&f.options.Features.Allocation, "allocation", true, "give ClusterIPs and NodePorts from pools")
@@ -148,11 +149,15 @@ func newKeeper(config *rest.Config, f flags) (*certs.Keeper, error) {
 	}
 	namespace := f.options.SystemNamespace
 	host := "webhook-service." + namespace + ".svc"
+	mutating := "causeway"
+	if !f.options.Features.Allocation {
+		mutating = "" // its only webhook is not served
+	}
 	return certs.NewKeeper(certs.Config{
 		Client:           direct,
 		Secret:           client.ObjectKey{Namespace: namespace, Name: v1alpha1.WebhookSecret},
 		DNSNames:         []string{host, host + ".cluster.local"},
-		MutatingConfig:   "causeway",
+		MutatingConfig:   mutating,
 		ValidatingConfig: "causeway",
 	})
 }

@@ -112,6 +112,9 @@ type Request struct {
 	SharingKey string
 	// Ports decide whether an address can be shared.
 	Ports []Port
+	// LocalPods names the Pods that policy Local binds the Service to: equal for
+	// two Services that select the same; empty with policy Cluster.
+	LocalPods string
 	// What follows is only compared with the Capabilities.
 	HasSourceRanges bool
 	NoNodePorts     bool

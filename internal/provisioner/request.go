@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 )
@@ -37,6 +38,7 @@ func ParseRequest(svc *corev1.Service, namespaceLabels map[string]string) (Reque
 		Labels:          svc.Labels,
 		NamespaceLabels: namespaceLabels,
 	}
+	req.LocalPods = LocalPods(svc)
 	if svc.Spec.IPFamilyPolicy != nil {
 		req.Policy = *svc.Spec.IPFamilyPolicy
 	}
@@ -63,6 +65,18 @@ func ParseRequest(svc *corev1.Service, namespaceLabels map[string]string) (Reque
 		}
 	}
 	return req, nil
+}
+
+// LocalPods is Request.LocalPods of a Service. One without a selector, whose
+// endpoints are hand-made, is like no other.
+func LocalPods(svc *corev1.Service) string {
+	switch {
+	case svc.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal:
+		return ""
+	case len(svc.Spec.Selector) == 0:
+		return svc.Namespace + "/Service " + svc.Name
+	}
+	return svc.Namespace + "/" + labels.FormatLabels(svc.Spec.Selector)
 }
 
 // requestedAddresses reads the annotation or, without it, the field.

@@ -46,6 +46,7 @@ func TestParseRequest(t *testing.T) {
 		svc.Spec.LoadBalancerSourceRanges = []string{"198.51.100.0/24"}
 		svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.9"}, {Hostname: "lb.example.com"}}
 		svc.Labels = map[string]string{"a": "b"}
+		svc.Spec.Selector = map[string]string{"tier": "front", "app": "web"}
 	})
 	before := svc.DeepCopy()
 	got, err := ParseRequest(svc, map[string]string{"c": "d"})
@@ -60,7 +61,7 @@ func TestParseRequest(t *testing.T) {
 		Current:   []netip.Addr{netip.MustParseAddr("192.0.2.9")},
 		Pool:      "gold", SharingKey: "k",
 		Ports:           []Port{{corev1.ProtocolTCP, 80}, {corev1.ProtocolUDP, 53}},
-		HasSourceRanges: true, NoNodePorts: true, LocalPolicy: true,
+		HasSourceRanges: true, NoNodePorts: true, LocalPolicy: true, LocalPods: "ns/app=web,tier=front",
 		Labels: map[string]string{"a": "b"}, NamespaceLabels: map[string]string{"c": "d"},
 	}
 	if diff := cmp.Diff(want, got, equateAddr); diff != "" {

@@ -72,12 +72,31 @@ func (p *planner) join(r Record) *provisioner.Refused {
 		return p.refuse(provisioner.ReasonSharingRefused, r.Address,
 			"%s is shared by %d Services, the most there can be: use another address or sharing key", r.Address, len(others))
 	}
+	if other, apart := p.apart(others); apart {
+		return p.refuse(provisioner.ReasonSharingRefused, r.Address,
+			"%s is held by Service %s, which has externalTrafficPolicy: Local and other Pods, and kube-proxy serves the Pods of one node only: "+
+				"use externalTrafficPolicy: Cluster for one of them, the same Pods, or another address or sharing key", r.Address, other)
+	}
 	if other, port, clash := clashing(p.req.Ports, others, p.ports); clash {
 		return p.refuse(provisioner.ReasonSharingRefused, r.Address,
 			"port %d/%s of %s is taken by Service %s, which shares the address: use another port, address or sharing key",
 			port.Port, port.Protocol, r.Address, other)
 	}
 	return nil
+}
+
+// apart finds one of the others whose Pods cannot be reached from the nodes
+// that this Service's policy leaves.
+func (p *planner) apart(others []provisioner.Owner) (provisioner.Owner, bool) {
+	if p.localPods == nil || p.req.LocalPods == "" {
+		return provisioner.Owner{}, false
+	}
+	for _, o := range others {
+		if pods := p.localPods(o); pods != "" && pods != p.req.LocalPods {
+			return o, true
+		}
+	}
+	return provisioner.Owner{}, false
 }
 
 // clashing finds the first of ports that one of the others has.

@@ -15,6 +15,12 @@ import (
 // such Service.
 type PortsFunc func(provisioner.Owner) []provisioner.Port
 
+// sharing is what is asked about others that hold an address: see Config.
+type sharing struct {
+	ports     PortsFunc
+	localPods func(provisioner.Owner) string
+}
+
 // plan is what makes an owner hold what it asks for: keep and drop are held
 // already, take is not.
 type plan struct {
@@ -36,10 +42,10 @@ type take struct {
 // that made the index does not matter. With scatter 0 the lowest free address of
 // a range is chosen, else one near that fraction of it, so that two controllers
 // that do not see each other do not go on choosing the same.
-func (x *Index) plan(req provisioner.Request, ports PortsFunc, scatter uint64) plan {
+func (x *Index) plan(req provisioner.Request, others sharing, scatter uint64) plan {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	p := planner{x: x, req: req, ports: ports, held: x.held(req), scatter: scatter}
+	p := planner{x: x, req: req, sharing: others, held: x.held(req), scatter: scatter}
 	out := p.plan()
 	x.begin(out.take)
 	return out
@@ -48,10 +54,10 @@ func (x *Index) plan(req provisioner.Request, ports PortsFunc, scatter uint64) p
 // planReserve is plan for exactly these addresses, which the Service uses
 // already: the pool may be disabled or no longer admit it. Of a family of which
 // the Service holds one, nothing is reserved: its status is older than that.
-func (x *Index) planReserve(req provisioner.Request, addrs []netip.Addr, ports PortsFunc) plan {
+func (x *Index) planReserve(req provisioner.Request, addrs []netip.Addr, others sharing) plan {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	p := planner{x: x, req: req, ports: ports, held: x.held(req)}
+	p := planner{x: x, req: req, sharing: others, held: x.held(req)}
 	out := plan{keep: p.held}
 	for _, a := range addrs {
 		if slices.ContainsFunc(p.held, func(h netip.Addr) bool { return h.BitLen() == a.BitLen() }) {
@@ -96,10 +102,10 @@ func (x *Index) done(addr netip.Addr) {
 
 // planner works on one request, with the index locked.
 type planner struct {
-	x     *Index
-	req   provisioner.Request
-	ports PortsFunc
-	held  []netip.Addr
+	x   *Index
+	req provisioner.Request
+	sharing
+	held []netip.Addr
 	// scatter as in Index.plan.
 	scatter uint64
 

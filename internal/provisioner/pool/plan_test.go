@@ -318,3 +318,49 @@ func TestLargeIPv6PoolIsCheap(t *testing.T) {
 	}
 	w.consistent(t)
 }
+
+// Where nodes drop what is not local, Services of policy Local share an address
+// only if they have the same Pods.
+func TestShareWithPolicyLocal(t *testing.T) {
+	const front, back = "ns/app=front", "ns/app=back"
+	for _, test := range []struct {
+		name         string
+		mine, theirs string
+		forwarded    bool
+		shares       bool
+	}{
+		{name: "other Pods", mine: front, theirs: back},
+		{name: "the same Pods", mine: front, theirs: front, shares: true},
+		{name: "the other has policy Cluster", mine: front, shares: true},
+		{name: "this one has policy Cluster", theirs: back, shares: true},
+		{name: "nodes forward what is not local", mine: front, theirs: back, forwarded: true, shares: true},
+	} {
+		t.Run(strings.ReplaceAll(test.name, " ", "_"), func(t *testing.T) {
+			s := newStore(1, 0)
+			s.put(Record{Address: addr("192.0.2.9"), Pool: "a", SharingKey: "k", UID: "u", Owners: []provisioner.Owner{owner("x")}})
+			w := newWorld(s, pool("a", "192.0.2.0/24"))
+			if !test.forwarded {
+				w.LocalPods = func(provisioner.Owner) string { return test.theirs }
+			}
+			w.watch.catchUp(-1)
+			asks := func(r *provisioner.Request) { r.SharingKey, r.LocalPods = "k", test.mine }
+			got, err := w.Allocate(t.Context(), request("web", asks))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := map[bool]string{true: "192.0.2.9", false: "192.0.2.0"}[test.shares]; !slices.Equal(got.Addresses, addrs(want)) {
+				t.Errorf("any address: got %v, want %s", got.Addresses, want)
+			}
+			got, err = w.Allocate(t.Context(), request("asking", asks, func(r *provisioner.Request) {
+				r.Addresses, r.Ports = addrs("192.0.2.9"), []provisioner.Port{{Protocol: corev1.ProtocolTCP, Port: 8443}}
+			}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if test.shares != (got.Unmet == nil) || got.Unmet != nil && (got.Unmet.Reason != provisioner.ReasonSharingRefused || !strings.Contains(got.Unmet.Message, "externalTrafficPolicy: Cluster")) {
+				t.Errorf("asked for: unmet %+v, want shared: %v", got.Unmet, test.shares)
+			}
+			w.consistent(t)
+		})
+	}
+}

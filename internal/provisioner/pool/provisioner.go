@@ -36,6 +36,11 @@ type Config struct {
 	Records Records
 	// Ports answers from a cache.
 	Ports PortsFunc
+	// LocalPods answers Request.LocalPods of other Services from a cache. It is
+	// set where nodes drop what comes for a Service of policy Local and has no
+	// endpoint there, as kube-proxy does: such Services can share an address
+	// only if they have the same Pods. Nil: nodes forward it.
+	LocalPods func(provisioner.Owner) string
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// Lost, if set, is called whenever a race for an address is lost.
@@ -102,7 +107,7 @@ func (p *Provisioner) Capabilities() provisioner.Capabilities {
 func (p *Provisioner) Allocate(ctx context.Context, req provisioner.Request) (provisioner.Allocation, error) {
 	scatter := uint64(0)
 	for range maxAttempts {
-		pl := p.Index.plan(req, p.Ports, scatter)
+		pl := p.Index.plan(req, p.sharing(), scatter)
 		err := p.apply(ctx, req, pl)
 		if errors.Is(err, errLost) {
 			p.Lost()
@@ -117,10 +122,12 @@ func (p *Provisioner) Allocate(ctx context.Context, req provisioner.Request) (pr
 	return provisioner.Allocation{}, fmt.Errorf("allocate address of Service %s: lost %d races, somebody else allocates too", req.Owner, maxAttempts)
 }
 
+func (p *Provisioner) sharing() sharing { return sharing{p.Ports, p.LocalPods} }
+
 // Reserve implements provisioner.Provisioner.
 func (p *Provisioner) Reserve(ctx context.Context, req provisioner.Request, addrs []netip.Addr) error {
 	for range maxAttempts {
-		pl := p.Index.planReserve(req, addrs, p.Ports)
+		pl := p.Index.planReserve(req, addrs, p.sharing())
 		err := p.apply(ctx, req, pl)
 		if errors.Is(err, errLost) {
 			p.Lost()
