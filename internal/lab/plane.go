@@ -154,7 +154,8 @@ rules:
 // AuditLog is the API server's record of who did what, a JSON object a line.
 func (l *Lab) AuditLog() string { return filepath.Join(l.Setup.State, logsDir, "audit.log") }
 
-// arguments of each program. The controllers that Causeway replaces are off.
+// arguments of each program. The controllers that Causeway replaces are off,
+// unless the setup wants them.
 func (p *plane) arguments(name string) []string {
 	file := func(name string) string { return filepath.Join(planeDir, name) }
 	serviceRange := ServiceCIDR4.String() + "," + ServiceCIDR6.String()
@@ -171,7 +172,7 @@ func (p *plane) arguments(name string) []string {
 			"--etcd-servers=unix://" + file("etcd.sock"), "--etcd-compaction-interval=0",
 			"--advertise-address=" + APIServer.Addr().String(), "--secure-port=6443",
 			"--tls-cert-file=" + file("apiserver.crt"), "--tls-private-key-file=" + file("apiserver.key"),
-			"--client-ca-file=" + file("ca.crt"), "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
+			"--allow-privileged", "--client-ca-file=" + file("ca.crt"), "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
 			"--kubelet-client-certificate=" + file("kubelet-client.crt"), "--kubelet-client-key=" + file("kubelet-client.key"),
 			"--kubelet-certificate-authority=" + file("ca.crt"), "--kubelet-preferred-address-types=InternalIP",
 			"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
@@ -181,9 +182,13 @@ func (p *plane) arguments(name string) []string {
 			"--profiling=false", "--endpoint-reconciler-type=lease",
 		}
 	case "kube-controller-manager":
+		controllers := "*"
+		if !p.lab.Setup.EndpointControllers {
+			controllers += ",-endpoints-controller,-endpointslice-controller,-endpointslice-mirroring-controller"
+		}
 		return []string{
 			"--kubeconfig=" + file(name+".conf"), "--leader-elect=false", "--use-service-account-credentials",
-			"--controllers=*,-endpoints-controller,-endpointslice-controller,-endpointslice-mirroring-controller",
+			"--controllers=" + controllers,
 			"--service-account-private-key-file=" + file("sa.key"), "--root-ca-file=" + file("ca.crt"),
 			"--bind-address=127.0.0.1", "--profiling=false", "--flex-volume-plugin-dir=" + file("flexvolume"),
 		}

@@ -31,6 +31,9 @@ type Setup struct {
 	Images map[string]kubelet.Image
 	// Nodes is the number of worker nodes. Zero means 3.
 	Nodes int
+	// EndpointControllers leaves EndpointSlices to kube-controller-manager, as
+	// in a cluster that Causeway is added to.
+	EndpointControllers bool
 
 	// State is the lab's directory and RelayPort the port on the host's
 	// 127.0.0.1 that leads to the API server; Enter sets both.

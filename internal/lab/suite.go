@@ -26,11 +26,17 @@ import (
 // down. The name gets the process's number, so that suites can run side by
 // side.
 func Suite(name string, run func(context.Context, *Lab) int) int {
+	return SuiteWith(name, func(context.Context, *Setup) error { return nil }, run)
+}
+
+// SuiteWith is Suite for a lab that change makes different from the usual one,
+// before it is entered.
+func SuiteWith(name string, change func(context.Context, *Setup) error, run func(context.Context, *Lab) int) int {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, os.Interrupt)
 	defer stop()
 	setup, err := Inside()
 	if err == nil && setup == nil {
-		return suiteOutside(ctx, fmt.Sprintf("%s-%d", name, os.Getpid()))
+		return suiteOutside(ctx, fmt.Sprintf("%s-%d", name, os.Getpid()), change)
 	}
 	var l *Lab
 	if err == nil {
@@ -44,12 +50,15 @@ func Suite(name string, run func(context.Context, *Lab) int) int {
 	return run(ctx, l)
 }
 
-func suiteOutside(ctx context.Context, name string) int {
+func suiteOutside(ctx context.Context, name string, change func(context.Context, *Setup) error) int {
 	if err := InstallMissing(ctx, os.Stderr, true); err != nil {
 		fmt.Fprintln(os.Stderr, "lab:", err)
 		return 1
 	}
 	setup, err := Prepare(ctx, name)
+	if err == nil {
+		err = change(ctx, &setup)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "lab:", err)
 		return 1
