@@ -4,6 +4,7 @@ package none
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -91,11 +92,28 @@ func (b *Backend) ask(ctx context.Context) error {
 		return fmt.Errorf("ask forwarder: %w: is kube-proxy running on this node, with its health check there?", err)
 	}
 	defer resp.Body.Close()
-	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 4096)) // so that the connection can be used again
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	if err != nil {
+		return fmt.Errorf("ask forwarder: read answer of %s: %w", b.cfg.Health, err)
+	}
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("ask forwarder: %s says %s: it is not up to date", b.cfg.Health, resp.Status)
 	}
+	if starting(body) {
+		return fmt.Errorf("ask forwarder: %s says that kube-proxy has not programmed this node yet", b.cfg.Health)
+	}
 	return nil
+}
+
+// starting recognises the answer of a kube-proxy that has just been started: it
+// calls itself healthy before its first sync, but lists the families that it
+// has programmed. Versions before 1.34 list none, and do not say "healthy".
+func starting(body []byte) bool {
+	var says struct {
+		Healthy *bool                      `json:"healthy"`
+		Status  map[string]json.RawMessage `json:"status"`
+	}
+	return json.Unmarshal(body, &says) == nil && says.Healthy != nil && len(says.Status) == 0
 }
 
 // Watch implements backend.Watcher: it notifies when the forwarder stops being

@@ -45,6 +45,20 @@ func TestFollowsTheForwarder(t *testing.T) {
 	})
 }
 
+// A kube-proxy that has only just started is healthy and forwards nothing.
+func TestStarting(t *testing.T) {
+	for body, want := range map[string]bool{
+		`{"lastUpdated":"2026-01-02T03:04:05Z","currentTime":"2026-01-02T03:04:05Z","healthy":true}`:                                            true,
+		`{"lastUpdated":"2026-01-02T03:04:05Z","healthy":true,"status":{"IPv4":{"lastUpdated":"2026-01-02T03:04:05Z","healthy":true}}}`:         false,
+		`{"lastUpdated":"2026-01-02 03:04:05.67 +0000 UTC m=+1.2","currentTime":"2026-01-02 03:04:05.67 +0000 UTC m=+1.2","nodeEligible":true}`: false,
+		"ok": false, "": false,
+	} {
+		if got := starting([]byte(body)); got != want {
+			t.Errorf("%s: %v, want %v", body, got, want)
+		}
+	}
+}
+
 func TestAsksNobody(t *testing.T) {
 	await(t, run(t, Config{}), func(st syncer.Status) bool { return st.InSync })
 }

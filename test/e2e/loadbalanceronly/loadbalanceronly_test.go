@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -37,7 +38,7 @@ func TestBesideKubeProxy(t *testing.T) {
 			if err := startKubeProxy(ctx, mode); err != nil {
 				t.Fatal(err)
 			}
-			onlyRulesOf(t, mode)
+			onlyRulesOf(t, ctx, mode)
 			t.Run("policy Cluster", policyCluster)
 			t.Run("policy Local", policyLocal)
 			t.Run("node dies", nodeDies)
@@ -48,17 +49,20 @@ func TestBesideKubeProxy(t *testing.T) {
 
 // onlyRulesOf looks who programs the nodes: kube-proxy in this mode, and nobody
 // else.
-func onlyRulesOf(t *testing.T, mode string) {
+func onlyRulesOf(t *testing.T, ctx context.Context, mode string) {
 	t.Helper()
 	for _, node := range cluster.Nodes() {
-		rules := run(t, node, "iptables-save", "-t", "nat")
-		tables := run(t, node, "nft", "list", "tables")
-		if got := strings.Contains(rules, "KUBE-SERVICES"); got != (mode == "iptables") {
-			t.Errorf("%s: kube-proxy's chains in iptables: %v", node.Name(), got)
-		}
-		if got := strings.Contains(tables, "kube-proxy"); got != (mode == "nftables") {
-			t.Errorf("%s: kube-proxy's nftables tables: %v", node.Name(), got)
-		}
+		var rules, tables string
+		eventually(t, ctx, "rules of "+node.Name(), func() error {
+			rules, tables = run(t, node, "iptables-save", "-t", "nat"), run(t, node, "nft", "list", "tables")
+			if got := strings.Contains(rules, "KUBE-SERVICES"); got != (mode == "iptables") {
+				return fmt.Errorf("kube-proxy's chains in iptables: %v", got)
+			}
+			if got := strings.Contains(tables, "kube-proxy"); got != (mode == "nftables") {
+				return fmt.Errorf("kube-proxy's nftables tables: %v", got)
+			}
+			return nil
+		})
 		if strings.Contains(tables, "causeway") || strings.Contains(rules, "\n:CAUSEWAY") {
 			t.Errorf("%s: Causeway has rules:\n%s%s", node.Name(), tables, rules)
 		}
@@ -211,7 +215,7 @@ func nodeDies(t *testing.T) {
 	if err := on(); err != nil {
 		t.Fatal(err)
 	}
-	if err := cluster.WaitInstalled(ctx); err != nil {
+	if err := errors.Join(waitKubeProxy(ctx, ""), cluster.WaitInstalled(ctx)); err != nil {
 		t.Fatal(err)
 	}
 	announcer(t, ctx, addresses[0])

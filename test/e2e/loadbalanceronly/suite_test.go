@@ -4,6 +4,7 @@ package loadbalanceronly
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"flag"
 	"fmt"
@@ -109,17 +110,33 @@ func prepare(ctx context.Context, l *lab.Lab) error {
 	return err
 }
 
+//go:embed testdata/kube-proxy.yaml
+var kubeProxyYAML string
+
 // startKubeProxy runs kube-proxy on all nodes in a mode, instead of one in
 // another.
 func startKubeProxy(ctx context.Context, mode string) error {
-	text, err := os.ReadFile(filepath.Join("testdata", "kube-proxy.yaml"))
+	// The old one has to be gone before the new one removes what it left behind.
+	if _, err := cluster.Kubectl(ctx, nil, "-n", "kube-system", "delete", "daemonset", "kube-proxy", "--ignore-not-found"); err != nil {
+		return err
+	}
+	err := cluster.Wait(ctx, "end of kube-proxy", func(ctx context.Context) (bool, string, error) {
+		pods, err := kubeProxies(ctx)
+		return err == nil && len(pods) == 0, fmt.Sprintf("%d Pods are there", len(pods)), err
+	})
 	if err != nil {
 		return err
 	}
-	manifest := strings.ReplaceAll(string(text), "MODE", mode)
+	manifest := strings.ReplaceAll(kubeProxyYAML, "MODE", mode)
 	if _, err := cluster.Kubectl(ctx, strings.NewReader(manifest), "apply", "-f", "-"); err != nil {
 		return err
 	}
+	return waitKubeProxy(ctx, mode)
+}
+
+// waitKubeProxy waits for all nodes' kube-proxy, in a mode or, if that is empty,
+// in any.
+func waitKubeProxy(ctx context.Context, mode string) error {
 	return cluster.Wait(ctx, "kube-proxy in mode "+mode, func(ctx context.Context) (bool, string, error) {
 		pods, err := kubeProxies(ctx)
 		if err != nil {
@@ -127,7 +144,7 @@ func startKubeProxy(ctx context.Context, mode string) error {
 		}
 		ready := 0
 		for _, pod := range pods {
-			if slices.Contains(pod.Spec.Containers[0].Args, "--proxy-mode="+mode) && isReady(&pod) {
+			if (mode == "" || slices.Contains(pod.Spec.Containers[0].Args, "--proxy-mode="+mode)) && isReady(&pod) {
 				ready++
 			}
 		}
