@@ -106,7 +106,8 @@ func (n *NS) up(t testing.TB, name string) netlink.Link {
 	return l
 }
 
-// Cable lays a veth pair between two namespaces and brings both ends up.
+// Cable lays a veth pair between two namespaces and brings both ends up. It goes
+// with the test: a namespace takes its end along only some time after its own.
 func Cable(t testing.TB, a *NS, nameA string, b *NS, nameB string) {
 	t.Helper()
 	v := &netlink.Veth{
@@ -115,6 +116,11 @@ func Cable(t testing.TB, a *NS, nameA string, b *NS, nameB string) {
 	if err := a.links.LinkAdd(v); err != nil {
 		t.Fatalf("lay cable %s-%s: %v", nameA, nameB, err)
 	}
+	t.Cleanup(func() {
+		if err := a.links.LinkDel(v); err != nil {
+			t.Errorf("take up cable %s-%s: %v", nameA, nameB, err)
+		}
+	})
 	a.up(t, nameA)
 	b.up(t, nameB)
 }

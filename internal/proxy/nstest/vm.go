@@ -20,7 +20,9 @@ import (
 const forVMVariable = "CAUSEWAY_NSTEST_FOR_VM"
 
 // vmPrograms are those of the host that tests in the virtual machine call.
-const vmPrograms = "ip,nft,iptables-save,ip6tables-save,iptables-restore,ip6tables-restore"
+const vmPrograms = "ip,nft,iptables-save,ip6tables-save,iptables-restore,ip6tables-restore," +
+	"iptables-nft,iptables-nft-save,iptables-nft-restore,ip6tables-nft-save,ip6tables-nft-restore," +
+	"iptables-legacy,iptables-legacy-save,iptables-legacy-restore,ip6tables-legacy-save,ip6tables-legacy-restore"
 
 // InVM says whether the test runs in the virtual machine of test/vm.
 func InVM() bool { return os.Getenv("IN_TEST_VM") != "" }
