@@ -41,7 +41,7 @@ func Present(cfg Config) (bool, error) {
 
 // presentLegacy: the kernel lists the tables that it has.
 func presentLegacy() (bool, error) {
-	for _, list := range []string{"/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"} {
+	for _, list := range []string{"/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names"} {
 		names, err := os.ReadFile(list)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return false, fmt.Errorf("list legacy tables: %w", err)
