@@ -183,6 +183,7 @@ func (b *Backend) raise(changes []vsnl.Change, key vsnl.Key) []vsnl.Change {
 	}
 	settings := w.Settings
 	settings.Scheduler = b.available(settings.Scheduler)
+	settings.Fallback = settings.Scheduler == "mh" || settings.Scheduler == "sh"
 	switch {
 	case h == nil:
 		b.made[key] = true
@@ -203,7 +204,7 @@ func (b *Backend) raise(changes []vsnl.Change, key vsnl.Key) []vsnl.Change {
 		b.undrain(key, real)
 	}
 	for real, weight := range h.reals {
-		if _, wanted := w.reals[real]; wanted || w.udp {
+		if _, wanted := w.reals[real]; wanted || w.atOnce {
 			continue
 		}
 		if weight != 0 {
@@ -309,7 +310,7 @@ func (b *Backend) lowerServers(t *touched, report *backend.Report) []error {
 			b.releaseMark(key) // it never came up
 		case h != nil && w == nil:
 			changes = append(changes, vsnl.Change{Op: vsnl.DeleteServer, Server: key})
-		case h != nil && w.udp:
+		case h != nil && w.atOnce:
 			for real := range h.reals {
 				if _, wanted := w.reals[real]; !wanted {
 					changes = append(changes, vsnl.Change{Op: vsnl.DeleteReal, Server: key, Real: vsnl.RealServer{AddrPort: real}})

@@ -90,19 +90,24 @@ type (
 		delete(netip.Addr) error
 		remove() error
 	}
+	firewallKernel interface {
+		open(context.Context) error
+		close(context.Context) error
+	}
 )
 
 // Backend programs IPVS. It implements backend.Backend and backend.Watcher.
 type Backend struct {
-	cfg     Config
-	servers serverKernel
-	tables  tableKernel
-	routes  routeKernel
-	render  *renderer
-	prepare func() error // sets what IPVS has as sysctls
-	release func() error
-	now     func() time.Time
-	port    uint32
+	cfg      Config
+	servers  serverKernel
+	tables   tableKernel
+	routes   routeKernel
+	firewall firewallKernel
+	render   *renderer
+	prepare  func() error // sets what IPVS has as sysctls
+	release  func() error
+	now      func() time.Time
+	port     uint32
 
 	// mu guards the rest: draining goes on between two Syncs.
 	mu sync.Mutex
@@ -168,7 +173,7 @@ func New(cfg Config) (*Backend, error) {
 		_ = tables.close()
 		return nil, err
 	}
-	b := newBackend(cfg, servers, tables, routes)
+	b := newBackend(cfg, servers, tables, routes, &firewall{families: cfg.Families})
 	b.port, b.prepare = tables.conn.Port(), ensureSettings
 	b.release = func() error {
 		routes.close()
@@ -177,9 +182,10 @@ func New(cfg Config) (*Backend, error) {
 	return b, nil
 }
 
-func newBackend(cfg Config, s serverKernel, t tableKernel, r routeKernel) *Backend {
+func newBackend(cfg Config, s serverKernel, t tableKernel, r routeKernel, f firewallKernel) *Backend {
 	return &Backend{
-		cfg: cfg, servers: s, tables: t, routes: r, now: time.Now, prepare: func() error { return nil }, release: func() error { return nil },
+		cfg: cfg, servers: s, tables: t, routes: r, firewall: f,
+		now: time.Now, prepare: func() error { return nil }, release: func() error { return nil },
 		render:  &renderer{scheduler: cfg.Scheduler, families: cfg.Families, marks: newMarks()},
 		lacking: map[string]bool{}, made: map[vsnl.Key]bool{},
 		draining: map[vsnl.Key]map[netip.AddrPort]time.Time{},
@@ -302,7 +308,14 @@ func (b *Backend) fullSync(ctx context.Context, want model.Desired) (backend.Rep
 	}
 	report, err := b.apply(ctx, t, b.rebuild(&node, found.rebuild))
 	report.Drift = drift
-	return report, err
+	if err != nil {
+		return report, err
+	}
+	// The firewall is somebody else's: its coming and going is no drift of ours.
+	if err := b.firewall.open(ctx); err != nil {
+		return report, fmt.Errorf("let Services pass the firewall: %w", err)
+	}
+	return report, nil
 }
 
 // rebuild prepares to build tables anew: their elements are then not there.
@@ -357,7 +370,7 @@ func (b *Backend) Cleanup(ctx context.Context) error {
 	for key := range b.have.servers {
 		changes = append(changes, vsnl.Change{Op: vsnl.DeleteServer, Server: key})
 	}
-	errs := []error{b.routes.remove(), b.tables.remove()}
+	errs := []error{b.routes.remove(), b.tables.remove(), b.firewall.close(ctx)}
 	errs = append(errs, ignoreAbsent(b.servers.Do(changes))...)
 	clear(b.draining)
 	b.have = kernel{}

@@ -258,6 +258,9 @@ func settled(k *fakeKernel) []string {
 	for a := range k.routes {
 		out = append(out, "route "+a.String())
 	}
+	if k.opened {
+		out = append(out, "firewall open")
+	}
 	slices.Sort(out)
 	return out
 }

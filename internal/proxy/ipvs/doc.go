@@ -37,17 +37,25 @@
 // connections have ended, at the latest after Config.DrainTimeout. A UDP one is
 // deleted at once, so that a client that goes on sending from one port is
 // scheduled anew and not sent into the void. Affinity never leads to a real
-// server with weight 0 (expire_quiescent_template), and a new connection from
-// a reused port does not follow an old one there (conn_reuse_mode).
+// server with weight 0 (expire_quiescent_template), a new connection from a
+// reused port does not follow an old one there (conn_reuse_mode), and the hashing
+// schedulers mh and sh take another one (dh can't: there they go at once). Who
+// goes on with a connection that IPVS has forgotten is reset by the tables.
 //
 // # Order
 //
 // What packets are led to exists before they are led there: virtual servers,
 // then the tables, then routes; and the other way round for removal.
 //
+// # Firewalls
+//
+// Packets pass the hook that iptables calls INPUT before IPVS sees them. Where its
+// filter table is in use, one rule there accepts them by their mark, so that a
+// node that drops what it does not know still serves.
+//
 // # What is owned
 //
-// The tables "ip", "ip6" and "arp" causeway-ipvs; the interface causeway-ipvs
+// The rule just named; the tables "ip", "ip6" and "arp" causeway-ipvs; the interface causeway-ipvs
 // and the routing table of Config.RouteTable with its two rules; virtual
 // servers whose mark begins with 0x5c, or whose address is in that routing
 // table. Others may have virtual servers of their own beside them.

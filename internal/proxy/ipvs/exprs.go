@@ -89,6 +89,15 @@ func (x *exprList) cmp(reg uint32, op expr.CmpOp, a action) {
 
 func word(a action) []byte { return binary.NativeEndian.AppendUint32(nil, uint32(a)) }
 
+const tcpSYN = 0x02
+
+// withoutFlags matches TCP segments that have none of the flags.
+func (x *exprList) withoutFlags(reg uint32, flags byte) {
+	x.add(&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1})
+	x.add(&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 1, Mask: []byte{flags}, Xor: []byte{0}})
+	x.add(&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{0}})
+}
+
 // isNew matches the first packet of a connection.
 func (x *exprList) isNew() {
 	x.add(&expr.Ct{Register: r0, Key: expr.CtKeySTATE})

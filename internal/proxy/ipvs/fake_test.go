@@ -3,6 +3,7 @@
 package ipvs
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -26,6 +27,7 @@ type fakeKernel struct {
 	addrs    map[netip.Addr]bool
 	tables   map[nfnl.Table]bool // tables whose rules are in place
 	lacks    map[string]bool     // schedulers
+	opened   bool                // the firewall
 	rnd      *rand.Rand
 	odds     float64
 	failures int
@@ -64,6 +66,7 @@ func (k *fakeKernel) try(change func() error) error {
 type fakeServers struct{ *fakeKernel }
 type fakeTables struct{ *fakeKernel }
 type fakeRoutes struct{ *fakeKernel }
+type fakeFirewall struct{ *fakeKernel }
 
 func (k fakeServers) Do(changes []vsnl.Change) []error {
 	errs := make([]error, len(changes))
@@ -216,6 +219,14 @@ func (k fakeRoutes) delete(a netip.Addr) error {
 
 func (k fakeRoutes) remove() error { return k.try(func() error { clear(k.routes); return nil }) }
 
+func (k fakeFirewall) open(context.Context) error {
+	return k.try(func() error { k.opened = true; return nil })
+}
+
+func (k fakeFirewall) close(context.Context) error {
+	return k.try(func() error { k.opened = false; return nil })
+}
+
 func newFakeBackend(k *fakeKernel, cfg Config) *Backend {
-	return newBackend(cfg.withDefaults(), fakeServers{k}, fakeTables{k}, fakeRoutes{k})
+	return newBackend(cfg.withDefaults(), fakeServers{k}, fakeTables{k}, fakeRoutes{k}, fakeFirewall{k})
 }

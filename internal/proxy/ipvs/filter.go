@@ -166,7 +166,15 @@ func (p *program) act(inside bool) []nfnl.Rule {
 	none := p.exprs()
 	none.ours(expr.CmpOpNeq)
 	none.markWith(0)
+	// IPVS has forgotten the connection: its time was over, or its endpoint is
+	// gone for good. The kernel itself can't answer from the address.
+	lost := p.exprs()
+	lost.isNew()
+	lost.l4proto(r0)
+	lost.add(&expr.Cmp{Op: expr.CmpOpEq, Register: r0, Data: []byte{byte(model.TCP)}})
+	lost.withoutFlags(r0, tcpSYN)
 	rules := []nfnl.Rule{
+		{Comment: "TCP that begins in the middle", Exprs: append(lost.list, goTo(chainRefuse))},
 		{Exprs: append(when(actionReject).list, goTo(chainRefuse))},
 		{Exprs: append(when(actionDrop).list, verdict(expr.VerdictDrop))},
 		{Comment: "refused, but not new", Exprs: none.list},

@@ -13,8 +13,8 @@ import (
 type server struct {
 	vsnl.Settings
 	reals map[netip.AddrPort]uint32 // weights
-	// udp says that removed real servers must go at once.
-	udp bool
+	// atOnce says that removed real servers must not stay to drain.
+	atOnce bool
 }
 
 // rendered is what one Service comes to.
@@ -98,7 +98,7 @@ const byAddress action = markMask
 func (r *renderer) target(out *rendered, svc *model.Service, f *model.Frontend, t *model.Target, id elementID, flags action) {
 	s := &server{
 		Settings: vsnl.Settings{Scheduler: r.schedulerOf(svc), Persistence: t.Affinity},
-		reals:    make(map[netip.AddrPort]uint32, len(t.Endpoints)), udp: f.Protocol == model.UDP,
+		reals:    make(map[netip.AddrPort]uint32, len(t.Endpoints)),
 	}
 	key := vsnl.Key{Addr: f.Addr, Port: f.Port, Protocol: uint8(f.Protocol)}
 	act := markBase
@@ -112,6 +112,8 @@ func (r *renderer) target(out *rendered, svc *model.Service, f *model.Frontend, 
 			s.Settings = vsnl.Settings{Scheduler: affinityScheduler}
 		}
 	}
+	// dh goes on choosing real servers with weight 0, and then refuses.
+	s.atOnce = f.Protocol == model.UDP || s.Scheduler == "dh"
 	switch t.Action {
 	case model.Reject:
 		act = actionReject

@@ -48,6 +48,7 @@ const (
 	destFamily   = 11
 
 	flagPersistent = 1 // IP_VS_SVC_F_PERSISTENT
+	flagFallback   = 8 // IP_VS_SVC_F_SCHED_SH_FALLBACK, _MH_FALLBACK
 	forwardMasq    = 0 // IP_VS_CONN_F_MASQ
 )
 
@@ -88,6 +89,9 @@ type Settings struct {
 	// Persistence keeps a client with its real server for that long after its
 	// last connection; whole seconds, 0 for none.
 	Persistence time.Duration
+	// Fallback has the schedulers sh and mh take another real server where the
+	// hash leads to one with weight 0; they refuse the client otherwise.
+	Fallback bool
 }
 
 // VirtualServer is one as the kernel has it.
@@ -254,9 +258,12 @@ func (m *message) service(k Key, s *Settings) {
 	m.text(svcSched, s.Scheduler)
 	var flags uint32
 	if s.Persistence > 0 {
-		flags = flagPersistent
+		flags |= flagPersistent
 	}
-	m.attr(svcFlags, binary.NativeEndian.AppendUint32(binary.NativeEndian.AppendUint32(nil, flags), flagPersistent)...)
+	if s.Fallback {
+		flags |= flagFallback
+	}
+	m.attr(svcFlags, binary.NativeEndian.AppendUint32(binary.NativeEndian.AppendUint32(nil, flags), flagPersistent|flagFallback)...)
 	m.u32(svcTimeout, uint32(s.Persistence/time.Second))
 	mask := uint32(0xffffffff) // one client is one IPv4 address
 	if k.family() == unix.AF_INET6 {
@@ -377,6 +384,7 @@ func decodeService(body []byte) (VirtualServer, error) {
 	if flags&flagPersistent != 0 {
 		s.Persistence = time.Duration(timeout) * time.Second
 	}
+	s.Fallback = flags&flagFallback != 0
 	if f.bad || family == 0 {
 		return s, errMalformed
 	}
