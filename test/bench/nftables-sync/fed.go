@@ -19,6 +19,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/nftables"
 	"github.com/causeway-lb/causeway/internal/proxy/syncer"
+	"github.com/causeway-lb/causeway/test/bench/proxybench"
 	"github.com/causeway-lb/causeway/test/bench/report"
 )
 
@@ -63,7 +64,7 @@ func benchFed(ctx context.Context, result *report.Report, n, runs int) error {
 			return err
 		}
 	}
-	add(result, fmt.Sprintf("%dx%d fed", n, endpointsEach), s, nil, "")
+	add(result, fmt.Sprintf("%dx%d fed", n, proxybench.EndpointsEach), s, nil, "")
 	return nil
 }
 
@@ -78,12 +79,12 @@ func fedRun(ctx context.Context, s *samples, n int, changes bool) error {
 	}
 	src := &source{inputs: map[types.NamespacedName]model.Input{}}
 	for i := range n {
-		src.set(model.Input{Service: service(i), Slices: []*discoveryv1.EndpointSlice{slice(i, endpointsOf(i)...)}})
+		src.set(model.Input{Service: proxybench.Service(i), Slices: []*discoveryv1.EndpointSlice{proxybench.Slice(i, proxybench.EndpointsOf(i)...)}})
 	}
 	debug.FreeOSMemory()
 	applied := make(chan syncer.Applied, 1)
 	sy, err := syncer.New(syncer.Config{
-		Backend: b, Source: src, Node: model.Node{Name: nodeName},
+		Backend: b, Source: src, Node: model.Node{Name: proxybench.NodeName},
 		Applied: func(a syncer.Applied) { applied <- a },
 	})
 	if err != nil {
@@ -96,7 +97,7 @@ func fedRun(ctx context.Context, s *samples, n int, changes bool) error {
 	defer func() {
 		stop()
 		if err := errors.Join(<-done, b.Cleanup(context.WithoutCancel(ctx))); err != nil {
-			progress("end of run: %v", err)
+			proxybench.Progress("end of run: %v", err)
 		}
 	}()
 	select {
@@ -113,15 +114,15 @@ func fedRun(ctx context.Context, s *samples, n int, changes bool) error {
 	runtime.GC()
 	for k := range fedChanges {
 		i := (k*7919 + 3) % n
-		addrs := append([]netip.Addr{spareAddr(k + 1)}, endpointsOf(i)[1:]...)
-		took, err := fedChange(ctx, sy, src, applied, slice(i, addrs...), i)
+		addrs := append([]netip.Addr{proxybench.SpareAddr(k + 1)}, proxybench.EndpointsOf(i)[1:]...)
+		took, err := fedChange(ctx, sy, src, applied, proxybench.Slice(i, addrs...), i)
 		if err != nil {
 			return err
 		}
 		s.endpointChange = append(s.endpointChange, took)
 	}
 	for k := range fedChanges {
-		took, err := fedChange(ctx, sy, src, applied, slice(n+k, endpointsOf(n+k)...), n+k)
+		took, err := fedChange(ctx, sy, src, applied, proxybench.Slice(n+k, proxybench.EndpointsOf(n+k)...), n+k)
 		if err != nil {
 			return err
 		}
@@ -142,7 +143,7 @@ func quiet(applied <-chan syncer.Applied) {
 }
 
 func fedChange(ctx context.Context, sy *syncer.Syncer, src *source, applied <-chan syncer.Applied, sl *discoveryv1.EndpointSlice, i int) (float64, error) {
-	name := src.set(model.Input{Service: service(i), Slices: []*discoveryv1.EndpointSlice{sl}})
+	name := src.set(model.Input{Service: proxybench.Service(i), Slices: []*discoveryv1.EndpointSlice{sl}})
 	start := time.Now()
 	sy.Notify(name, time.Time{})
 	for {

@@ -21,26 +21,17 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
-	"strconv"
-	"strings"
 	"syscall"
-	"time"
 
 	"github.com/go-logr/logr"
-	"golang.org/x/sys/unix"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
+	"github.com/causeway-lb/causeway/test/bench/proxybench"
 	"github.com/causeway-lb/causeway/test/bench/report"
-)
-
-const (
-	insideVariable = "CAUSEWAY_BENCH_INSIDE"
-	endpointsEach  = 5
 )
 
 func main() { os.Exit(run()) }
@@ -48,8 +39,8 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if os.Getenv(insideVariable) == "" {
-		return enter(ctx)
+	if !proxybench.Inside() {
+		return proxybench.Enter(ctx)
 	}
 	ctrllog.SetLogger(logr.Discard()) // envtest's
 	if err := bench(ctx); err != nil {
@@ -59,72 +50,34 @@ func run() int {
 	return 0
 }
 
-// enter runs this program again in a network namespace of its own.
-func enter(ctx context.Context) int {
-	cmd := exec.CommandContext(ctx, "/proc/self/exe")
-	cmd.Env = append(os.Environ(), insideVariable+"=1")
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	err := cmd.Run()
-	var exit *exec.ExitError
-	switch {
-	case errors.As(err, &exit):
-		return exit.ExitCode()
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "nftables-sync: a network namespace needs root:", err)
-		return 1
-	}
-	return 0
-}
-
-func numbers(variable, unset string) ([]int, error) {
-	text := os.Getenv(variable)
-	if text == "" {
-		text = unset
-	}
-	var out []int
-	for _, s := range strings.Split(text, ",") {
-		if s = strings.TrimSpace(s); s == "" {
-			continue
-		}
-		n, err := strconv.Atoi(s)
-		if err != nil || n < 1 || n > 60000 {
-			return nil, fmt.Errorf("%s=%s: must be numbers from 1 to 60000", variable, text)
-		}
-		out = append(out, n)
-	}
-	return out, nil
-}
-
 func bench(ctx context.Context) error {
-	sizes, err := numbers("BENCH_SIZES", "1000,10000")
+	sizes, err := proxybench.Numbers("BENCH_SIZES", "1000,10000")
 	if err != nil {
 		return err
 	}
-	fed, err := numbers("BENCH_FED", "10000,50000")
+	fed, err := proxybench.Numbers("BENCH_FED", "10000,50000")
 	if err != nil {
 		return err
 	}
-	runs, err := numbers("BENCH_RUNS", "5")
+	runs, err := proxybench.Numbers("BENCH_RUNS", "5")
 	if err != nil {
 		return err
 	}
-	for _, args := range [][]string{{"link", "set", "lo", "up"}, {"address", "add", nodeAddress + "/32", "dev", "lo"}} {
+	for _, args := range [][]string{{"link", "set", "lo", "up"}, {"address", "add", proxybench.NodeAddress + "/32", "dev", "lo"}} {
 		if out, err := exec.CommandContext(ctx, "ip", args...).CombinedOutput(); err != nil {
 			return fmt.Errorf("ip %v: %w: %s", args, err, out)
 		}
 	}
 	result := &report.Report{Bench: "nftables-sync"}
 	for _, n := range fed {
-		progress("%dx%d fed", n, endpointsEach)
+		proxybench.Progress("%dx%d fed", n, proxybench.EndpointsEach)
 		if err := benchFed(ctx, result, n, runs[0]); err != nil {
-			return fmt.Errorf("%dx%d fed: %w", n, endpointsEach, err)
+			return fmt.Errorf("%dx%d fed: %w", n, proxybench.EndpointsEach, err)
 		}
 	}
 	for _, n := range sizes {
 		if err := benchBoth(ctx, result, n, runs[0]); err != nil {
-			return fmt.Errorf("%dx%d: %w", n, endpointsEach, err)
+			return fmt.Errorf("%dx%d: %w", n, proxybench.EndpointsEach, err)
 		}
 	}
 	return result.Write(os.Stdout, "build/bench")
@@ -132,27 +85,31 @@ func bench(ctx context.Context) error {
 
 // benchBoth runs both contenders on one API server.
 func benchBoth(ctx context.Context, result *report.Report, n, runs int) error {
-	progress("%dx%d: API server with %d Services", n, endpointsEach, n)
-	c, err := startCluster(ctx, n)
+	proxybench.Progress("%dx%d: API server with %d Services", n, proxybench.EndpointsEach, n)
+	c, err := proxybench.StartCluster(ctx, n)
 	if err != nil {
 		return err
 	}
-	defer c.stop()
-	contenders, err := newContenders(ctx, c)
+	defer c.Stop()
+	dir, err := os.MkdirTemp("", "nftables-sync-")
 	if err != nil {
 		return err
 	}
-	defer contenders.clean()
+	defer os.RemoveAll(dir)
+	ours, peer, err := proxybench.Pair(ctx, c, dir, "nftables")
+	if err != nil {
+		return err
+	}
 	var both [2]samples
-	for i, who := range []*contender{contenders.ours, contenders.peer} {
+	for i, who := range []*proxybench.Contender{ours, peer} {
 		for r := range runs {
-			progress("%dx%d: %s, run %d of %d", n, endpointsEach, who.name, r+1, runs)
-			if err := who.measure(ctx, c, &both[i], r == runs-1); err != nil {
-				return fmt.Errorf("%s: %w", who.name, err)
+			proxybench.Progress("%dx%d: %s, run %d of %d", n, proxybench.EndpointsEach, who.Name, r+1, runs)
+			if err := measure(ctx, who, c, &both[i], r == runs-1); err != nil {
+				return fmt.Errorf("%s: %w", who.Name, err)
 			}
 		}
 	}
-	add(result, fmt.Sprintf("%dx%d", n, endpointsEach), both[0], &both[1], contenders.peer.name)
+	add(result, fmt.Sprintf("%dx%d", n, proxybench.EndpointsEach), both[0], &both[1], peer.Name)
 	return nil
 }
 
@@ -178,8 +135,4 @@ func add(result *report.Report, name string, ours samples, peer *samples, peerNa
 	one("service_add", "s", func(s *samples) []float64 { return s.serviceAdd })
 	one("rss_mb", "MB", func(s *samples) []float64 { return s.rss })
 	one("cpu_s", "s", func(s *samples) []float64 { return s.cpu })
-}
-
-func progress(format string, args ...any) {
-	fmt.Fprintf(os.Stderr, "%s %s\n", time.Now().Format("15:04:05"), fmt.Sprintf(format, args...))
 }

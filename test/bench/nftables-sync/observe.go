@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-lb/causeway/test/bench/proxybench"
 )
 
 // observer hears every nf_tables notification in the namespace. Both
@@ -72,8 +74,8 @@ func (o *observer) await(ctx context.Context, limit time.Duration, patterns ...[
 // endpointPatterns are how an endpoint appears in a commit: in an element of
 // ours, or in the name of kube-proxy's chain for it.
 func endpointPatterns(a netip.Addr) [][]byte {
-	ours := binary.BigEndian.AppendUint16(a.AsSlice(), endpointPort)
-	return [][]byte{ours, []byte("__" + a.String() + "/" + strconv.Itoa(endpointPort))}
+	ours := binary.BigEndian.AppendUint16(a.AsSlice(), proxybench.EndpointPort)
+	return [][]byte{ours, []byte("__" + a.String() + "/" + strconv.Itoa(proxybench.EndpointPort))}
 }
 
 // frontendPatterns are how a ClusterIP and port 80 over TCP appear: both have

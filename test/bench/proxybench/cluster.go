@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package proxybench
 
 import (
 	"bytes"
@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -22,58 +23,62 @@ import (
 	"github.com/causeway-lb/causeway/internal/lab/controlplane"
 )
 
-// cluster is an API server with n Services.
-type cluster struct {
-	env        *envtest.Environment
-	kube       *kubernetes.Clientset
-	kubeconfig string
-	assets     string
-	services   int
-	spare      int // spare addresses used so far
-	added      int // Services added by measurements so far
+// Cluster is an API server with Services.
+type Cluster struct {
+	Kube *kubernetes.Clientset
+	// Kubeconfig is a file for the contenders; Assets has kube-proxy's program.
+	Kubeconfig, Assets string
+	// Services is how many there were at the start.
+	Services int
+
+	env   *envtest.Environment
+	spare int // spare addresses used so far
+	added int // Services added by measurements so far
 }
 
-func startCluster(ctx context.Context, n int) (*cluster, error) {
+// StartCluster starts an API server that has n Services. Stop it.
+func StartCluster(ctx context.Context, n int) (*Cluster, error) {
 	assets, err := controlplane.Assets(ctx, "etcd", "kube-apiserver", "kube-proxy")
 	if err != nil {
 		return nil, err
 	}
 	env := &envtest.Environment{BinaryAssetsDirectory: assets, ControlPlaneStartTimeout: 2 * time.Minute}
 	env.ControlPlane.GetAPIServer().Configure().
-		Set("service-cluster-ip-range", "10.96.0.0/12").Set("advertise-address", nodeAddress)
+		Set("service-cluster-ip-range", "10.96.0.0/12").Set("advertise-address", NodeAddress)
 	cfg, err := env.Start()
 	if err != nil {
 		return nil, fmt.Errorf("start API server: %w", err)
 	}
-	c := &cluster{env: env, assets: assets, services: n}
+	c := &Cluster{env: env, Assets: assets, Services: n}
 	if err := c.fill(ctx, cfg); err != nil {
-		c.stop()
+		c.Stop()
 		return nil, err
 	}
 	return c, nil
 }
 
-func (c *cluster) stop() {
+// Stop ends the API server.
+func (c *Cluster) Stop() {
 	if err := c.env.Stop(); err != nil {
-		progress("stop API server: %v", err)
+		Progress("stop API server: %v", err)
 	}
-	if c.kubeconfig != "" {
-		_ = os.RemoveAll(filepath.Dir(c.kubeconfig))
+	if c.Kubeconfig != "" {
+		_ = os.RemoveAll(filepath.Dir(c.Kubeconfig))
 	}
 }
 
-func (c *cluster) fill(ctx context.Context, cfg *rest.Config) error {
+func (c *Cluster) fill(ctx context.Context, cfg *rest.Config) error {
 	fast := rest.CopyConfig(cfg)
 	fast.QPS, fast.Burst = 1000, 1000
 	var err error
-	if c.kube, err = kubernetes.NewForConfig(fast); err != nil {
+	if c.Kube, err = kubernetes.NewForConfig(fast); err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "nftables-sync-")
+	dir, err := os.MkdirTemp("", "proxybench-")
 	if err != nil {
 		return err
 	}
-	c.kubeconfig = filepath.Join(dir, "kubeconfig")
+	c.Kubeconfig = filepath.Join(dir, "kubeconfig")
 	user, err := c.env.AddUser(envtest.User{Name: "bench", Groups: []string{"system:masters"}}, nil)
 	if err != nil {
 		return err
@@ -82,7 +87,7 @@ func (c *cluster) fill(ctx context.Context, cfg *rest.Config) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(c.kubeconfig, data, 0o600); err != nil {
+	if err := os.WriteFile(c.Kubeconfig, data, 0o600); err != nil {
 		return err
 	}
 	if err := c.load(ctx); err != nil {
@@ -93,14 +98,14 @@ func (c *cluster) fill(ctx context.Context, cfg *rest.Config) error {
 
 // load writes the objects straight into etcd: through the API server 10,000
 // Services take minutes, and how they got there does not matter here.
-func (c *cluster) load(ctx context.Context) error {
+func (c *Cluster) load(ctx context.Context) error {
 	w := &etcdWriter{url: c.env.ControlPlane.Etcd.URL.String() + "/v3/kv/txn"}
-	w.put("/registry/minions/"+nodeName, node())
-	for i := range c.services {
-		name := serviceName(i)
-		w.put("/registry/services/specs/"+namespace+"/"+name, service(i))
-		w.put("/registry/endpointslices/"+namespace+"/"+name, slice(i, endpointsOf(i)...))
-		w.put("/registry/ipaddresses/"+clusterIP(i).String(), ipAddress(i))
+	w.put("/registry/minions/"+NodeName, node())
+	for i := range c.Services {
+		name := ServiceName(i)
+		w.put("/registry/services/specs/"+Namespace+"/"+name, Service(i))
+		w.put("/registry/endpointslices/"+Namespace+"/"+name, Slice(i, EndpointsOf(i)...))
+		w.put("/registry/ipaddresses/"+ClusterIP(i).String(), ipAddress(i))
 		if err := w.flush(ctx, 90); err != nil {
 			return err
 		}
@@ -108,13 +113,45 @@ func (c *cluster) load(ctx context.Context) error {
 	return w.flush(ctx, 1)
 }
 
+// ReplaceEndpoint gives the Service of a round another endpoint in place of its
+// first one. change does it and returns when the API server has it.
+func (c *Cluster) ReplaceEndpoint(round int) (i int, fresh netip.Addr, change func(context.Context) error) {
+	i = (round*7919 + 3) % c.Services
+	c.spare++
+	fresh = SpareAddr(c.spare)
+	sl := Slice(i, append([]netip.Addr{fresh}, EndpointsOf(i)[1:]...)...)
+	sl.UID = "" // an update without conditions
+	return i, fresh, func(ctx context.Context) error {
+		_, err := c.Kube.DiscoveryV1().EndpointSlices(Namespace).Update(ctx, sl, metav1.UpdateOptions{})
+		return err
+	}
+}
+
+// NewService makes the endpoints of one more Service. change makes the Service
+// itself and returns when the API server has it.
+func (c *Cluster) NewService(ctx context.Context) (i int, change func(context.Context) error, err error) {
+	i = c.Services + c.added
+	c.added++
+	sl := Slice(i, EndpointsOf(i)...)
+	sl.UID = ""
+	if _, err := c.Kube.DiscoveryV1().EndpointSlices(Namespace).Create(ctx, sl, metav1.CreateOptions{}); err != nil {
+		return 0, nil, err
+	}
+	svc := Service(i)
+	svc.UID = ""
+	return i, func(ctx context.Context) error {
+		_, err := c.Kube.CoreV1().Services(Namespace).Create(ctx, svc, metav1.CreateOptions{})
+		return err
+	}, nil
+}
+
 // ipAddress is the record that the API server's allocator wants beside a
 // Service, else it makes one and disturbs the measurement.
 func ipAddress(i int) *networkingv1.IPAddress {
 	ip := &networkingv1.IPAddress{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "networking.k8s.io/v1", Kind: "IPAddress"},
-		ObjectMeta: meta(clusterIP(i).String()),
-		Spec:       networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Resource: "services", Namespace: namespace, Name: serviceName(i)}},
+		ObjectMeta: meta(ClusterIP(i).String()),
+		Spec:       networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Resource: "services", Namespace: Namespace, Name: ServiceName(i)}},
 	}
 	ip.Namespace = ""
 	ip.Labels = map[string]string{
@@ -124,9 +161,9 @@ func ipAddress(i int) *networkingv1.IPAddress {
 }
 
 // waitListed waits until the API server shows all slices.
-func (c *cluster) waitListed(ctx context.Context) error {
+func (c *Cluster) waitListed(ctx context.Context) error {
 	for {
-		l, err := c.kube.DiscoveryV1().EndpointSlices(namespace).List(ctx, metav1.ListOptions{Limit: 1, ResourceVersion: ""})
+		l, err := c.Kube.DiscoveryV1().EndpointSlices(Namespace).List(ctx, metav1.ListOptions{Limit: 1, ResourceVersion: ""})
 		if err != nil {
 			return err
 		}
@@ -134,7 +171,7 @@ func (c *cluster) waitListed(ctx context.Context) error {
 		if l.RemainingItemCount != nil {
 			have += int(*l.RemainingItemCount)
 		}
-		if have >= c.services {
+		if have >= c.Services {
 			return nil
 		}
 		select {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package proxybench
 
 import (
 	"fmt"
@@ -14,16 +14,22 @@ import (
 	"k8s.io/utils/ptr"
 )
 
+// Names and addresses of what is made.
 const (
-	nodeName     = "node-1"
-	nodeAddress  = "192.0.2.11"
-	endpointPort = 8080
-	namespace    = "default"
+	NodeName     = "node-1"
+	NodeAddress  = "192.0.2.11"
+	EndpointPort = 8080
+	Namespace    = "default"
+
+	// EndpointsEach is how many endpoints a Service has.
+	EndpointsEach = 5
 )
 
-func serviceName(i int) string { return fmt.Sprintf("svc-%d", i) }
+// ServiceName is the name of Service i and of its slice.
+func ServiceName(i int) string { return fmt.Sprintf("svc-%d", i) }
 
-func clusterIP(i int) netip.Addr {
+// ClusterIP is the address of Service i.
+func ClusterIP(i int) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, 96, byte((i + 16) >> 8), byte(i + 16)})
 }
 
@@ -32,14 +38,14 @@ func endpointAddr(k int) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, byte(128 + k>>16), byte(k >> 8), byte(k)})
 }
 
-// spareAddr gives addresses that no endpoint has at first.
-func spareAddr(k int) netip.Addr {
+// SpareAddr gives addresses that no endpoint has at first.
+func SpareAddr(k int) netip.Addr {
 	return netip.AddrFrom4([4]byte{172, byte(16 + k>>16), byte(k >> 8), byte(k)})
 }
 
 func meta(name string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{
-		Namespace: namespace, Name: name, UID: types.UID("00000000-0000-4000-8000-" + fmt.Sprintf("%012x", hash(name))),
+		Namespace: Namespace, Name: name, UID: types.UID("00000000-0000-4000-8000-" + fmt.Sprintf("%012x", hash(name))),
 		CreationTimestamp: metav1.NewTime(time.Unix(1700000000, 0)),
 	}
 }
@@ -52,11 +58,12 @@ func hash(s string) uint64 {
 	return h & 0xffffffffffff
 }
 
-func service(i int) *corev1.Service {
-	ip := clusterIP(i).String()
+// Service is Service i, with a ClusterIP and port 80.
+func Service(i int) *corev1.Service {
+	ip := ClusterIP(i).String()
 	return &corev1.Service{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Service"},
-		ObjectMeta: meta(serviceName(i)),
+		ObjectMeta: meta(ServiceName(i)),
 		Spec: corev1.ServiceSpec{
 			Type: corev1.ServiceTypeClusterIP, ClusterIP: ip, ClusterIPs: []string{ip},
 			IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}, IPFamilyPolicy: ptr.To(corev1.IPFamilyPolicySingleStack),
@@ -66,16 +73,17 @@ func service(i int) *corev1.Service {
 	}
 }
 
-func slice(i int, addrs ...netip.Addr) *discoveryv1.EndpointSlice {
+// Slice has the endpoints of Service i.
+func Slice(i int, addrs ...netip.Addr) *discoveryv1.EndpointSlice {
 	sl := &discoveryv1.EndpointSlice{
 		TypeMeta:    metav1.TypeMeta{APIVersion: "discovery.k8s.io/v1", Kind: "EndpointSlice"},
-		ObjectMeta:  meta(serviceName(i)),
+		ObjectMeta:  meta(ServiceName(i)),
 		AddressType: discoveryv1.AddressTypeIPv4,
 		Ports: []discoveryv1.EndpointPort{{
-			Name: ptr.To("http"), Port: ptr.To[int32](endpointPort), Protocol: ptr.To(corev1.ProtocolTCP),
+			Name: ptr.To("http"), Port: ptr.To[int32](EndpointPort), Protocol: ptr.To(corev1.ProtocolTCP),
 		}},
 	}
-	sl.Labels = map[string]string{discoveryv1.LabelServiceName: serviceName(i)}
+	sl.Labels = map[string]string{discoveryv1.LabelServiceName: ServiceName(i)}
 	for _, a := range addrs {
 		sl.Endpoints = append(sl.Endpoints, discoveryv1.Endpoint{
 			Addresses: []string{a.String()}, NodeName: ptr.To("node-2"),
@@ -85,11 +93,11 @@ func slice(i int, addrs ...netip.Addr) *discoveryv1.EndpointSlice {
 	return sl
 }
 
-// endpointsOf gives the addresses of Service i's endpoints.
-func endpointsOf(i int) []netip.Addr {
-	addrs := make([]netip.Addr, endpointsEach)
+// EndpointsOf gives the addresses of Service i's endpoints.
+func EndpointsOf(i int) []netip.Addr {
+	addrs := make([]netip.Addr, EndpointsEach)
 	for e := range addrs {
-		addrs[e] = endpointAddr(i*endpointsEach + e)
+		addrs[e] = endpointAddr(i*EndpointsEach + e)
 	}
 	return addrs
 }
@@ -97,9 +105,9 @@ func endpointsOf(i int) []netip.Addr {
 func node() *corev1.Node {
 	n := &corev1.Node{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Node"},
-		ObjectMeta: meta(nodeName),
+		ObjectMeta: meta(NodeName),
 		Spec:       corev1.NodeSpec{PodCIDR: "10.244.1.0/24", PodCIDRs: []string{"10.244.1.0/24"}},
-		Status:     corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: nodeAddress}}},
+		Status:     corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: NodeAddress}}},
 	}
 	n.Namespace = ""
 	return n

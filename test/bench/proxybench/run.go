@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package proxybench is what the benchmarks of proxy modes share: an API server
+// full of Services, the agent and kube-proxy as the processes that users run, and
+// their own figures.
+package proxybench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const insideVariable = "CAUSEWAY_BENCH_INSIDE"
+
+// Inside says whether this process is the one that Enter started.
+func Inside() bool { return os.Getenv(insideVariable) != "" }
+
+// Enter runs this program again in a network namespace of its own.
+func Enter(ctx context.Context) int {
+	cmd := exec.CommandContext(ctx, "/proc/self/exe")
+	cmd.Env = append(os.Environ(), insideVariable+"=1")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	err := cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		return exit.ExitCode()
+	case err != nil:
+		fmt.Fprintln(os.Stderr, filepath.Base(os.Args[0])+": a network namespace needs root:", err)
+		return 1
+	}
+	return 0
+}
+
+// Numbers reads a list of numbers from an environment variable.
+func Numbers(variable, unset string) ([]int, error) {
+	text := os.Getenv(variable)
+	if text == "" {
+		text = unset
+	}
+	var out []int
+	for _, s := range strings.Split(text, ",") {
+		if s = strings.TrimSpace(s); s == "" {
+			continue
+		}
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 || n > 60000 {
+			return nil, fmt.Errorf("%s=%s: must be numbers from 1 to 60000", variable, text)
+		}
+		out = append(out, n)
+	}
+	return out, nil
+}
+
+// Progress prints a line with the time to standard error.
+func Progress(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "%s %s\n", time.Now().Format("15:04:05"), fmt.Sprintf(format, args...))
+}
