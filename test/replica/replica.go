@@ -3,6 +3,7 @@
 package replica
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -34,6 +35,8 @@ const (
 	envCerts      = "REPLICA_CERTS"
 	envHold       = "REPLICA_HOLD"
 	envMetrics    = "REPLICA_METRICS"
+	envFeature    = "REPLICA_FEATURE"
+	envLease      = "REPLICA_LEASE"
 )
 
 // Main runs the controller and does not return, when the process was started by
@@ -50,7 +53,7 @@ func Main() {
 	os.Exit(0)
 }
 
-// run is the controller, with the allocation of ClusterIPs and NodePorts alone.
+// run is the controller, with one feature alone.
 func run() error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -68,6 +71,11 @@ func run() error {
 	if err != nil {
 		return err
 	}
+	lease, err := time.ParseDuration(os.Getenv(envLease))
+	if err != nil {
+		return err
+	}
+	renew, retry := lease*2/3, lease/8
 	certs := os.Getenv(envCerts)
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme:                  controllers.NewScheme(),
@@ -76,12 +84,15 @@ func run() error {
 		LeaderElection:          true,
 		LeaderElectionID:        "causeway-controller",
 		LeaderElectionNamespace: v1alpha1.SystemNamespace,
+		LeaseDuration:           &lease, RenewDeadline: &renew, RetryPeriod: &retry,
 	})
 	if err != nil {
 		return err
 	}
+	feature := Feature(os.Getenv(envFeature))
 	err = controllers.SetupWithManager(mgr, controllers.Options{
-		Features: controllers.Features{Allocation: true},
+		Features:            controllers.Features{Allocation: feature == Allocation, LoadBalancer: feature == LoadBalancer},
+		DefaultLoadBalancer: true,
 		Allocation: controllers.AllocationOptions{Hold: hold, Peers: controllers.Peers{
 			Address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), ServerName: "127.0.0.1",
 			CA: func(context.Context) ([]byte, error) { return os.ReadFile(filepath.Join(certs, "ca.crt")) },
@@ -93,6 +104,18 @@ func run() error {
 	return mgr.Start(ctx)
 }
 
+// Feature is what a replica does.
+type Feature string
+
+// The features.
+const (
+	Allocation   Feature = "allocation" // ClusterIPs and NodePorts
+	LoadBalancer Feature = "load balancer"
+)
+
+// defaultLease is controller-runtime's.
+const defaultLease = 15 * time.Second
+
 // Process is a replica that can be killed and started again.
 type Process struct {
 	// Kubeconfig is a file that says how to reach the API server.
@@ -101,6 +124,10 @@ type Process struct {
 	Certs string
 	// Port is where the webhooks are served, on 127.0.0.1.
 	Port int
+	// Feature is what it does; empty means Allocation.
+	Feature Feature
+	// Lease is how long a dead leader keeps the others waiting; 0 means 15 s.
+	Lease time.Duration
 	// Hold is AllocationOptions.Hold.
 	Hold time.Duration
 	// Metrics is the address of /metrics; "0" for none.
@@ -121,7 +148,8 @@ func (p *Process) Start() error {
 	defer p.mu.Unlock()
 	p.cmd = exec.Command(os.Args[0])
 	p.cmd.Env = append(os.Environ(), envKubeconfig+"="+p.Kubeconfig, envPort+"="+strconv.Itoa(p.Port),
-		envCerts+"="+p.Certs, envHold+"="+p.Hold.String(), envMetrics+"="+p.Metrics)
+		envCerts+"="+p.Certs, envHold+"="+p.Hold.String(), envMetrics+"="+p.Metrics,
+		envFeature+"="+string(cmp.Or(p.Feature, Allocation)), envLease+"="+cmp.Or(p.Lease, defaultLease).String())
 	p.cmd.Stdout, p.cmd.Stderr = p.Log, p.Log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return p.cmd.Start()

@@ -1,0 +1,362 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loadbalancer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/controllers"
+	"github.com/causeway-lb/causeway/internal/lab/controlplane"
+	"github.com/causeway-lb/causeway/test/replica"
+)
+
+const (
+	shortOperations = 500
+	shortKills      = 2
+	longKills       = 5
+	workers         = 24
+	pool            = "198.18.0.0/16"
+	// lease is how long a killed leader keeps the other one waiting.
+	lease = 5 * time.Second
+)
+
+func TestMain(m *testing.M) {
+	replica.Main()
+	os.Exit(m.Run())
+}
+
+// Whoever is killed: no address is given to two Services, no Service's address
+// changes, and in the end the records are what the Services have.
+func TestAddresses(t *testing.T) {
+	operations, kills := shortOperations, shortKills
+	if text := os.Getenv("SOAK_OPERATIONS"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			t.Fatalf("SOAK_OPERATIONS: %v", err)
+		}
+		operations, kills = n, longKills
+	}
+	s := newSoak(t)
+	watched := s.watch()
+	start := time.Now()
+	s.run(operations, kills)
+	services := s.settled(operations)
+	t.Logf("%d operations and %d kills in %s; %d Services have an address", operations, kills, time.Since(start).Round(time.Second), services)
+	s.checkRecords()
+	watched()
+}
+
+// soak is an API server with two controllers and a pool.
+type soak struct {
+	t        *testing.T
+	api      client.WithWatch
+	replicas []*replica.Process
+	left     atomic.Int64 // operations to do
+
+	mu    sync.Mutex
+	alive map[types.UID]bool // Services that are not deleted
+}
+
+func newSoak(t *testing.T) *soak {
+	t.Helper()
+	ctx := t.Context()
+	assets, err := controlplane.Assets(ctx, "etcd", "kube-apiserver")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := filepath.Join("..", "..", "..", "config")
+	env := &envtest.Environment{
+		BinaryAssetsDirectory: assets, ControlPlaneStartTimeout: time.Minute, Scheme: controllers.NewScheme(),
+		CRDDirectoryPaths: []string{filepath.Join(config, "crd", "bases")}, ErrorIfCRDPathMissing: true,
+		// Only its certificates are used: the webhooks would have to be reached
+		// while their servers are killed.
+		WebhookInstallOptions: envtest.WebhookInstallOptions{},
+	}
+	env.ControlPlane.GetAPIServer().Configure().Set("service-cluster-ip-range", "10.96.0.0/12")
+	rest, err := env.Start()
+	t.Cleanup(func() {
+		if err := env.Stop(); err != nil {
+			t.Errorf("stop API server: %v", err)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rest.QPS = -1
+	s := &soak{t: t, alive: map[types.UID]bool{}}
+	if s.api, err = client.NewWithWatch(rest, client.Options{Scheme: controllers.NewScheme()}); err != nil {
+		t.Fatal(err)
+	}
+	s.must(s.api.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.SystemNamespace}}))
+	s.must(s.api.Create(ctx, &v1alpha1.LoadBalancerPool{
+		ObjectMeta: metav1.ObjectMeta{Name: "lan"},
+		Spec:       v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{pool}, Quarantine: &metav1.Duration{Duration: 2 * time.Second}},
+	}))
+	s.startReplicas(env)
+	return s
+}
+
+func (s *soak) must(err error) {
+	s.t.Helper()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *soak) startReplicas(env *envtest.Environment) {
+	dir := s.t.TempDir()
+	kubeconfig := filepath.Join(dir, "kubeconfig")
+	s.must(os.WriteFile(kubeconfig, env.KubeConfig, 0o600))
+	log, err := os.Create(filepath.Join(dir, "replicas.log"))
+	s.must(err)
+	s.t.Cleanup(func() {
+		if s.t.Failed() {
+			text, _ := os.ReadFile(log.Name())
+			s.t.Logf("the replicas said:\n%s", text[max(0, len(text)-20000):])
+		}
+	})
+	for range 2 {
+		webhooks, err := replica.FreePort()
+		s.must(err)
+		metrics, err := replica.FreePort()
+		s.must(err)
+		p := &replica.Process{
+			Kubeconfig: kubeconfig, Certs: env.WebhookInstallOptions.LocalServingCertDir, Port: webhooks,
+			Feature: replica.LoadBalancer, Lease: lease, Metrics: fmt.Sprintf("127.0.0.1:%d", metrics), Log: log,
+		}
+		s.must(p.Start())
+		s.t.Cleanup(p.Kill)
+		s.replicas = append(s.replicas, p)
+	}
+}
+
+// leader returns the replica that leads.
+func (s *soak) leader() (*replica.Process, error) {
+	for _, r := range s.replicas {
+		resp, err := http.Get("http://" + r.Metrics + "/metrics")
+		if err != nil {
+			continue // it is being started
+		}
+		text, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if err == nil && strings.Contains(string(text), `leader_election_master_status{name="causeway-controller"} 1`) {
+			return r, nil
+		}
+	}
+	return nil, errors.New("nobody leads")
+}
+
+func (s *soak) eventually(what string, within time.Duration, f func() error) {
+	s.t.Helper()
+	var err error
+	for deadline := time.Now().Add(within); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		if err = f(); err == nil {
+			return
+		}
+	}
+	s.t.Fatalf("%s: %v", what, err)
+}
+
+// run has workers create and delete Services while leaders are killed.
+func (s *soak) run(operations, kills int) {
+	ctx := s.t.Context()
+	s.eventually("a leader", time.Minute, func() error { _, err := s.leader(); return err })
+	s.left.Store(int64(operations))
+	var wg sync.WaitGroup
+	for i := range workers {
+		wg.Go(func() { s.work(ctx, i) })
+	}
+	wg.Go(func() {
+		for k := 1; k <= kills; k++ {
+			until := int64(operations) * int64(kills+1-k) / int64(kills+1)
+			for s.left.Load() > until {
+				time.Sleep(20 * time.Millisecond)
+			}
+			var victim *replica.Process
+			for victim == nil && ctx.Err() == nil {
+				victim, _ = s.leader() // after the last kill it takes the other one a moment
+				time.Sleep(20 * time.Millisecond)
+			}
+			if victim == nil {
+				return
+			}
+			victim.Kill()
+			if err := victim.Start(); err != nil {
+				s.t.Errorf("start replica again: %v", err)
+			}
+		}
+	})
+	wg.Wait()
+}
+
+// work creates Services and deletes some of its own.
+func (s *soak) work(ctx context.Context, id int) {
+	rng := rand.New(rand.NewPCG(uint64(id), 7))
+	var mine []*corev1.Service
+	for n := 0; s.left.Add(-1) >= 0 && ctx.Err() == nil; n++ {
+		if len(mine) > 0 && rng.IntN(6) == 0 {
+			i := rng.IntN(len(mine))
+			s.mu.Lock()
+			delete(s.alive, mine[i].UID) // before: from here on its address may be another's
+			s.mu.Unlock()
+			if err := s.api.Delete(ctx, mine[i]); err != nil {
+				s.t.Errorf("delete Service %s: %v", mine[i].Name, err)
+			}
+			mine = append(mine[:i], mine[i+1:]...)
+			continue
+		}
+		svc := &corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprintf("w%d-%d", id, n)},
+			Spec: corev1.ServiceSpec{
+				Type: corev1.ServiceTypeLoadBalancer, AllocateLoadBalancerNodePorts: ptr.To(false),
+				Ports: []corev1.ServicePort{{Name: "http", Port: 80}},
+			},
+		}
+		if err := s.api.Create(ctx, svc); err != nil {
+			s.t.Errorf("create Service %s: %v", svc.Name, err)
+			continue
+		}
+		s.mu.Lock()
+		s.alive[svc.UID] = true
+		s.mu.Unlock()
+		mine = append(mine, svc)
+	}
+}
+
+// watch follows every version of every Service; the function that it returns
+// ends that, and reports how many it has seen.
+func (s *soak) watch() (stop func()) {
+	watch, err := s.api.Watch(s.t.Context(), &corev1.ServiceList{})
+	s.must(err)
+	ended := make(chan int, 1)
+	var stopped atomic.Bool
+	go func() {
+		versions := 0
+		has := map[types.UID]string{}    // Service -> address
+		holder := map[string]types.UID{} // address -> Service
+		for event := range watch.ResultChan() {
+			svc, ok := event.Object.(*corev1.Service)
+			if !ok {
+				if !stopped.Load() {
+					s.t.Errorf("watch of Services: %v", event.Object)
+				}
+				break
+			}
+			versions++
+			s.mu.Lock()
+			now := ""
+			if len(svc.Status.LoadBalancer.Ingress) > 0 {
+				now = svc.Status.LoadBalancer.Ingress[0].IP
+			}
+			before := has[svc.UID]
+			switch {
+			case svc.DeletionTimestamp != nil || event.Type == "DELETED":
+				now = before // its address may be another's already
+				delete(has, svc.UID)
+				if holder[before] == svc.UID {
+					delete(holder, before)
+				}
+			case before != "" && now != before:
+				s.t.Errorf("Service %s had %s and has %q", svc.Name, before, now)
+			}
+			if other, taken := holder[now]; now != "" && taken && other != svc.UID && s.alive[other] && s.alive[svc.UID] {
+				s.t.Errorf("%s is given to Service %s while another has it", now, svc.Name)
+			}
+			if now != "" && svc.DeletionTimestamp == nil && event.Type != "DELETED" {
+				has[svc.UID], holder[now] = now, svc.UID
+			}
+			s.mu.Unlock()
+		}
+		ended <- versions
+	}()
+	return func() {
+		stopped.Store(true)
+		watch.Stop()
+		if versions := <-ended; versions < 1000 {
+			s.t.Errorf("only %d versions of Services were seen", versions)
+		}
+	}
+}
+
+// settled waits until every Service has its address and deleted ones are gone,
+// and returns how many there are.
+func (s *soak) settled(operations int) int {
+	served := 0
+	s.eventually("every Service has an address", 2*time.Minute+time.Duration(operations)*20*time.Millisecond, func() error {
+		var list corev1.ServiceList
+		if err := s.api.List(s.t.Context(), &list); err != nil {
+			return err
+		}
+		served = 0
+		for _, svc := range list.Items {
+			switch {
+			case svc.Spec.Type != corev1.ServiceTypeLoadBalancer:
+			case svc.DeletionTimestamp != nil:
+				return fmt.Errorf("Service %s is still there", svc.Name)
+			case len(svc.Status.LoadBalancer.Ingress) != 1:
+				return fmt.Errorf("Service %s has %d addresses: %v", svc.Name, len(svc.Status.LoadBalancer.Ingress), svc.Status.Conditions)
+			default:
+				served++
+			}
+		}
+		return nil
+	})
+	return served
+}
+
+// checkRecords compares records, Services and the pool's counters.
+func (s *soak) checkRecords() {
+	s.eventually("records are what the Services have", time.Minute, func() error {
+		ctx := s.t.Context()
+		var services corev1.ServiceList
+		var records v1alpha1.LoadBalancerAddressList
+		lan := &v1alpha1.LoadBalancerPool{}
+		err := errors.Join(s.api.List(ctx, &services), s.api.List(ctx, &records), s.api.Get(ctx, client.ObjectKey{Name: "lan"}, lan))
+		if err != nil {
+			return err
+		}
+		want := map[string]string{}
+		for _, svc := range services.Items {
+			for _, in := range svc.Status.LoadBalancer.Ingress {
+				if other, twice := want[in.IP]; twice {
+					return fmt.Errorf("Services %s and %s both have %s", other, svc.Name, in.IP)
+				}
+				want[in.IP] = svc.Name
+			}
+		}
+		for _, r := range records.Items {
+			if len(r.Spec.Services) != 1 || want[r.Spec.Address] != r.Spec.Services[0].Name {
+				return fmt.Errorf("the record of %s names %v, the Services say %q", r.Spec.Address, r.Spec.Services, want[r.Spec.Address])
+			}
+			delete(want, r.Spec.Address)
+		}
+		if len(want) > 0 {
+			return fmt.Errorf("%d Services have an address without a record", len(want))
+		}
+		if u := lan.Status.IPv4; u == nil || u.Assigned != int64(len(records.Items)) || u.Assigned+u.Free != u.Total {
+			return fmt.Errorf("the pool counts %+v, there are %d records", u, len(records.Items))
+		}
+		return nil
+	})
+}
