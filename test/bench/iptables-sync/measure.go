@@ -100,6 +100,9 @@ func (m *measurement) run(ctx context.Context, who *proxybench.Contender) error 
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, p.Tail())
 	}
+	if m.samples.gaveUp {
+		return nil // its figures are of something half done
+	}
 	m.samples.cpu = append(m.samples.cpu, cpu)
 	m.samples.rss = append(m.samples.rss, p.Peak())
 	return nil
