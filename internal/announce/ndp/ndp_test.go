@@ -53,6 +53,8 @@ func solicitation(source netip.Addr) Packet {
 // checksum is held against plainSum.
 func TestFrames(t *testing.T) {
 	question := messages(solicitation(asker).Frame())[1]
+	probe := messages(Protocol{}.Probe(vip, client, wire.MAC{}, wire.Seal{}))[0]
+	sealed := messages(Protocol{}.Probe(vip, client, wire.MAC{}, wire.NewSeal([]byte("key"), wire.ID("node-2"), vip, client)))[0]
 	const (
 		vip6   = "20010db8000000010000000000000200"
 		asker6 = "20010db8000000010000000000000100"
@@ -66,6 +68,8 @@ func TestFrames(t *testing.T) {
 	}{
 		{"answer", Protocol{}.Answer(question, self, wire.Seal{}), "020000000099 020000000001 86dd 60000000 0020 3a ff" + vip6 + asker6 + "8800 XXXX 60000000" + vip6 + "0201 020000000001"},
 		{"probe", Protocol{}.Probe(vip, self, wire.MAC{}, wire.Seal{}), "3333ff000200 020000000001 86dd 60000000 0018 3a ff" + strings.Repeat("0", 32) + group + "8700 XXXX 00000000" + vip6},
+		{"answer to a stranger's probe", Protocol{}.Answer(probe, self, wire.Seal{}), "333300000001 020000000001 86dd 60000000 0020 3a ff" + vip6 + all + "8800 XXXX 20000000" + vip6 + "0201 020000000001"},
+		{"answer to a probe of ours", Protocol{}.Answer(sealed, self, wire.Seal{}), "020000000099 020000000001 86dd 60000000 0020 3a ff" + vip6 + all + "8800 XXXX 20000000" + vip6 + "0201 020000000001"},
 		{"unsolicited advertisement", Protocol{}.Announce(vip, self, wire.Seal{})[0], "333300000001 020000000001 86dd 60000000 0020 3a ff" + vip6 + all + "8800 XXXX 20000000" + vip6 + "0201 020000000001"},
 	}
 	for _, tc := range tests {

@@ -77,8 +77,9 @@ func (Protocol) Parse(frame []byte, yield func(wire.Message)) {
 }
 
 // Answer is an Advertisement: to the asker if it has an address, else to all
-// nodes (RFC 4861 section 7.2.4). A probe that was sent to one host alone is
-// answered in a frame to the prober alone.
+// nodes (RFC 4861 section 7.2.4). A probe of one of ours, and one that was sent to
+// one host alone, is answered in a frame to the prober alone: an answer that all
+// hear would move clients.
 func (Protocol) Answer(m wire.Message, self wire.MAC, seal wire.Seal) []byte {
 	p := Packet{
 		EthernetTo: m.From, EthernetFrom: self,
@@ -88,7 +89,7 @@ func (Protocol) Answer(m wire.Message, self wire.MAC, seal wire.Seal) []byte {
 	}
 	if m.Kind == wire.Probe {
 		p.Dest, p.Solicited = allNodes, false
-		if m.To.IsGroup() {
+		if m.To.IsGroup() && m.Seal.IsZero() {
 			p.EthernetTo = groupMAC(allNodes)
 		}
 	}
