@@ -114,7 +114,7 @@ func (c *Conn) Counters() Counters {
 func (c *Conn) Listen(asked, claimed []netip.Addr) error {
 	askedSet, targets := c.set(asked)
 	claimedSet, sources := c.set(claimed)
-	program := c.cfg.Protocol.Filter(targets, sources)
+	program := append(c.own(), c.cfg.Protocol.Filter(targets, sources)...)
 	filter, err := bpf.Assemble(program)
 	if err != nil {
 		return fmt.Errorf("assemble filter of %d instructions: %w", len(program), err)
@@ -126,6 +126,16 @@ func (c *Conn) Listen(asked, claimed []netip.Addr) error {
 		return fmt.Errorf("attach filter of %d instructions: %w", len(filter), err)
 	}
 	return nil
+}
+
+// own rejects what belongs to an interface on top of this one: a packet socket
+// is given the frames of its VLANs and macvlans, too.
+func (c *Conn) own() []bpf.Instruction {
+	return []bpf.Instruction{
+		bpf.LoadExtension{Num: bpf.ExtInterfaceIndex},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(c.cfg.Interface), SkipTrue: 1},
+		Reject(),
+	}
 }
 
 func (c *Conn) set(addresses []netip.Addr) (map[netip.Addr]struct{}, []Range) {
