@@ -4,6 +4,7 @@ package announce
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/causeway-lb/causeway/internal/announce/claim"
@@ -198,7 +199,7 @@ func (l *loop) set(now time.Time, addresses []elect.Address, wanted []map[*port]
 	slack := min(l.s.members.Slack(), maxSlack)
 	for _, p := range l.ports {
 		for addr, e := range p.entries {
-			want := claim.Want{Refresh: spread(refresh, addr), LostRecheck: recheck, Slack: slack}
+			want := claim.Want{Refresh: spread(refresh, addr), LostRecheck: recheck}
 			if i, ok := listed[addr]; ok && wanted[i][p] {
 				want.Failback = l.snap.Addresses[i].Pool.Failback
 				l.role(&want, addr, local[p][i], old[addr])
@@ -207,6 +208,9 @@ func (l *loop) set(now time.Time, addresses []elect.Address, wanted []map[*port]
 					// For as long as the elected one is missing. If it is not, it stays.
 					want.Failback, want.Hurry = claim.Never, true
 				}
+			}
+			if !l.gone(p, e.former) {
+				want.Slack = slack
 			}
 			before, _ := e.machine.State()
 			e.machine.Set(now, want)
@@ -258,6 +262,22 @@ func (l *loop) hush(now time.Time, e *entry, elected bool, former string) bool {
 		e.quiet = false
 	}
 	return e.quiet
+}
+
+// gone tells whether a node is known not to be on p's link: neither its agent nor
+// its kernel answers there. Then no answer has to be waited for on busy cores.
+func (l *loop) gone(p *port, node string) bool {
+	if !l.view[node].NodeSilent {
+		return false
+	}
+	i := slices.IndexFunc(l.links, func(k link) bool { return k.Index == p.key.index })
+	n := slices.IndexFunc(l.snap.Nodes, func(n Node) bool { return n.Name == node })
+	if i < 0 || n < 0 {
+		return false
+	}
+	return slices.ContainsFunc(l.links[i].Subnets, func(s netip.Prefix) bool {
+		return slices.ContainsFunc(l.snap.Nodes[n].InternalIPs, s.Contains)
+	})
 }
 
 // contact notices nodes that are out of contact or were until just now. Either

@@ -96,6 +96,9 @@ func (l *loop) judge(p *port, name string, b *beat, starved bool) {
 	case b.answered:
 		b.misses = 0
 	case starved:
+	case l.s.members.Stalled(name):
+		// Membership is about to tell what is wrong with it; it may just wait for
+		// its turn on busy cores.
 	default:
 		b.misses++
 		if b.misses == patrolMisses && l.view[name].Alive {

@@ -50,8 +50,9 @@ type Timing struct {
 	// gossip, and the Speaker then does not look for announcers on the link either.
 	ProbeInterval time.Duration
 	// SilenceLimit is the least silence after which a watched peer is dead, and
-	// MaxSilenceLimit the most.
-	SilenceLimit, MaxSilenceLimit time.Duration
+	// MaxSilenceLimit the most. AgentSilenceLimit takes SilenceLimit's place while
+	// the peer's kernel answers: the node forwards, only its agent is silent.
+	SilenceLimit, AgentSilenceLimit, MaxSilenceLimit time.Duration
 	// LostInterval is the interval of probes to peers that are not alive.
 	LostInterval time.Duration
 	// JoinInterval is the interval of attempts to join a peer that gossip does
@@ -69,16 +70,18 @@ type GossipTiming struct {
 	SuspicionMult, SuspicionMaxTimeoutMult      int
 }
 
-// DefaultTiming finds the death of a watched peer in about a quarter of a second,
-// and that of any other in about one and a half.
+// DefaultTiming finds the death of a watched node in about a fifth of a second,
+// that of its agent alone in twice that, and that of any other in about one and a
+// half.
 func DefaultTiming() Timing {
 	return Timing{
-		ProbeInterval:   40 * time.Millisecond,
-		SilenceLimit:    190 * time.Millisecond, // five intervals, not quite
-		MaxSilenceLimit: 800 * time.Millisecond,
-		LostInterval:    240 * time.Millisecond,
-		JoinInterval:    500 * time.Millisecond,
-		KeyGrace:        10 * time.Second,
+		ProbeInterval:     40 * time.Millisecond,
+		SilenceLimit:      190 * time.Millisecond, // five intervals, not quite
+		AgentSilenceLimit: 390 * time.Millisecond,
+		MaxSilenceLimit:   800 * time.Millisecond,
+		LostInterval:      240 * time.Millisecond,
+		JoinInterval:      500 * time.Millisecond,
+		KeyGrace:          10 * time.Second,
 		Gossip: GossipTiming{
 			ProbeInterval: 200 * time.Millisecond, ProbeTimeout: 150 * time.Millisecond,
 			GossipInterval: 40 * time.Millisecond,

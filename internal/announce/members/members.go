@@ -30,14 +30,18 @@ type Member struct {
 	Alive bool
 	Since time.Time
 	// Unreachable: the node, not only its agent, seems to be dead. It was alive,
-	// its kernel does not even refuse a connection to the agent's port, and at
-	// least one other peer has said in the last few seconds that it gets no
-	// answer from the agent either. It is never true on this node's word alone,
-	// nor on gossip's, which may be this node's own echo.
+	// its kernel neither refuses a connection to the agent's port nor answers an
+	// echo request, and at least one other peer has said in the last few seconds
+	// that it gets no answer from the agent either. It is never true on this
+	// node's word alone, nor on gossip's, which may be this node's own echo.
 	Unreachable bool
 	// HostAnswers: the agent is silent, but the kernel of its node refuses
-	// connections to the agent's port. So the node still forwards.
+	// connections to the agent's port or answers echo requests. So the node still
+	// forwards.
 	HostAnswers bool
+	// NodeSilent: neither the agent nor the kernel of its node answers, and the
+	// kernel did before.
+	NodeSilent bool
 	// Facts are what it told last; nil if it never told. Not to be modified.
 	Facts []byte
 }
@@ -70,6 +74,7 @@ type Members struct {
 	version uint64        // of facts
 	number  uint64        // of the last message
 	late    time.Duration // of this process's own timers, the worst of late
+	echo    echo          // nil without CAP_NET_RAW
 	now     func() time.Time
 	crash   bool // end without a goodbye, for tests
 }
@@ -226,7 +231,7 @@ func (m *Members) Watch(names []string) {
 	for _, n := range names {
 		m.watch[n] = true
 		if p := m.peers[n]; p != nil && !old[n] {
-			p.silence = 0 // it was not asked until now
+			p.silence, p.waiting, p.mute = 0, false, 0 // it was not asked until now
 			if !p.alive {
 				p.silence = m.cfg.Timing.MaxSilenceLimit
 			}
@@ -242,8 +247,7 @@ func (m *Members) View() map[string]Member {
 	for name, p := range m.peers {
 		out[name] = Member{
 			Name: name, Alive: p.alive, Since: p.since, Facts: p.facts,
-			Unreachable: !p.alive && p.met && p.noKernel && p.secondOpinion(m.now()),
-			HostAnswers: !p.alive && p.kernel,
+			Unreachable: p.unreachable, HostAnswers: p.hostAnswers, NodeSilent: p.nodeSilent,
 		}
 	}
 	return out
@@ -261,6 +265,15 @@ func (m *Members) Slack() time.Duration {
 		}
 	}
 	return max(lateWeight*(late-calmLateness), 0)
+}
+
+// Stalled tells whether a watched peer has left at least one ping unanswered. If
+// that goes on it will be dead; until then nothing else should be held against it.
+func (m *Members) Stalled(name string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := m.peers[name]
+	return p != nil && m.watch[name] && p.unanswered(m.cfg.Timing)
 }
 
 // Joined tells whether gossip has every peer that is listed.
@@ -285,18 +298,17 @@ func (m *Members) peer(name string) *peer {
 	return p
 }
 
-// update recomputes who is alive and tells if anything changed.
+// update recomputes who is alive, who is reachable, and tells if anything changed.
 func (m *Members) update() {
 	m.mu.Lock()
 	now := m.now()
 	changed := false
 	for _, name := range slices.Sorted(maps.Keys(m.peers)) {
 		p := m.peers[name]
-		if alive := m.isAlive(p, now); alive != p.alive {
-			p.alive, p.since, changed = alive, now, true
-			if !alive && m.watch[name] {
-				m.onDeath(Death{Name: name, Silence: now.Sub(p.heard)})
-			}
+		was := p.alive
+		changed = m.judge(p, now) || changed
+		if was && !p.alive && m.watch[name] {
+			m.onDeath(Death{Name: name, Silence: now.Sub(p.heard)})
 		}
 	}
 	m.mu.Unlock()

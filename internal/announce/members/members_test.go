@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -240,7 +241,10 @@ func TestUnreachable(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.SetPeers([]Peer{{Name: "p", Addresses: []netip.Addr{netip.MustParseAddr("127.9.0.2")}}})
-	unreachable := func() bool { return m.View()["p"].Unreachable }
+	unreachable := func() bool {
+		m.update()
+		return m.View()["p"].Unreachable
+	}
 	m.handle(message{kind: ping, from: "other"})
 	m.mu.Lock()
 	p := m.peers["p"]
@@ -516,4 +520,139 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("%x became %x", b, m.encode())
 		}
 	})
+}
+
+// fakeEcho answers for the kernels that are on.
+type fakeEcho struct {
+	on      map[netip.Addr]bool
+	pending []netip.Addr
+}
+
+func (f *fakeEcho) ask(to netip.Addr) {
+	if f.on[to] {
+		f.pending = append(f.pending, to)
+	}
+}
+
+func (f *fakeEcho) answered() []netip.Addr {
+	out := f.pending
+	f.pending = nil
+	return out
+}
+
+// TestSilence: how long a silent peer has, by what its kernel does and by how busy
+// the cores are.
+func TestSilence(t *testing.T) {
+	timing := DefaultTiming()
+	for _, tc := range []struct {
+		name           string
+		before, after  bool // whether the kernel answers echoes
+		late           time.Duration
+		least, most    time.Duration
+		hostAnswers    bool
+		answersInstead bool // the agent goes on answering
+	}{
+		{"node dead", true, false, 0, timing.SilenceLimit, timing.SilenceLimit + timing.ProbeInterval, false, false},
+		{"node dead, cores busy", true, false, 60 * time.Millisecond, timing.SilenceLimit, timing.SilenceLimit + timing.ProbeInterval, false, false},
+		{"agent dead", true, true, 0, timing.AgentSilenceLimit, timing.AgentSilenceLimit + timing.ProbeInterval, true, false},
+		{"agent dead, cores busy", true, true, 60 * time.Millisecond, timing.AgentSilenceLimit + 200*time.Millisecond, timing.MaxSilenceLimit + timing.ProbeInterval, true, false},
+		{"node dead that never answered echoes", false, false, 0, timing.SilenceLimit, timing.SilenceLimit + timing.ProbeInterval, false, false},
+		{"node dead that never answered echoes, cores busy", false, false, 60 * time.Millisecond, timing.SilenceLimit + 200*time.Millisecond, timing.MaxSilenceLimit + timing.ProbeInterval, false, false},
+		{"echoes filtered from now on", true, false, 0, time.Hour, time.Hour, false, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			addr := netip.MustParseAddr("127.9.0.2")
+			m, err := New(Config{Name: "me", Bind: netip.MustParseAddrPort("127.9.0.1:0")}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			now := time.Unix(1000, 0)
+			kernel := &fakeEcho{on: map[netip.Addr]bool{addr: tc.before}}
+			m.now, m.echo = func() time.Time { return now }, kernel
+			m.SetPeers([]Peer{{Name: "p", Addresses: []netip.Addr{addr}}})
+			m.Watch([]string{"p"})
+			tick := func() {
+				now = now.Add(timing.ProbeInterval)
+				m.probe(now, timing.ProbeInterval)
+				m.update()
+			}
+			for range 100 {
+				tick()
+				m.handle(message{kind: ack, from: "p"})
+			}
+			m.late = tc.late
+			kernel.on[addr] = tc.after
+			start := now
+			for m.View()["p"].Alive && now.Sub(start) < 5*time.Second {
+				tick()
+				m.late = tc.late
+				if tc.answersInstead {
+					m.handle(message{kind: ack, from: "p"})
+				}
+			}
+			got := m.View()["p"]
+			if tc.answersInstead {
+				if !got.Alive {
+					t.Fatalf("dead after %v though it answers", now.Sub(start))
+				}
+				return
+			}
+			if took := now.Sub(start); took < tc.least || took > tc.most {
+				t.Errorf("dead after %v, want %v to %v", took, tc.least, tc.most)
+			}
+			if got.HostAnswers != tc.hostAnswers {
+				t.Errorf("host answers: %v, want %v", got.HostAnswers, tc.hostAnswers)
+			}
+			if want := tc.before && !tc.after; got.NodeSilent != want {
+				t.Errorf("node silent: %v, want %v", got.NodeSilent, want)
+			}
+			// The kernel dies as well: whoever was quiet about it has to be told.
+			select {
+			case <-m.Changed():
+			default:
+			}
+			kernel.on[addr] = false
+			for range 20 {
+				tick()
+			}
+			if m.View()["p"].HostAnswers {
+				t.Error("host answers though its kernel is silent")
+			}
+			if tc.hostAnswers {
+				select {
+				case <-m.Changed():
+				default:
+					t.Error("a change of HostAnswers was not told")
+				}
+			}
+		})
+	}
+}
+
+// TestEcho: the kernel answers for its own addresses.
+func TestEcho(t *testing.T) {
+	if os.Geteuid() != 0 && os.Getenv("REQUIRE_KERNEL") != "1" {
+		t.Skip("raw sockets need CAP_NET_RAW; set REQUIRE_KERNEL=1 to fail instead")
+	}
+	for _, self := range []string{"127.9.0.1", "::1"} {
+		addr := netip.MustParseAddr(self)
+		e, err := openEchoer(addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer e.close()
+		if got := e.answered(); len(got) != 0 {
+			t.Errorf("answers from %v before any request", got)
+		}
+		e.ask(addr)
+		e.ask(addr)
+		if diff := cmp.Diff([]netip.Addr{addr, addr}, e.answered(), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+			t.Errorf("answers on the loopback, where they are there at once (-want +got):\n%s", diff)
+		}
+		e.id++ // as another program's would be
+		e.ask(addr)
+		if got := e.answered(); len(got) != 0 {
+			t.Errorf("took an answer to another program from %v", got)
+		}
+	}
 }

@@ -26,8 +26,11 @@ type peer struct {
 	facts   []byte
 	version uint64 // of facts
 
-	alive bool
-	since time.Time // of alive
+	alive       bool
+	since       time.Time // of alive
+	unreachable bool      // as Member has them
+	hostAnswers bool
+	nodeSilent  bool
 
 	heard   time.Time     // the last proof of life
 	silence time.Duration // since then, while this process ran on time
@@ -37,6 +40,11 @@ type peer struct {
 	relayed time.Time     // when relays were last asked
 	pings   [32]sentPing
 	nos     map[string]time.Time // peers that got no answer from it
+
+	echoAsked time.Time     // the last echo request to its kernel
+	echoed    time.Time     // the last answer
+	waiting   bool          // a request of an earlier tick has no answer
+	mute      time.Duration // for how long none has, while this process ran on time
 
 	met      bool      // it has been alive
 	knocked  time.Time // the last knock
@@ -75,6 +83,7 @@ func (p *peer) sign(now time.Time) {
 		p.relayed = time.Time{} // the next silence is another
 	}
 	p.heard, p.silence, p.noKernel, p.kernel, p.met = now, 0, false, false, true
+	p.waiting, p.mute = false, 0
 	clear(p.nos)
 }
 
@@ -97,11 +106,38 @@ const (
 	calmLateness = 10 * time.Millisecond
 )
 
-// limit is the silence after which p is dead. It grows with p's round trips, and
-// with how late timers are on busy cores, p's as well as this process's own (late).
+// echoMemory is how old an answer to an echo request may be, when a peer is last
+// heard, to show that its kernel answers them at all: some firewalls let none
+// through. The kernel of a peer that is heard is asked every echoInterval.
+const (
+	echoMemory   = 5 * time.Second
+	echoInterval = time.Second
+)
+
+// unanswered tells whether a ping has had the time of another to be answered.
+func (p *peer) unanswered(t Timing) bool { return p.silence > t.ProbeInterval*3/2 }
+
+// kernelSilent tells whether not only the agent is silent but the kernel as well,
+// which had answered echo requests before. Busy cores do not explain that.
+func (p *peer) kernelSilent(t Timing) bool {
+	// The first request leaves with the second ping that is not answered.
+	return p.heard.Sub(p.echoed) < echoMemory && p.mute >= t.SilenceLimit-2*t.ProbeInterval
+}
+
+// limit is the silence after which p is dead. While p's kernel answers, or is not
+// known to, an agent may just wait for its turn; so the limit grows with p's round
+// trips, and with how late timers are on busy cores, p's as well as this process's
+// own (late).
 func (p *peer) limit(t Timing, late time.Duration) time.Duration {
+	if p.kernelSilent(t) {
+		return t.SilenceLimit
+	}
+	least := t.SilenceLimit
+	if p.echoed.After(p.heard) {
+		least = t.AgentSilenceLimit // it forwards still: no hurry
+	}
 	slow := max(2*(p.worst-calmLateness), lateWeight*(max(p.late, late)-calmLateness), 0)
-	return min(t.SilenceLimit+slow, t.MaxSilenceLimit)
+	return min(least+slow, t.MaxSilenceLimit)
 }
 
 // isAlive decides. The lock is held.
@@ -116,4 +152,20 @@ func (m *Members) isAlive(p *peer, now time.Time) bool {
 		return again && p.silence < p.limit(t, m.late)
 	}
 	return p.gossip || now.Sub(p.heard) < directAge
+}
+
+// judge brings what View tells of p up to date, and tells whether it has changed.
+// The lock is held.
+func (m *Members) judge(p *peer, now time.Time) (changed bool) {
+	alive := m.isAlive(p, now)
+	echoes := p.echoed.After(p.heard) && !p.kernelSilent(m.cfg.Timing)
+	unreachable := !alive && p.met && p.noKernel && !echoes && p.secondOpinion(now)
+	hostAnswers := !alive && (p.kernel || echoes)
+	if alive != p.alive {
+		p.alive, p.since, changed = alive, now, true
+	}
+	nodeSilent := !alive && p.kernelSilent(m.cfg.Timing)
+	changed = changed || unreachable != p.unreachable || hostAnswers != p.hostAnswers || nodeSilent != p.nodeSilent
+	p.unreachable, p.hostAnswers, p.nodeSilent = unreachable, hostAnswers, nodeSilent
+	return changed
 }

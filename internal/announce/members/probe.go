@@ -12,6 +12,8 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"github.com/go-logr/logr"
 )
 
 // relays is how many peers are asked for a second opinion, relayInterval how
@@ -24,6 +26,12 @@ const (
 // probeLoop pings the watched peers every ProbeInterval, and those that are not
 // alive every LostInterval.
 func (m *Members) probeLoop(ctx context.Context) {
+	if e, err := openEchoer(m.cfg.Bind.Addr()); err != nil {
+		logr.FromContextOrDiscard(ctx).Error(err, "Kernels of nodes cannot be asked for an echo, so deaths are found later on busy cores; give the agent CAP_NET_RAW")
+	} else {
+		m.setEcho(e)
+		defer func() { m.setEcho(nil); e.close() }()
+	}
 	interval := m.cfg.Timing.ProbeInterval
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
@@ -64,10 +72,14 @@ func (m *Members) probe(now time.Time, passed time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	t := m.cfg.Timing
+	m.takeEchoes(now)
 	for name, p := range m.peers {
 		watched := m.watch[name]
 		if watched {
 			p.silence += passed
+		}
+		if p.waiting {
+			p.mute += passed
 		}
 		if !watched && p.alive {
 			continue
@@ -76,7 +88,10 @@ func (m *Members) probe(now time.Time, passed time.Duration) {
 			continue
 		}
 		m.ping(p, now)
-		waning := !p.alive || p.silence >= p.limit(t, m.late)/2
+		if !p.alive || p.unanswered(t) || now.Sub(p.echoAsked) >= echoInterval {
+			m.askEcho(p, now)
+		}
+		waning := !p.alive || p.silence >= t.SilenceLimit/2
 		if !p.heard.IsZero() && now.Sub(p.relayed) >= relayInterval && waning {
 			p.relayed = now
 			m.askRelays(p)
@@ -119,12 +134,36 @@ func (m *Members) knock(p *peer, now time.Time) {
 			return // heard meanwhile
 		}
 		refused := errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET)
-		noKernel := !p.alive && err != nil && !refused
-		if p.noKernel != noKernel || p.kernel != refused {
-			wake(m.changed)
-		}
-		p.noKernel, p.kernel = noKernel, refused
+		p.noKernel, p.kernel = !p.alive && err != nil && !refused, refused // the next tick tells
 	})
+}
+
+func (m *Members) setEcho(e echo) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.echo = e
+}
+
+// askEcho asks p's kernel for an echo. The lock is held.
+func (m *Members) askEcho(p *peer, now time.Time) {
+	if addr := p.addr(); m.echo != nil && addr.IsValid() {
+		m.echo.ask(addr.Addr())
+		p.echoAsked, p.waiting = now, true
+	}
+}
+
+// takeEchoes notes whose kernels have answered. The lock is held.
+func (m *Members) takeEchoes(now time.Time) {
+	if m.echo == nil {
+		return
+	}
+	for _, from := range m.echo.answered() {
+		for _, p := range m.peers {
+			if p.addr().Addr() == from {
+				p.echoed, p.waiting, p.mute = now, false, 0
+			}
+		}
+	}
 }
 
 // ping sends one numbered ping. The lock is held.
@@ -185,7 +224,6 @@ func (m *Members) handle(msg message) {
 	case no:
 		if t := m.peers[msg.target]; t != nil && now.Sub(t.heard) > m.cfg.Timing.SilenceLimit/2 {
 			t.nos[msg.from] = now
-			wake(m.changed)
 		}
 	}
 	if returned && !p.gossip {
