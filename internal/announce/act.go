@@ -12,8 +12,8 @@ import (
 )
 
 // How often a node repeats an announcement, of one address after the other: while
-// a peer is out of contact, or was until calmAfter ago, and more slowly once that
-// has lasted for longLost. Whoever hears one of a peer that it holds dead
+// a peer is out of contact or missing on a link, or was until calmAfter ago, and
+// more slowly once contact has been lost for longLost. Whoever hears one of a peer that it holds dead
 // announces everything (see hear), so one is enough.
 const (
 	lostRefresh     = 250 * time.Millisecond
@@ -65,7 +65,7 @@ func (l *loop) act(now time.Time, addresses []elect.Address, mine []link, result
 	}
 	l.set(now, addresses, wanted, results, local)
 	for _, p := range l.ports {
-		l.plan(p, addresses, wanted, local[p])
+		l.plan(now, p, addresses, wanted, local[p])
 	}
 }
 
@@ -304,21 +304,26 @@ func (l *loop) contact(now time.Time, nodes []elect.Node) {
 // questions to a holder that membership has lost.
 func (l *loop) pace(now time.Time) (refresh, recheck time.Duration) {
 	entries := 0
-	for _, p := range l.ports {
-		entries += len(p.entries)
-	}
 	every := time.Duration(0)
 	if now.Before(l.calm) {
 		every = lostRefresh
 	}
-	for _, n := range l.nodes {
-		if n.Alive {
-			continue
-		}
-		if now.Sub(l.lost[n.Name]) < longLost {
+	apart := func(since time.Time) {
+		if now.Sub(since) < longLost {
 			every = lostRefresh
 		} else if every == 0 {
 			every = longLostRefresh
+		}
+	}
+	for _, p := range l.ports {
+		entries += len(p.entries)
+		for _, since := range p.missing {
+			apart(since)
+		}
+	}
+	for _, n := range l.nodes {
+		if !n.Alive {
+			apart(l.lost[n.Name])
 		}
 	}
 	refresh = l.s.timing.Refresh

@@ -298,16 +298,14 @@ func (l *loop) hear(now time.Time, h heard) {
 	if name == l.s.cfg.Node {
 		return // our own, through another interface on the same link
 	}
+	member, known := l.view[name]
+	apart := known && !member.Alive || !h.port.missing[name].IsZero()
 	if h.Kind == wire.Claim {
 		l.seen(h.port, name, h.Message)
 	}
-	member, known := l.view[name]
-	if known && !member.Alive && h.Kind == wire.Claim && now.Sub(h.port.shouted) > time.Second {
+	if apart && h.Kind == wire.Claim {
 		// It may have announced the same addresses as we, out of hearing.
-		h.port.shouted = now
-		for _, e := range h.port.entries {
-			e.machine.Shout()
-		}
+		l.shoutOn(now, h.port.key.index)
 	}
 	e := h.port.entries[h.Address]
 	if e == nil {
@@ -320,6 +318,20 @@ func (l *loop) hear(now time.Time, h heard) {
 		Outranks: name != "" && elect.Outranks(h.Address, name, l.s.cfg.Node),
 	})
 	l.after(now, e, before)
+}
+
+// shoutOn announces everything on an interface again, in both families, once a
+// second at most.
+func (l *loop) shoutOn(now time.Time, index int) {
+	for _, p := range l.ports {
+		if p.key.index != index || now.Sub(p.shouted) <= time.Second {
+			continue
+		}
+		p.shouted = now
+		for _, e := range p.entries {
+			e.machine.Shout()
+		}
+	}
 }
 
 // sender gives the node of ours that sent m, or "".

@@ -15,27 +15,47 @@ import (
 
 // A node that is alive by gossip need not be there on the link: its cable to the
 // LAN may be cut while another network carries the gossip. So a node that would
-// succeed an announcer asks the link now and then for one of its addresses.
+// succeed an announcer asks the link every patrolInterval for one of its addresses,
+// and where there is no answer within patrolTick, again every patrolTick.
 const (
 	patrolInterval = 150 * time.Millisecond
+	patrolTick     = 50 * time.Millisecond
 	patrolMisses   = 3
+	// Who was just elected has to look at the link first. Where others are missing
+	// clients wait, and it does so in a hurry.
+	patrolGrace      = time.Second
+	patrolHurryGrace = 200 * time.Millisecond
 )
 
 // beat is what a port knows of one announcer.
 type beat struct {
-	address  netip.Addr // one that it should answer for
-	mac      wire.MAC   // of the last answer; zero asks everyone
-	misses   int
-	answered bool
+	// addresses that it should answer for. The first is asked for, until it turns
+	// out that another has it: the node elected need not have taken it yet.
+	addresses []netip.Addr
+	mac       wire.MAC // of the last answer; zero before that, and asks everyone
+	since     time.Time
+	asked     time.Time
+	waiting   bool // for an answer
+	misses    int  // questions without an answer, since the last one
 }
+
+// is tells whether a is being asked for.
+func (b *beat) is(a netip.Addr) bool { return len(b.addresses) > 0 && b.addresses[0] == a }
+
+// next goes on to another address.
+func (b *beat) next() { *b = beat{addresses: b.addresses[1:], since: b.since, asked: b.asked} }
 
 // plan chooses whom to ask on p, from the addresses for which this node is not
 // the announcer but could be.
-func (l *loop) plan(p *port, addresses []elect.Address, wanted []map[*port]bool, results []elect.Result) {
+func (l *loop) plan(now time.Time, p *port, addresses []elect.Address, wanted []map[*port]bool, results []elect.Result) {
 	old := p.beats
 	p.beats = map[string]*beat{}
 	if l.s.cfg.Members.ProbeInterval == 0 {
 		return // gossip alone is to decide
+	}
+	listed := make(map[netip.Addr]bool, len(addresses))
+	for i := range addresses {
+		listed[addresses[i].Addr] = true
 	}
 	for i, r := range results {
 		name := r.Announcer
@@ -43,21 +63,22 @@ func (l *loop) plan(p *port, addresses []elect.Address, wanted []map[*port]bool,
 			continue
 		}
 		b := p.beats[name]
-		switch {
+		switch o := old[name]; {
 		case b != nil:
-			if o := old[name]; o != nil && o.address == addresses[i].Addr {
-				*b = *o // asked before: go on with it
-			}
-		case len(p.beats) < maxWatched:
-			b = &beat{address: addresses[i].Addr, answered: true}
-			if len(p.missing) > 0 {
-				// It may be as far away as those are, and clients wait.
-				b.misses, b.answered = 1, false
-			}
+		case len(p.beats) == maxWatched:
+			continue
+		case o != nil && len(o.addresses) > 0 && listed[o.addresses[0]]:
+			// It was asked for this one. If that has just moved it will be answered
+			// by another, and until then what is known is not forgotten.
+			b = o
+			b.addresses = b.addresses[:1:1]
 			p.beats[name] = b
-			if o := old[name]; o != nil && o.address == addresses[i].Addr {
-				*p.beats[name] = *o
-			}
+		default:
+			b = &beat{since: now}
+			p.beats[name] = b
+		}
+		if !b.is(addresses[i].Addr) {
+			b.addresses = append(b.addresses, addresses[i].Addr)
 		}
 	}
 	for name := range p.missing {
@@ -67,69 +88,91 @@ func (l *loop) plan(p *port, addresses []elect.Address, wanted []map[*port]bool,
 	}
 }
 
-// patrol asks every announcer again, and holds those missing that have not
-// answered for patrolMisses times.
+// patrol asks every announcer again whose turn it is, and holds those missing that
+// have not answered for patrolMisses times.
 func (l *loop) patrol(now time.Time) {
 	if now.Before(l.patrolAt) {
 		return
 	}
-	// Where this process is late itself, nobody is to blame for an answer.
-	starved := now.Sub(l.patrolAt) > patrolInterval/2
-	l.patrolAt = now.Add(patrolInterval)
-	l.drain() // answers that wait already
+	l.patrolAt = now.Add(patrolTick)
+	late := make(map[*port]bool, len(l.ports))
+	for _, p := range l.ports {
+		late[p] = p.conn.Unread() // asked first: what is read meanwhile is drained
+	}
+	l.drain()
+	// Where agents are late the answer may be, too.
+	misses := patrolMisses + int(min(l.s.members.Slack(), maxSlack)/patrolTick)
 	for _, p := range l.ports {
 		for name, b := range p.beats {
-			l.judge(p, name, b, starved)
+			for len(b.addresses) > 0 && p.answers(b.addresses[0]) {
+				b.next()
+			}
+			if len(b.addresses) == 0 {
+				continue // it announces nothing yet
+			}
+			if b.waiting && !late[p] {
+				l.judge(p, name, b, misses)
+			}
+			if b.misses == 0 && now.Sub(b.asked) < patrolInterval {
+				continue
+			}
 			to := b.mac
 			if b.misses > 0 {
 				to = wire.MAC{}
 			}
 			// An error says nothing about the announcer.
-			b.answered = p.conn.Probe(b.address, to) != nil
+			b.asked, b.waiting = now, p.conn.Probe(b.addresses[0], to) == nil
 		}
 	}
 }
 
-// judge counts what became of the last question to an announcer.
-func (l *loop) judge(p *port, name string, b *beat, starved bool) {
+// judge counts a question to an announcer that was not answered.
+func (l *loop) judge(p *port, name string, b *beat, misses int) {
+	grace := patrolGrace
+	if len(p.missing) > 0 {
+		grace = patrolHurryGrace + min(l.s.members.Slack(), maxSlack)
+	}
 	switch {
-	case b.answered:
-		b.misses = 0
-	case starved:
 	case l.s.members.Stalled(name):
 		// Membership is about to tell what is wrong with it; it may just wait for
 		// its turn on busy cores.
-	default:
-		b.misses++
-		if b.misses == patrolMisses && l.view[name].Alive {
-			l.log.Info("An announcer is alive but does not answer on this link", "node", name, "interface", p.name, "address", b.address)
-			l.miss(p, name, true)
-		}
+		return
+	case b.mac.IsZero() && b.asked.Sub(b.since) < grace:
+		return
+	}
+	b.misses++
+	if b.misses >= misses && p.missing[name].IsZero() && l.view[name].Alive {
+		l.log.Info("An announcer is alive but does not answer on this link", "node", name, "interface", p.name, "address", b.addresses[0])
+		l.miss(p, name, b.asked)
 	}
 }
 
 // seen takes a claim of a node, or of a stranger (name ""), on p.
 func (l *loop) seen(p *port, name string, m wire.Message) {
-	if p.missing[name] {
+	if !p.missing[name].IsZero() {
 		l.log.Info("An announcer answers on this link again", "node", name, "interface", p.name)
-		l.miss(p, name, false)
+		l.miss(p, name, time.Time{})
 	}
-	for _, b := range p.beats {
-		if b.address == m.Address {
-			b.answered, b.mac = true, m.From
+	for asked, b := range p.beats {
+		switch {
+		case name == "" || !b.is(m.Address):
+		case name == asked:
+			b.waiting, b.misses, b.mac = false, 0, m.From
+		default:
+			b.next() // which says nothing about the one that was asked
 		}
 	}
 }
 
-// miss notes for both families on p's interface that a node is missing there or
-// is back.
-func (l *loop) miss(p *port, name string, missing bool) {
+// miss notes for both families on p's interface since when a node is missing
+// there; zero for one that is back.
+func (l *loop) miss(p *port, name string, since time.Time) {
 	l.dirty = true
 	for _, o := range l.ports {
 		switch {
 		case o.key.index != p.key.index:
-		case missing:
-			o.missing[name] = true
+		case !since.IsZero():
+			o.missing[name] = since
 		default:
 			delete(o.missing, name)
 		}
@@ -146,7 +189,7 @@ func (l *loop) elections(addresses []elect.Address, results []elect.Result) map[
 		if cache[key] == nil {
 			nodes := slices.Clone(l.nodes)
 			for i := range nodes {
-				nodes[i].Alive = nodes[i].Alive && !p.missing[nodes[i].Name]
+				nodes[i].Alive = nodes[i].Alive && p.missing[nodes[i].Name].IsZero()
 			}
 			cache[key] = elect.Elect(nodes, addresses)
 		}

@@ -47,9 +47,9 @@ type port struct {
 	claimed int                 // how many addresses it lets claims through for
 	dirty   bool                // asked has to be set again
 	shouted time.Time
-	beats   map[string]*beat // announcers that are asked now and then
-	missing map[string]bool  // nodes that are alive but do not answer here
-	counted wire.Counters    // of conn, already in the metrics
+	beats   map[string]*beat     // announcers that are asked now and then
+	missing map[string]time.Time // since when nodes that are alive do not answer here
+	counted wire.Counters        // of conn, already in the metrics
 }
 
 // entry is one address on one port.
@@ -81,7 +81,7 @@ func openPort(ctx context.Context, key portKey, name string, s *Speaker, out cha
 	p := &port{
 		key: key, name: name, failed: make(chan struct{}),
 		entries: map[netip.Addr]*entry{}, asked: map[netip.Addr]bool{}, claimed: -1,
-		beats: map[string]*beat{}, missing: map[string]bool{},
+		beats: map[string]*beat{}, missing: map[string]time.Time{},
 	}
 	cfg := wire.Config{Interface: key.index, MAC: key.mac, Protocol: arp.Protocol{}, Seal: s.sealer.sealFor(key.mac)}
 	if key.six {
@@ -116,6 +116,12 @@ func openPort(ctx context.Context, key portKey, name string, s *Speaker, out cha
 		}
 	}
 	return p, nil
+}
+
+// answers tells whether this node answers for a here.
+func (p *port) answers(a netip.Addr) bool {
+	e := p.entries[a]
+	return e != nil && e.machine.Answers()
 }
 
 // listen brings filter and groups in line: claims are heard about all addresses

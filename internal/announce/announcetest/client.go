@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mdlayher/packet"
@@ -153,6 +154,9 @@ type Echo struct {
 	At   time.Time
 }
 
+// lastEcho is after how long without another an echo that is missing is lost.
+const lastEcho = 200 * time.Millisecond
+
 // Stream sends a datagram to an address every interval until stop is closed, and
 // gives all echoes. The kernel of the client's namespace resolves the address.
 func (l *LAN) Stream(address netip.Addr, interval time.Duration, stop <-chan struct{}) (sent int, echoes []Echo, err error) {
@@ -165,6 +169,7 @@ func (l *LAN) Stream(address netip.Addr, interval time.Duration, stop <-chan str
 		return 0, nil, err
 	}
 	var wg sync.WaitGroup
+	var received atomic.Int64
 	wg.Go(func() {
 		buf := make([]byte, 128)
 		for {
@@ -179,6 +184,7 @@ func (l *LAN) Stream(address netip.Addr, interval time.Duration, stop <-chan str
 			var nano int64
 			if _, err := fmt.Sscan(at, &nano); err == nil {
 				echoes = append(echoes, Echo{node, time.Unix(0, nano), time.Now()})
+				received.Add(1)
 			}
 		}
 	})
@@ -194,7 +200,13 @@ func (l *LAN) Stream(address netip.Addr, interval time.Duration, stop <-chan str
 			}
 		}
 	}
-	time.Sleep(50 * time.Millisecond) // the last echo
+	last, at := received.Load(), time.Now()
+	for last < int64(sent) && time.Since(at) < lastEcho {
+		time.Sleep(time.Millisecond)
+		if now := received.Load(); now != last {
+			last, at = now, time.Now()
+		}
+	}
 	conn.Close()
 	wg.Wait()
 	return sent, echoes, nil

@@ -148,6 +148,18 @@ func (c *Conn) set(addresses []netip.Addr) (map[netip.Addr]struct{}, []Range) {
 	return set, Ranges(keys, MaxRanges)
 }
 
+// Unread tells whether a frame waits to be received: then this process is behind,
+// and silence says nothing about others.
+func (c *Conn) Unread() bool {
+	raw, err := c.pc.SyscallConn()
+	if err != nil {
+		return false
+	}
+	waiting := 0
+	_ = raw.Control(func(fd uintptr) { waiting, _ = unix.IoctlGetInt(int(fd), unix.SIOCINQ) })
+	return waiting > 0
+}
+
 // Answer starts or stops answering Questions and Probes about address.
 func (c *Conn) Answer(address netip.Addr, on bool) {
 	c.mu.Lock()
