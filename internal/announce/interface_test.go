@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -32,7 +31,7 @@ func TestHardwareAddressChanges(t *testing.T) {
 	mac := wire.MAC{2, 0, 0, 0, 7, 7}
 	l.must(links.LinkSetHardwareAddr(eth0, net.HardwareAddr(mac[:])))
 	for _, a := range []netip.Addr{vip4, vip6} {
-		l.eventually(3*time.Second, "answers with the new hardware address", func() bool {
+		l.eventually("answers with the new hardware address", func() bool {
 			macs := l.ask(a)
 			return len(macs) == 1 && macs[0] == mac
 		})
@@ -47,7 +46,7 @@ func TestInterfaceRenamed(t *testing.T) {
 	l.must(links.LinkSetDown(eth0))
 	l.must(links.LinkSetName(eth0, "lan0"))
 	l.must(links.LinkSetUp(eth0))
-	l.eventually(5*time.Second, "reported under the new name, and answered", func() bool {
+	l.eventually("reported under the new name, and answered", func() bool {
 		r := l.Last(vip4)[host.Name]
 		return r.State == announce.Announced && r.Interface == "lan0" && len(l.ask(vip4)) == 1
 	})
@@ -61,7 +60,7 @@ func TestInterfaceComesLater(t *testing.T) {
 	l.must(host.Net.Down("eth0"))
 	l.must(l.Change(func(c *announcetest.Command) { c.Interfaces = []string{"eth*"} }))
 	l.must(l.Start())
-	l.eventually(5*time.Second, "says that the link is down", func() bool {
+	l.eventually("says that the link is down", func() bool {
 		return l.Last(vip4)[host.Name].State == announce.Nobody
 	})
 	l.must(host.Net.Up("eth0"))
@@ -69,7 +68,7 @@ func TestInterfaceComesLater(t *testing.T) {
 		l.announcer(a)
 	}
 	l.must(host.Net.Down("eth0"))
-	l.eventually(time.Second, "stopped when it went down", func() bool {
+	l.eventually("stopped when it went down", func() bool {
 		return l.Last(vip4)[host.Name].State == announce.Nobody
 	})
 	l.must(host.Net.Up("eth0"))
@@ -94,7 +93,7 @@ func TestStrangerComesLater(t *testing.T) {
 		_, err = c.Write([]byte("x"))
 		return err
 	}))
-	l.eventually(5*time.Second, "the stranger is reported", func() bool {
+	l.eventually("the stranger is reported", func() bool {
 		r := l.Last(vip4)[host.Name]
 		return r.State == announce.Announced && r.Stranger == wire.MAC(mac)
 	})

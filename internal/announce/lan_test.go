@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -31,6 +30,10 @@ var (
 
 // answerWait is how long an answer may take on busy cores.
 const answerWait = 60 * time.Millisecond
+
+// soon is when a test gives up. How long things take is measured by the benchmark
+// failover, not here.
+const soon = 20 * time.Second
 
 // lan is a LAN with its test.
 type lan struct {
@@ -93,7 +96,7 @@ func (l *lan) ask(a netip.Addr) []wire.MAC {
 func (l *lan) announcer(a netip.Addr) *announcetest.Host {
 	l.t.Helper()
 	var host *announcetest.Host
-	l.eventually(8*time.Second, fmt.Sprintf("one node answers for %v", a), func() bool {
+	l.eventually(fmt.Sprintf("one node answers for %v", a), func() bool {
 		macs := l.ask(a)
 		if len(macs) != 1 {
 			return false
@@ -104,16 +107,44 @@ func (l *lan) announcer(a netip.Addr) *announcetest.Host {
 	return host
 }
 
-func (l *lan) eventually(limit time.Duration, what string, ok func() bool) time.Duration {
+func (l *lan) eventually(what string, ok func() bool) {
 	l.t.Helper()
-	start := time.Now()
-	for !ok() {
-		if time.Since(start) > limit {
-			l.t.Fatalf("not within %v: %s", limit, what)
+	for start := time.Now(); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Since(start) > soon {
+			l.t.Fatalf("not within %v: %s", soon, what)
 		}
-		time.Sleep(5 * time.Millisecond)
 	}
-	return time.Since(start)
+}
+
+// streamUntil sends a datagram to a every five milliseconds, as 200 requests a
+// second, does something after a while, and goes on until done and a bit longer.
+func (l *lan) streamUntil(a netip.Addr, do func(), done func() bool) (sent int, echoes []announcetest.Echo) {
+	l.t.Helper()
+	stop := make(chan struct{})
+	go func() {
+		defer close(stop)
+		time.Sleep(200 * time.Millisecond)
+		do()
+		for start := time.Now(); !done() && time.Since(start) < soon; {
+			time.Sleep(5 * time.Millisecond)
+		}
+		time.Sleep(300 * time.Millisecond)
+	}()
+	sent, echoes, err := l.Stream(a, 5*time.Millisecond, stop)
+	l.must(err)
+	return sent, echoes
+}
+
+// takenFrom tells whether another node than h announces a.
+func (l *lan) takenFrom(h *announcetest.Host, a netip.Addr) func() bool {
+	return func() bool {
+		for _, o := range l.others(h) {
+			if l.Last(a)[o.Name].State == announce.Announced {
+				return true
+			}
+		}
+		return false
+	}
 }
 
 // others gives the running nodes beside h.
@@ -171,23 +202,17 @@ func TestKernelLearnsAnnouncer(t *testing.T) {
 	}
 }
 
-// TestSIGKILL: another node answers soon, and no datagram is lost, because the
-// killed agent's node goes on forwarding and clients are left with it.
+// TestSIGKILL: another node answers, and no datagram is lost, because the killed
+// agent's node goes on forwarding and clients are left with it.
 func TestSIGKILL(t *testing.T) {
 	for _, a := range []netip.Addr{vip4, vip6} {
 		l := startLAN(t, announcetest.Options{Nodes: 3, Echo: true})
 		host := l.announcer(a)
-		stop := make(chan struct{})
-		time.AfterFunc(200*time.Millisecond, func() {
-			host.Kill()
-			time.AfterFunc(outageLimit()+200*time.Millisecond, func() { close(stop) })
-		})
-		sent, echoes, err := l.Stream(a, 5*time.Millisecond, stop)
-		l.must(err)
-		if lost := sent - len(echoes); lost > 1 {
-			t.Errorf("%v: %d of %d datagrams lost", a, lost, sent)
+		sent, echoes := l.streamUntil(a, host.Kill, l.takenFrom(host, a))
+		if len(echoes) != sent {
+			t.Errorf("%v: %d of %d datagrams lost", a, sent-len(echoes), sent)
 		}
-		if a.Is4() && !firstFromAnother(echoes, host.Name).IsZero() {
+		if !firstFromAnother(echoes, host.Name).IsZero() {
 			t.Errorf("%v: the client was moved to another node though the first still forwards", a)
 		}
 		if next := l.announcer(a); next == host {
@@ -205,46 +230,37 @@ func firstFromAnother(echoes []announcetest.Echo, node string) time.Time {
 	return time.Time{}
 }
 
-// TestCutOff: the announcer's cable is pulled at the switch. Outage is what a
-// client sees.
+// TestCutOff: the announcer's cable is pulled at the switch, and put back.
 func TestCutOff(t *testing.T) {
 	l := startLAN(t, announcetest.Options{Nodes: 3, Echo: true})
 	for _, a := range []netip.Addr{vip4, vip6} {
 		host := l.announcer(a)
-		stop := make(chan struct{})
-		time.AfterFunc(200*time.Millisecond, func() {
-			l.must(host.Cut())
-			time.AfterFunc(outageLimit()+500*time.Millisecond, func() { close(stop) })
-		})
-		_, echoes, err := l.Stream(a, 5*time.Millisecond, stop)
-		l.must(err)
-		outage := longestGap(echoes)
-		t.Logf("%v: outage %v", a, outage)
-		if outage > outageLimit() || echoes[len(echoes)-1].Node == host.Name {
-			t.Errorf("%v: outage %v, last echo from %s", a, outage, echoes[len(echoes)-1].Node)
+		_, echoes := l.streamUntil(a, func() { l.must(host.Cut()) }, l.takenFrom(host, a))
+		if len(echoes) == 0 || echoes[len(echoes)-1].Node == host.Name {
+			t.Errorf("%v: the client did not come to another node: %d echoes", a, len(echoes))
 		}
-		// Back on the LAN, the two settle it within a second.
 		l.must(host.Mend())
-		mended := time.Now()
-		l.eventually(3*time.Second, "one answers after the cable is back", func() bool {
+		l.settled(l.asker, a)
+		l.announcer(a)
+	}
+}
+
+// settled waits until exactly one node answers for each address, three times in a
+// row.
+func (l *lan) settled(asker *announcetest.Asker, addrs ...netip.Addr) {
+	l.t.Helper()
+	for _, a := range addrs {
+		l.eventually(fmt.Sprintf("exactly one answers for %v", a), func() bool {
 			for range 3 {
-				if len(l.ask(a)) != 1 {
+				macs, err := asker.Ask(a, answerWait)
+				l.must(err)
+				if len(macs) != 1 {
 					return false
 				}
 			}
 			return true
 		})
-		t.Logf("%v: settled %v after the cable was back", a, time.Since(mended))
-		l.announcer(a)
 	}
-}
-
-func longestGap(echoes []announcetest.Echo) time.Duration {
-	var longest time.Duration
-	for i := 1; i < len(echoes); i++ {
-		longest = max(longest, echoes[i].At.Sub(echoes[i-1].At))
-	}
-	return longest
 }
 
 // TestPlannedLeave: an agent that is told to stop hands over first. No datagram
@@ -253,15 +269,7 @@ func TestPlannedLeave(t *testing.T) {
 	for _, a := range []netip.Addr{vip4, vip6} {
 		l := startLAN(t, announcetest.Options{Nodes: 3, Echo: true})
 		host := l.announcer(a)
-		stop := make(chan struct{})
-		time.AfterFunc(200*time.Millisecond, func() {
-			start := time.Now()
-			host.Stop()
-			t.Logf("%v: hand-over took %v", a, time.Since(start))
-			time.AfterFunc(300*time.Millisecond, func() { close(stop) })
-		})
-		sent, echoes, err := l.Stream(a, 5*time.Millisecond, stop)
-		l.must(err)
+		sent, echoes := l.streamUntil(a, host.Stop, l.takenFrom(host, a))
 		if len(echoes) != sent {
 			t.Errorf("%v: %d of %d datagrams lost", a, sent-len(echoes), sent)
 		}
@@ -302,13 +310,7 @@ func TestReasonsToMove(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			l := startLAN(t, announcetest.Options{Nodes: 3, Echo: true})
 			host := l.announcer(vip4)
-			stop := make(chan struct{})
-			time.AfterFunc(100*time.Millisecond, func() {
-				l.must(tc.do(l, host))
-				time.AfterFunc(500*time.Millisecond, func() { close(stop) })
-			})
-			sent, echoes, err := l.Stream(vip4, 5*time.Millisecond, stop)
-			l.must(err)
+			sent, echoes := l.streamUntil(vip4, func() { l.must(tc.do(l, host)) }, l.takenFrom(host, vip4))
 			if len(echoes) != sent {
 				t.Errorf("%d of %d datagrams lost", sent-len(echoes), sent)
 			}
@@ -337,7 +339,7 @@ func TestNobody(t *testing.T) {
 		c.Nodes[0].Cordoned, c.Nodes[1].Cordoned, c.Nodes[2].Excluded = true, true, true
 	}))
 	want := "node-1, node-2: " + string(elect.Cordoned) + "; node-3: " + string(elect.Excluded)
-	l.eventually(5*time.Second, "one says that nobody may", func() bool {
+	l.eventually("one says that nobody may", func() bool {
 		said := 0
 		for _, r := range l.Last(vip4) {
 			if r.State == announce.Nobody {
@@ -358,21 +360,12 @@ func TestOwnLinkDown(t *testing.T) {
 	l := startLAN(t, announcetest.Options{Nodes: 3, Management: true})
 	host := l.announcer(vip4)
 	l.must(host.Net.Down("eth0"))
-	start := time.Now()
-	took := l.eventually(time.Second, "another node announces", func() bool {
-		for _, o := range l.others(host) {
-			if r := l.Last(vip4)[o.Name]; r.State == announce.Announced && r.Since.After(start.Add(-time.Second)) {
-				return true
-			}
-		}
-		return false
-	})
-	t.Logf("another announces %v after the link went down", took)
+	l.eventually("another node announces", l.takenFrom(host, vip4))
 	if next := l.announcer(vip4); next == host {
 		t.Error("announced on a link that is down")
 	}
 	l.must(host.Net.Up("eth0"))
-	l.eventually(5*time.Second, "the preferred node is back", func() bool {
+	l.eventually("the preferred node is back", func() bool {
 		macs := l.ask(vip4)
 		return len(macs) == 1 && macs[0] == host.MAC
 	})
@@ -388,7 +381,7 @@ func TestStranger(t *testing.T) {
 	mac, err := l.Client.MAC("eth0")
 	l.must(err)
 	for _, a := range []netip.Addr{vip4, vip6} {
-		l.eventually(5*time.Second, "the conflict is reported", func() bool {
+		l.eventually("the conflict is reported", func() bool {
 			for _, r := range l.Last(a) {
 				if r.State == announce.Conflicted && r.Stranger == wire.MAC(mac) && r.Interface == "eth0" {
 					return true
@@ -421,16 +414,36 @@ func TestGossipBlocked(t *testing.T) {
 		host = now
 	}
 	host.Kill()
-	took := l.eventually(3*time.Second, "a successor without gossip", func() bool {
+	l.eventually("a successor without gossip", func() bool {
 		macs := l.ask(vip4)
 		return len(macs) == 1 && macs[0] != host.MAC
 	})
-	t.Logf("successor %v after SIGKILL without gossip", took)
 	for _, h := range l.Nodes {
 		l.must(h.MendGossip())
 	}
 	l.must(host.Start())
 	l.announcer(vip4)
+}
+
+// TestFailbackDelayed: a better node that comes back takes the address after the
+// pool's delay, and not before.
+func TestFailbackDelayed(t *testing.T) {
+	const delay = 2 * time.Second
+	l := newLAN(t, announcetest.Options{Nodes: 3, Addresses: []netip.Addr{vip4}})
+	l.must(l.Change(func(c *announcetest.Command) { c.Failback = delay }))
+	l.must(l.Start())
+	first := l.announcer(vip4)
+	first.Kill()
+	second := l.announcer(vip4)
+	back := time.Now()
+	l.must(first.Start())
+	l.eventually("the preferred node has it again", func() bool {
+		macs := l.ask(vip4)
+		return len(macs) == 1 && macs[0] == first.MAC
+	})
+	if waited := l.Last(vip4)[first.Name].Since.Sub(back); second == first || waited < delay {
+		t.Errorf("%s took the address back from %s after %v, want %v at least", first.Name, second.Name, waited, delay)
+	}
 }
 
 // TestFailbackNever: a better node that comes back leaves the address where it
@@ -442,7 +455,7 @@ func TestFailbackNever(t *testing.T) {
 	first := l.announcer(vip4)
 	first.Kill()
 	var second *announcetest.Host
-	l.eventually(5*time.Second, "a successor", func() bool {
+	l.eventually("a successor", func() bool {
 		macs := l.ask(vip4)
 		if len(macs) == 1 && macs[0] != first.MAC {
 			second = l.Node(macs[0])
@@ -466,14 +479,14 @@ func TestFailbackNever(t *testing.T) {
 		}
 	}
 	l.must(l.Change(func(c *announcetest.Command) { c.Failback = 0 }))
-	l.eventually(5*time.Second, "the preferred node after the policy has changed", func() bool {
+	l.eventually("the preferred node after the policy has changed", func() bool {
 		macs := l.ask(vip4)
 		return len(macs) == 1 && macs[0] == first.MAC
 	})
 }
 
-// TestManyAddresses: 2,000 addresses on one node are announced within two seconds
-// of its start, and questions are answered at once.
+// TestManyAddresses: 2,000 addresses on one node are announced, and each is
+// answered for.
 func TestManyAddresses(t *testing.T) {
 	var addrs []netip.Addr
 	for i := range 2000 {
@@ -489,77 +502,46 @@ func TestManyAddresses(t *testing.T) {
 	l.must(l.Change(func(c *announcetest.Command) { c.Interfaces = []string{"eth*"} }))
 	start := time.Now()
 	l.must(l.Start())
-	took := l.eventually(20*time.Second, "all are announced", func() bool {
-		announced := 0
+	l.eventually("all are announced", func() bool {
+		announced := map[netip.Addr]bool{}
 		for _, e := range l.Events(start) {
 			if e.Report != nil && e.Report.State == announce.Announced {
-				announced++
+				announced[e.Report.Address] = true
 			}
 		}
-		return announced == len(addrs)
+		return len(announced) == len(addrs)
 	})
-	t.Logf("%d addresses announced %v after the process was started", len(addrs), took)
-	if took > 2*time.Second && !busyMachine() {
-		t.Errorf("announced after %v, want less than two seconds", took)
-	}
-	var times []time.Duration
-	for i := range 1000 {
-		a := addrs[i*2%len(addrs)+i%2]
+	for _, a := range addrs {
 		at, err := l.asker.Question(a)
 		l.must(err)
 		var got []announcetest.Answer
-		l.eventually(time.Second, fmt.Sprintf("an answer for %v", a), func() bool {
+		l.eventually(fmt.Sprintf("an answer for %v", a), func() bool {
 			got = l.asker.Answers(a, at)
 			return len(got) > 0
 		})
 		if l.Node(got[0].MAC) != l.Nodes[0] {
 			t.Fatalf("%v: answer from %v", a, got[0].MAC)
 		}
-		times = append(times, got[0].At.Sub(at))
 	}
-	slices.Sort(times)
-	t.Logf("answers: p50 %v, p99 %v", times[len(times)/2], times[len(times)*99/100])
-	if p50 := times[len(times)/2]; p50 > time.Millisecond {
-		t.Errorf("half of the answers took %v or more, want less than a millisecond", p50)
+	if macs := l.ask(netip.MustParseAddr("192.0.3.7")); len(macs) != 0 {
+		t.Errorf("an address that is nobody's is answered by %v", macs)
 	}
-}
-
-// outageLimit is what a client may see of an announcer's death. On busy cores
-// agents are more patient with each other.
-func outageLimit() time.Duration {
-	if busyMachine() {
-		return 2 * time.Second
-	}
-	return time.Second
-}
-
-// busyMachine tells whether more runs here than the cores can do, so that times
-// say nothing.
-func busyMachine() bool {
-	var load float64
-	b, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return false
-	}
-	_, err = fmt.Sscan(string(b), &load)
-	return err == nil && load > float64(runtime.NumCPU())
 }
 
 // TestLANCutButGossipAlive: the announcer's cable to the LAN is cut at the switch
-// while the other network carries the gossip. Another node announces within a
-// second, and gives the address back.
+// while the other network carries the gossip. Another node announces, and gives the
+// address back.
 func TestLANCutButGossipAlive(t *testing.T) {
 	l := startLAN(t, announcetest.Options{Nodes: 3, Management: true})
 	for _, a := range []netip.Addr{vip4, vip6} {
 		host := l.announcer(a)
 		l.must(host.Cut())
-		took := l.eventually(3*time.Second, "another node answers", func() bool {
+		l.eventually("another node answers", func() bool {
 			macs := l.ask(a)
 			return len(macs) == 1 && macs[0] != host.MAC
 		})
-		t.Logf("%v: another answers after %v", a, took)
 		l.must(host.Mend())
-		l.eventually(3*time.Second, "the elected node answers alone again", func() bool {
+		l.eventually("the elected node answers alone again", func() bool {
 			macs := l.ask(a)
 			return len(macs) == 1 && macs[0] == host.MAC
 		})
