@@ -67,6 +67,10 @@ soak: deps assets ## 20,000 changes of Services, then 20,000 load balancer addre
 bench: deps assets ## Benchmarks beside their peers; BENCH=name runs one; JSON lines in build/bench
 	go run ./test/bench $(BENCH)
 
+.PHONY: failover-check
+failover-check: ## The failover figures in short, against bounds with a margin; CI runs it alone, so that they cannot rot
+	go run ./test/bench/failover -check -only cut,link-down,planned,many -cuts 30 -cuts6 6 -peer-cuts 0 -link-downs 6 -planned 2 -starts 1
+
 ##@ Develop
 .PHONY: build
 build: bin/causeway bin/controller bin/agent ## The three programs, in bin/
