@@ -120,12 +120,17 @@ func cachedPorts(c client.Reader) pool.PortsFunc {
 	}
 }
 
+// serveBackoff is when to try again to serve a Service.
+func serveBackoff() workqueue.TypedRateLimiter[types.NamespacedName] {
+	return workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](serveBackoffMin, serveBackoffMax)
+}
+
 // SetupWithManager adds the reconciler to a manager. Its watches feed the
 // index: controller-runtime starts the workers after every handler has seen the
 // initial lists, so that nothing is allocated before the index is complete.
 func (r *LoadBalancerReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	r.waiting = newWaiting()
-	r.backoff = workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](serveBackoffMin, serveBackoffMax)
+	r.backoff = serveBackoff()
 	if r.touch == nil {
 		r.touch = func(...string) {}
 	}

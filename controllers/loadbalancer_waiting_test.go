@@ -5,6 +5,7 @@ package controllers
 import (
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -53,5 +54,21 @@ func TestWaitingWakesTheLongestWaiterAndWhoAsks(t *testing.T) {
 	}
 	if got := w.all(); len(got) != 4 || got[0].Name != "six" {
 		t.Errorf("all: %v", got)
+	}
+}
+
+// A provisioner that fails is tried again after 5 seconds, then less and less
+// often, every 5 minutes at last; success begins anew.
+func TestServeBackoff(t *testing.T) {
+	b := serveBackoff()
+	service := types.NamespacedName{Namespace: "ns", Name: "web"}
+	var got []time.Duration
+	for range 9 {
+		got = append(got, b.When(service)/time.Second)
+	}
+	b.Forget(service)
+	got = append(got, b.When(service)/time.Second)
+	if diff := cmp.Diff([]time.Duration{5, 10, 20, 40, 80, 160, 300, 300, 300, 5}, got); diff != "" {
+		t.Errorf("seconds (-want +got):\n%s", diff)
 	}
 }

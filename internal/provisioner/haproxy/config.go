@@ -57,6 +57,7 @@ func (c *Config) Validate() error {
 	check(len(c.Addresses) == 0, "addresses is empty: list the addresses that HAProxy is bound to")
 	check(len(c.Ports) == 0, "ports is empty: list the ports that HAProxy is bound to, such as 8000-8063")
 	check(c.Runtime == nil, "runtime is missing: write where the runtime interface is, such as tcp://192.0.2.60:9999 or unix:///run/haproxy.sock")
+	check(c.Resync != 0 && c.Resync < time.Second, "resync is less than a second: each look reads all of HAProxy's servers")
 	check(c.Slots < 0 || c.Slots > 4096, "slots must be between 1 and 4096")
 	return errors.Join(errs...)
 }
@@ -83,6 +84,7 @@ type file struct {
 			Ports     []string `json:"ports"`
 			MapFile   string   `json:"mapFile"`
 			Slots     int      `json:"slots"`
+			Resync    string   `json:"resync"`
 		} `json:"haproxy"`
 	} `json:"loadBalancers"`
 }
@@ -106,6 +108,12 @@ func Parse(text []byte) ([]Config, error) {
 				continue
 			}
 			c.Addresses = append(c.Addresses, addr.Unmap())
+		}
+		if text := lb.HAProxy.Resync; text != "" {
+			var err error
+			if c.Resync, err = time.ParseDuration(text); err != nil {
+				errs = append(errs, fmt.Errorf("%s.resync: %q is not a time: write it like 30s", place, text))
+			}
 		}
 		ports, err := alloc.ParsePortRanges(place+".ports", lb.HAProxy.Ports)
 		errs = append(errs, err)

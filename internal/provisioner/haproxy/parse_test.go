@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -77,6 +78,7 @@ const fileText = `loadBalancers:
     addresses: [192.0.2.60, "2001:db8::60"]
     ports: ["80", 8000-8063]
     slots: 1
+    resync: 2s
 `
 
 func TestRenderFile(t *testing.T) {
@@ -99,12 +101,12 @@ func TestRenderFile(t *testing.T) {
 
 func TestParse(t *testing.T) {
 	got, err := Parse([]byte(fileText))
-	if err != nil || len(got) != 1 || got[0].Class != "example.com/haproxy" || len(got[0].Addresses) != 2 || len(got[0].Ports) != 2 ||
+	if err != nil || len(got) != 1 || got[0].Class != "example.com/haproxy" || len(got[0].Addresses) != 2 || len(got[0].Ports) != 2 || got[0].Resync != 2*time.Second ||
 		got[0].Runtime != (Socket{Network: "tcp", Address: "192.0.2.60:9999"}) {
 		t.Errorf("got %+v, %v", got, err)
 	}
-	_, err = Parse([]byte("loadBalancers:\n- haproxy: {runtime: haproxy, addresses: [here], ports: [many]}\n"))
-	for _, part := range []string{"class is missing", `runtime: "haproxy" is not a socket`, `addresses[0]: "here" is not an address`, "ports[0]"} {
+	_, err = Parse([]byte("loadBalancers:\n- haproxy: {runtime: haproxy, addresses: [here], ports: [many], resync: often}\n"))
+	for _, part := range []string{"class is missing", `runtime: "haproxy" is not a socket`, `addresses[0]: "here" is not an address`, "ports[0]", `resync: "often" is not a time`} {
 		if err == nil || !strings.Contains(err.Error(), part) {
 			t.Errorf("the error does not say %q: %v", part, err)
 		}
