@@ -7,11 +7,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -39,13 +41,15 @@ const externalFile = `loadBalancers:
     ports: ["8080-8089"]
     mapFile: %s/causeway.map
     slots: 8
+    resync: 2s
 `
 
 // A Service whose class is that of an HAProxy on a machine of its own is served
 // there, through NodePorts, and follows the nodes.
 func TestExternalLoadBalancer(t *testing.T) {
 	ctx := need(t)
-	configure(t, ctx, startHAProxy(t))
+	file, haproxy := startHAProxy(t)
+	configure(t, ctx, file)
 	external := func(port int32) change {
 		return func(s *corev1.Service) {
 			s.Spec.LoadBalancerClass = ptr.To(externalClass)
@@ -72,6 +76,14 @@ func TestExternalLoadBalancer(t *testing.T) {
 	label(t, ctx, node, map[string]any{corev1.LabelNodeExcludeBalancers: nil})
 	answering(t, ctx, lab.Client, externalIP+":8081", all())
 
+	taint(t, ctx, node, corev1.Taint{Key: "ToBeDeletedByClusterAutoscaler", Effect: corev1.TaintEffectNoSchedule})
+	answering(t, ctx, lab.Client, externalIP+":8081", rest)
+	taint(t, ctx, node)
+	answering(t, ctx, lab.Client, externalIP+":8081", all())
+
+	followsNodes(t, ctx, node, rest)
+	haproxy.repaired(t, ctx)
+
 	if err := api.Delete(ctx, keeping); err != nil {
 		t.Fatal(err)
 	}
@@ -84,9 +96,91 @@ func TestExternalLoadBalancer(t *testing.T) {
 	answering(t, ctx, lab.Client, externalIP+":8080", all())
 }
 
+// followsNodes powers a node off, whereupon HAProxy's health check takes it out,
+// and on again.
+func followsNodes(t *testing.T, ctx context.Context, name string, rest []string) {
+	t.Helper()
+	node := cluster.Node(name)
+	if err := node.PowerOff(); err != nil {
+		t.Fatal(err)
+	}
+	on := sync.OnceValue(node.PowerOn)
+	t.Cleanup(func() {
+		if err := on(); err != nil {
+			t.Error(err)
+		}
+	})
+	answering(t, ctx, lab.Client, externalIP+":8081", rest)
+	if err := on(); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(cluster.WaitInstalled(ctx), cluster.WaitDeployment(ctx, "default", "go-http")); err != nil {
+		t.Fatal(err)
+	}
+	answering(t, ctx, lab.Client, externalIP+":8081", all())
+}
+
+// repaired harms HAProxy in the ways that a stranger or a crash could, and waits
+// until each is put right.
+func (h *haproxyHost) repaired(t *testing.T, ctx context.Context) {
+	t.Helper()
+	for what, harm := range map[string]func(t *testing.T){
+		"the map is emptied": func(t *testing.T) { h.do(t, ctx, "clear map "+h.dir+"/causeway.map") },
+		"HAProxy crashes": func(t *testing.T) {
+			h.kill()
+			h.run(t)
+		},
+	} {
+		harm(t)
+		if result := request(ctx, lab.Client, externalIP+":8081"); result.Err == nil {
+			t.Logf("%s: repaired before the first request", what)
+		}
+		answering(t, ctx, lab.Client, externalIP+":8081", all())
+		answering(t, ctx, lab.Client, externalIP+":8080", all())
+	}
+}
+
+// haproxyHost is a machine on the LAN that runs HAProxy.
+type haproxyHost struct {
+	machine     *network.Namespace
+	binary, dir string
+	cmd         *exec.Cmd
+	said        bytes.Buffer
+}
+
+func (h *haproxyHost) run(t *testing.T) {
+	t.Helper()
+	h.cmd = exec.Command(h.binary, "-db", "-f", filepath.Join(h.dir, "haproxy.cfg"))
+	h.cmd.Stdout, h.cmd.Stderr = &h.said, &h.said
+	if err := h.machine.Start(h.cmd); err != nil {
+		t.Fatalf("start HAProxy: %v", err)
+	}
+}
+
+func (h *haproxyHost) kill() {
+	_ = h.cmd.Process.Kill()
+	_ = h.cmd.Wait()
+}
+
+// do sends a command to the runtime interface, from HAProxy's own machine.
+func (h *haproxyHost) do(t *testing.T, ctx context.Context, command string) {
+	t.Helper()
+	conn, err := h.machine.Dial(ctx, "tcp", externalIP+":9999")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := fmt.Fprintln(conn, command); err != nil {
+		t.Fatal(err)
+	}
+	if answer, err := io.ReadAll(conn); err != nil || len(bytes.TrimSpace(answer)) > 0 {
+		t.Fatalf("%s: %s, %v", command, answer, err)
+	}
+}
+
 // startHAProxy makes a machine on the LAN that runs HAProxy, and returns the
 // controller's file about it.
-func startHAProxy(t *testing.T) string {
+func startHAProxy(t *testing.T) (string, *haproxyHost) {
 	t.Helper()
 	binary, err := exec.LookPath("haproxy")
 	if err != nil {
@@ -108,21 +202,15 @@ func startHAProxy(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	machine := plugIn(t, "haproxy", netip.MustParsePrefix(externalIP+"/24"))
-	cmd := exec.Command(binary, "-db", "-f", filepath.Join(dir, "haproxy.cfg"))
-	var said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &said, &said
-	if err := machine.Start(cmd); err != nil {
-		t.Fatalf("start HAProxy: %v", err)
-	}
+	host := &haproxyHost{machine: plugIn(t, "haproxy", netip.MustParsePrefix(externalIP+"/24")), binary: binary, dir: dir}
+	host.run(t)
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+		host.kill()
 		if t.Failed() {
-			t.Logf("HAProxy said:\n%s", said.String())
+			t.Logf("HAProxy said:\n%s", host.said.String())
 		}
 	})
-	return file
+	return file, host
 }
 
 func executable(path string) bool {
@@ -222,6 +310,20 @@ func configure(t *testing.T, ctx context.Context, file string) {
 			t.Error(err)
 		}
 	})
+}
+
+// taint sets a node's taints.
+func taint(t *testing.T, ctx context.Context, node string, taints ...corev1.Taint) {
+	t.Helper()
+	obj := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}}
+	if err := api.Get(ctx, client.ObjectKeyFromObject(obj), obj); err != nil {
+		t.Fatal(err)
+	}
+	base := obj.DeepCopy()
+	obj.Spec.Taints = taints
+	if err := api.Patch(ctx, obj, client.MergeFrom(base)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // label sets a node's labels; nil removes one.
