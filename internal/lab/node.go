@@ -50,6 +50,20 @@ func (n *Node) Namespace() *network.Namespace {
 	return n.namespace
 }
 
+// Pod returns the network namespace of a Pod that runs on the node. It is the
+// kubelet's to delete.
+func (n *Node) Pod(pod *corev1.Pod) (*network.Namespace, error) {
+	n.mu.Lock()
+	process := n.process
+	n.mu.Unlock()
+	if process == nil {
+		return nil, fmt.Errorf("enter Pod %s: %s is off", pod.Name, n.Name())
+	}
+	// Bound in the node's own mount namespace.
+	path := filepath.Join("/proc", strconv.Itoa(process.PID), "root", network.Dir, kubelet.PodNamespace(pod.UID))
+	return network.OpenAt(pod.Name, path)
+}
+
 // install makes the node's network, ready for a kubelet.
 func (n *Node) install() error {
 	namespace, err := n.lab.attach(n.machine)

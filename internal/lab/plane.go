@@ -70,7 +70,7 @@ func (l *Lab) startPlane(ctx context.Context) error {
 
 // connect makes the administrator's clients.
 func (l *Lab) connect() error {
-	config, err := clientcmd.BuildConfigFromFlags("", filepath.Join(planeDir, "admin.conf"))
+	config, err := clientcmd.BuildConfigFromFlags("", l.AdminConfig())
 	if err != nil {
 		return fmt.Errorf("read admin's kubeconfig: %w", err)
 	}
@@ -118,12 +118,16 @@ func (p *plane) writeFiles() error {
 	server := "https://" + APIServer.String()
 	outside := fmt.Sprintf("https://127.0.0.1:%d", l.Setup.RelayPort)
 	return errors.Join(
-		l.writeKubeconfig(filepath.Join(planeDir, "admin.conf"), server, "kubernetes-admin", "system:masters"),
+		l.writeKubeconfig(l.AdminConfig(), server, "kubernetes-admin", "system:masters"),
 		l.writeKubeconfig(filepath.Join(planeDir, "kube-controller-manager.conf"), server, "system:kube-controller-manager"),
 		l.writeKubeconfig(filepath.Join(planeDir, "kube-scheduler.conf"), server, "system:kube-scheduler"),
 		l.writeKubeconfig(l.Kubeconfig(), outside, "kubernetes-admin", "system:masters"),
 	)
 }
+
+// AdminConfig is a kubeconfig with administrator's rights for programs that run
+// on the control plane's machine.
+func (l *Lab) AdminConfig() string { return filepath.Join(planeDir, "admin.conf") }
 
 // writeKubeconfig makes a certificate for a user and a kubeconfig with it.
 func (l *Lab) writeKubeconfig(path, server, user string, groups ...string) error {

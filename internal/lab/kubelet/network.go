@@ -71,6 +71,9 @@ type podNetwork struct {
 	link      string
 }
 
+// PodNamespace is the name of a Pod's network namespace on its node.
+func PodNamespace(uid types.UID) string { return "pod-" + string(uid) }
+
 // connectPod makes a Pod's network namespace: eth0 with one address a family,
 // and on the node's side a link with a route for each.
 //
@@ -88,7 +91,7 @@ func (k *Kubelet) connectPod(uid types.UID) (p *podNetwork, err error) {
 			k.disconnectPod(p)
 		}
 	}()
-	if p.namespace, err = network.New("pod-" + string(uid)); err != nil {
+	if p.namespace, err = network.New(PodNamespace(uid)); err != nil {
 		return nil, err
 	}
 	if err := k.host.Remove(p.link); err != nil {

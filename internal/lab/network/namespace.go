@@ -88,8 +88,12 @@ func trustLinks() error {
 	return nil
 }
 
-func open(name string) (*Namespace, error) {
-	ns, err := netns.GetFromPath(filepath.Join(Dir, name))
+func open(name string) (*Namespace, error) { return OpenAt(name, filepath.Join(Dir, name)) }
+
+// OpenAt returns a namespace that somebody else made, by a file that it is bound
+// at. It is theirs to delete.
+func OpenAt(name, path string) (*Namespace, error) {
+	ns, err := netns.GetFromPath(path)
 	if err != nil {
 		return nil, fmt.Errorf("open namespace %s: %w", name, err)
 	}
