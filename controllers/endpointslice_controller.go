@@ -207,7 +207,7 @@ func (p *slicePass) keep(ctx context.Context, existing []*discoveryv1.EndpointSl
 	if !plan.Empty() {
 		p.outcome = "written"
 		if plan.Slices > pacedSlices {
-			p.r.pacer.wrote(p.name, plan.Slices, time.Now())
+			p.r.pacer.wrote(p.name, plan.Writes(), time.Now())
 		}
 		if !p.trigger.IsZero() {
 			sliceDelay.Observe(now.Sub(p.trigger).Seconds())

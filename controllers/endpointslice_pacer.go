@@ -11,10 +11,11 @@ import (
 
 // pacer spaces the writes for one Service, so that a burst of changes (a large
 // Deployment rolls) costs as few writes as it should, while a single change is
-// written at once. The pause follows from the size of what is written: small
-// Services are not held up at all.
+// written at once. The pause follows from what was just written, since every
+// node has to read that: a pass that changed one slice of a large Service holds
+// the next one up for a moment, a pass that changed all of them for longer.
 type pacer struct {
-	// unit is the pause per slice or address, limit the longest.
+	// unit is the pause per slice or address written, limit the longest.
 	unit, limit time.Duration
 
 	mu   sync.Mutex
