@@ -40,6 +40,10 @@ const (
 	// pacedSlices is up to how many slices a Service is never held up.
 	pacedSlices = 2
 
+	// graceForHand is how long a Service without a selector may be without slices
+	// before that is reported.
+	graceForHand = 30 * time.Second
+
 	// reportEvery is how often a problem that stays is reported, if there are
 	// passes.
 	reportEvery = 10 * time.Minute
@@ -170,7 +174,7 @@ func (p *slicePass) run(ctx context.Context) (ctrl.Result, error) {
 	case len(service.Spec.Selector) == 0:
 		// Somebody else makes its slices, or EndpointSliceMirroringReconciler.
 		p.r.gauges.set(p.name, nil)
-		return ctrl.Result{}, nil
+		return p.checkHandMade(time.Now()), nil
 	}
 	decision := p.decide(time.Now())
 	if err := p.handOver(ctx, decision); err != nil {
@@ -231,6 +235,21 @@ func (p *slicePass) scheduleCompaction(plan *endpointslice.Plan, now time.Time) 
 		p.state.sparseSince = now
 	}
 	return ctrl.Result{RequeueAfter: max(time.Second, compactAfter-now.Sub(p.state.sparseSince))}
+}
+
+// checkHandMade reports what is wrong with the slices that somebody keeps for a
+// Service without a selector, or that there are none.
+func (p *slicePass) checkHandMade(now time.Time) ctrl.Result {
+	problems := p.foreignFamilies()
+	if len(p.view.Slices) == 0 {
+		if wait := graceForHand - now.Sub(p.view.Service.CreationTimestamp.Time); wait > 0 {
+			return ctrl.Result{RequeueAfter: wait}
+		}
+		problems = append(problems, endpointslice.Problem{Reason: endpointslice.ReasonSelectorEmpty, Message: "the Service has no selector, " +
+			"and no EndpointSlice names it: connections are refused; set a selector, or write an EndpointSlice with the label kubernetes.io/service-name"})
+	}
+	p.report(problems, now)
+	return ctrl.Result{}
 }
 
 // foreignFamilies reports slices that somebody wrote for a family which the

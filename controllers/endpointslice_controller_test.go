@@ -10,6 +10,7 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -222,6 +223,38 @@ var _ = Describe("EndpointSlices", func() {
 		create(ctx, service)
 		Consistently(func() int { return len(slicesOf(ctx, service)) }).Should(BeZero())
 	})
+
+	It("of a family that the Service lacks are reported, whoever wrote them", func(ctx SpecContext) {
+		byHand := newService(namespace, "by-hand", func(s *corev1.Service) { s.Spec.Selector = nil })
+		selected := newService(namespace, "selected", nil)
+		for _, service := range []*corev1.Service{byHand, selected} {
+			create(ctx, service)
+			create(ctx, &discoveryv1.EndpointSlice{
+				ObjectMeta: metav1.ObjectMeta{
+					Namespace: namespace, Name: service.Name + "-six", Labels: map[string]string{discoveryv1.LabelServiceName: service.Name},
+				},
+				AddressType: discoveryv1.AddressTypeIPv6,
+				Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{"2001:db8::9"}}},
+			})
+			Eventually(eventsOn(ctx, service)).Should(ContainElement(And(
+				ContainSubstring(endpointslice.ReasonFamilyForeign), ContainSubstring(service.Name+"-six"))))
+		}
+		newPod(ctx, namespace, "selected-1", "selected", newNode(ctx, "zone-a"), true, "10.244.8.1")
+		Eventually(describe(ctx, selected)).Should(ContainElement("10.244.8.1:80 ready serving"))
+	})
+
+	It("say which ready Pods have no address of a family", func(ctx SpecContext) {
+		service := newService(namespace, "dual", func(s *corev1.Service) {
+			s.Spec.IPFamilyPolicy = new(corev1.IPFamilyPolicyRequireDualStack)
+		})
+		create(ctx, service)
+		node := newNode(ctx, "zone-a")
+		newPod(ctx, namespace, "dual-1", "dual", node, true)
+		newPod(ctx, namespace, "dual-2", "dual", node, true, "10.244.8.2", "fd00:10:244:8::2")
+		Eventually(eventsOn(ctx, service)).Should(ContainElement(And(
+			ContainSubstring(endpointslice.ReasonAddressMissing), ContainSubstring("dual-1"))))
+		Eventually(describe(ctx, service)).Should(ConsistOf("10.244.8.2:80 ready serving", "fd00:10:244:8::2:80 ready serving"))
+	})
 })
 
 // rivalSlice makes a slice as kube-controller-manager does.
@@ -257,6 +290,7 @@ var _ = Describe("EndpointSlices beside kube-controller-manager", func() {
 		patch := fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}}}`, v1alpha1.EndpointSlicesAnnotation, mode)
 		Expect(k8sClient.Patch(ctx, service.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(patch)))).To(Succeed())
 	}
+	standingBy := func() float64 { return testutil.ToFloat64(sliceServices.WithLabelValues("standby")) }
 	charge := func(ctx context.Context) func(Gomega) string {
 		return func(g Gomega) string { return serviceCondition(refresh(ctx, service)(g), condition) }
 	}
@@ -276,6 +310,10 @@ var _ = Describe("EndpointSlices beside kube-controller-manager", func() {
 		Expect(k8sClient.Update(ctx, rival)).To(Succeed())
 		Eventually(managers(ctx, service)).Should(ConsistOf(endpointslice.RivalManagedBy))
 		Eventually(charge(ctx)).Should(Equal("False/StandingBy"))
+		Eventually(standingBy).Should(BeNumerically(">=", 1))
+		setMode(ctx, EndpointSlicesTakeOver)
+		Eventually(charge(ctx)).Should(Equal("True/InCharge"))
+		Eventually(standingBy).Should(BeZero())
 	})
 
 	It("are taken over and handed back in place", func(ctx SpecContext) {

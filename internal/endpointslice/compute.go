@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 )
 
 // MaxEndpoints is how many endpoints a slice holds at most, unless Input says
@@ -101,11 +102,14 @@ type Problem struct {
 const (
 	ReasonNodeUnknown       = "EndpointNodeUnknown"
 	ReasonAddressInvalid    = "EndpointAddressInvalid"
+	ReasonAddressMissing    = "EndpointAddressMissing"
 	ReasonPortUnknown       = "EndpointPortUnknown"
 	ReasonHostnameDuplicate = "EndpointHostnameDuplicate"
 	ReasonHintsUnavailable  = "TopologyHintsUnavailable"
 	ReasonFamilyForeign     = "EndpointSliceFamilyForeign"
 	ReasonMirrorTruncated   = "EndpointMirrorTruncated"
+	ReasonSelectorInvalid   = "SelectorInvalid"
+	ReasonSelectorEmpty     = "SelectorEmpty"
 )
 
 // Compute returns the slices that a Service with a selector should have, as
@@ -126,6 +130,8 @@ func Compute(in Input) Plan {
 	plan := layout.finish()
 	plan.Problems = append(plan.Problems, portProblems(ports)...)
 	plan.Problems = append(plan.Problems, hostnameProblems(pods.list, in.Service)...)
+	plan.Problems = append(plan.Problems, addressProblems(in.Pods, families)...)
+	plan.Problems = append(plan.Problems, selectorProblems(&in)...)
 	slices.SortFunc(plan.Problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Message, b.Message))
 	})
@@ -261,6 +267,48 @@ func portProblems(ports *portResolver) []Problem {
 		}
 	}
 	return problems
+}
+
+// addressProblems reports Pods that are ready but have no address of one of the
+// Service's families, so that its clients of that family never reach them.
+func addressProblems(pods []*corev1.Pod, families []discoveryv1.AddressType) []Problem {
+	var problems []Problem
+	for _, family := range families {
+		var missing []string
+		for _, pod := range pods {
+			if pod.Status.Phase != corev1.PodRunning || !Ready(pod) || pod.DeletionTimestamp != nil {
+				continue
+			}
+			if address, _ := podAddresses(pod, family); address == "" {
+				missing = append(missing, pod.Name)
+			}
+		}
+		if len(missing) > 0 {
+			problems = append(problems, Problem{ReasonAddressMissing, fmt.Sprintf(
+				"%d ready Pods have no %s address and get none of that traffic (first: %s); change the Service's ipFamilyPolicy or give the Pods' network that family",
+				len(missing), family, slices.Min(missing))})
+		}
+	}
+	return problems
+}
+
+// selectorProblems reports a selector that no Pod can match. Current API servers
+// refuse it; objects of older ones may have it.
+func selectorProblems(in *Input) []Problem {
+	if len(in.Pods) > 0 {
+		return nil // it has matched
+	}
+	var wrong []string
+	for key, value := range in.Service.Spec.Selector {
+		if len(validation.IsQualifiedName(key))+len(validation.IsValidLabelValue(value)) > 0 {
+			wrong = append(wrong, fmt.Sprintf("%q: %q", key, value))
+		}
+	}
+	if len(wrong) == 0 {
+		return nil
+	}
+	return []Problem{{ReasonSelectorInvalid, fmt.Sprintf(
+		"selector %s cannot be a Pod's label, so that the Service has no endpoints; correct it", slices.Min(wrong))}}
 }
 
 // hostnameProblems reports Pods that would share one DNS name.

@@ -258,8 +258,37 @@ func TestProblems(t *testing.T) {
 	for _, problem := range plan.Problems {
 		reasons = append(reasons, problem.Reason)
 	}
-	diff(t, "reasons", []string{ReasonAddressInvalid, ReasonHostnameDuplicate, ReasonNodeUnknown}, reasons)
+	diff(t, "reasons", []string{ReasonAddressInvalid, ReasonAddressMissing, ReasonHostnameDuplicate, ReasonNodeUnknown}, reasons)
 	if plan.Endpoints != 3+2 {
 		t.Errorf("%d endpoints: the good Pods must not suffer", plan.Endpoints)
+	}
+}
+
+func TestReadyPodsWithoutAddresses(t *testing.T) {
+	service := testService()
+	pods := testPods(4)
+	pods[0].Status.PodIP, pods[0].Status.PodIPs = "", nil
+	pods[1].Status.PodIPs = pods[1].Status.PodIPs[:1]
+	pods[2].Status.PodIPs = pods[2].Status.PodIPs[:1]
+	setReady(pods[2], false) // it may still get one
+	plan := Compute(Input{Service: service, Pods: pods, Nodes: testNodes})
+	diff(t, "problems", []Problem{
+		{ReasonAddressMissing, "1 ready Pods have no IPv4 address and get none of that traffic (first: web-0000); change the Service's ipFamilyPolicy or give the Pods' network that family"},
+		{ReasonAddressMissing, "2 ready Pods have no IPv6 address and get none of that traffic (first: web-0000); change the Service's ipFamilyPolicy or give the Pods' network that family"},
+	}, plan.Problems)
+	if plan.Endpoints != 3+1 {
+		t.Errorf("%d endpoints: the good Pods must not suffer", plan.Endpoints)
+	}
+}
+
+func TestInvalidSelector(t *testing.T) {
+	service := testService()
+	service.Spec.Selector = map[string]string{"app": "no blanks", "tier": "web"}
+	plan := Compute(Input{Service: service, Nodes: testNodes})
+	diff(t, "problems", []Problem{
+		{ReasonSelectorInvalid, `selector "app": "no blanks" cannot be a Pod's label, so that the Service has no endpoints; correct it`},
+	}, plan.Problems)
+	if plan.Slices != 2 {
+		t.Errorf("%d slices, want the two empty ones that say so", plan.Slices)
 	}
 }
