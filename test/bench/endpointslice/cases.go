@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -48,6 +47,10 @@ func measure(ctx context.Context, cluster *clusterAPI, c *contender, ready []*co
 	if err != nil {
 		return samples{}, err
 	}
+	requestsBefore, err := cluster.writeRequests(ctx)
+	if err != nil {
+		return samples{}, err
+	}
 	if err := work(o); err != nil {
 		return samples{}, err
 	}
@@ -59,50 +62,53 @@ func measure(ctx context.Context, cluster *clusterAPI, c *contender, ready []*co
 	if err != nil {
 		return samples{}, err
 	}
+	requests, err := cluster.writeRequests(ctx)
+	if err != nil {
+		return samples{}, err
+	}
 	rss, err := c.rss()
 	if err != nil {
 		return samples{}, err
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return samples{latency: o.latency, cpu: after - before, rss: rss, writes: float64(o.writes)}, nil
+	return samples{
+		latency: o.latency, cpu: after - before, rss: rss,
+		sliceWrites: float64(o.writes), writes: requests - requestsBefore,
+	}, nil
 }
 
-// oneService lets all Pods of one Service come, replaces a fifth of them, and
-// lets all go.
+// oneService lets all Pods of one Service come, replaces every one of them as a
+// Deployment does that rolls, and lets all go.
 func oneService(ctx context.Context, cluster *clusterAPI, c *contender, s size) (samples, error) {
 	if err := client.IgnoreAlreadyExists(cluster.createService(ctx, "one")); err != nil {
 		return samples{}, err
 	}
 	return measure(ctx, cluster, c, nil, func(o *observer) error {
-		var mu sync.Mutex
-		pods := map[string]*corev1.Pod{}
-		come := func(ctx context.Context, i int) error {
-			pod, err := cluster.createPod(ctx, fmt.Sprintf("one-%d-%d", i, rand.Uint32()), "one", i)
+		old, fresh := make([]*corev1.Pod, s.onePods), make([]*corev1.Pod, s.onePods)
+		come := func(ctx context.Context, pods []*corev1.Pod, i int) error {
+			pod, err := cluster.createPod(ctx, fmt.Sprintf("one-%d-%08x", i, rand.Uint32()), "one", i)
 			if err != nil {
 				return err
 			}
+			pods[i] = pod
 			o.expect(pod.Name, true)
-			if err := cluster.setReady(ctx, pod, true); err != nil {
-				return err
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			pods[pod.Name] = pod
-			return nil
+			return cluster.setReady(ctx, pod, true)
 		}
-		if err := parallel(ctx, s.onePods, come); err != nil {
+		goes := func(ctx context.Context, pod *corev1.Pod) error {
+			return cluster.client.Delete(ctx, pod, client.GracePeriodSeconds(0))
+		}
+		if err := parallel(ctx, s.onePods, func(ctx context.Context, i int) error { return come(ctx, old, i) }); err != nil {
 			return err
 		}
 		if err := o.settle(ctx, settleLimit); err != nil {
 			return err
 		}
-		old := take(pods, s.onePods/5)
-		err := parallel(ctx, len(old), func(ctx context.Context, i int) error {
-			if err := come(ctx, i); err != nil {
+		err := parallel(ctx, s.onePods, func(ctx context.Context, i int) error {
+			if err := come(ctx, fresh, i); err != nil {
 				return err
 			}
-			return cluster.client.Delete(ctx, old[i], client.GracePeriodSeconds(0))
+			return goes(ctx, old[i])
 		})
 		if err != nil {
 			return err
@@ -111,24 +117,8 @@ func oneService(ctx context.Context, cluster *clusterAPI, c *contender, s size) 
 		if err := o.settle(ctx, settleLimit); err != nil {
 			return err
 		}
-		rest := take(pods, len(pods))
-		return parallel(ctx, len(rest), func(ctx context.Context, i int) error {
-			return cluster.client.Delete(ctx, rest[i], client.GracePeriodSeconds(0))
-		})
+		return parallel(ctx, s.onePods, func(ctx context.Context, i int) error { return goes(ctx, fresh[i]) })
 	})
-}
-
-// take removes n of the Pods from the map and returns them.
-func take(pods map[string]*corev1.Pod, n int) []*corev1.Pod {
-	var taken []*corev1.Pod
-	for name, pod := range pods {
-		if len(taken) == n {
-			break
-		}
-		taken = append(taken, pod)
-		delete(pods, name)
-	}
-	return taken
 }
 
 // loadManyServices makes the Services and Pods of the case many-services.

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -11,10 +12,13 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -34,6 +38,7 @@ type clusterAPI struct {
 	env        *envtest.Environment
 	config     *rest.Config
 	client     client.WithWatch
+	metrics    rest.Interface
 	kubeconfig string
 	addresses  atomic.Int64
 }
@@ -74,6 +79,11 @@ func (c *clusterAPI) prepare(ctx context.Context) error {
 	if c.client, err = client.NewWithWatch(config, client.Options{Scheme: controllers.NewScheme()}); err != nil {
 		return fmt.Errorf("make client: %w", err)
 	}
+	discovery, err := discovery.NewDiscoveryClientForConfig(config)
+	if err != nil {
+		return fmt.Errorf("make client for metrics: %w", err)
+	}
+	c.metrics = discovery.RESTClient()
 	user, err := c.env.AddUser(envtest.User{Name: "bench", Groups: []string{"system:masters"}}, nil)
 	if err != nil {
 		return fmt.Errorf("add user: %w", err)
@@ -180,4 +190,36 @@ func (c *clusterAPI) deleteSlices(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// writeRequests returns how many requests the API server has counted that write
+// what a contender may write.
+func (c *clusterAPI) writeRequests(ctx context.Context) (float64, error) {
+	text, err := c.metrics.Get().AbsPath("/metrics").DoRaw(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("read metrics of the API server: %w", err)
+	}
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(text))
+	if err != nil {
+		return 0, fmt.Errorf("parse metrics of the API server: %w", err)
+	}
+	total := 0.0
+	for _, metric := range families["apiserver_request_total"].GetMetric() {
+		label := map[string]string{}
+		for _, pair := range metric.GetLabel() {
+			label[pair.GetName()] = pair.GetValue()
+		}
+		switch label["verb"] {
+		case "POST", "PUT", "PATCH", "APPLY", "DELETE":
+		default:
+			continue
+		}
+		switch resource := label["resource"]; {
+		case resource == "endpointslices", resource == "endpoints", resource == "events",
+			resource == "services" && label["subresource"] == "status":
+			total += metric.GetCounter().GetValue()
+		}
+	}
+	return total, nil
 }

@@ -4,14 +4,16 @@
 // kube-controller-manager: the same changes on the same API server, one after
 // the other, each as the process that users run.
 //
-//	one-service     all Pods of one Service come, are replaced in part, and go
+//	one-service     all Pods of one Service come, are replaced, and go
 //	many-services   Services of three Pods each in one namespace; Pods become
 //	                ready and unready at a steady rate
 //
 // Measured are the time from the write that makes a Pod ready (or not) to the
 // slice that says so being seen by a watch, the process's CPU time and memory,
-// and the writes of slices. Both may send as many requests as they like, and
-// both keep slices, Endpoints objects and mirrored slices.
+// the writes of slices (slice_writes), and all that the API server counted of
+// write requests for slices, Endpoints objects, Services' status and events
+// (writes). Both may send as many requests as they like, and both keep slices,
+// Endpoints objects and mirrored slices.
 //
 // BENCH_SCALE (default 1) multiplies the number of objects: 1 is 5,000 Pods of
 // one Service, and 5,000 Services of 3 Pods.
@@ -113,7 +115,9 @@ type samples struct {
 	latency []float64 // seconds, one per change
 	cpu     float64   // seconds
 	rss     float64   // MB, at the most
-	writes  float64   // of slices
+	// sliceWrites are what a watch saw, writes the requests that change something,
+	// refused ones included.
+	sliceWrites, writes float64
 }
 
 func add(result *report.Report, name string, ours, peer samples, peerName string) {
@@ -124,6 +128,7 @@ func add(result *report.Report, name string, ours, peer samples, peerName string
 	one("ready_to_slice", "s", ours.latency, peer.latency)
 	one("cpu_s", "s", []float64{ours.cpu}, []float64{peer.cpu})
 	one("writes", "", []float64{ours.writes}, []float64{peer.writes})
+	one("slice_writes", "", []float64{ours.sliceWrites}, []float64{peer.sliceWrites})
 	one("rss_mb", "MB", []float64{ours.rss}, []float64{peer.rss})
 }
 
