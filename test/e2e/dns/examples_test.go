@@ -4,6 +4,7 @@ package dns
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -51,9 +52,7 @@ func TestPHP(t *testing.T) {
 	ctx := need(t)
 	sample := filepath.Join(cluster.Setup.Source, "config", "samples", "php")
 	shared := t.TempDir()
-	for dir := shared; dir != "/tmp" && dir != "/"; dir = filepath.Dir(dir) {
-		_ = os.Chmod(dir, 0o755) // php-fpm's workers read it as www-data
-	}
+	readable(shared) // php-fpm's workers read it as www-data
 	if err := os.CopyFS(shared, os.DirFS(filepath.Join(sample, "shared"))); err != nil {
 		t.Fatal(err)
 	}
@@ -91,6 +90,64 @@ func TestPHP(t *testing.T) {
 		hosts[strings.Fields(rest)[0]] = true
 		if len(hosts) < 2 {
 			return fmt.Errorf("only from %v", hosts)
+		}
+		return nil
+	})
+}
+
+// readable lets any user into a directory for temporary files.
+func readable(dir string) {
+	for ; dir != "/tmp" && dir != "/"; dir = filepath.Dir(dir) {
+		_ = os.Chmod(dir, 0o755)
+	}
+}
+
+// TestGoHTTP applies the sample's Deployment and Service and asks them from the
+// LAN: 192.0.2.x:30001 -> three Pods' 38001, JSON with ClientIP and Host.
+func TestGoHTTP(t *testing.T) {
+	ctx := need(t)
+	dir := filepath.Join(cluster.Setup.Source, "config", "samples", "go-http")
+	for _, file := range []string{"deployment.yaml", "service.yaml"} {
+		path := filepath.Join(dir, file)
+		if _, err := cluster.Kubectl(ctx, nil, "apply", "-f", path); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if _, err := cluster.Kubectl(context.Background(), nil, "delete", "--wait=true", "-f", path); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	if err := cluster.WaitDeployment(ctx, "default", "go-http"); err != nil {
+		t.Fatal(err)
+	}
+	pods := map[string]string{} // name -> address
+	list, err := cluster.Kubernetes.CoreV1().Pods("default").List(ctx, metav1.ListOptions{LabelSelector: "app=go-http"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range list.Items {
+		pods[list.Items[i].Name] = list.Items[i].Status.PodIP
+	}
+	if len(pods) != 3 {
+		t.Fatalf("%d Pods, want 3", len(pods))
+	}
+	address := frontend(loadBalancer(t, ctx, "go-http"), 30001)
+	seen := map[string]bool{}
+	eventually(t, ctx, 30*time.Second, "answers from all three", func() error {
+		page, err := get(ctx, address)
+		if err != nil {
+			return err
+		}
+		var answer struct{ ClientIP, Host, ServerIP string }
+		if err := json.Unmarshal([]byte(page), &answer); err != nil {
+			return fmt.Errorf("read %q: %w", page, err)
+		}
+		if _, err := netip.ParseAddr(answer.ClientIP); err != nil || pods[answer.Host] == "" || pods[answer.Host] != answer.ServerIP {
+			t.Fatalf("answer %+v of none of the Pods %v, or with no ClientIP", answer, pods)
+		}
+		if seen[answer.Host] = true; len(seen) < 3 {
+			return fmt.Errorf("only from %v", seen)
 		}
 		return nil
 	})
@@ -166,28 +223,32 @@ func change(t *testing.T, ctx context.Context, deployment *appsv1.Deployment, pa
 	}
 }
 
-// asking keeps sending requests; none may fail until the returned function is
-// called, which gives the results.
+// asking keeps sending requests until the returned function is called, which
+// gives the results.
 func asking(t *testing.T, ctx context.Context, address string) (stop func() traffic.Results) {
 	t.Helper()
 	generator := traffic.Generate(ctx, traffic.Config{
 		From: cluster.Machine(lab.Client), Address: address, Interval: 25 * time.Millisecond, Timeout: 3 * time.Second,
 	})
-	return func() traffic.Results {
-		results := generator.Stop()
-		if failed := results.Failed(); len(failed) > 0 || len(results) < 40 {
-			var first error
-			if len(failed) > 0 {
-				first = failed[0].Err
-			}
-			t.Errorf("%d of %d requests failed, the first: %v", len(failed), len(results), first)
-		}
-		return results
+	t.Cleanup(func() { generator.Stop() })
+	return generator.Stop
+}
+
+// none fails if a request did.
+func none(t *testing.T, results traffic.Results) {
+	t.Helper()
+	failed := results.Failed()
+	if len(results) < 40 {
+		t.Errorf("%d requests were sent, which says nothing", len(results))
+	}
+	if len(failed) > 0 {
+		t.Errorf("%d of %d requests failed, the first: %v", len(failed), len(results), failed[0].Err)
 	}
 }
 
-// TestScale goes from 3 to 10 and back to 1 with a client asking all the time,
-// to 0, where connections are refused at once, and up again.
+// TestScale goes from 3 to 10, to 0 and back to 3 with a client asking all the
+// time. Requests fail while there is no Pod to answer them, all of them by being
+// refused, and at no other time.
 func TestScale(t *testing.T) {
 	ctx := need(t)
 	deployment, address := deploy(t, ctx, "scaled", 3)
@@ -209,8 +270,7 @@ func TestScale(t *testing.T) {
 	})
 	change(t, ctx, deployment, `{"spec":{"replicas":1}}`)
 	time.Sleep(4 * time.Second) // the Pods on their way out answer meanwhile
-	stop()
-
+	toNone := time.Now()
 	change(t, ctx, deployment, `{"spec":{"replicas":0}}`)
 	eventually(t, ctx, 20*time.Second, "refusal", func() error {
 		began := time.Now()
@@ -219,11 +279,35 @@ func TestScale(t *testing.T) {
 		}
 		return nil
 	})
+	time.Sleep(time.Second)
 	change(t, ctx, deployment, `{"spec":{"replicas":3}}`)
 	eventually(t, ctx, 20*time.Second, "an answer again", func() error {
 		_, err := get(ctx, address)
 		return err
 	})
+	time.Sleep(time.Second)
+	results := stop()
+	none(t, results.Before(toNone))
+	refusedAtOnce(t, results.Since(toNone))
+}
+
+// refusedAtOnce fails unless the requests that failed were refused, and were
+// sent one after the other: those in the time without a Pod.
+func refusedAtOnce(t *testing.T, results traffic.Results) {
+	t.Helper()
+	spans, failing := 0, false
+	for _, one := range results {
+		if one.Err != nil && !strings.Contains(one.Err.Error(), "refused") {
+			t.Errorf("a request failed, but not by being refused: %v", one.Err)
+		}
+		if one.Err != nil && !failing {
+			spans++
+		}
+		failing = one.Err != nil
+	}
+	if spans != 1 || failing {
+		t.Errorf("requests failed in %d spans of time (in the end, too: %t), want the one without Pods", spans, failing)
+	}
 }
 
 // TestRollingUpdate replaces every Pod of a Deployment under load.
@@ -245,8 +329,9 @@ func TestRollingUpdate(t *testing.T) {
 		return nil
 	})
 	time.Sleep(3 * time.Second)
-	hosts := stop().Hosts()
-	if len(hosts) < 6 {
+	results := stop()
+	none(t, results)
+	if hosts := results.Hosts(); len(hosts) < 6 {
 		t.Errorf("answers from %d Pods, want three old and three new ones", len(hosts))
 	}
 }

@@ -4,7 +4,10 @@ package dns
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
+	"io"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -18,19 +21,21 @@ import (
 
 // answer is a server's response in a form that can be compared.
 type answer struct {
-	code    dnsmessage.RCode
-	records []string // "A 10.96.0.7", "CNAME web.default.svc.cluster.local.", ..., sorted
+	code      dnsmessage.RCode
+	records   []string // "A 10.96.0.7", "CNAME web.default.svc.cluster.local.", ..., sorted
+	truncated bool
 }
 
 func (a answer) String() string {
 	return fmt.Sprintf("%s [%s]", strings.TrimPrefix(a.code.String(), "RCode"), strings.Join(a.records, ", "))
 }
 
-// ask sends one question to cluster DNS, from a node, over UDP.
-func ask(ctx context.Context, name string, kind dnsmessage.Type) (answer, error) {
+// ask sends one question to cluster DNS, from the Pod, over "udp" or "tcp". An
+// answer over UDP may say that it was truncated.
+func ask(ctx context.Context, transport, name string, kind dnsmessage.Type) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	conn, err := cluster.Machine("node-1").Dial(ctx, "udp", frontend(lab.DNS, 53))
+	conn, err := resolver.Dial(ctx, transport, frontend(lab.DNS, 53))
 	if err != nil {
 		return answer{}, err
 	}
@@ -51,23 +56,45 @@ func ask(ctx context.Context, name string, kind dnsmessage.Type) (answer, error)
 	if err != nil {
 		return answer{}, err
 	}
-	if _, err := conn.Write(packed); err != nil {
-		return answer{}, err
-	}
-	buffer := make([]byte, 4096)
-	n, err := conn.Read(buffer)
+	received, err := exchange(conn, packed, transport == "tcp")
 	if err != nil {
 		return answer{}, err
 	}
 	var response dnsmessage.Message
-	if err := response.Unpack(buffer[:n]); err != nil {
+	if err := response.Unpack(received); err != nil {
 		return answer{}, err
+	}
+	if response.ID != message.ID {
+		return answer{}, fmt.Errorf("answer to question %d, want %d", response.ID, message.ID)
 	}
 	return summarise(&response), nil
 }
 
+// exchange sends a message and reads one; over a stream each has its length in
+// front (RFC 1035, section 4.2.2).
+func exchange(conn net.Conn, message []byte, stream bool) ([]byte, error) {
+	if stream {
+		message = append(binary.BigEndian.AppendUint16(nil, uint16(len(message))), message...)
+	}
+	if _, err := conn.Write(message); err != nil {
+		return nil, err
+	}
+	if !stream {
+		buffer := make([]byte, 4096)
+		n, err := conn.Read(buffer)
+		return buffer[:n], err
+	}
+	var length [2]byte
+	if _, err := io.ReadFull(conn, length[:]); err != nil {
+		return nil, err
+	}
+	buffer := make([]byte, binary.BigEndian.Uint16(length[:]))
+	_, err := io.ReadFull(conn, buffer)
+	return buffer, err
+}
+
 func summarise(response *dnsmessage.Message) answer {
-	a := answer{code: response.RCode}
+	a := answer{code: response.RCode, truncated: response.Truncated}
 	for _, record := range response.Answers {
 		switch body := record.Body.(type) {
 		case *dnsmessage.AResource:
@@ -90,19 +117,22 @@ func summarise(response *dnsmessage.Message) answer {
 	return a
 }
 
-// wantAnswer waits until DNS answers so: it learns of changes by a watch.
+// wantAnswer waits until DNS answers so, over UDP and over TCP: it learns of
+// changes by a watch.
 func wantAnswer(t *testing.T, ctx context.Context, name string, kind dnsmessage.Type, code dnsmessage.RCode, records ...string) {
 	t.Helper()
 	slices.Sort(records)
 	want := answer{code: code, records: records}
-	eventually(t, ctx, 15*time.Second, fmt.Sprintf("%s %s", name, kind), func() error {
-		got, err := ask(ctx, name, kind)
-		if err != nil {
-			return err
-		}
-		if got.String() != want.String() {
-			return fmt.Errorf("answer %s, want %s", got, want)
-		}
-		return nil
-	})
+	for _, transport := range []string{"udp", "tcp"} {
+		eventually(t, ctx, 15*time.Second, fmt.Sprintf("%s %s over %s", name, kind, transport), func() error {
+			got, err := ask(ctx, transport, name, kind)
+			if err != nil {
+				return err
+			}
+			if got.String() != want.String() {
+				return fmt.Errorf("answer %s, want %s", got, want)
+			}
+			return nil
+		})
+	}
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/lab"
 	"github.com/causeway-lb/causeway/internal/lab/kubelet"
+	"github.com/causeway-lb/causeway/internal/lab/network"
 	"github.com/causeway-lb/causeway/internal/lab/reexec"
 )
 
@@ -29,6 +30,9 @@ var (
 	cluster *lab.Lab
 	api     client.Client
 	whyNone string
+
+	// resolver is the network namespace of a Pod, which asks the questions.
+	resolver *network.Namespace
 )
 
 func TestMain(m *testing.M) {
@@ -188,7 +192,23 @@ func prepare(ctx context.Context, l *lab.Lab) error {
 		return err
 	}
 	cluster = l
-	return nil
+	return startResolver(ctx)
+}
+
+// startResolver runs a Pod to ask from.
+func startResolver(ctx context.Context) error {
+	pod := server("resolver", "resolver", nil)
+	if err := api.Create(ctx, pod); err != nil {
+		return err
+	}
+	return cluster.Wait(ctx, "a Pod to ask from", func(ctx context.Context) (bool, string, error) {
+		err := api.Get(ctx, client.ObjectKeyFromObject(pod), pod)
+		if err != nil || pod.Status.PodIP == "" {
+			return false, string(pod.Status.Phase), err
+		}
+		resolver, err = cluster.Node(pod.Spec.NodeName).Pod(pod)
+		return err == nil, "", err
+	})
 }
 
 // need skips a test where no lab can be had. Under REQUIRE_KERNEL=1 the suite
