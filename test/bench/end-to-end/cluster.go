@@ -287,8 +287,7 @@ func (c *cluster) address(ctx context.Context, m *meter) error {
 }
 
 // sample makes the Pod ready, gives the time until the client has reached it,
-// and makes it unready again. It ends when connections are refused, at a time
-// that is not tied to any timer of the contenders.
+// and makes it unready again. It ends when connections fail.
 func (c *cluster) sample(ctx context.Context, m *meter) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -311,28 +310,47 @@ func (c *cluster) sample(ctx context.Context, m *meter) (time.Duration, error) {
 	if err := c.dial(ctx, m, false); err != nil {
 		return 0, err
 	}
+	// At a time that is not tied to any timer of the contenders.
 	time.Sleep(rand.N(300 * time.Millisecond)) //nolint:gosec // no secret
 	return took, nil
 }
 
-// dial connects from the client, each millisecond, until that succeeds, or
-// until it does not.
+// dial connects from the client every two milliseconds, whether the attempt
+// before has ended or not, until one succeeds, or until ten in a row do not. What
+// refuses may do it with ICMP messages, of which the kernel sends few.
 func (c *cluster) dial(ctx context.Context, m *meter, succeed bool) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	// Shorter than the first retransmission of a SYN, which would be measured
 	// in place of what it waits for.
-	dialer := &net.Dialer{Timeout: 100 * time.Millisecond}
-	for {
+	dialer := &net.Dialer{Timeout: 200 * time.Millisecond}
+	reached := make(chan bool)
+	attempt := func() {
 		conn, err := c.lab.Machine(lab.Client).DialWith(ctx, dialer, "tcp", m.frontend)
 		if err == nil {
 			conn.Close()
 		}
-		if (err == nil) == succeed && ctx.Err() == nil {
-			return nil
-		}
 		select {
+		case reached <- err == nil:
 		case <-ctx.Done():
-			return fmt.Errorf("connect to %s, wanted to succeed: %t: %w: %w", m.frontend, succeed, ctx.Err(), err)
-		case <-time.After(time.Millisecond):
+		}
+	}
+	failures := 0
+	ticker := time.NewTicker(2 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		select {
+		case ok := <-reached:
+			if failures++; ok {
+				failures = 0
+			}
+			if ok && succeed || failures == 10 && !succeed {
+				return nil
+			}
+		case <-ticker.C:
+			go attempt()
+		case <-ctx.Done():
+			return fmt.Errorf("connect to %s, wanted to succeed: %t: %w", m.frontend, succeed, ctx.Err())
 		}
 	}
 }

@@ -12,7 +12,7 @@
 // in one Causeway keeps slices and forwards; in the other these are
 // kube-controller-manager's and kube-proxy's (nftables), with their defaults,
 // and Causeway only hands out and announces the addresses. Until its Pod is
-// ready a Service refuses connections, so the client may ask every millisecond.
+// ready a Service refuses connections, so the client may ask all the time.
 //
 // Of the Services some have a LoadBalancer address and one Pod each, which is
 // measured; the others have two ready Pods. These Pods are objects on a Node
