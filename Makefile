@@ -60,8 +60,9 @@ fuzz: ## Every fuzz target, FUZZTIME each
 	  done; done
 
 .PHONY: soak
-soak: deps assets ## 20,000 changes of Services, then 20,000 load balancer addresses, controllers killed meanwhile; SOAK_OPERATIONS=n for more
+soak: deps assets ## 20,000 changes of Services, then 20,000 load balancer addresses, controllers killed meanwhile, 50,000 histories of endpoints; SOAK_OPERATIONS=n for more
 	SOAK_OPERATIONS=$${SOAK_OPERATIONS:-20000} go test -count=1 -p 1 -timeout 60m -v ./test/soak/...
+	cd test/diff/endpointslice && go test -count=1 -timeout 60m -v -histories $${SOAK_HISTORIES:-50000}
 
 .PHONY: bench
 bench: deps assets ## Benchmarks beside their peers; BENCH=name runs one; JSON lines in build/bench
