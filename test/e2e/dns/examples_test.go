@@ -12,12 +12,14 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -247,8 +249,8 @@ func none(t *testing.T, results traffic.Results) {
 }
 
 // TestScale goes from 3 to 10, to 0 and back to 3 with a client asking all the
-// time. Requests fail while there is no Pod to answer them, all of them by being
-// refused, and at no other time.
+// time. No request fails while a Pod is ready; once there is none, each is
+// refused at once.
 func TestScale(t *testing.T) {
 	ctx := need(t)
 	deployment, address := deploy(t, ctx, "scaled", 3)
@@ -273,12 +275,17 @@ func TestScale(t *testing.T) {
 	toNone := time.Now()
 	change(t, ctx, deployment, `{"spec":{"replicas":0}}`)
 	eventually(t, ctx, 20*time.Second, "refusal", func() error {
+		// The last Pod refuses, too, while it ends: it is not meant.
+		if left := endpointsOf(t, ctx, "scaled"); left > 0 {
+			return fmt.Errorf("%d endpoints are left", left)
+		}
 		began := time.Now()
 		if _, err := get(ctx, address); err == nil || !strings.Contains(err.Error(), "refused") || time.Since(began) > time.Second {
 			return fmt.Errorf("after %s: %v", time.Since(began), err)
 		}
 		return nil
 	})
+	atNone := time.Now()
 	time.Sleep(time.Second)
 	change(t, ctx, deployment, `{"spec":{"replicas":3}}`)
 	eventually(t, ctx, 20*time.Second, "an answer again", func() error {
@@ -288,26 +295,38 @@ func TestScale(t *testing.T) {
 	time.Sleep(time.Second)
 	results := stop()
 	none(t, results.Before(toNone))
-	refusedAtOnce(t, results.Since(toNone))
+	refusedThenAnswered(t, results.Since(atNone))
 }
 
-// refusedAtOnce fails unless the requests that failed were refused, and were
-// sent one after the other: those in the time without a Pod.
-func refusedAtOnce(t *testing.T, results traffic.Results) {
+// endpointsOf counts the endpoints of a Service, ready or not.
+func endpointsOf(t *testing.T, ctx context.Context, service string) int {
 	t.Helper()
-	spans, failing := 0, false
-	for _, one := range results {
-		if one.Err != nil && !strings.Contains(one.Err.Error(), "refused") {
+	list, err := cluster.Kubernetes.DiscoveryV1().EndpointSlices("default").List(ctx,
+		metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + service})
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := 0
+	for i := range list.Items {
+		count += len(list.Items[i].Endpoints)
+	}
+	return count
+}
+
+// refusedThenAnswered fails unless the first requests were refused, each of
+// them, and from some time on all were answered.
+func refusedThenAnswered(t *testing.T, results traffic.Results) {
+	t.Helper()
+	first := slices.IndexFunc(results, func(one traffic.Result) bool { return one.Err == nil })
+	if first < 20 {
+		t.Fatalf("%d requests were sent in a second without Pods, and then none answered", first)
+	}
+	for _, one := range results[:first] {
+		if !strings.Contains(one.Err.Error(), "refused") {
 			t.Errorf("a request failed, but not by being refused: %v", one.Err)
 		}
-		if one.Err != nil && !failing {
-			spans++
-		}
-		failing = one.Err != nil
 	}
-	if spans != 1 || failing {
-		t.Errorf("requests failed in %d spans of time (in the end, too: %t), want the one without Pods", spans, failing)
-	}
+	none(t, results[first:])
 }
 
 // TestRollingUpdate replaces every Pod of a Deployment under load.

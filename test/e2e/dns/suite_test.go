@@ -15,9 +15,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	"golang.org/x/sys/unix"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/causeway-lb/causeway/internal/lab"
 	"github.com/causeway-lb/causeway/internal/lab/kubelet"
@@ -38,6 +40,7 @@ var (
 func TestMain(m *testing.M) {
 	reexec.Init()
 	flag.Parse()
+	ctrllog.SetLogger(logr.Discard()) // the API server's warnings about Endpoints
 	os.Exit(suite(m))
 }
 
