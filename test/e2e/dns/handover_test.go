@@ -191,6 +191,7 @@ func TestHandOver(t *testing.T) {
 	want(4, endpointslice.ManagedBy, "True/InCharge")
 	change(t, ctx, deployment, `{"spec":{"replicas":5}}`)
 	want(5, endpointslice.ManagedBy, "True/InCharge")
+	time.Sleep(time.Second) // what has gone wrong may show late
 
 	none(t, stopAsking())
 	for _, problem := range observed.stop() {
