@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"strconv"
 	"sync"
@@ -336,3 +337,68 @@ var _ = Describe("EndpointSlices kept by two replicas on an API that fails", fun
 
 // pick returns one of the values.
 func pick[T any](rng *rand.Rand, values ...T) T { return values[rng.IntN(len(values))] }
+
+var _ = Describe("EndpointSlices that have become sparse", func() {
+	It("are merged when they have been so for long enough, and not before", func(ctx SpecContext) {
+		h := newFlakyHistory(1)
+		h.settle(ctx)
+		leader := h.replicas[0]
+		leader.tell(h.api, len(h.api.watch))
+		// Slice by slice, or merging them would be free.
+		for _, slice := range maps.Clone(h.api.slices) {
+			for _, endpoint := range slice.Endpoints[10:] {
+				leader.feed.index.DeletePod(types.NamespacedName{Namespace: "spec", Name: endpoint.TargetRef.Name})
+			}
+			Expect(leader.pass(ctx)).To(Succeed())
+		}
+		Expect(h.api.slices).To(HaveLen(2))
+		result, err := leader.Reconcile(ctx, ctrl.Request{NamespacedName: flakyService})
+		Expect(err).NotTo(HaveOccurred())
+		Expect(result.RequeueAfter).To(And(BeNumerically(">", 0), BeNumerically("<=", compactAfter)))
+		Expect(h.api.slices).To(HaveLen(2))
+
+		before := h.api.addresses()
+		leader.states[flakyService].sparseSince = time.Now().Add(-compactAfter)
+		Expect(leader.pass(ctx)).To(Succeed())
+		Expect(h.api.slices).To(HaveLen(1))
+		Expect(h.api.addresses()).To(Equal(before))
+		Expect(before).To(HaveLen(20))
+	})
+})
+
+var _ = Describe("A Service without a selector", func() {
+	It("is reported when nobody has written slices for a while", func(ctx SpecContext) {
+		for _, young := range []bool{true, false} {
+			recorder := events.NewFakeRecorder(10)
+			feed := &endpointFeed{index: endpointslice.NewIndex()}
+			service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "spec", Name: "web", UID: "service"}}
+			if young {
+				service.CreationTimestamp = metav1.Now()
+			}
+			feed.index.SetService(service)
+			r := &EndpointSliceReconciler{Recorder: recorder, feed: feed}
+			for range 3 {
+				result, err := r.Reconcile(ctx, ctrl.Request{NamespacedName: flakyService})
+				Expect(err).NotTo(HaveOccurred())
+				Expect(result.RequeueAfter > 0).To(Equal(young))
+			}
+			if young {
+				Expect(recorder.Events).To(BeEmpty())
+				continue
+			}
+			Expect(recorder.Events).To(Receive(ContainSubstring(endpointslice.ReasonSelectorEmpty)))
+			Expect(recorder.Events).To(BeEmpty(), "it is said once")
+			feed.index.SetSlice(&discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{
+				Namespace: "spec", Name: "written", Labels: map[string]string{discoveryv1.LabelServiceName: "web"},
+			}})
+			_, err := r.Reconcile(ctx, ctrl.Request{NamespacedName: flakyService})
+			Expect(err).NotTo(HaveOccurred())
+			feed.index.DeleteSlice(&discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{
+				Namespace: "spec", Name: "written", Labels: map[string]string{discoveryv1.LabelServiceName: "web"},
+			}})
+			_, err = r.Reconcile(ctx, ctrl.Request{NamespacedName: flakyService})
+			Expect(err).NotTo(HaveOccurred())
+			Expect(recorder.Events).To(Receive(ContainSubstring(endpointslice.ReasonSelectorEmpty)), "it is so again")
+		}
+	})
+})

@@ -119,7 +119,6 @@ func Compute(in Input) Plan {
 	ports := newPortResolver(in.Service)
 	pods := publishedPods(&in, ports)
 	layout := newLayout(&in)
-	layout.plan.Problems = pods.problems
 	families := Families(in.Service)
 	for _, family := range families {
 		targets := pods.targets(family, in.Service)
@@ -128,9 +127,8 @@ func Compute(in Input) Plan {
 	}
 	layout.dropOtherFamilies(families)
 	plan := layout.finish()
-	plan.Problems = append(plan.Problems, portProblems(ports)...)
+	plan.Problems = append(append(plan.Problems, pods.problems...), portProblems(ports)...)
 	plan.Problems = append(plan.Problems, hostnameProblems(pods.list, in.Service)...)
-	plan.Problems = append(plan.Problems, addressProblems(in.Pods, families)...)
 	plan.Problems = append(plan.Problems, selectorProblems(&in)...)
 	slices.SortFunc(plan.Problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Message, b.Message))
@@ -166,6 +164,7 @@ func isHeadless(service *corev1.Service) bool {
 // podSet is the published Pods of a Service with their Nodes and port lists.
 type podSet struct {
 	list     []podOnNode
+	bare     []string // names of those that serve and have no address at all
 	problems []Problem
 }
 
@@ -181,6 +180,9 @@ func publishedPods(in *Input, ports *portResolver) podSet {
 	var unknown, invalid []string
 	for _, pod := range in.Pods {
 		if !Published(pod) {
+			if serves(pod) {
+				set.bare = append(set.bare, pod.Name)
+			}
 			continue
 		}
 		node, known := in.Nodes(pod.Spec.NodeName)
@@ -215,13 +217,18 @@ func hasInvalidAddress(pod *corev1.Pod) bool {
 	return false
 }
 
-// targets returns one target per Pod that has an address of the family.
+// targets returns one target per Pod that has an address of the family. It takes
+// note of those that should have one.
 func (s *podSet) targets(family discoveryv1.AddressType, service *corev1.Service) []target {
 	targets := make([]target, 0, len(s.list))
+	missing := slices.Clone(s.bare)
 	for i := range s.list {
 		pod := s.list[i].pod
 		address, more := podAddresses(pod, family)
 		if address == "" {
+			if serves(pod) {
+				missing = append(missing, pod.Name)
+			}
 			continue
 		}
 		serving, terminating := Ready(pod), pod.DeletionTimestamp != nil
@@ -234,6 +241,9 @@ func (s *podSet) targets(family discoveryv1.AddressType, service *corev1.Service
 			pod:   pod,
 			group: s.list[i].group,
 		})
+	}
+	if len(missing) > 0 {
+		s.problems = append(s.problems, addressProblem(family, missing))
 	}
 	return targets
 }
@@ -269,27 +279,17 @@ func portProblems(ports *portResolver) []Problem {
 	return problems
 }
 
-// addressProblems reports Pods that are ready but have no address of one of the
+// serves tells whether the Pod is ready and stays: it should have an address.
+func serves(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodRunning && pod.DeletionTimestamp == nil && Ready(pod)
+}
+
+// addressProblem reports Pods that serve but have no address of one of the
 // Service's families, so that its clients of that family never reach them.
-func addressProblems(pods []*corev1.Pod, families []discoveryv1.AddressType) []Problem {
-	var problems []Problem
-	for _, family := range families {
-		var missing []string
-		for _, pod := range pods {
-			if pod.Status.Phase != corev1.PodRunning || !Ready(pod) || pod.DeletionTimestamp != nil {
-				continue
-			}
-			if address, _ := podAddresses(pod, family); address == "" {
-				missing = append(missing, pod.Name)
-			}
-		}
-		if len(missing) > 0 {
-			problems = append(problems, Problem{ReasonAddressMissing, fmt.Sprintf(
-				"%d ready Pods have no %s address and get none of that traffic (first: %s); change the Service's ipFamilyPolicy or give the Pods' network that family",
-				len(missing), family, slices.Min(missing))})
-		}
-	}
-	return problems
+func addressProblem(family discoveryv1.AddressType, missing []string) Problem {
+	return Problem{ReasonAddressMissing, fmt.Sprintf(
+		"%d ready Pods have no %s address and get none of that traffic (first: %s); change the Service's ipFamilyPolicy or give the Pods' network that family",
+		len(missing), family, slices.Min(missing))}
 }
 
 // selectorProblems reports a selector that no Pod can match. Current API servers
