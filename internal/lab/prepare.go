@@ -51,6 +51,21 @@ func Prepare(ctx context.Context, name string) (Setup, error) {
 	return setup, group.Wait()
 }
 
+// WithKubeProxy makes the lab a cluster as it is without Causeway:
+// kube-controller-manager keeps the slices, and Pods can run kube-proxy.
+func WithKubeProxy(ctx context.Context, setup *Setup) error {
+	setup.EndpointControllers = true
+	dir, err := controlplane.Assets(ctx, "kube-proxy")
+	if err != nil {
+		return err
+	}
+	setup.Images["kube-proxy"] = kubelet.Image{
+		Files:      map[string]string{"/kube-proxy": filepath.Join(dir, "kube-proxy")},
+		Entrypoint: []string{"/kube-proxy"},
+	}
+	return nil
+}
+
 // sourceTree finds Causeway's go.mod at or above the working directory.
 func sourceTree() (string, error) {
 	dir, err := os.Getwd()

@@ -33,8 +33,6 @@ import (
 	"time"
 
 	"github.com/causeway-lb/causeway/internal/lab"
-	"github.com/causeway-lb/causeway/internal/lab/controlplane"
-	"github.com/causeway-lb/causeway/internal/lab/kubelet"
 	"github.com/causeway-lb/causeway/internal/lab/reexec"
 	"github.com/causeway-lb/causeway/test/bench/report"
 )
@@ -118,7 +116,7 @@ func enter(ctx context.Context, o options, side string) ([]float64, string, erro
 		return nil, "", err
 	}
 	if side == peer {
-		if err := addKubeProxy(ctx, &setup); err != nil {
+		if err := lab.WithKubeProxy(ctx, &setup); err != nil {
 			return nil, "", err
 		}
 	}
@@ -148,20 +146,6 @@ func enter(ctx context.Context, o options, side string) ([]float64, string, erro
 		return nil, "", fmt.Errorf("decode outcome: %w", err)
 	}
 	return result.Seconds, result.Version, os.RemoveAll(lab.StateDir(setup.Name))
-}
-
-// addKubeProxy makes the lab a cluster as it is without Causeway.
-func addKubeProxy(ctx context.Context, setup *lab.Setup) error {
-	setup.EndpointControllers = true
-	dir, err := controlplane.Assets(ctx, "kube-proxy")
-	if err != nil {
-		return err
-	}
-	setup.Images["kube-proxy"] = kubelet.Image{
-		Files:      map[string]string{"/kube-proxy": filepath.Join(dir, "kube-proxy")},
-		Entrypoint: []string{"/kube-proxy"},
-	}
-	return nil
 }
 
 // inside starts the cluster, takes the samples and writes them down.

@@ -11,7 +11,6 @@ import (
 	"maps"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -25,8 +24,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/causeway-lb/causeway/internal/lab"
-	"github.com/causeway-lb/causeway/internal/lab/controlplane"
-	"github.com/causeway-lb/causeway/internal/lab/kubelet"
 	"github.com/causeway-lb/causeway/internal/lab/observe"
 	"github.com/causeway-lb/causeway/internal/lab/reexec"
 	"github.com/causeway-lb/causeway/internal/lab/traffic"
@@ -54,7 +51,7 @@ func TestMain(m *testing.M) {
 	if whyNone != "" {
 		os.Exit(m.Run())
 	}
-	os.Exit(lab.SuiteWith("lb-only", withKubeProxy, func(ctx context.Context, l *lab.Lab) int {
+	os.Exit(lab.SuiteWith("lb-only", lab.WithKubeProxy, func(ctx context.Context, l *lab.Lab) int {
 		if err := prepare(ctx, l); err != nil {
 			fmt.Fprintln(os.Stderr, "e2e/loadbalanceronly:", err)
 			return 1
@@ -62,20 +59,6 @@ func TestMain(m *testing.M) {
 		defer lan.Close()
 		return m.Run()
 	}))
-}
-
-// withKubeProxy makes the lab a cluster that Causeway is added to.
-func withKubeProxy(ctx context.Context, setup *lab.Setup) error {
-	setup.EndpointControllers = true
-	dir, err := controlplane.Assets(ctx, "kube-proxy")
-	if err != nil {
-		return err
-	}
-	setup.Images["kube-proxy"] = kubelet.Image{
-		Files:      map[string]string{"/kube-proxy": filepath.Join(dir, "kube-proxy")},
-		Entrypoint: []string{"/kube-proxy"},
-	}
-	return nil
 }
 
 // prepare starts kube-proxy, then Causeway beside it.
