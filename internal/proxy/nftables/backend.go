@@ -57,7 +57,7 @@ func New(cfg Config) (*Backend, error) {
 		fams = model.Families[:]
 	}
 	for _, f := range fams {
-		b.families = append(b.families, &family{fam: f, table: tableOf(f)})
+		b.families = append(b.families, &family{fam: f, table: tableOf(f), render: newRenderer(f)})
 	}
 	return b, nil
 }
@@ -107,7 +107,7 @@ func (b *Backend) change(want model.Desired, changed []types.NamespacedName) (ba
 	for i, f := range b.families {
 		d := newDelta()
 		for _, name := range changed {
-			d.service(b.applied[name], want.Services[name], f.fam)
+			d.service(f.render, b.applied[name], want.Services[name])
 		}
 		f.write(&tx, d, &b.node)
 		deltas[i] = d
@@ -134,7 +134,7 @@ func (b *Backend) fullSync(want model.Desired) (backend.Report, error) {
 	var tx nfnl.Batch
 	plans := make([]*plan, len(b.families))
 	for i, f := range b.families {
-		expected := b.expected(want, f.fam)
+		expected := b.expected(want, f.render)
 		p, err := f.plan(b.conn, want, expected)
 		if err != nil {
 			return backend.Report{}, err
@@ -152,9 +152,7 @@ func (b *Backend) fullSync(want model.Desired) (backend.Report, error) {
 	}
 	report := backend.Report{Full: true}
 	for i, f := range b.families {
-		if err := f.adopt(b.conn, plans[i]); err != nil {
-			return backend.Report{}, err
-		}
+		f.adopt(plans[i])
 		report = report.Add(plans[i].report)
 	}
 	b.synced, b.node, b.applied = true, want.Node, maps.Clone(want.Services)
@@ -166,7 +164,7 @@ func (b *Backend) fullSync(want model.Desired) (backend.Report, error) {
 
 // expected gives the elements that may differ from the last Sync without
 // anybody's fault, nil if there is no last Sync to compare with.
-func (b *Backend) expected(want model.Desired, fam model.Family) map[elementID]bool {
+func (b *Backend) expected(want model.Desired, r *renderer) map[elementID]bool {
 	if !b.synced || !reflect.DeepEqual(b.node, want.Node) {
 		return nil
 	}
@@ -174,15 +172,15 @@ func (b *Backend) expected(want model.Desired, fam model.Family) map[elementID]b
 	mark := func(e element) { ids[e.id()] = true }
 	for name, svc := range want.Services {
 		if old := b.applied[name]; old != svc {
-			render(svc, fam, mark)
+			r.service(svc, mark)
 			if old != nil {
-				render(old, fam, mark)
+				r.service(old, mark)
 			}
 		}
 	}
 	for name, old := range b.applied {
 		if want.Services[name] == nil {
-			render(old, fam, mark)
+			r.service(old, mark)
 		}
 	}
 	return ids

@@ -17,7 +17,7 @@ type delta struct {
 	// del and add are elements that only one Service can have. The map's key
 	// makes a frontend that moves between Services meet itself.
 	del, add map[elementID]element
-	// refs is how the number of Services that share an element changes.
+	// refs is how the number of times that Services have an element changes.
 	refs map[elementID]refChange
 }
 
@@ -31,12 +31,12 @@ func newDelta() *delta {
 }
 
 // service adds the step from old to next; either may be nil.
-func (d *delta) service(old, next *model.Service, fam model.Family) {
+func (d *delta) service(r *renderer, old, next *model.Service) {
 	if old != nil {
-		render(old, fam, func(e element) { d.count(e, -1) })
+		r.service(old, func(e element) { d.count(e, -1) })
 	}
 	if next != nil {
-		render(next, fam, func(e element) { d.count(e, +1) })
+		r.service(next, func(e element) { d.count(e, +1) })
 	}
 }
 
@@ -67,15 +67,18 @@ func (d *delta) settle() {
 
 // family is one table and what is known to be in it.
 type family struct {
-	fam   model.Family
-	table nfnl.Table
-	// refs counts the Services of each shared element.
+	fam    model.Family
+	table  nfnl.Table
+	render *renderer
+	// refs counts how often the Services have each shared element.
 	refs map[elementID]int
 	// classes are the elements of the classes maps. They only ever grow between
 	// full syncs.
 	classes map[elementID]bool
-	// form is how the kernel gives back each chain's rules.
-	form map[string][]nfnl.ReadRule
+	// form is how the kernel gives back each chain's rules, for a node like
+	// formNode; see learn.
+	form     map[string][]nfnl.ReadRule
+	formNode *model.Node
 	// objects is the number of elements, not counting those of the classes maps.
 	objects int
 }

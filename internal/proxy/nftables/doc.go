@@ -53,8 +53,13 @@
 // what differs, without a gap in forwarding. A table that does not exist yet
 // is filled by several transactions, and hooked up by the last.
 //
+// Which form the kernel gives to a rule is asked of the kernel: the rules are
+// made once in a table "causeway-reference" without hooks, read and deleted.
+// So a process that takes over writes only what is not right.
+//
 // # Limits
 //
 // Needs Linux 5.9 or later: reject in prerouting. The tables "ip causeway"
-// and "ip6 causeway" are this package's alone; it touches no other.
+// and "ip6 causeway" and, for a moment, "causeway-reference" are this
+// package's alone; it touches no other.
 package nftables

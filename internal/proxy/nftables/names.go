@@ -17,6 +17,10 @@ import (
 // TableName is the name of the tables that this package owns, one a family.
 const TableName = "causeway"
 
+// referenceName is the name of a table that is there for a moment at the
+// start: see family.learn.
+const referenceName = TableName + "-reference"
+
 // setID names one of the sets and maps of a table.
 type setID uint8
 
@@ -86,6 +90,12 @@ func (s setID) ranges() bool { return s == setLocalPods || s == setNodePortAddre
 
 // dynamic says that rules fill the map, so that its elements are the kernel's.
 func (s setID) dynamic() bool { return s == setAffinity || s == setNodePortAffinity }
+
+// flat says that all elements of the set have keys of one length and values
+// of one length, none of them an end of a range.
+func (s setID) flat() bool {
+	return !s.classes() && !s.ranges() && !s.dynamic() && s != setSourceRanges
+}
 
 // affinityEntries bounds each affinity map: clients times frontends that are
 // remembered at a time. When it is full new clients are balanced without.

@@ -3,8 +3,12 @@
 package nftables
 
 import (
+	"cmp"
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -17,7 +21,11 @@ func decodeClass(key string) class { return class(binary.NativeEndian.Uint32([]b
 
 // plan is what a full sync will do to one table.
 type plan struct {
-	f *family
+	f    *family
+	want model.Desired
+	// expected are elements whose difference is no drift; nil means that nothing
+	// can be drift.
+	expected map[elementID]bool
 	// recreate: the table is missing or was made by another version.
 	recreate, exists bool
 	// chains are to be (re)written, drop are to go.
@@ -28,14 +36,22 @@ type plan struct {
 	del nfnl.Batch
 	add [numSets]nfnl.Batch
 
-	refs   map[elementID]int
+	// flat and loose are the elements that the table must have. Only what is
+	// shared is in them when the table is fresh.
+	flat  [numSets]*table
+	loose map[elementID]nfnl.Element
+
 	report backend.Report
 }
 
-// plan reads the kernel and compares. expected are elements whose difference
-// is no drift; nil means that nothing can be drift.
+// plan reads the kernel and compares.
 func (f *family) plan(c *nfnl.Conn, want model.Desired, expected map[elementID]bool) (*plan, error) {
-	p := &plan{f: f, refs: map[elementID]int{}, known: map[string]bool{}}
+	p := &plan{f: f, want: want, expected: expected, known: map[string]bool{}, loose: map[elementID]nfnl.Element{}}
+	for id, s := range sets(f.table) {
+		if setID(id).flat() {
+			p.flat[id] = newTable(s.KeyLen(), s.DataLen())
+		}
+	}
 	have, err := f.read(c)
 	if err != nil {
 		return nil, err
@@ -43,77 +59,188 @@ func (f *family) plan(c *nfnl.Conn, want model.Desired, expected map[elementID]b
 	p.exists = have.exists
 	p.recreate = !have.compatible(f.table, &want.Node, f.fam)
 	if p.recreate {
-		have.elements = nil
 		have.chains = nil
 	}
-	drift := func(id elementID) {
-		if expected != nil && !expected[id] {
-			p.report.Drift++
+	if err := p.planChains(c, have); err != nil {
+		return nil, err
+	}
+	if p.fresh() {
+		return p, nil
+	}
+	p.everything(p.put)
+	for id := range numSets {
+		switch {
+		case id.dynamic():
+			continue // the kernel's own
+		case p.recreate:
+			p.addAll(id)
+		case id.flat():
+			err = p.compare(c, id)
+		default:
+			err = p.compareLoose(c, id)
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
-	ranges := map[elementID]nfnl.Element{}
-	emit := func(e element) {
-		if e.set.ranges() {
-			ranges[e.id()] = e.Element
-			return
-		}
-		p.element(have.elements, e, drift)
-	}
-	renderNode(&want.Node, f.fam, emit)
-	for _, name := range slices.SortedFunc(maps.Keys(want.Services), compareNames) {
-		render(want.Services[name], f.fam, emit)
-	}
-	for _, set := range []setID{setLocalPods, setNodePortAddresses} {
-		p.replaceRanges(set, have.elements, ranges, drift)
-	}
-	for id, e := range have.elements {
-		p.del.DeleteElement(f.table, id.set.String(), e)
-		if f.classes[id] {
-			continue // no longer used, which is not worth a word
-		}
-		p.report.Deleted++
-		drift(id)
-	}
-	p.planChains(have, &want.Node, expected != nil)
 	return p, nil
 }
 
-// element takes e off what the kernel has, or adds it.
-func (p *plan) element(have map[elementID]nfnl.Element, e element, drift func(elementID)) {
-	id := e.id()
-	if e.set.shared() {
-		p.refs[id]++
-		if p.refs[id] > 1 {
-			return
-		}
+// everything emits all elements that the table must have.
+func (p *plan) everything(emit func(element)) {
+	renderNode(&p.want.Node, p.f.fam, emit)
+	for _, svc := range p.want.Services {
+		p.f.render.service(svc, emit)
 	}
+}
+
+// put takes note of an element and says nothing to the kernel.
+func (p *plan) put(e element) { p.isNew(e) }
+
+// isNew takes note of an element and says whether it is the first of its id.
+func (p *plan) isNew(e element) bool {
+	if e.set.flat() {
+		fresh := p.flat[e.set].put(e.Key, e.Value)
+		if fresh {
+			p.report.Objects++
+		}
+		return fresh
+	}
+	id := e.id()
+	if _, ok := p.loose[id]; ok {
+		return false
+	}
+	p.loose[id] = e.Element
 	if !e.set.classes() {
 		p.report.Objects++
 	}
-	old, ok := have[id]
-	delete(have, id)
-	if ok && old.Value == e.Value {
-		return
+	return true
+}
+
+func (p *plan) drift(set setID, key string) {
+	if p.expected != nil && !p.expected[elementID{set, key}] {
+		p.report.Drift++
 	}
-	if ok {
-		p.del.DeleteElement(p.f.table, e.set.String(), old)
-		p.report.Deleted++
-	}
-	drift(id)
-	p.add[e.set].AddElement(p.f.table, e.set.String(), e.Element)
+}
+
+func (p *plan) insert(set setID, e nfnl.Element) {
+	p.add[set].AddElement(p.f.table, set.String(), e)
 	p.report.Added++
 }
 
-// replaceRanges writes a set of ranges anew if it differs.
-func (p *plan) replaceRanges(set setID, have, want map[elementID]nfnl.Element, drift func(elementID)) {
-	var old, next []nfnl.Element
-	for id, e := range have {
+func (p *plan) remove(set setID, e nfnl.Element) {
+	p.del.DeleteElement(p.f.table, set.String(), e)
+	p.report.Deleted++
+}
+
+// addAll adds a set's elements to a table that is made anew.
+func (p *plan) addAll(set setID) {
+	if set.flat() {
+		t := p.flat[set]
+		for i := range t.entries {
+			p.insert(set, nfnl.Element{Key: string(t.key(i)), Value: string(t.value(i))})
+		}
+		return
+	}
+	for _, id := range slices.SortedFunc(maps.Keys(p.loose), elementID.compare) {
 		if id.set == set {
-			old = append(old, e)
-			delete(have, id)
+			p.insert(set, p.loose[id])
 		}
 	}
-	for id, e := range want {
+}
+
+// compare brings a flat set to what it must have.
+func (p *plan) compare(c *nfnl.Conn, set setID) error {
+	t := p.flat[set]
+	extra := map[string]bool{}
+	err := c.ReadElements(p.f.table, set.String(),
+		func() {
+			clear(extra)
+			for i := range t.entries {
+				t.entries[i].seen, t.entries[i].differs = false, false
+			}
+		},
+		func(raw *nfnl.RawElement) bool {
+			i := t.find(raw.Key)
+			if i < 0 {
+				again := extra[string(raw.Key)]
+				extra[string(raw.Key)] = true
+				return !again
+			}
+			e := &t.entries[i]
+			again := e.seen
+			e.seen, e.differs = true, string(raw.Value) != string(t.value(i))
+			return !again
+		})
+	if err != nil {
+		return err
+	}
+	for i := range t.entries {
+		e := &t.entries[i]
+		if e.seen && !e.differs {
+			continue
+		}
+		el := nfnl.Element{Key: string(t.key(i)), Value: string(t.value(i))}
+		p.drift(set, el.Key)
+		if e.seen {
+			p.remove(set, el)
+		}
+		p.insert(set, el)
+	}
+	for key := range extra {
+		p.drift(set, key)
+		p.remove(set, nfnl.Element{Key: key})
+	}
+	return nil
+}
+
+// compareLoose brings one of the other sets to what it must have.
+func (p *plan) compareLoose(c *nfnl.Conn, set setID) error {
+	have := map[elementID]nfnl.Element{}
+	err := c.ReadElements(p.f.table, set.String(), func() { clear(have) }, func(raw *nfnl.RawElement) bool {
+		e := element{set, raw.Element()}
+		_, again := have[e.id()]
+		have[e.id()] = e.Element
+		return !again
+	})
+	if err != nil {
+		return err
+	}
+	if set.ranges() {
+		p.replaceRanges(set, have)
+		return nil
+	}
+	for id, e := range p.loose {
+		if id.set != set {
+			continue
+		}
+		old, ok := have[id]
+		delete(have, id)
+		if ok && old.Value == e.Value {
+			continue
+		}
+		p.drift(set, id.key)
+		if ok {
+			p.remove(set, old)
+		}
+		p.insert(set, e)
+	}
+	for id, e := range have {
+		p.del.DeleteElement(p.f.table, set.String(), e)
+		if p.f.classes[id] {
+			continue // no longer used, which is not worth a word
+		}
+		p.report.Deleted++
+		p.drift(set, id.key)
+	}
+	return nil
+}
+
+// replaceRanges writes a set of ranges anew if it differs.
+func (p *plan) replaceRanges(set setID, have map[elementID]nfnl.Element) {
+	var next []nfnl.Element
+	old := slices.Collect(maps.Values(have))
+	for id, e := range p.loose {
 		if id.set == set {
 			next = append(next, e)
 		}
@@ -121,39 +248,39 @@ func (p *plan) replaceRanges(set setID, have, want map[elementID]nfnl.Element, d
 	byKey := func(a, b nfnl.Element) int { return strings.Compare(a.Key, b.Key) }
 	slices.SortFunc(old, byKey)
 	slices.SortFunc(next, byKey)
-	p.report.Objects += len(next)
 	if slices.Equal(old, next) {
 		return
 	}
-	drift(elementID{set: set})
+	p.drift(set, "")
 	p.report.Deleted += len(old)
-	p.report.Added += len(next)
 	if len(old) > 0 {
 		p.del.FlushSet(p.f.table, set.String())
 	}
 	for _, e := range next {
-		p.add[set].AddElement(p.f.table, set.String(), e)
+		p.insert(set, e)
 	}
 }
 
-// planChains rewrites the chains whose rules are not in the form that this
-// process has seen the kernel give for them.
-func (p *plan) planChains(have *tableState, node *model.Node, compare bool) {
-	prog := &program{table: p.f.table, fam: p.f.fam, node: node}
+// planChains rewrites the chains whose rules are not in the form that the
+// kernel gives to what they should be.
+func (p *plan) planChains(c *nfnl.Conn, have *tableState) error {
+	prog := &program{table: p.f.table, fam: p.f.fam, node: &p.want.Node}
 	all := prog.chains()
-	for id := range p.refs {
-		if u, c, ok := classOf(element{id.set, nfnl.Element{Key: id.key}}); ok {
-			all = append(all, prog.classChain(u, c))
+	for _, k := range p.classesInUse() {
+		all = append(all, prog.classChain(k.u, k.c))
+	}
+	if have.chains != nil {
+		if err := p.f.learn(c, &p.want.Node, all); err != nil {
+			return err
 		}
 	}
+	compare := p.expected != nil
 	for _, ch := range all {
 		p.known[ch.Name] = true
-		kernel := have.chains[ch.Name]
-		form, seen := p.f.form[ch.Name]
-		if kernel != nil && seen && compare && slices.Equal(kernel.Rules, form) {
+		if kernel := have.chains[ch.Name]; kernel != nil && slices.Equal(kernel.Rules, p.f.form[ch.Name]) {
 			continue
 		}
-		if compare && seen {
+		if compare {
 			p.report.Drift++
 		}
 		p.chains = append(p.chains, ch)
@@ -172,43 +299,83 @@ func (p *plan) planChains(have *tableState, node *model.Node, compare bool) {
 			}
 		}
 	}
+	return nil
 }
 
-// fillMessages is how many messages of elements, of 400 each, one transaction
-// of a fresh table carries.
-const fillMessages = 50
-
-// fresh says that there is no table yet.
-func (p *plan) fresh() bool { return p.recreate && !p.exists }
-
-// fill makes a fresh table but for the chains that hang on hooks, in several
-// transactions: nothing of it is visible to packets yet, and the kernel gets
-// the time to let its hash tables grow, which it does in the background.
-func (p *plan) fill(c *nfnl.Conn) error {
-	var tx nfnl.Batch
-	p.create(&tx)
-	for _, ch := range p.chains {
-		if ch.Hook == nil {
-			tx.AddChain(ch.Chain)
+// classesInUse are those that have a chain, sorted.
+func (p *plan) classesInUse() []verdictKey {
+	used := map[verdictKey]bool{}
+	for _, u := range uses {
+		for slots := 1; slots <= u.baseClasses(); slots++ {
+			used[verdictKey{u, newClass(slots, 0)}] = true
 		}
 	}
-	for _, ch := range p.chains {
-		if ch.Hook == nil {
-			appendRules(&tx, ch)
+	for _, svc := range p.want.Services {
+		p.f.render.classes(svc, func(u use, c class) {
+			if c != classReject && c != classDrop {
+				used[verdictKey{u, c}] = true
+			}
+		})
+	}
+	return slices.SortedFunc(maps.Keys(used), func(a, b verdictKey) int {
+		return cmp.Or(cmp.Compare(a.u.index(), b.u.index()), cmp.Compare(a.c, b.c))
+	})
+}
+
+// learn finds out which form the kernel gives to the rules of chains: it has
+// them made in a table of their own, without hooks and without elements, reads
+// them back and deletes it. Thus a process that takes over from another need
+// not write rules that are right, which would cost the kernel a walk over the
+// maps for each chain.
+func (f *family) learn(c *nfnl.Conn, node *model.Node, chains []chain) error {
+	if !reflect.DeepEqual(f.formNode, node) {
+		f.form, f.formNode = map[string][]nfnl.ReadRule{}, node
+	}
+	var unknown []chain
+	for _, ch := range chains {
+		if _, ok := f.form[ch.Name]; !ok {
+			unknown = append(unknown, ch)
+		}
+	}
+	if len(unknown) == 0 {
+		return nil
+	}
+	t := nfnl.Table{Family: f.table.Family, Name: referenceName}
+	var tx nfnl.Batch
+	tx.AddTable(t) // so that the next finds one to delete
+	tx.DeleteTable(t)
+	tx.AddTable(t)
+	for _, s := range sets(t) {
+		tx.AddSet(s)
+	}
+	// All of them, as they go to each other.
+	for _, ch := range chains {
+		tx.AddChain(nfnl.Chain{Table: t, Name: ch.Name})
+	}
+	for _, ch := range unknown {
+		for _, r := range ch.rules {
+			tx.AppendRule(t, ch.Name, r)
 		}
 	}
 	if err := c.Commit(&tx); err != nil {
-		return err
+		return fmt.Errorf("make reference rules: %w", err)
 	}
-	for i := range p.add {
-		for chunk := range p.add[i].Chunks(fillMessages) {
-			if err := c.Commit(chunk); err != nil {
-				return err
-			}
+	made, err := c.Chains(t)
+	var end nfnl.Batch
+	end.DeleteTable(t)
+	if err := errors.Join(err, c.Commit(&end)); err != nil {
+		return fmt.Errorf("read reference rules: %w", err)
+	}
+	for _, ch := range unknown {
+		if m := made[ch.Name]; m != nil {
+			f.form[ch.Name] = m.Rules
 		}
 	}
 	return nil
 }
+
+// fresh says that there is no table yet.
+func (p *plan) fresh() bool { return p.recreate && !p.exists }
 
 func (p *plan) create(tx *nfnl.Batch) {
 	tx.AddTable(p.f.table)
@@ -260,12 +427,11 @@ func (p *plan) write(tx *nfnl.Batch) {
 	}
 }
 
-// tableState is what the kernel has in one table.
+// tableState is what the kernel has in one table, but for the elements.
 type tableState struct {
-	exists   bool
-	chains   map[string]*nfnl.ReadChain
-	sets     map[string]nfnl.ReadSet
-	elements map[elementID]nfnl.Element
+	exists bool
+	chains map[string]*nfnl.ReadChain
+	sets   map[string]nfnl.ReadSet
 }
 
 func (f *family) read(c *nfnl.Conn) (*tableState, error) {
@@ -273,7 +439,7 @@ func (f *family) read(c *nfnl.Conn) (*tableState, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &tableState{elements: map[elementID]nfnl.Element{}}
+	s := &tableState{}
 	if !slices.Contains(tables, f.table.Name) {
 		return s, nil
 	}
@@ -283,18 +449,6 @@ func (f *family) read(c *nfnl.Conn) (*tableState, error) {
 	}
 	if s.sets, err = c.Sets(f.table); err != nil {
 		return nil, err
-	}
-	for id := range numSets {
-		if id.dynamic() {
-			continue // the kernel's own
-		}
-		err := c.Elements(f.table, id.String(), func(e nfnl.Element) {
-			k := element{id, e}
-			s.elements[k.id()] = e
-		})
-		if err != nil {
-			return nil, err
-		}
 	}
 	return s, nil
 }
@@ -325,26 +479,19 @@ func (s *tableState) compatible(t nfnl.Table, node *model.Node, fam model.Family
 }
 
 // adopt takes note of a plan that the kernel has accepted.
-func (f *family) adopt(c *nfnl.Conn, p *plan) error {
+func (f *family) adopt(p *plan) {
 	f.refs, f.classes = map[elementID]int{}, map[elementID]bool{}
-	for id, n := range p.refs {
+	for id, t := range p.flat {
+		if t != nil && setID(id).shared() {
+			for i, e := range t.entries {
+				f.refs[elementID{setID(id), string(t.key(i))}] = int(e.count)
+			}
+		}
+	}
+	for id := range p.loose {
 		if id.set.classes() {
 			f.classes[id] = true
-		} else {
-			f.refs[id] = n
 		}
 	}
 	f.objects = p.report.Objects
-	if len(p.chains) == 0 {
-		return nil
-	}
-	chains, err := c.Chains(f.table)
-	if err != nil {
-		return err
-	}
-	f.form = make(map[string][]nfnl.ReadRule, len(chains))
-	for name, ch := range chains {
-		f.form[name] = ch.Rules
-	}
-	return nil
 }

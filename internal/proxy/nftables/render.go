@@ -30,11 +30,20 @@ type elementID struct {
 	key string
 }
 
+func appendAddr(b []byte, a netip.Addr) []byte {
+	if a.Is4() {
+		v4 := a.As4()
+		return append(b, v4[:]...)
+	}
+	v6 := a.As16()
+	return append(b, v6[:]...)
+}
+
 // appendFrontend encodes address . protocol . port, without the address for
 // a NodePort.
 func appendFrontend(b []byte, k model.Key) []byte {
 	if !k.Addr.IsUnspecified() {
-		b = append(b, k.Addr.AsSlice()...)
+		b = appendAddr(b, k.Addr)
 	}
 	b = append(b, byte(k.Protocol), 0, 0, 0)
 	b = binary.BigEndian.AppendUint16(b, k.Port)
@@ -42,7 +51,7 @@ func appendFrontend(b []byte, k model.Key) []byte {
 }
 
 func appendEndpoint(b []byte, ap netip.AddrPort) []byte {
-	b = append(b, ap.Addr().AsSlice()...)
+	b = appendAddr(b, ap.Addr())
 	b = binary.BigEndian.AppendUint16(b, ap.Port())
 	return append(b, 0, 0)
 }
@@ -51,60 +60,148 @@ func number(n uint32) string {
 	return string(binary.NativeEndian.AppendUint32(nil, n))
 }
 
-// render gives the elements of one Service in one family, each once. The
-// order is that of the frontends, so equal Services render equally.
-func render(svc *model.Service, fam model.Family, emit func(element)) {
-	seen := map[elementID]bool{}
-	once := func(set setID, key, value string) {
-		e := element{set, nfnl.Element{Key: key, Value: value}}
-		if id := e.id(); !seen[id] {
-			seen[id] = true
-			emit(e)
-		}
-	}
+// renderer gives the elements of Services in one family. All bytes of one
+// Service are one string, of which its elements are parts: rendering costs
+// the same few allocations however many elements there are.
+type renderer struct {
+	fam   model.Family
+	bytes []byte
+	parts []part
+	// verdicts are the values of classes maps, which are few.
+	verdicts map[verdictKey]string
+}
+
+// part is an element whose key is bytes[key:end], the end of its range
+// bytes[end:value] and its value bytes[value:next], or verdict if that is set.
+type part struct {
+	set                   setID
+	key, end, value, next int
+	verdict               string
+}
+
+type verdictKey struct {
+	u use
+	c class
+}
+
+func newRenderer(fam model.Family) *renderer {
+	return &renderer{fam: fam, verdicts: map[verdictKey]string{}}
+}
+
+// service emits the elements of one Service. The order is that of the
+// frontends, so equal Services render equally. An element of a shared set can
+// come several times, as often each time.
+func (r *renderer) service(svc *model.Service, emit func(element)) {
+	r.bytes, r.parts = r.bytes[:0], r.parts[:0]
 	for i := range svc.Frontends {
 		f := &svc.Frontends[i]
-		if f.Family() != fam {
+		if f.Family() != r.fam {
 			continue
 		}
-		addr := string(f.Addr.AsSlice())
 		switch f.Kind {
 		case model.ClusterIP:
-			once(setClusterIPs, addr, "")
+			r.address(setClusterIPs, f.Addr)
 		case model.LoadBalancerIP:
-			once(setLoadBalancerIPs, addr, "")
+			r.address(setLoadBalancerIPs, f.Addr)
 		}
 		u := use{nodePort: f.Kind == model.NodePort}
-		renderTarget(f, f.Inside, u, emit, once)
+		r.target(f, f.Inside, u)
 		if f.Outside != f.Inside && !f.Outside.Equal(f.Inside) {
 			u.outside = true
-			renderTarget(f, f.Outside, u, emit, once)
+			r.target(f, f.Outside, u)
 		}
-		renderSourceRanges(f, emit)
+		r.sourceRanges(f)
+	}
+	all := string(r.bytes)
+	for i := range r.parts {
+		p := &r.parts[i]
+		e := element{p.set, nfnl.Element{Key: all[p.key:p.end], KeyEnd: all[p.end:p.value], Value: all[p.value:p.next]}}
+		if p.verdict != "" {
+			e.Value = p.verdict
+		}
+		emit(e)
 	}
 }
 
-// renderTarget gives the elements of one frontend seen from one side.
-func renderTarget(f *model.Frontend, t *model.Target, u use, emit func(element), once func(setID, string, string)) {
-	fe := appendFrontend(make([]byte, 0, 28), f.Key)
-	var c class
-	switch t.Action {
-	case model.Forward:
-		c = renderEndpoints(fe, t, u, emit)
-	case model.Drop:
-		c = classDrop
-	case model.Reject:
-		c = classReject
-	}
-	emit(element{u.of(setServices), nfnl.Element{Key: string(fe), Value: number(uint32(c))}})
-	once(u.of(setClasses), number(uint32(c)), u.verdict(c))
-	for i := range t.Endpoints {
-		if t.Endpoints[i].Local {
-			a := string(t.Endpoints[i].AddrPort.Addr().AsSlice())
-			once(setLocalEndpoints, a, "")
-			once(setHairpin, a+a, "")
+// classes calls each for the classes of one Service, which service will use;
+// it costs much less than service.
+func (r *renderer) classes(svc *model.Service, each func(use, class)) {
+	for i := range svc.Frontends {
+		f := &svc.Frontends[i]
+		if f.Family() != r.fam {
+			continue
+		}
+		u := use{nodePort: f.Kind == model.NodePort}
+		each(u, classOfTarget(f.Inside))
+		if f.Outside != f.Inside && !f.Outside.Equal(f.Inside) {
+			u.outside = true
+			each(u, classOfTarget(f.Outside))
 		}
 	}
+}
+
+func classOfTarget(t *model.Target) class {
+	switch t.Action {
+	case model.Drop:
+		return classDrop
+	case model.Reject:
+		return classReject
+	}
+	return newClass(slots(t.Endpoints), t.Affinity)
+}
+
+// begin is where the next element's key starts.
+func (r *renderer) begin() int { return len(r.bytes) }
+
+// done ends an element whose key began at key and whose value at value.
+func (r *renderer) done(set setID, key, value int) {
+	r.parts = append(r.parts, part{set: set, key: key, end: value, value: value, next: len(r.bytes)})
+}
+
+func (r *renderer) address(set setID, a netip.Addr) {
+	key := r.begin()
+	r.bytes = appendAddr(r.bytes, a)
+	r.done(set, key, len(r.bytes))
+}
+
+func (r *renderer) number(n uint32) { r.bytes = binary.NativeEndian.AppendUint32(r.bytes, n) }
+
+// target gives the elements of one frontend seen from one side.
+func (r *renderer) target(f *model.Frontend, t *model.Target, u use) {
+	var buf [28]byte
+	fe := appendFrontend(buf[:0], f.Key)
+	if t.Action == model.Forward {
+		r.endpoints(fe, t, u)
+	}
+	c := classOfTarget(t)
+	key := r.begin()
+	r.bytes = append(r.bytes, fe...)
+	value := r.begin()
+	r.number(uint32(c))
+	r.done(u.of(setServices), key, value)
+	r.class(u, c)
+	for i := range t.Endpoints {
+		if t.Endpoints[i].Local {
+			a := t.Endpoints[i].AddrPort.Addr()
+			r.address(setLocalEndpoints, a)
+			key := r.begin()
+			r.bytes = appendAddr(appendAddr(r.bytes, a), a)
+			r.done(setHairpin, key, len(r.bytes))
+		}
+	}
+}
+
+// class leads from a class to its verdict.
+func (r *renderer) class(u use, c class) {
+	verdict, ok := r.verdicts[verdictKey{u, c}]
+	if !ok {
+		verdict = u.verdict(c)
+		r.verdicts[verdictKey{u, c}] = verdict
+	}
+	key := r.begin()
+	r.number(uint32(c))
+	r.done(u.of(setClasses), key, len(r.bytes))
+	r.parts[len(r.parts)-1].verdict = verdict
 }
 
 // classElement leads from a class to its verdict.
@@ -112,41 +209,55 @@ func classElement(u use, c class) element {
 	return element{u.of(setClasses), nfnl.Element{Key: number(uint32(c)), Value: u.verdict(c)}}
 }
 
-// renderEndpoints gives the slots. With affinity there is one step more,
-// because a client is to remember an endpoint and not a slot: slots lead to
-// the endpoints' numbers, and those to the endpoints.
-func renderEndpoints(fe []byte, t *model.Target, u use, emit func(element)) class {
+// endpoints gives the slots. With affinity there is one step more, because a
+// client is to remember an endpoint and not a slot: slots lead to the
+// endpoints' numbers, and those to the endpoints.
+func (r *renderer) endpoints(fe []byte, t *model.Target, u use) {
 	table := slotTable(t.Endpoints)
-	key := func(n uint32) string { return string(binary.NativeEndian.AppendUint32(fe[:len(fe):len(fe)], n)) }
-	var buf [20]byte
-	value := func(i int) string { return string(appendEndpoint(buf[:0], t.Endpoints[i].AddrPort)) }
 	if t.Affinity == 0 {
 		for slot, i := range table {
-			emit(element{u.of(setEndpoints), nfnl.Element{Key: key(uint32(slot)), Value: value(i)}})
+			r.endpoint(u.of(setEndpoints), fe, uint32(slot), t.Endpoints[i].AddrPort)
 		}
-		return newClass(len(table), 0)
+		return
 	}
 	numbers := endpointNumbers(t.Endpoints)
 	for i := range t.Endpoints {
-		emit(element{u.of(setAffinityEndpoints), nfnl.Element{Key: key(numbers[i]), Value: value(i)}})
+		r.endpoint(u.of(setAffinityEndpoints), fe, numbers[i], t.Endpoints[i].AddrPort)
 	}
 	for slot, i := range table {
-		emit(element{u.of(setAffinitySlots), nfnl.Element{Key: key(uint32(slot)), Value: number(numbers[i])}})
+		key := r.begin()
+		r.bytes = append(r.bytes, fe...)
+		r.number(uint32(slot))
+		value := r.begin()
+		r.number(numbers[i])
+		r.done(u.of(setAffinitySlots), key, value)
 	}
-	return newClass(len(table), t.Affinity)
 }
 
-func renderSourceRanges(f *model.Frontend, emit func(element)) {
+// endpoint gives frontend . number -> endpoint.
+func (r *renderer) endpoint(set setID, fe []byte, n uint32, ap netip.AddrPort) {
+	key := r.begin()
+	r.bytes = append(r.bytes, fe...)
+	r.number(n)
+	value := r.begin()
+	r.bytes = appendEndpoint(r.bytes, ap)
+	r.done(set, key, value)
+}
+
+func (r *renderer) sourceRanges(f *model.Frontend) {
 	if !f.Restricted {
 		return
 	}
-	fe := string(appendFrontend(nil, f.Key))
-	emit(element{setRestricted, nfnl.Element{Key: fe}})
+	key := r.begin()
+	r.bytes = appendFrontend(r.bytes, f.Key)
+	r.done(setRestricted, key, len(r.bytes))
 	for _, p := range f.SourceRanges {
-		emit(element{setSourceRanges, nfnl.Element{
-			Key:    fe + string(p.Addr().AsSlice()),
-			KeyEnd: fe + string(model.RangeOf(p).Last.AsSlice()),
-		}})
+		key := r.begin()
+		r.bytes = appendAddr(appendFrontend(r.bytes, f.Key), p.Addr())
+		end := r.begin()
+		r.bytes = appendAddr(appendFrontend(r.bytes, f.Key), model.RangeOf(p).Last)
+		r.done(setSourceRanges, key, end)
+		r.parts[len(r.parts)-1].value = len(r.bytes)
 	}
 }
 

@@ -50,7 +50,7 @@ func renderAll(d model.Desired, fam model.Family) *rendered {
 	}
 	renderNode(&d.Node, fam, emit)
 	for _, svc := range d.Services {
-		render(svc, fam, emit)
+		newRenderer(fam).service(svc, emit)
 	}
 	return r
 }

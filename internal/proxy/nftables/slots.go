@@ -22,26 +22,38 @@ const (
 	slotsPerEndpoint = 4
 )
 
+// exact is the table of endpoints that get one slot each.
+var exact = func() (table [maxExact]int) {
+	for i := range table {
+		table[i] = i
+	}
+	return table
+}()
+
 // slotTable gives the endpoint, as an index into eps, of every slot. It
-// depends on the set of endpoints only. eps must not be empty.
+// depends on the set of endpoints only. eps must not be empty; the table must
+// not be changed.
 func slotTable(eps []model.Endpoint) []int {
+	if n := slots(eps); n > len(eps) || n > maxExact {
+		return maglev(eps, n)
+	}
+	return exact[:len(eps)]
+}
+
+// slots is the length of slotTable: that of eps if each gets one.
+func slots(eps []model.Endpoint) int {
 	weights, equal := 0, true
 	for i := range eps {
 		weights += weight(&eps[i])
 		equal = equal && eps[i].Weight == eps[0].Weight
 	}
 	if equal && len(eps) <= maxExact {
-		table := make([]int, len(eps))
-		for i := range table {
-			table[i] = i
-		}
-		return table
+		return len(eps)
 	}
 	if equal {
 		weights = len(eps)
 	}
-	size := min(1<<bits.Len(uint(weights*slotsPerEndpoint-1)), maxSlots)
-	return maglev(eps, size)
+	return min(1<<bits.Len(uint(weights*slotsPerEndpoint-1)), maxSlots)
 }
 
 func weight(ep *model.Endpoint) int { return max(int(ep.Weight), 1) }

@@ -13,6 +13,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/nstest"
 )
@@ -249,4 +250,52 @@ func who(t *testing.T, to string) string {
 		t.Fatal(err)
 	}
 	return string(buf[:n])
+}
+
+// A process that takes over what is right writes nothing, and what somebody
+// changed while no process ran it puts right.
+func TestTakeOver(t *testing.T) {
+	first := newBackend(t)
+	if err := first.Cleanup(t.Context()); err != nil { // clients that are remembered have clocks in the list
+		t.Fatal(err)
+	}
+	d, _ := model.Compute(worldOf(8, 150).Snapshot())
+	mustSync(t, first, d)
+	whole := nstest.Run(t, "nft", "-a", "list", "ruleset")
+	takeOver := func() backend.Report {
+		t.Helper()
+		b, err := New(Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		r, err := b.Sync(t.Context(), d, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	if r := takeOver(); r.Added+r.Deleted+r.Drift != 0 {
+		t.Errorf("%+v, want nothing done", r)
+	}
+	// Rules that were written again would have other handles.
+	if got := nstest.Run(t, "nft", "-a", "list", "ruleset"); words(t, got) != words(t, whole) {
+		t.Error("the rules were written again, or something else is there")
+	}
+	plain := words(t, nstest.Run(t, "nft", "list", "ruleset"))
+	for _, harm := range []string{
+		"flush chain ip causeway inside",
+		"add rule ip6 causeway masquerading counter drop",
+		"flush map ip causeway services",
+		"flush chain ip causeway endpoints-3",
+		"delete chain ip causeway filter-forward",
+		"flush set ip causeway cluster-ips",
+		"add chain ip causeway mine",
+	} {
+		nstest.Run(t, "nft", harm)
+		takeOver()
+		if got := words(t, nstest.Run(t, "nft", "list", "ruleset")); got != plain {
+			t.Errorf("after %q the rules are not as before", harm)
+		}
+	}
 }

@@ -5,7 +5,6 @@ package nfnl
 import (
 	"encoding/binary"
 	"fmt"
-	"iter"
 
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
@@ -303,26 +302,4 @@ func (b *Batch) Append(o *Batch) {
 	b.last = len(b.buf) + o.last
 	b.buf = append(b.buf, o.buf...)
 	b.ops = append(b.ops, o.ops...)
-}
-
-// Chunks gives the batch as several, each of at most n messages. They share
-// b's memory.
-func (b *Batch) Chunks(n int) iter.Seq[*Batch] {
-	b.closeList()
-	return func(yield func(*Batch) bool) {
-		start, first := 0, 0
-		for off, i := 0, 0; off < len(b.buf); {
-			last := off
-			off += int(binary.NativeEndian.Uint32(b.buf[off:]))
-			i++
-			if i-first < n && off < len(b.buf) {
-				continue
-			}
-			c := &Batch{buf: b.buf[start:off:off], ops: b.ops[first:i:i], last: last - start, err: b.err}
-			if !yield(c) {
-				return
-			}
-			start, first = off, i
-		}
-	}
 }

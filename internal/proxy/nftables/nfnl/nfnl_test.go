@@ -72,33 +72,6 @@ func TestManyElements(t *testing.T) {
 	}
 }
 
-func TestChunksAreTheWhole(t *testing.T) {
-	const n = 5000
-	c, m := dial(t)
-	var b Batch
-	for i := range n {
-		b.AddElement(table, m.Name, elementOf(i))
-	}
-	messages, chunks := 0, 0
-	for chunk := range b.Chunks(3) {
-		chunks++
-		messages += chunk.Len()
-		if chunk.Len() > 3 {
-			t.Errorf("chunk of %d messages", chunk.Len())
-		}
-		if err := c.Commit(chunk); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if messages != b.Len() || chunks != (b.Len()+2)/3 {
-		t.Errorf("%d messages in %d chunks, want %d", messages, chunks, b.Len())
-	}
-	count := 0
-	if err := c.Elements(table, m.Name, func(Element) { count++ }); err != nil || count != n {
-		t.Errorf("%d elements, %v; want %d", count, err, n)
-	}
-}
-
 // All or nothing, and the refusal says what was refused.
 func TestRefusalIsNamedAndWhole(t *testing.T) {
 	c, m := dial(t)
@@ -189,7 +162,7 @@ func FuzzAttrs(f *testing.F) {
 		if total > len(b) {
 			t.Errorf("%d bytes of attributes in %d", total, len(b))
 		}
-		decodeElement(b)
+		decodeElement(b, &RawElement{})
 		decodeChain(b)
 		decodeRule(b)
 	})

@@ -248,22 +248,60 @@ func (c *Conn) Sets(t Table) (map[string]ReadSet, error) {
 	return sets, nil
 }
 
-// Elements reads a set and calls each once per element after the whole set
-// was read consistently. A missing set has none.
+// RawElement is an Element as the kernel gives it. Its bytes are valid during
+// the call only.
+type RawElement struct {
+	Key, KeyEnd, Value []byte
+	End                bool
+}
+
+// Element copies e.
+func (e *RawElement) Element() Element {
+	return Element{Key: string(e.Key), KeyEnd: string(e.KeyEnd), Value: string(e.Value), End: e.End}
+}
+
+// Elements reads a set and calls each once for every element. A missing set
+// has none.
+func (c *Conn) Elements(t Table, set string, each func(Element)) error {
+	have := map[Element]bool{}
+	err := c.ReadElements(t, set, func() { clear(have) }, func(raw *RawElement) bool {
+		e := raw.Element()
+		again := have[e]
+		have[e] = true
+		return !again
+	})
+	if err != nil {
+		return err
+	}
+	for e := range have {
+		each(e)
+	}
+	return nil
+}
+
+// ReadElements is Elements without a copy, for large sets. begin is called before every attempt: what each was given until then
+// does not count. each returns false for an element that it was given before
+// in the same attempt.
 //
 // While the kernel moves a large set to a larger table, which it does in the
 // background after it has grown, a dump skips some elements and repeats as
 // many others. So a dump with an element twice is read again.
-func (c *Conn) Elements(t Table, set string, each func(Element)) error {
+func (c *Conn) ReadElements(t Table, set string, begin func(), each func(*RawElement) bool) error {
 	for attempt := range readRetries {
-		elems, err := c.elements(t, set)
-		if err != nil {
+		whole := true
+		err := c.dump(unix.NFT_MSG_GETSETELEM, t.Family,
+			func(b *Batch) {
+				b.attrString(unix.NFTA_SET_ELEM_LIST_TABLE, t.Name)
+				b.attrString(unix.NFTA_SET_ELEM_LIST_SET, set)
+			},
+			func() { whole = true; begin() },
+			func(b []byte) { whole = readElements(b, each) && whole })
+		switch {
+		case errors.Is(err, unix.ENOENT):
+			return nil
+		case err != nil:
 			return fmt.Errorf("read set %s %s: %w", t, set, err)
-		}
-		if !repeats(elems) {
-			for _, e := range elems {
-				each(e)
-			}
+		case whole:
 			return nil
 		}
 		time.Sleep(time.Duration(attempt+1) * 5 * time.Millisecond)
@@ -271,47 +309,25 @@ func (c *Conn) Elements(t Table, set string, each func(Element)) error {
 	return fmt.Errorf("read set %s %s: %w", t, set, ErrInterrupted)
 }
 
-func (c *Conn) elements(t Table, set string) ([]Element, error) {
-	var elems []Element
-	err := c.dump(unix.NFT_MSG_GETSETELEM, t.Family,
-		func(b *Batch) {
-			b.attrString(unix.NFTA_SET_ELEM_LIST_TABLE, t.Name)
-			b.attrString(unix.NFTA_SET_ELEM_LIST_SET, set)
-		},
-		func() { elems = elems[:0] },
-		func(b []byte) {
-			Attrs(b, func(typ uint16, data []byte) {
-				if typ != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
-					return
-				}
-				Attrs(data, func(_ uint16, data []byte) { elems = append(elems, decodeElement(data)) })
-			})
-		})
-	if errors.Is(err, unix.ENOENT) {
-		return nil, nil
-	}
-	return elems, err
-}
-
-// repeats says whether an element is there twice.
-func repeats(elems []Element) bool {
-	type id struct {
-		key string
-		end bool
-	}
-	seen := make(map[id]struct{}, len(elems))
-	for i := range elems {
-		k := id{elems[i].Key, elems[i].End}
-		if _, ok := seen[k]; ok && elems[i].KeyEnd == "" {
-			return true
+// readElements calls each for the elements of one message, and says whether
+// all of them were new.
+func readElements(b []byte, each func(*RawElement) bool) bool {
+	whole := true
+	var e RawElement
+	Attrs(b, func(typ uint16, data []byte) {
+		if typ != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+			return
 		}
-		seen[k] = struct{}{}
-	}
-	return false
+		Attrs(data, func(_ uint16, data []byte) {
+			decodeElement(data, &e)
+			whole = each(&e) && whole
+		})
+	})
+	return whole
 }
 
-func decodeElement(b []byte) Element {
-	var e Element
+func decodeElement(b []byte, e *RawElement) {
+	*e = RawElement{}
 	Attrs(b, func(typ uint16, data []byte) {
 		switch typ {
 		case unix.NFTA_SET_ELEM_KEY:
@@ -324,20 +340,19 @@ func decodeElement(b []byte) Element {
 			e.End = binary.BigEndian.Uint32(data)&unix.NFT_SET_ELEM_INTERVAL_END != 0
 		}
 	})
-	return e
 }
 
-func decodeData(b []byte) string {
-	v := ""
+func decodeData(b []byte) []byte {
+	var v []byte
 	Attrs(b, func(typ uint16, data []byte) {
 		switch typ {
 		case unix.NFTA_DATA_VALUE:
-			v = string(data)
+			v = data
 		case unix.NFTA_DATA_VERDICT:
-			v = Drop
+			v = []byte(Drop)
 			Attrs(data, func(typ uint16, data []byte) {
 				if typ == unix.NFTA_VERDICT_CHAIN {
-					v = Goto(CString(data))
+					v = []byte(Goto(CString(data)))
 				}
 			})
 		}

@@ -55,6 +55,9 @@ type Set struct {
 // KeyLen is the length of a key in bytes, with the padding between parts.
 func (s Set) KeyLen() int { return typesLen(s.Key) }
 
+// DataLen is the length of a map's values in bytes, with the padding.
+func (s Set) DataLen() int { return typesLen(s.Data) }
+
 func typesLen(ts []Type) int {
 	n := 0
 	for _, t := range ts {
