@@ -55,12 +55,9 @@ func computeService(in Input, node *nodeFacts) (*Service, []Problem) {
 	c.slices()
 	c.out.Scheduler = c.scheduler()
 	for _, raw := range clusterIPs(svc) {
-		addr, err := netip.ParseAddr(raw)
-		if err != nil {
-			c.problem("InvalidClusterIP", "spec.clusterIPs has %q, which is not an IP address", raw)
-			continue
+		if addr, ok := c.address("spec.clusterIPs", raw); ok {
+			c.family(addr)
 		}
-		c.family(addr.Unmap())
 	}
 	c.healthCheck()
 	slices.SortStableFunc(c.out.Frontends, func(a, b Frontend) int { return a.Key.Compare(b.Key) })

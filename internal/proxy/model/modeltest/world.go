@@ -113,7 +113,7 @@ func (w *World) service(name string) *corev1.Service {
 	for i := range 1 + w.rand.IntN(3) {
 		p := corev1.ServicePort{
 			Name: fmt.Sprintf("p%d", i), Port: int32(80 + w.rand.IntN(4)), NodePort: int32(30000 + w.rand.IntN(30)),
-			Protocol: []corev1.Protocol{corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP, "QUIC"}[min(w.rand.IntN(20), 3)%4],
+			Protocol: w.protocol(),
 		}
 		if w.chance(20) {
 			p.NodePort = 0
@@ -128,9 +128,25 @@ func (w *World) service(name string) *corev1.Service {
 	return svc
 }
 
+// protocol is mostly one that there is.
+func (w *World) protocol() corev1.Protocol {
+	switch n := w.rand.IntN(100); {
+	case n < 50:
+		return corev1.ProtocolTCP
+	case n < 75:
+		return corev1.ProtocolUDP
+	case n < 95:
+		return corev1.ProtocolSCTP
+	}
+	return "QUIC"
+}
+
 func (w *World) addresses(spec *corev1.ServiceSpec) {
 	v4, v6 := fmt.Sprintf("10.96.0.%d", 1+w.rand.IntN(60)), fmt.Sprintf("fd00:10:96::%x", 1+w.rand.IntN(60))
-	spec.ClusterIPs = [][]string{{v4}, {v6}, {v4, v6}, {v6, v4}, {"None"}, {"nonsense"}}[w.rand.IntN(26)%6]
+	spec.ClusterIPs = [][]string{{v4}, {v6}, {v4, v6}, {v6, v4}}[w.rand.IntN(4)]
+	if w.chance(15) {
+		spec.ClusterIPs = [][]string{{"None"}, {"nonsense"}, {"0.0.0.0"}, {v4, "::"}, {v4, v6 + "%eth0"}, {"127.0.0.1"}}[w.rand.IntN(6)]
+	}
 	spec.ClusterIP = spec.ClusterIPs[0]
 	if w.chance(20) {
 		spec.ExternalIPs = []string{fmt.Sprintf("198.51.100.%d", w.rand.IntN(5)), "203.0.113.1"}
