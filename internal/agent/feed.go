@@ -116,10 +116,11 @@ func (s *Store) serviceFeed() *feed {
 
 func (s *Store) sliceFeed() *feed {
 	remove := func(name types.NamespacedName) []Event {
-		owner, ok := s.owners[name]
+		of, ok := s.owners[name]
 		if !ok {
 			return nil
 		}
+		owner := of.service
 		delete(s.owners, name)
 		if delete(s.slices[owner], name.Name); len(s.slices[owner]) == 0 {
 			delete(s.slices, owner)
@@ -133,18 +134,23 @@ func (s *Store) sliceFeed() *feed {
 			name := types.NamespacedName{Namespace: sl.Namespace, Name: sl.Name}
 			owner := types.NamespacedName{Namespace: sl.Namespace, Name: sl.Labels[discoveryv1.LabelServiceName]}
 			var events []Event
-			if old, ok := s.owners[name]; ok && old != owner {
+			old, known := s.owners[name]
+			if known && old.service != owner {
 				events = remove(name)
 			}
 			if owner.Name == "" {
 				return events // belongs to no Service
 			}
-			trigger := triggerTime(sl)
+			of := sliceOwner{owner, triggerTime(sl)}
+			trigger := of.trigger
+			if known && trigger.Equal(old.trigger) {
+				trigger = time.Time{} // not what caused this update
+			}
 			if s.slices[owner] == nil {
 				s.slices[owner] = map[string]*discoveryv1.EndpointSlice{}
 			}
 			s.slices[owner][sl.Name] = s.stripSlice(sl)
-			s.owners[name] = owner
+			s.owners[name] = of
 			return append(events, Event{Kind: KindEndpointSlice, Name: owner, Trigger: trigger})
 		},
 		names: func() []types.NamespacedName { return keys(s.owners) },

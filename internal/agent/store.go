@@ -50,7 +50,7 @@ type Store struct {
 	mu        sync.RWMutex
 	services  map[types.NamespacedName]*corev1.Service
 	slices    map[types.NamespacedName]map[string]*discoveryv1.EndpointSlice // by Service
-	owners    map[types.NamespacedName]types.NamespacedName                  // slice -> Service
+	owners    map[types.NamespacedName]sliceOwner                            // by slice
 	nodes     map[string]*corev1.Node
 	addresses map[string]*v1alpha1.LoadBalancerAddress
 	pools     map[string]*v1alpha1.LoadBalancerPool
@@ -59,12 +59,19 @@ type Store struct {
 	strings   map[string]*string
 }
 
+// sliceOwner is what is known of a slice besides its content.
+type sliceOwner struct {
+	service types.NamespacedName
+	// trigger is when its last known change was caused, zero if unknown.
+	trigger time.Time
+}
+
 // NewStore gives an empty Store.
 func NewStore() *Store {
 	s := &Store{
 		services:  map[types.NamespacedName]*corev1.Service{},
 		slices:    map[types.NamespacedName]map[string]*discoveryv1.EndpointSlice{},
-		owners:    map[types.NamespacedName]types.NamespacedName{},
+		owners:    map[types.NamespacedName]sliceOwner{},
 		nodes:     map[string]*corev1.Node{},
 		addresses: map[string]*v1alpha1.LoadBalancerAddress{},
 		pools:     map[string]*v1alpha1.LoadBalancerPool{},

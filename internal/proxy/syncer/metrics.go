@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 )
@@ -15,6 +14,7 @@ import (
 type Metrics struct {
 	duration    *prometheus.HistogramVec
 	programming prometheus.Histogram
+	noticing    prometheus.Histogram
 	services    prometheus.Counter
 	elements    *prometheus.CounterVec
 	objects     prometheus.Gauge
@@ -39,13 +39,18 @@ func NewMetrics(backendName string) *Metrics {
 	return &Metrics{
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: "causeway", Subsystem: "proxy", Name: "sync_duration_seconds", ConstLabels: labels,
-			Help:    "Time from taking in changes to the kernel's acceptance, by kind of sync: change or full.",
+			Help:    "Time from taking in changes, computing included, to the kernel's acceptance, by kind of sync: change or full.",
 			Buckets: prometheus.ExponentialBuckets(0.0001, 2, 18),
 		}, []string{"kind"}),
 		programming: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: "causeway", Subsystem: "proxy", Name: "network_programming_duration_seconds", ConstLabels: labels,
 			Help:    "Time from the change of a Pod or Service that caused it to the kernel's acceptance.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 2, 18),
+		}),
+		noticing: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: "causeway", Subsystem: "proxy", Name: "event_duration_seconds", ConstLabels: labels,
+			Help:    "Time from the delivery of a change by the API server's watch to the kernel's acceptance.",
+			Buckets: prometheus.ExponentialBuckets(0.00005, 2, 20),
 		}),
 		services: counter("changed_services_total", "Services whose rules were changed."),
 		elements: prometheus.NewCounterVec(prometheus.CounterOpts(opts("elements_total",
@@ -60,7 +65,7 @@ func NewMetrics(backendName string) *Metrics {
 
 // Collectors are all metrics, to be registered.
 func (m *Metrics) Collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.duration, m.programming, m.services, m.elements, m.objects, m.drift, m.errors, m.inSync, m.last}
+	return []prometheus.Collector{m.duration, m.programming, m.noticing, m.services, m.elements, m.objects, m.drift, m.errors, m.inSync, m.last}
 }
 
 func (m *Metrics) synced(r backend.Report, services int, elapsed time.Duration, err error) {
@@ -83,11 +88,11 @@ func (m *Metrics) synced(r backend.Report, services int, elapsed time.Duration, 
 	m.drift.Add(float64(r.Drift))
 }
 
-// observe measures from each Service's trigger to now.
-func (m *Metrics) observe(dirty map[types.NamespacedName]time.Time, now time.Time) {
-	for _, trigger := range dirty {
-		if !trigger.IsZero() {
-			m.programming.Observe(now.Sub(trigger).Seconds())
-		}
+// took measures from a cause to now. What happened before begun, when this
+// process began to program, says nothing about this process.
+func (m *Metrics) took(c cause, now, begun time.Time) {
+	m.noticing.Observe(now.Sub(c.noticed).Seconds())
+	if c.trigger.After(begun) {
+		m.programming.Observe(now.Sub(c.trigger).Seconds())
 	}
 }

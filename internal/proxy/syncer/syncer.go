@@ -91,7 +91,7 @@ type Syncer struct {
 	cfg Config
 
 	mu      sync.Mutex
-	dirty   map[types.NamespacedName]time.Time
+	dirty   map[types.NamespacedName]cause
 	node    *model.Node // set: to be taken in
 	verify  bool        // read the kernel back
 	status  Status
@@ -99,9 +99,29 @@ type Syncer struct {
 	wake    chan struct{}
 
 	// The rest belongs to Run.
+	begun   time.Time
 	state   *model.State
 	pending map[types.NamespacedName]*model.Service  // Services to sync, as they were at the last success
 	left    map[types.NamespacedName][]model.Problem // what the Backend could not do
+	causes  []cause                                  // of what the kernel does not have yet
+}
+
+// cause is why a Service is dirty.
+type cause struct {
+	// trigger is when it happened, zero if that is not known; noticed is when
+	// Notify told of it.
+	trigger, noticed time.Time
+}
+
+// earlier joins two causes of one change.
+func (c cause) earlier(o cause) cause {
+	if c.trigger.IsZero() || !o.trigger.IsZero() && o.trigger.Before(c.trigger) {
+		c.trigger = o.trigger
+	}
+	if o.noticed.Before(c.noticed) {
+		c.noticed = o.noticed
+	}
+	return c
 }
 
 // New gives a Syncer that does nothing before Run.
@@ -120,7 +140,7 @@ func New(cfg Config) (*Syncer, error) {
 	}
 	return &Syncer{
 		cfg:     cfg,
-		dirty:   map[types.NamespacedName]time.Time{},
+		dirty:   map[types.NamespacedName]cause{},
 		wake:    make(chan struct{}, 1),
 		state:   model.NewState(cfg.Node),
 		pending: map[types.NamespacedName]*model.Service{},
@@ -132,10 +152,12 @@ func New(cfg Config) (*Syncer, error) {
 // Notify says that a Service or its slices changed. trigger is when the cause
 // happened, zero if unknown; it is measured against the commit.
 func (s *Syncer) Notify(name types.NamespacedName, trigger time.Time) {
+	c := cause{trigger: trigger, noticed: time.Now()}
 	s.mu.Lock()
-	if old, ok := s.dirty[name]; !ok || old.IsZero() || !trigger.IsZero() && trigger.Before(old) {
-		s.dirty[name] = trigger
+	if old, ok := s.dirty[name]; ok {
+		c = c.earlier(old)
 	}
+	s.dirty[name] = c
 	s.mu.Unlock()
 	s.kick()
 }
@@ -215,10 +237,7 @@ func (s *Syncer) Run(ctx context.Context) error {
 			return nil
 		}
 	}
-	for _, name := range s.cfg.Source.Names() {
-		s.compute(name)
-	}
-	s.Verify()
+	s.beginAll()
 	resync := time.NewTicker(s.cfg.Resync)
 	defer resync.Stop()
 	backoff := time.Duration(0)
@@ -243,6 +262,20 @@ func (s *Syncer) Run(ctx context.Context) error {
 		}
 		backoff = 0
 	}
+}
+
+// beginAll has everything computed by the first sync.
+func (s *Syncer) beginAll() {
+	s.begun = time.Now()
+	s.mu.Lock()
+	// What was notified until now the Source shows.
+	clear(s.dirty)
+	if s.node == nil {
+		s.node = &s.cfg.Node
+	}
+	s.verify = true
+	s.mu.Unlock()
+	s.kick()
 }
 
 // wakeUnless gives nil, which never receives, while a failing backend rests.
@@ -270,12 +303,12 @@ func (s *Syncer) watchDrift(ctx context.Context, log logr.Logger, w backend.Watc
 }
 
 // take empties the inbox.
-func (s *Syncer) take() (dirty map[types.NamespacedName]time.Time, node *model.Node, verify bool) {
+func (s *Syncer) take() (dirty map[types.NamespacedName]cause, node *model.Node, verify bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	dirty, node, verify = s.dirty, s.node, s.verify
 	if len(dirty) > 0 {
-		s.dirty = map[types.NamespacedName]time.Time{}
+		s.dirty = map[types.NamespacedName]cause{}
 	}
 	s.node, s.verify = nil, false
 	return dirty, node, verify
@@ -304,11 +337,12 @@ func (s *Syncer) sync(ctx context.Context, log logr.Logger, retry bool) error {
 	if node != nil {
 		s.rebuild(*node)
 	}
-	for name := range dirty {
+	for name, c := range dirty {
 		s.compute(name)
+		s.causes = append(s.causes, c)
 	}
 	if len(s.pending) == 0 && node == nil && !verify && !retry {
-		s.cfg.Metrics.observe(dirty, time.Now())
+		s.done()
 		return nil // nothing that matters to this node
 	}
 	var changed []types.NamespacedName
@@ -326,9 +360,18 @@ func (s *Syncer) sync(ctx context.Context, log logr.Logger, retry bool) error {
 		s.mu.Unlock()
 		return err
 	}
-	s.cfg.Metrics.observe(dirty, time.Now())
+	s.done()
 	s.succeeded(log, report, time.Since(start))
 	return nil
+}
+
+// done measures how long what has come in until now took.
+func (s *Syncer) done() {
+	now := time.Now()
+	for _, c := range s.causes {
+		s.cfg.Metrics.took(c, now, s.begun)
+	}
+	s.causes = s.causes[:0]
 }
 
 func (s *Syncer) succeeded(log logr.Logger, report backend.Report, elapsed time.Duration) {

@@ -153,6 +153,12 @@ func start(t *testing.T, cfg Config) *Syncer {
 	if err != nil {
 		t.Fatal(err)
 	}
+	run(t, s)
+	return s
+}
+
+func run(t *testing.T, s *Syncer) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
@@ -162,7 +168,6 @@ func start(t *testing.T, cfg Config) *Syncer {
 			t.Errorf("Run: %v", err)
 		}
 	})
-	return s
 }
 
 func eventually(t *testing.T, what string, ok func() bool) {
