@@ -15,8 +15,10 @@ import (
 // settleLimit is how long a contender may take to catch up.
 const settleLimit = 10 * time.Minute
 
-// flipRate is how many Pods change a second in the case many-services.
-const flipRate = 100
+// flipRate is how many Pods change a second in the case many-services: half of
+// what kube-controller-manager can follow on two cores. Beyond that it falls
+// behind, and what it skips makes its writes fewer.
+const flipRate = 50
 
 // podsPerService is that of the case many-services.
 const podsPerService = 3

@@ -58,7 +58,7 @@ func sizeFromEnv() (size, error) {
 		}
 	}
 	at := func(n int) int { return max(10, int(float64(n)*scale)) }
-	return size{onePods: at(5000), services: at(5000), flips: at(3000)}, nil
+	return size{onePods: at(5000), services: at(5000), flips: at(2000)}, nil
 }
 
 func bench(ctx context.Context) error {
