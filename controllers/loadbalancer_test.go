@@ -78,6 +78,20 @@ var _ = Describe("a LoadBalancer Service", func() {
 		edit(ctx, svc, func(svc *corev1.Service) { svc.Finalizers = nil })
 	})
 
+	It("whose class is not configured any more says so, and goes when its mark is taken off by hand", func(ctx SpecContext) {
+		s := newLBSpec(ctx)
+		svc := s.service(ctx, "web", func(svc *corev1.Service) {
+			svc.Spec.LoadBalancerClass = ptr.To("example.com/gone")
+			svc.Annotations[v1alpha1.ProvisionerAnnotation] = "example.com/gone"
+			svc.Finalizers = []string{v1alpha1.LoadBalancerFinalizer}
+		})
+		Expect(k8sClient.Delete(ctx, svc)).To(Succeed())
+		Eventually(eventsOn(ctx, svc)).Should(ContainElement(And(HavePrefix("ClassNotConfigured: "), ContainSubstring("configure it again"))))
+		Expect(isGone(ctx, svc)()).To(BeFalse())
+		edit(ctx, svc, func(svc *corev1.Service) { svc.Finalizers = nil })
+		Eventually(isGone(ctx, svc)).Should(BeTrue())
+	})
+
 	It("of our class is served", func(ctx SpecContext) {
 		s := newLBSpec(ctx)
 		s.pool(ctx, nil, s.v4Range(10, 10))

@@ -13,10 +13,35 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 )
+
+// poolMetric reads one value of causeway_loadbalancer_pool_addresses.
+func poolMetric(pool, family, state string) func(Gomega) float64 {
+	return func(g Gomega) float64 {
+		families, err := metrics.Registry.Gather()
+		g.Expect(err).NotTo(HaveOccurred())
+		for _, f := range families {
+			if f.GetName() != "causeway_loadbalancer_pool_addresses" {
+				continue
+			}
+			for _, m := range f.GetMetric() {
+				labels := map[string]string{}
+				for _, l := range m.GetLabel() {
+					labels[l.GetName()] = l.GetValue()
+				}
+				if labels["pool"] == pool && labels["family"] == family && labels["state"] == state {
+					return m.GetGauge().GetValue()
+				}
+			}
+		}
+		return -1
+	}
+}
 
 var _ = Describe("a LoadBalancerPool", func() {
 	ready := func(ctx context.Context, p *v1alpha1.LoadBalancerPool, condition string) func(Gomega) string {
@@ -36,6 +61,9 @@ var _ = Describe("a LoadBalancerPool", func() {
 			Should(Equal([]*v1alpha1.PoolUsage{{Total: 3, Assigned: 2, Excluded: 1}, {Total: 5, Free: 5}}))
 		Eventually(ready(ctx, p, v1alpha1.PoolReady)).Should(Equal("True/Ready"))
 		Eventually(ready(ctx, p, v1alpha1.PoolExhausted)).Should(Equal("True/NoFreeAddress"))
+		for state, n := range map[string]float64{"assigned": 2, "excluded": 1, "free": 0, "reserved": 0, "quarantined": 0, "draining": 0} {
+			Eventually(poolMetric(p.Name, "IPv4", state)).Should(Equal(n), state)
+		}
 		Expect(p.Status.ObservedGeneration).To(Equal(p.Generation))
 	})
 
@@ -51,6 +79,38 @@ var _ = Describe("a LoadBalancerPool", func() {
 		Expect(addressesOf(ctx, a)(Default)).To(Equal([]string{s.v4(10)}))
 		edit(ctx, p, func(p *v1alpha1.LoadBalancerPool) { p.Spec.Disabled = false })
 		Eventually(addressesOf(ctx, b)).Should(Equal([]string{s.v4(11)}))
+	})
+
+	It("that no longer admits a Service leaves it its address, after a restart too", func(ctx SpecContext) {
+		s := newLBSpec(ctx)
+		p := s.pool(ctx, nil, s.v4Range(10, 19))
+		a := s.service(ctx, "a", nil)
+		Eventually(addressesOf(ctx, a)).Should(Equal([]string{s.v4(10)}))
+		other := s.pool(ctx, func(p *v1alpha1.LoadBalancerPoolSpec) { p.Priority = 9 }, s.v4Range(20, 29))
+		edit(ctx, p, func(p *v1alpha1.LoadBalancerPool) {
+			p.Spec.NamespaceSelector = inNamespace("elsewhere")
+			p.Spec.AutoAssign = ptr.To(false)
+		})
+		b := s.service(ctx, "b", nil)
+		Eventually(addressesOf(ctx, b)).Should(Equal([]string{s.v4(20)}), "of pool %s", other.Name)
+		stop := startManager(newLoadBalancerManager())
+		defer stop()
+		edit(ctx, a, func(svc *corev1.Service) { svc.Labels = map[string]string{"touched": "yes"} })
+		Consistently(addressesOf(ctx, a)).Should(Equal([]string{s.v4(10)}))
+		Expect(allocatedOf(ctx, a)(Default)).To(Equal("True/Allocated"))
+	})
+
+	It("admits the namespaces that its selector does, also when they are labelled later", func(ctx SpecContext) {
+		s := newLBSpec(ctx)
+		s.pool(ctx, func(p *v1alpha1.LoadBalancerPoolSpec) {
+			p.NamespaceSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"team": s.namespace}}
+		}, s.v4Range(10, 19))
+		svc := s.service(ctx, "web", nil)
+		Eventually(allocatedOf(ctx, svc)).Should(Equal("False/NoPool"))
+		Eventually(eventsOn(ctx, svc)).Should(ContainElement(ContainSubstring("does not admit the Service by its namespaceSelector")))
+		namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: s.namespace}}
+		edit(ctx, namespace, func(n *corev1.Namespace) { metav1.SetMetaDataLabel(&n.ObjectMeta, "team", s.namespace) })
+		Eventually(addressesOf(ctx, svc)).Should(Equal([]string{s.v4(10)}))
 	})
 
 	It("that overlaps another is refused, and the message says which", func(ctx SpecContext) {

@@ -26,6 +26,7 @@ func TestSharedAddressWithPolicyLocal(t *testing.T) {
 	shared := func(app string, port int32) change {
 		return func(s *corev1.Service) {
 			local(s)
+			s.Spec.AllocateLoadBalancerNodePorts = ptr.To(false)
 			s.Annotations = map[string]string{v1alpha1.SharingKeyAnnotation: "shared"}
 			s.Spec.Selector = map[string]string{"app": app}
 			s.Spec.Ports[0].Port = port
@@ -39,6 +40,12 @@ func TestSharedAddressWithPolicyLocal(t *testing.T) {
 	second := ready(t, ctx, create(t, ctx, "shared-b", shared("shared-b", 8002)))
 	if !slices.Equal(first, second) {
 		t.Fatalf("given %v and %v, want the same", first, second)
+	}
+	for _, name := range []string{"shared-a", "shared-b"} {
+		s := &corev1.Service{}
+		if err := api.Get(ctx, client.ObjectKey{Namespace: "default", Name: name}, s); err != nil || s.Spec.Ports[0].NodePort != 0 {
+			t.Errorf("%s has NodePort %d, wanted none; %v", name, s.Spec.Ports[0].NodePort, err)
+		}
 	}
 	node := announcer(t, ctx, first[0])
 	nodeIP := node.Addresses()[0].String()

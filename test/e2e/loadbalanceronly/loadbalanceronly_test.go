@@ -9,8 +9,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -109,6 +111,7 @@ func policyCluster(t *testing.T) {
 			return nil
 		})
 	}
+	columns(t, ctx, addresses[0], announcer(t, ctx, addresses[0]).Name())
 	eventually(t, ctx, "conditions", func() error {
 		if err := api.Get(ctx, client.ObjectKeyFromObject(svc), svc); err != nil {
 			return err
@@ -120,6 +123,20 @@ func policyCluster(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// columns looks at what kubectl shows of an address.
+func columns(t *testing.T, ctx context.Context, address netip.Addr, node string) {
+	t.Helper()
+	text, err := cluster.Kubectl(ctx, nil, "get", "loadbalanceraddresses")
+	if err != nil {
+		t.Fatal(err)
+	}
+	head := regexp.MustCompile(`(?m)^NAME +ADDRESS +NAMESPACE +SERVICE +POOL +NODE +INTERFACE +SINCE$`)
+	row := regexp.MustCompile(fmt.Sprintf(`(?m)^%[1]s +%[1]s +default +cluster +lan +%s +%s +\d+m?\d*s$`, regexp.QuoteMeta(address.String()), node, lab.Interface))
+	if !head.MatchString(text) || !row.MatchString(text) {
+		t.Errorf("kubectl get loadbalanceraddresses: no row of %s at %s in\n%s", address, node, text)
+	}
 }
 
 // With policy Local only a node with a ready endpoint announces, for kube-proxy

@@ -62,7 +62,7 @@ func TestAddresses(t *testing.T) {
 	start := time.Now()
 	s.run(operations, kills)
 	services := s.settled(operations)
-	t.Logf("%d operations and %d kills in %s; %d Services have an address", operations, kills, time.Since(start).Round(time.Second), services)
+	t.Logf("%d Services created and %d kills in %s; %d are left", operations, kills, time.Since(start).Round(time.Second), services)
 	s.checkRecords()
 	watched()
 }
@@ -72,7 +72,7 @@ type soak struct {
 	t        *testing.T
 	api      client.WithWatch
 	replicas []*replica.Process
-	left     atomic.Int64 // operations to do
+	left     atomic.Int64 // Services to create
 
 	mu    sync.Mutex
 	alive map[types.UID]bool // Services that are not deleted
@@ -210,7 +210,7 @@ func (s *soak) run(operations, kills int) {
 	wg.Wait()
 }
 
-// work creates Services and deletes some of its own.
+// work creates Services, and deletes one of its own now and then.
 func (s *soak) work(ctx context.Context, id int) {
 	rng := rand.New(rand.NewPCG(uint64(id), 7))
 	var mine []*corev1.Service
@@ -224,7 +224,6 @@ func (s *soak) work(ctx context.Context, id int) {
 				s.t.Errorf("delete Service %s: %v", mine[i].Name, err)
 			}
 			mine = append(mine[:i], mine[i+1:]...)
-			continue
 		}
 		svc := &corev1.Service{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprintf("w%d-%d", id, n)},
