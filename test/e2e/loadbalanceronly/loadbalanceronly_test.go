@@ -242,8 +242,11 @@ func nodeDies(t *testing.T) {
 // it hands over.
 func kubeProxyDies(t *testing.T) {
 	ctx := need(t)
+	created := time.Now()
 	_, addresses := service(t, ctx, "proxy-dies", "go-http", local)
+	given := time.Since(created)
 	before := announcer(t, ctx, addresses[0])
+	t.Logf("address after %s, announced by %s after %s", given, before.Name(), time.Since(created))
 	pods, err := kubeProxies(ctx)
 	if err != nil {
 		t.Fatal(err)
