@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -70,6 +71,50 @@ func (Table) Clean(scopes []Scope) (int, error) {
 				deleted++
 			case !errors.Is(err, unix.ENOENT):
 				errs = append(errs, fmt.Errorf("delete flow to %s at %s: %w", e.destination, e.endpoint, err))
+			}
+		}
+	}
+	return deleted, errors.Join(errs...)
+}
+
+// Translated says whether there are flows of a family that were sent to
+// another endpoint than they were dialled.
+func (Table) Translated(f model.Family) (bool, error) {
+	for _, proto := range []model.Protocol{model.TCP, model.UDP, model.SCTP} {
+		entries, err := list(f, Scope{Key: model.Key{Addr: f.Unspecified(), Protocol: proto}})
+		if err != nil {
+			return false, fmt.Errorf("list %s flows: %w", proto, err)
+		}
+		if slices.ContainsFunc(entries, func(e entry) bool { return e.destination != e.endpoint }) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// CleanUntranslated deletes the flows that were led nowhere else than where they
+// were dialled, if what they dialled is asked for. A NodePort's key matches
+// this node's addresses. It says how many there were.
+func (Table) CleanUntranslated(f model.Family, dialled map[model.Key]bool) (int, error) {
+	local := localAddrs()
+	deleted := 0
+	var errs []error
+	for _, proto := range []model.Protocol{model.TCP, model.UDP} {
+		entries, err := list(f, Scope{Key: model.Key{Addr: f.Unspecified(), Protocol: proto}})
+		if err != nil {
+			return deleted, fmt.Errorf("list %s flows: %w", proto, err)
+		}
+		for _, e := range entries {
+			key := model.Key{Addr: e.destination.Addr(), Port: e.destination.Port(), Protocol: proto}
+			nodePort := model.Key{Addr: f.Unspecified(), Port: key.Port, Protocol: proto}
+			if e.destination != e.endpoint || !dialled[key] && !(dialled[nodePort] && local(key.Addr)) {
+				continue
+			}
+			switch err := remove(f, e); {
+			case err == nil:
+				deleted++
+			case !errors.Is(err, unix.ENOENT):
+				errs = append(errs, fmt.Errorf("delete flow to %s: %w", e.destination, err))
 			}
 		}
 	}
