@@ -32,8 +32,11 @@ func addProgram(a *archive, added map[string]bool, name string) error {
 		return nil
 	}
 	added[iptablesExtensions] = true
-	if _, err := os.Stat(iptablesExtensions); err == nil {
-		return a.tree(iptablesExtensions, iptablesExtensions)
+	extensions, _ := filepath.Glob(filepath.Join(iptablesExtensions, "*.so"))
+	for _, extension := range extensions {
+		if err := addELF(a, added, extension); err != nil {
+			return fmt.Errorf("take iptables extension along: %w", err)
+		}
 	}
 	return nil
 }
