@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
@@ -383,13 +384,37 @@ func (b *Backend) Cleanup(ctx context.Context) error {
 
 // Watch implements backend.Watcher for the tables. Virtual servers and routes
 // have no notifications that would tell others' changes from our own; they are
-// compared when the tables are, and on the timer.
+// compared when the tables are, when the node loses an address, and on the timer.
 func (b *Backend) Watch(ctx context.Context, notify func()) error {
 	m, err := nfnl.NewMonitor(b.port)
 	if err != nil {
 		return err
 	}
 	defer m.Close()
+	// With an address go the routes that have it as their source.
+	addresses := make(chan netlink.AddrUpdate, 16)
+	if err := netlink.AddrSubscribe(addresses, ctx.Done()); err != nil {
+		return fmt.Errorf("watch addresses: %w", err)
+	}
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	watch.Go(func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case u, ok := <-addresses:
+				if !ok {
+					return
+				}
+				if !u.NewAddr {
+					notify()
+				}
+			}
+		}
+	})
 	notify() // what happened before the monitor listened is unknown
 	return m.Run(ctx, func(t nfnl.Table) {
 		if t.Name == Name || t.Name == "" {

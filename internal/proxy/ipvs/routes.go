@@ -30,6 +30,10 @@ type routes struct {
 	families []model.Family
 	table    int
 	index    int // of the interface; 0 is not known
+	// source is what the node itself sends from to addresses that have a route.
+	// By itself the kernel would take the address itself, and then refuse it, as
+	// no interface has it. IPv6 chooses well.
+	source net.IP
 }
 
 func newRoutes(families []model.Family, table int) (*routes, error) {
@@ -69,11 +73,28 @@ func (r *routes) read() (routed, own map[netip.Addr]bool, err error) {
 	if err := r.ensureRules(); err != nil {
 		return nil, nil, err
 	}
-	if routed, err = r.listed(); err != nil {
+	if own, err = r.own(); err != nil {
 		return nil, nil, err
 	}
-	own, err = r.own()
+	r.source = r.choose(own)
+	routed, err = r.listed()
 	return routed, own, err
+}
+
+// choose gives the node's IPv4 address towards the world, else any.
+func (r *routes) choose(own map[netip.Addr]bool) net.IP {
+	if found, err := r.link.RouteGet(net.IPv4(198, 51, 100, 1)); err == nil && len(found) > 0 {
+		if a, ok := netip.AddrFromSlice(found[0].Src); ok && own[a.Unmap()] && !a.IsLoopback() {
+			return found[0].Src
+		}
+	}
+	var best netip.Addr
+	for a := range own {
+		if a.Is4() && a.IsGlobalUnicast() && (!best.IsValid() || a.Less(best)) {
+			best = a
+		}
+	}
+	return best.AsSlice()
 }
 
 // listed returns the addresses that have a route.
@@ -90,7 +111,7 @@ func (r *routes) listed() (map[netip.Addr]bool, error) {
 			if route.Dst == nil {
 				continue
 			}
-			if a, ok := netip.AddrFromSlice(route.Dst.IP); ok && route.LinkIndex == r.index {
+			if a, ok := netip.AddrFromSlice(route.Dst.IP); ok && route.LinkIndex == r.index && (f == model.IPv6 || route.Src.Equal(r.source)) {
 				routed[a.Unmap()] = true
 			}
 		}
@@ -176,7 +197,11 @@ func (r *routes) route(a netip.Addr) *netlink.Route {
 }
 
 func (r *routes) add(a netip.Addr) error {
-	if err := r.link.RouteReplace(r.route(a)); err != nil {
+	route := r.route(a)
+	if a.Is4() {
+		route.Src = r.source
+	}
+	if err := r.link.RouteReplace(route); err != nil {
 		return fmt.Errorf("make %s local: %w", a, err)
 	}
 	return nil

@@ -50,6 +50,7 @@ const (
 	flagPersistent = 1 // IP_VS_SVC_F_PERSISTENT
 	flagFallback   = 8 // IP_VS_SVC_F_SCHED_SH_FALLBACK, _MH_FALLBACK
 	forwardMasq    = 0 // IP_VS_CONN_F_MASQ
+	forwardDirect  = 3 // IP_VS_CONN_F_DROUTE
 )
 
 // Key names a virtual server: by what is dialled, or by the mark that packets
@@ -107,6 +108,9 @@ type RealServer struct {
 	// Weight is its share of new connections; 0 gets none, and keeps those it
 	// has.
 	Weight uint32
+	// Direct delivers packets as they are, instead of translating them. It is
+	// not read back.
+	Direct bool
 	// Active, Inactive and Persistent count its connections: established ones,
 	// others, and clients that are kept with it.
 	Active, Inactive, Persistent uint32
@@ -284,7 +288,11 @@ func (m *message) dest(r RealServer, full bool) {
 	}
 	m.u16(destFamily, family)
 	if full {
-		m.u32(destForward, forwardMasq)
+		forward := uint32(forwardMasq)
+		if r.Direct {
+			forward = forwardDirect
+		}
+		m.u32(destForward, forward)
 		m.u32(destWeight, r.Weight)
 		m.u32(destUpper, 0)
 		m.u32(destLower, 0)
