@@ -30,6 +30,9 @@ type Config struct {
 	// DialTimeout bounds the search for an endpoint that answers; 0 is ten
 	// seconds.
 	DialTimeout time.Duration
+	// Grace is how long Close waits for connections that are open to end; 0 is
+	// one second.
+	Grace time.Duration
 	// MaxDescriptors is how many file descriptors connections may use; 0 is the
 	// process's limit less what the rest of it needs.
 	MaxDescriptors int
@@ -39,7 +42,7 @@ type Config struct {
 
 // Validate says what is wrong.
 func (c Config) Validate() error {
-	if c.UDPTimeout < 0 || c.DialTimeout < 0 || c.MaxDescriptors < 0 {
+	if c.UDPTimeout < 0 || c.DialTimeout < 0 || c.Grace < 0 || c.MaxDescriptors < 0 {
 		return errors.New("time-outs and limits of the userspace proxy must not be negative")
 	}
 	return nil
@@ -54,6 +57,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.DialTimeout == 0 {
 		c.DialTimeout = 10 * time.Second
+	}
+	if c.Grace == 0 {
+		c.Grace = time.Second
 	}
 	if c.Metrics == nil {
 		c.Metrics = NewMetrics()
@@ -72,6 +78,11 @@ type (
 		ensure() (missing int, err error)
 		remove() error
 	}
+	keepKernel interface {
+		keep() (beside bool, err error)
+		remove() error
+		forget(elements) error
+	}
 )
 
 // Backend serves Services by a proxy in this process. It implements
@@ -80,6 +91,7 @@ type Backend struct {
 	families []model.Family
 	tables   tableKernel
 	routes   routeKernel
+	keeper   keepKernel
 	proxy    *proxy
 	budget   *budget
 	port     uint32 // of the netlink socket
@@ -88,6 +100,7 @@ type Backend struct {
 	// synced says that want and applied describe the kernel.
 	synced  bool
 	node    model.Node
+	beside  bool // IPVS had virtual servers
 	applied map[types.NamespacedName]*model.Service
 	want    wanted
 
@@ -124,7 +137,7 @@ func New(cfg Config) (*Backend, error) {
 		_ = t.close()
 		return nil, err
 	}
-	b := newBackend(cfg, budget, t, r)
+	b := newBackend(cfg, budget, t, r, &keeper{conn: t.conn, families: cfg.Families})
 	b.port = t.conn.Port()
 	b.release = func() error {
 		r.close()
@@ -142,7 +155,7 @@ func Present() (bool, error) {
 	defer conn.Close()
 	for _, f := range model.Families {
 		names, err := conn.Tables(tableOf(f).Family)
-		if err != nil || slices.Contains(names, Name) {
+		if err != nil || slices.Contains(names, Name) || slices.Contains(names, keepName) {
 			return err == nil, err
 		}
 	}
@@ -158,10 +171,10 @@ func hasFamily(f model.Family) bool {
 	return unix.Close(fd) == nil
 }
 
-func newBackend(cfg Config, budget *budget, t tableKernel, r routeKernel) *Backend {
+func newBackend(cfg Config, budget *budget, t tableKernel, r routeKernel, k keepKernel) *Backend {
 	cfg.Metrics.descriptors.Set(float64(budget.limit))
 	b := &Backend{
-		families: cfg.Families, tables: t, routes: r, budget: budget, release: func() error { return nil },
+		families: cfg.Families, tables: t, routes: r, keeper: k, budget: budget, release: func() error { return nil },
 		proxy: newProxy(cfg, budget, cfg.Metrics),
 	}
 	budget.tell = b.wake
@@ -171,8 +184,9 @@ func newBackend(cfg Config, budget *budget, t tableKernel, r routeKernel) *Backe
 // Name is "userspace".
 func (b *Backend) Name() string { return "userspace" }
 
-// Close ends the proxy: its connections are reset. The kernel keeps the rules,
-// which drop first packets until another Backend listens.
+// Close ends the proxy: connections that do not end within Config.Grace are
+// reset. The kernel keeps the rules, which drop first packets until another
+// Backend listens.
 func (b *Backend) Close() error { return errors.Join(b.proxy.close(), b.release()) }
 
 // Sync implements backend.Backend. Its first call opens the sockets.
@@ -329,7 +343,11 @@ func (b *Backend) full(want model.Desired) (backend.Report, error) {
 	if b.synced {
 		drift = len(broken) + differences(found, b.want)
 	}
-	if !reflect.DeepEqual(b.node, want.Node) {
+	beside, err := b.keeper.keep()
+	if err != nil {
+		return backend.Report{}, err
+	}
+	if !reflect.DeepEqual(b.node, want.Node) || beside != b.beside {
 		broken = b.families // the rules depend on it
 	}
 	next, touched := wanted{}, map[elementID]bool{}
@@ -345,7 +363,7 @@ func (b *Backend) full(want model.Desired) (backend.Report, error) {
 	edits, report := difference(found, next, touched)
 	var rebuild []*program
 	for _, f := range broken {
-		rebuild = append(rebuild, &program{fam: f, node: &want.Node, at: b.proxy.at[f]})
+		rebuild = append(rebuild, &program{fam: f, node: &want.Node, at: b.proxy.at[f], beside: beside})
 		// Elements that stay are written again, which is no change.
 		for id, c := range next {
 			if old, had := found[id]; id.family == f && had && old == c.value {
@@ -376,7 +394,7 @@ func (b *Backend) full(want model.Desired) (backend.Report, error) {
 	b.proxy.drop(func(k model.Key) bool { return !keys[k] })
 	report.Problems = append(report.Problems, b.budget.problems(time.Now())...)
 	report.Drift = drift
-	b.synced, b.node, b.want = true, want.Node, next
+	b.synced, b.node, b.beside, b.want = true, want.Node, beside, next
 	return report, nil
 }
 
@@ -396,15 +414,20 @@ func differences(found elements, left wanted) int {
 	return n
 }
 
-// Cleanup removes rules and routes. The proxy's connections go on without
-// them only as long as their packets find the way, so they are ended.
+// Cleanup removes rules and routes. What this node itself dialled while no
+// proxy listened, the kernel's connection tracking, where there is some, would
+// go on leading nowhere: that is forgotten.
 func (b *Backend) Cleanup(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	b.synced = false
 	b.proxy.drop(func(model.Key) bool { return true })
-	if err := errors.Join(b.tables.remove(), b.routes.remove()); err != nil {
+	found, _, err := b.tables.read()
+	if err = errors.Join(err, b.tables.remove(), b.routes.remove(), b.keeper.remove()); err != nil {
+		return fmt.Errorf("clean up userspace: %w", err)
+	}
+	if err := b.keeper.forget(found); err != nil {
 		return fmt.Errorf("clean up userspace: %w", err)
 	}
 	return nil

@@ -120,13 +120,20 @@ func (k fakeRoutes) ensure() (missing int, err error) {
 
 func (k fakeRoutes) remove() error { return k.try(func() error { k.routes = false; return nil }) }
 
+type fakeKeeper struct{ *fakeKernel }
+
+func (k fakeKeeper) keep() (bool, error) { return false, k.try(func() error { return nil }) }
+func (k fakeKeeper) remove() error       { return k.try(func() error { return nil }) }
+
+func (k fakeKeeper) forget(elements) error { return k.try(func() error { return nil }) }
+
 func fakeBackend(t *testing.T, k *fakeKernel) *Backend {
 	t.Helper()
 	budget, err := newBudget(0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := newBackend(Config{}.withDefaults(), budget, k, fakeRoutes{k})
+	b := newBackend(Config{}.withDefaults(), budget, k, fakeRoutes{k}, fakeKeeper{k})
 	t.Cleanup(func() {
 		if err := b.Close(); err != nil {
 			t.Error(err)

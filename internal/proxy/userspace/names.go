@@ -5,6 +5,7 @@ package userspace
 import (
 	"cmp"
 	"encoding/binary"
+	"net/netip"
 
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
@@ -117,4 +118,27 @@ func frontendKey(k model.Key) string {
 	b = append(b, byte(k.Protocol), 0, 0, 0)
 	b = binary.BigEndian.AppendUint16(b, k.Port)
 	return string(append(b, 0, 0))
+}
+
+// dialled is the frontend of an element of a services map.
+func (e elementID) dialled() (model.Key, bool) {
+	key := model.Key{Addr: e.family.Unspecified()}
+	b := []byte(e.key)
+	switch e.set {
+	case setServices, setServicesOutside:
+		n := len(key.Addr.AsSlice())
+		if len(b) < n {
+			return key, false
+		}
+		key.Addr, _ = netip.AddrFromSlice(b[:n])
+		b = b[n:]
+	case setNodePorts, setNodePortsOutside:
+	default:
+		return key, false
+	}
+	if len(b) < 6 {
+		return key, false
+	}
+	key.Protocol, key.Port = model.Protocol(b[0]), binary.BigEndian.Uint16(b[4:])
+	return key, true
 }

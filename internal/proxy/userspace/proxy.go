@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -37,6 +38,8 @@ type proxy struct {
 	closers []io.Closer
 	replies map[model.Family]*replier
 	at      map[model.Family]map[view]ports
+
+	carried atomic.Int64 // TCP connections
 
 	connsMu sync.Mutex
 	conns   map[io.Closer]struct{} // what close ends, besides the sockets
@@ -220,8 +223,10 @@ func (p *proxy) forget(c io.Closer) {
 	delete(p.conns, c)
 }
 
-// close ends everything and waits for that. It may be called again.
+// close takes no new connections, gives those that are open a moment to end,
+// resets the others and waits for all of that. It may be called again.
 func (p *proxy) close() error {
+	p.quiesce()
 	p.connsMu.Lock()
 	p.cancel()
 	conns := p.conns
@@ -241,6 +246,48 @@ func (p *proxy) close() error {
 	p.closers = nil
 	clear(p.replies)
 	return errors.Join(errs...)
+}
+
+// quiesce has the kernel drop the first packets of connections, which their
+// clients repeat, and waits until those that are open have ended, but not long.
+func (p *proxy) quiesce() {
+	for _, c := range p.closers {
+		if l, ok := c.(*net.TCPListener); ok {
+			_ = refuseFirst(l)
+		}
+	}
+	if len(p.closers) == 0 {
+		return
+	}
+	const settle = 20 * time.Millisecond // for what was just accepted by the kernel
+	for deadline := time.Now().Add(p.cfg.Grace); ; {
+		time.Sleep(settle)
+		if p.carried.Load() == 0 || time.Now().After(deadline) {
+			return
+		}
+	}
+}
+
+// refuseFirst drops SYN segments that come to a socket.
+func refuseFirst(l *net.TCPListener) error {
+	const flagsOffset, synAck, syn, all = 13, 0x12, 0x02, 1 << 18
+	program := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: flagsOffset},
+		{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: synAck},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: syn, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K},
+		{Code: unix.BPF_RET | unix.BPF_K, K: all},
+	}
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		failed = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+			&unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
+	})
+	return errors.Join(err, failed)
 }
 
 // pause waits a little after an error that may pass, and says whether to go on.

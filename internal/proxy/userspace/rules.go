@@ -46,6 +46,8 @@ type program struct {
 	fam  model.Family
 	node *model.Node
 	at   map[view]ports
+	// beside: IPVS has connections that the proxy must not take.
+	beside bool
 }
 
 type chain struct {
@@ -115,8 +117,12 @@ func (p *program) services(v view, act string) []nfnl.Rule {
 // act does what the mark says. Only the first packet of a TCP connection is
 // refused: what the proxy has goes on until it ends.
 func (p *program) act(capture string) []nfnl.Rule {
+	notNew := rule("not new", p.exprs().established().goTo(capture))
+	if p.beside && capture != chainDivert {
+		notNew = rule("left to IPVS", p.exprs().established().setMark(0).verdict(expr.VerdictAccept))
+	}
 	return []nfnl.Rule{
-		rule("not new", p.exprs().established().goTo(capture)),
+		notNew,
 		rule("", p.exprs().mark(actionReject).setMark(0).goTo(chainRefuse)),
 		rule("", p.exprs().mark(actionDrop).verdict(expr.VerdictDrop)),
 		rule("", p.exprs().goTo(capture)),

@@ -22,7 +22,11 @@ func (p *proxy) accept(l *net.TCPListener, v view) {
 		client, err := l.AcceptTCP()
 		switch {
 		case err == nil:
-			p.wait.Go(func() { p.carry(client, v) })
+			p.carried.Add(1)
+			p.wait.Go(func() {
+				defer p.carried.Add(-1)
+				p.carry(client, v)
+			})
 		case errors.Is(err, net.ErrClosed) || !p.pause():
 			return
 		}

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package userspace
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/causeway-lb/causeway/internal/conntrack"
+	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
+)
+
+// keepName is the table that stands in for those of a mode that has gone.
+const keepName = "causeway-translated"
+
+// keeper keeps connections going that another mode has translated. The kernel
+// goes on translating them only while some chain of type nat, and some rule
+// that looks at connections, are there.
+type keeper struct {
+	conn     *nfnl.Conn
+	families []model.Family
+	began    bool
+}
+
+func keepTable(f model.Family) nfnl.Table {
+	t := tableOf(f)
+	t.Name = keepName
+	return t
+}
+
+// keep is to be called before the proxy's tables are there and another mode's
+// objects go, and then now and again: without translated connections nothing
+// stays behind. beside says that IPVS still has some.
+func (k *keeper) keep() (beside bool, err error) {
+	beside, err = k.passIPVS()
+	if err != nil {
+		return false, fmt.Errorf("pass by IPVS: %w", err)
+	}
+	needed, err := k.needed()
+	if err != nil {
+		return false, err
+	}
+	k.began = true
+	if !needed {
+		return beside, k.removeTables()
+	}
+	var tx nfnl.Batch
+	for _, f := range k.families {
+		table := keepTable(f)
+		tx.AddTable(table)
+		const dstNAT = -100 // NF_IP_PRI_NAT_DST
+		tx.AddChain(nfnl.Chain{Table: table, Name: chainPrerouting, Hook: &nfnl.Hook{Type: "nat", Num: hookPrerouting, Priority: dstNAT}})
+		tx.FlushChain(table, chainPrerouting)
+		tx.AppendRule(table, chainPrerouting, nfnl.Rule{
+			Comment: "open connections are still translated",
+			Exprs: []expr.Any{
+				&expr.Ct{Register: r0, Key: expr.CtKeySTATE},
+				&expr.Verdict{Kind: expr.VerdictAccept},
+			},
+		})
+	}
+	err = k.conn.Commit(&tx)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
+		err = nil // a kernel that cannot translate has translated nothing
+	}
+	if err != nil {
+		return false, fmt.Errorf("keep translated connections: %w", err)
+	}
+	return beside, nil
+}
+
+// passIPVS has IPVS let pass what belongs to the proxy, as long as it has
+// virtual servers that would take it: a virtual server for our mark delivers
+// locally, unchanged. It says whether there are others.
+func (k *keeper) passIPVS() (others bool, err error) {
+	others, ours, err := virtualServers()
+	if err != nil || others == ours {
+		return others, err
+	}
+	if !others {
+		return false, removePass(k.families)
+	}
+	conn, err := vsnl.Dial()
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close()
+	var changes []vsnl.Change
+	for _, f := range k.families {
+		server := pass(f)
+		real := vsnl.RealServer{AddrPort: netip.AddrPortFrom(loopback(f), 0), Weight: 1, Direct: true}
+		changes = append(changes, vsnl.Change{Op: vsnl.AddServer, Server: server, Settings: vsnl.Settings{Scheduler: "rr"}},
+			vsnl.Change{Op: vsnl.AddReal, Server: server, Real: real})
+	}
+	return true, errors.Join(slices.DeleteFunc(conn.Do(changes), func(err error) bool { return errors.Is(err, unix.EEXIST) })...)
+}
+
+// pass is the virtual server of the proxy's packets.
+func pass(f model.Family) vsnl.Key { return vsnl.Key{Mark: uint32(Mark), IPv6: f == model.IPv6} }
+
+func removePass(families []model.Family) error {
+	conn, err := vsnl.Dial()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	var changes []vsnl.Change
+	for _, f := range families {
+		changes = append(changes, vsnl.Change{Op: vsnl.DeleteServer, Server: pass(f)})
+	}
+	return errors.Join(slices.DeleteFunc(conn.Do(changes), func(err error) bool { return errors.Is(err, unix.ESRCH) })...)
+}
+
+// virtualServers says whether IPVS has any by our mark, and any others. It
+// does not load the kernel's module to find out.
+func virtualServers() (others, ours bool, err error) {
+	list, err := os.ReadFile("/proc/thread-self/net/ip_vs")
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, false, nil
+	}
+	mark := fmt.Sprintf("%08X", uint32(Mark))
+	for line := range strings.Lines(string(list)) {
+		words := strings.Fields(line)
+		switch {
+		case len(words) < 2:
+		case words[0] == "FWM" && words[1] == mark:
+			ours = true
+		case slices.Contains([]string{"TCP", "UDP", "SCTP", "FWM"}, words[0]):
+			others = true
+		}
+	}
+	return others, ours, err
+}
+
+// needed says whether there may be translated connections. At first that is
+// wherever connections are tracked: another mode may still begin some.
+func (k *keeper) needed() (bool, error) {
+	if !k.began {
+		return tracked(), nil
+	}
+	for _, f := range k.families {
+		if there, err := k.conn.Tables(keepTable(f).Family); err != nil || !slices.Contains(there, keepName) {
+			if err != nil {
+				return false, err
+			}
+			continue
+		}
+		some, err := conntrack.Table{}.Translated(f)
+		if some || err != nil {
+			return some, err
+		}
+	}
+	return false, nil
+}
+
+// remove deletes everything; absent is no error.
+func (k *keeper) remove() error {
+	errs := []error{k.removeTables()}
+	if _, ours, err := virtualServers(); ours || err != nil {
+		errs = append(errs, err, removePass(k.families))
+	}
+	return errors.Join(errs...)
+}
+
+func (k *keeper) removeTables() error {
+	var tx nfnl.Batch
+	for _, f := range k.families {
+		tx.AddTable(keepTable(f))
+		tx.DeleteTable(keepTable(f))
+	}
+	return k.conn.Commit(&tx)
+}
+
+// forget ends the tracking of what was dialled at these elements and not
+// translated.
+func (k *keeper) forget(found elements) error {
+	if !tracked() {
+		return nil
+	}
+	dialled := map[model.Family]map[model.Key]bool{}
+	for id := range found {
+		if key, ok := id.dialled(); ok {
+			if dialled[id.family] == nil {
+				dialled[id.family] = map[model.Key]bool{}
+			}
+			dialled[id.family][key] = true
+		}
+	}
+	var errs []error
+	for f, keys := range dialled {
+		_, err := conntrack.Table{}.CleanUntranslated(f, keys)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// tracked says whether the kernel tracks any connections.
+func tracked() bool {
+	count, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_count")
+	return err == nil && strings.TrimSpace(string(count)) != "0"
+}
