@@ -62,6 +62,7 @@ func (f *flags) register(cmd *cobra.Command) {
 	fs.DurationVar(&f.modes.IPVS.DrainTimeout, "ipvs-drain-timeout", 15*time.Minute, "how long a removed endpoint may keep its connections in mode ipvs")
 	fs.StringVar(&f.modes.IPTables.Variant, "iptables-variant", "", "legacy or nft; empty: the one that iptables-restore is")
 	fs.DurationVar(&f.modes.Userspace.UDPTimeout, "userspace-udp-timeout", 2*time.Minute, "how long a UDP flow may be idle in mode userspace")
+	fs.DurationVar(&f.modes.Userspace.Grace, "userspace-grace", time.Second, "how long open connections may take to end when the agent stops in mode userspace")
 	fs.IntVar(&f.modes.Userspace.MaxDescriptors, "userspace-max-descriptors", 0, "file descriptors that connections may use in mode userspace, six a TCP connection; 0: the process's limit less 512")
 	std := flag.NewFlagSet("log", flag.ContinueOnError)
 	f.zap.BindFlags(std)

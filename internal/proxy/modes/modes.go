@@ -144,8 +144,9 @@ func (c *Chooser) Sync(ctx context.Context, want model.Desired, changed []types.
 		switch {
 		case err == nil:
 			c.fix()
-			if report.Full {
-				err = c.removeOld(ctx)
+			if report.Full && c.removeOld(ctx) {
+				// What the mode in use did for the sake of those is not needed now.
+				_, err = c.current.Sync(ctx, want, nil)
 			}
 			return report, err
 		case c.fixed || !errors.As(err, &lacks) || len(c.left) == 0:
@@ -180,42 +181,46 @@ func (c *Chooser) fix() {
 	}
 }
 
-// removeOld removes the objects of modes that are not in use. A mode whose
-// objects can't be removed is tried again with the next full Sync; that is not
-// an error of the mode in use.
-func (c *Chooser) removeOld(ctx context.Context) error {
+// removeOld removes the objects of modes that are not in use, and says whether
+// there were any. A mode whose objects can't be removed is tried again with the
+// next full Sync; that is not an error of the mode in use.
+func (c *Chooser) removeOld(ctx context.Context) (some bool) {
 	var left []Mode
 	for _, mode := range c.old {
-		if !c.removed(ctx, mode) {
+		present, gone := c.removed(ctx, mode)
+		some = some || present && gone
+		if !gone {
 			left = append(left, mode)
 		}
 	}
 	c.old = left
-	return ctx.Err()
+	return some
 }
 
 // Remaining are the modes whose objects are still there, sorted.
 func (c *Chooser) Remaining() []Mode { return slices.Clone(c.old) }
 
-// removed says whether nothing of a mode is left.
-func (c *Chooser) removed(ctx context.Context, mode Mode) bool {
+// removed says whether there was something of a mode, as far as that can be
+// told, and whether nothing is left.
+func (c *Chooser) removed(ctx context.Context, mode Mode) (present, gone bool) {
 	kind := c.cfg.Kinds[mode]
 	if kind.Present != nil {
-		if present, err := kind.Present(); err != nil || !present {
-			return err == nil
+		var err error
+		if present, err = kind.Present(); err != nil || !present {
+			return false, err == nil
 		}
 	}
 	b, err := kind.Open()
 	if err != nil {
 		var lacks *backend.UnsupportedError
-		return errors.As(err, &lacks) // then nothing of it can be there
+		return false, errors.As(err, &lacks) // then nothing of it can be there
 	}
 	defer b.Close()
 	if l, ok := b.(Leaver); ok {
 		done, err := l.Leave(ctx)
-		return done && err == nil
+		return present, done && err == nil
 	}
-	return b.Cleanup(ctx) == nil
+	return present, b.Cleanup(ctx) == nil
 }
 
 // Cleanup removes the objects of all modes.

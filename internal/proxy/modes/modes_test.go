@@ -203,7 +203,8 @@ func TestMakeBeforeBreak(t *testing.T) {
 		}
 	}
 	want := []string{
-		"sync nftables", "clean iptables", "wait for ipvs", "sync nftables", "wait for ipvs", "sync nftables", "clean ipvs", "sync nftables",
+		"sync nftables", "clean iptables", "wait for ipvs", "sync nftables", // again, without the other mode
+		"sync nftables", "wait for ipvs", "sync nftables", "clean ipvs", "sync nftables", "sync nftables",
 	}
 	if diff := cmp.Diff(want, n.log); diff != "" {
 		t.Errorf("steps (-want +got):\n%s", diff)

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package modes
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+)
+
+// What every change is made under.
+const (
+	longConnections = 100
+	newPerSecond    = 200
+	// dialers open new connections, each one after the other: enough of them
+	// that the rate holds while some wait.
+	dialers = 40
+)
+
+const (
+	frontend, endpoint, endpoint2 = "10.96.0.10:80", "10.244.1.2:8080", "10.244.1.4:8080"
+	patience                      = 20 * time.Second
+)
+
+// network is a node, which is the test's own namespace, between a client, a
+// Pod that is one, and a Pod that echoes lines.
+type network struct {
+	clients map[string]*nstest.NS
+}
+
+func newNetwork(t *testing.T) *network {
+	t.Helper()
+	node, client, pod, caller := nstest.Self(t), nstest.NewNS(t), nstest.NewNS(t), nstest.NewNS(t)
+	nstest.Cable(t, node, "eth0", client, "eth0")
+	nstest.Cable(t, node, "pod", pod, "eth0")
+	nstest.Cable(t, node, "caller", caller, "eth0")
+	prefix, addr := netip.MustParsePrefix, netip.MustParseAddr
+	node.Address(t, "eth0", prefix("192.0.2.11/24"))
+	client.Address(t, "eth0", prefix("192.0.2.100/24"))
+	node.Route(t, prefix("0.0.0.0/0"), addr("192.0.2.100"), "eth0")
+	client.Route(t, prefix("10.96.0.0/16"), addr("192.0.2.11"), "eth0")
+	for _, p := range []struct {
+		ns          *nstest.NS
+		link, where string
+	}{{pod, "pod", "10.244.1.2/32"}, {pod, "pod", "10.244.1.4/32"}, {caller, "caller", "10.244.1.3/32"}} {
+		p.ns.Address(t, "eth0", prefix(p.where))
+		node.Route(t, prefix(p.where), netip.Addr{}, p.link)
+	}
+	for _, ns := range []*nstest.NS{pod, caller} {
+		ns.Route(t, prefix("169.254.1.1/32"), netip.Addr{}, "eth0")
+		ns.Route(t, prefix("0.0.0.0/0"), addr("169.254.1.1"), "eth0")
+	}
+	for _, link := range []string{"pod", "caller"} {
+		node.Address(t, link, prefix("169.254.1.1/32"))
+	}
+	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []string{endpoint, endpoint2} {
+		var listener net.Listener
+		pod.Must(t, func() error {
+			var err error
+			listener, err = net.Listen("tcp4", at)
+			return err
+		})
+		t.Cleanup(func() { listener.Close() })
+		go serve(listener)
+	}
+	return &network{map[string]*nstest.NS{"client": client, "node": node, "Pod": caller}}
+}
+
+func serve(listener net.Listener) {
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer conn.Close()
+			lines := bufio.NewScanner(conn)
+			for lines.Scan() {
+				if _, err := fmt.Fprintln(conn, lines.Text()); err != nil {
+					return
+				}
+			}
+		}()
+	}
+}
+
+// connection is one through the Service.
+type connection struct {
+	net.Conn
+	in *bufio.Reader
+}
+
+// open dials from the namespace of the calling thread.
+func open() (*connection, error) {
+	conn, err := net.DialTimeout("tcp4", frontend, patience)
+	if err != nil {
+		return nil, err
+	}
+	return &connection{conn, bufio.NewReader(conn)}, nil
+}
+
+func (c *connection) say(text string) error {
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintln(c, text); err != nil {
+		return err
+	}
+	got, err := c.in.ReadString('\n')
+	if err == nil && got != text+"\n" {
+		return fmt.Errorf("%q echoed as %q", text, got)
+	}
+	return err
+}
+
+// load is traffic while something changes: connections that stay open and say
+// something now and then, and new ones all the time.
+type load struct {
+	stop   chan struct{}
+	wait   sync.WaitGroup
+	made   atomic.Int64
+	long   []*connection
+	froms  []string // of long
+	mu     sync.Mutex
+	failed []error
+	slow   time.Duration // the longest that a new connection took
+	ended  map[*connection]error
+}
+
+// start opens the long connections, and returns when new ones succeed.
+func (n *network) start(t *testing.T) *load {
+	t.Helper()
+	l := &load{stop: make(chan struct{}), ended: map[*connection]error{}}
+	froms := []string{"client", "client", "node", "Pod"}
+	for i := range longConnections {
+		from := froms[i%len(froms)]
+		n.clients[from].Must(t, func() error {
+			c, err := open()
+			if err != nil {
+				return fmt.Errorf("from the %s: %w", from, err)
+			}
+			l.long, l.froms = append(l.long, c), append(l.froms, from)
+			return c.say("hello")
+		})
+	}
+	for i, c := range l.long {
+		l.wait.Go(func() { l.keep(c, l.froms[i]) })
+	}
+	for i := range dialers {
+		from := froms[i%len(froms)]
+		l.wait.Go(func() { _ = n.clients[from].Do(func() error { l.dial(from); return nil }) })
+	}
+	t.Cleanup(func() { l.end() })
+	l.more(t, 20)
+	return l
+}
+
+// keep says something on a long connection until it ends or the load does.
+func (l *load) keep(c *connection, from string) {
+	for i := 0; l.pause(100 * time.Millisecond); i++ {
+		if err := c.say(fmt.Sprint(from, i)); err != nil {
+			l.mu.Lock()
+			l.ended[c] = fmt.Errorf("from the %s: %w", from, err)
+			l.mu.Unlock()
+			return
+		}
+	}
+}
+
+// dial opens its share of the new connections.
+func (l *load) dial(from string) {
+	tick := time.NewTicker(time.Second * dialers / newPerSecond)
+	defer tick.Stop()
+	for l.pause(0) {
+		begun := time.Now()
+		c, err := open()
+		if err == nil {
+			err = c.say("short")
+			_ = c.Close()
+		}
+		l.made.Add(1)
+		l.mu.Lock()
+		l.slow = max(l.slow, time.Since(begun))
+		if err != nil {
+			l.failed = append(l.failed, fmt.Errorf("from the %s: %w", from, err))
+		}
+		l.mu.Unlock()
+		select {
+		case <-tick.C:
+		case <-l.stop:
+		}
+	}
+}
+
+func (l *load) pause(d time.Duration) bool {
+	select {
+	case <-l.stop:
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
+// more waits until so many more new connections were tried.
+func (l *load) more(t *testing.T, n int64) {
+	t.Helper()
+	until := l.made.Load() + n
+	for deadline := time.Now().Add(2 * patience); l.made.Load() < until; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d new connections within %v", n-until+l.made.Load(), n, 2*patience)
+		}
+	}
+}
+
+func (l *load) end() {
+	select {
+	case <-l.stop:
+		return
+	default:
+	}
+	close(l.stop)
+	l.wait.Wait()
+	for _, c := range l.long {
+		_ = c.Close()
+	}
+}
+
+// verify ends the load: no new connection has failed; no long one has ended, or
+// all have, by a reset, if reset says so.
+func (l *load) verify(t *testing.T, reset bool) {
+	t.Helper()
+	l.end()
+	t.Logf("%d new connections, the slowest took %v; %d of %d long ones ended", l.made.Load(), l.slow, len(l.ended), len(l.long))
+	if len(l.failed) > 0 {
+		t.Errorf("%d of %d new connections failed, the first %v", len(l.failed), l.made.Load(), l.failed[0])
+	}
+	if reset && len(l.ended) != len(l.long) {
+		t.Errorf("%d of %d long connections ended, want all", len(l.ended), len(l.long))
+	}
+	for _, err := range l.ended {
+		if !reset {
+			t.Errorf("%d of %d long connections ended, one %v", len(l.ended), len(l.long), err)
+			return
+		}
+		if !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("a long connection ended %v, want a reset", err)
+			return
+		}
+	}
+}
