@@ -174,7 +174,8 @@ func (l *loop) listen(p *port) {
 		all = append(all, a.Addr)
 	}
 	if err := p.listen(all); err != nil {
-		l.log.Error(err, "Setting what to listen for failed", "interface", p.name)
+		l.log.Error(err, "Setting what to listen for failed, will try again", "interface", p.name)
+		p.again = time.Now().Add(retryPort)
 	}
 	p.claimed = len(all)
 }

@@ -3,14 +3,20 @@
 package announce_test
 
 import (
+	"encoding/hex"
 	"net"
 	"net/netip"
+	"os"
+	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
 
 	"github.com/causeway-lb/causeway/internal/announce"
 	"github.com/causeway-lb/causeway/internal/announce/announcetest"
+	"github.com/causeway-lb/causeway/internal/announce/elect"
+	"github.com/causeway-lb/causeway/internal/announce/ndp"
 	"github.com/causeway-lb/causeway/internal/announce/wire"
 )
 
@@ -52,8 +58,38 @@ func TestInterfaceRenamed(t *testing.T) {
 	})
 }
 
-// TestInterfaceComesLater: an interface that appears after the start is used, for
-// IPv6 with its groups.
+// TestInterfaceAppears: an interface that is made after the start is used, and for
+// IPv6 is in the groups that questions are sent to.
+func TestInterfaceAppears(t *testing.T) {
+	l := newLAN(t, announcetest.Options{Nodes: 1, Addresses: []netip.Addr{vip4, vip6}})
+	host := l.Nodes[0]
+	l.must(l.Change(func(c *announcetest.Command) { c.Interfaces = []string{"late*"} }))
+	l.must(l.Start())
+	l.eventually("says that there is no interface", func() bool {
+		r := l.Last(vip4)[host.Name]
+		return r.State == announce.Nobody && strings.Contains(r.Reason, string(elect.NoInterface))
+	})
+	l.must(host.Attach("late0"))
+	mac, err := host.Net.MAC("late0")
+	l.must(err)
+	for _, a := range []netip.Addr{vip4, vip6} {
+		l.eventually("answers on it", func() bool {
+			macs := l.ask(a)
+			return len(macs) == 1 && macs[0] == wire.MAC(mac)
+		})
+	}
+	var groups []byte
+	l.must(host.Net.Do(func() (err error) {
+		groups, err = os.ReadFile("/proc/thread-self/net/igmp6")
+		return err
+	}))
+	group := hex.EncodeToString(ndp.SolicitedNode(vip6).AsSlice())
+	if !regexp.MustCompile(`(?m)^\d+\s+late0\s+` + group).Match(groups) {
+		t.Errorf("late0 is not in %s:\n%s", group, groups)
+	}
+}
+
+// TestInterfaceComesLater: an interface that comes up after the start is used.
 func TestInterfaceComesLater(t *testing.T) {
 	l := newLAN(t, announcetest.Options{Nodes: 1, Addresses: []netip.Addr{vip4, vip6}})
 	host := l.Nodes[0]

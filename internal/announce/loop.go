@@ -126,7 +126,7 @@ func (l *loop) step(now time.Time) {
 	})
 	l.patrol(now)
 	for _, p := range l.ports {
-		if p.dirty {
+		if p.dirty || !p.again.IsZero() && !now.Before(p.again) {
 			l.listen(p)
 		}
 	}

@@ -46,6 +46,7 @@ type port struct {
 	asked   map[netip.Addr]bool // what the filter lets questions through for
 	claimed int                 // how many addresses it lets claims through for
 	dirty   bool                // asked has to be set again
+	again   time.Time           // the same, from then on, after an error; else zero
 	shouted time.Time
 	beats   map[string]*beat     // announcers that are asked now and then
 	missing map[string]time.Time // since when nodes that are alive do not answer here
@@ -134,11 +135,11 @@ func (p *port) listen(all []netip.Addr) error {
 			claims = append(claims, a)
 		}
 	}
+	p.dirty, p.again = false, time.Time{}
 	var errs []error
 	if p.groups != nil {
 		errs = append(errs, p.groups.Set(asked))
 	}
 	errs = append(errs, p.conn.Listen(asked, claims))
-	p.dirty = false
 	return errors.Join(errs...)
 }

@@ -39,12 +39,15 @@ type Asker struct {
 }
 
 // NewAsker opens an Asker on eth0 of a client's namespace.
-func NewAsker(n *network.Namespace) (*Asker, error) {
-	index, err := n.Index("eth0")
+func NewAsker(n *network.Namespace) (*Asker, error) { return NewAskerOn(n, "eth0") }
+
+// NewAskerOn opens one on any interface.
+func NewAskerOn(n *network.Namespace, name string) (*Asker, error) {
+	index, err := n.Index(name)
 	if err != nil {
 		return nil, err
 	}
-	hw, err := n.MAC("eth0")
+	hw, err := n.MAC(name)
 	if err != nil {
 		return nil, err
 	}

@@ -183,6 +183,13 @@ func (l *LAN) addNode(i int) error {
 	return nil
 }
 
+// Attach gives the node another interface on the LAN, without an address.
+func (h *Host) Attach(name string) error {
+	mac := h.MAC
+	mac[3] = 3 // eth0 has 0, the management network 2
+	return h.lan.plug(h.Net, name, h.port+"-"+name, "lan", mac)
+}
+
 // echo answers UDP on addresses with the node's name and what was sent.
 func (h *Host) echo(addresses []netip.Addr) error {
 	if err := h.Net.Sysctl("net/ipv4/conf/all/arp_ignore", "1"); err != nil {
