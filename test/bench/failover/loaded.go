@@ -31,8 +31,8 @@ func loaded(ctx context.Context, o *options, r *report.Report) error {
 		return nil
 	}
 	for _, lan := range []bool{false, true} {
-		if lan && o.check {
-			continue // the peer is not what is checked
+		if lan && (o.check || o.peerCuts == 0) {
+			continue // the peer is not asked for
 		}
 		name, side := "cores busy", ""
 		if lan {

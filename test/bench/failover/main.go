@@ -85,7 +85,7 @@ func run() error {
 	only := flag.String("only", strings.Join(names, ","), "cases to run")
 	flag.IntVar(&o.cuts, "cuts", 100, "cuts of ours for IPv4")
 	flag.IntVar(&o.cuts6, "cuts6", 20, "cuts of ours for IPv6")
-	flag.IntVar(&o.peerCuts, "peer-cuts", 12, "cuts of the peer, some seven seconds each")
+	flag.IntVar(&o.peerCuts, "peer-cuts", 12, "cuts of the peer, some seven seconds each; 0 leaves the peer out everywhere")
 	flag.IntVar(&o.linkDowns, "link-downs", 20, "how often a link goes down")
 	flag.IntVar(&o.planned, "planned", 10, "how often an agent is told to stop, and how often one is killed")
 	flag.IntVar(&o.starts, "starts", 5, "how often 2,000 addresses are announced from the start")
