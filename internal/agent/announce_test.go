@@ -7,13 +7,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/testr"
 	"github.com/google/go-cmp/cmp"
+	"github.com/mdlayher/packet"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -26,8 +29,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/announce/arp"
 	"github.com/causeway-lb/causeway/internal/announce/claim"
 	"github.com/causeway-lb/causeway/internal/announce/members"
+	"github.com/causeway-lb/causeway/internal/announce/wire"
 	"github.com/causeway-lb/causeway/internal/proxy/nftables"
 	"github.com/causeway-lb/causeway/internal/proxy/nstest"
 	"github.com/causeway-lb/causeway/internal/proxy/syncer"
@@ -283,6 +288,20 @@ func TestAnnouncer(t *testing.T) {
 		return nil
 	})
 
+	// Another host claims the address: that is told, and the address kept.
+	stranger := wire.MAC{2, 0, 0, 0, 0, 0x99}
+	announceFrom(t, "lan1", netip.MustParseAddr("192.0.2.200"), stranger)
+	eventually(t, 10*time.Second, "the conflict told", func() error {
+		if err := c.Get(t.Context(), client.ObjectKeyFromObject(announced), &record); err != nil {
+			return err
+		}
+		cond := meta.FindStatusCondition(record.Status.Conditions, v1alpha1.AddressConflict)
+		if cond == nil || cond.Status != metav1.ConditionTrue || !strings.Contains(cond.Message, stranger.String()) || record.Status.Node != "node-1" {
+			return fmt.Errorf("node %q, condition %+v", record.Status.Node, cond)
+		}
+		return hasEvent(kubernetes.NewForConfigOrDie(cfg), "AddressConflict")
+	})
+
 	// A cordoned node announces nothing, and says why.
 	var node corev1.Node
 	if err := c.Get(t.Context(), types.NamespacedName{Name: "node-1"}, &node); err != nil {
@@ -302,6 +321,25 @@ func TestAnnouncer(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// announceFrom says on an interface that a stranger has an address.
+func announceFrom(t *testing.T, name string, address netip.Addr, stranger wire.MAC) {
+	t.Helper()
+	ifi, err := net.InterfaceByName(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := packet.Listen(ifi, packet.Raw, arp.EtherType, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for _, frame := range (arp.Protocol{}).Announce(address, stranger, wire.Seal{}) {
+		if _, err := conn.WriteTo(frame, &packet.Addr{HardwareAddr: frame[:6]}); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // createAnnounced makes what the controller makes: key, node, Service, record.

@@ -3,6 +3,7 @@
 package announce_test
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/announce/announcetest"
 	"github.com/causeway-lb/causeway/internal/announce/claim"
 	"github.com/causeway-lb/causeway/internal/announce/elect"
+	"github.com/causeway-lb/causeway/internal/announce/members"
 	"github.com/causeway-lb/causeway/internal/announce/wire"
 	"github.com/causeway-lb/causeway/internal/lab/reexec"
 )
@@ -423,6 +425,28 @@ func TestGossipBlocked(t *testing.T) {
 	}
 	l.must(host.Start())
 	l.announcer(vip4)
+}
+
+// TestKeyRotation: the key changes as the controller changes it, reaching one node
+// after the other, and again. Nobody loses anybody, and nothing moves.
+func TestKeyRotation(t *testing.T) {
+	const grace = 400 * time.Millisecond
+	l := newLAN(t, announcetest.Options{Nodes: 3, Addresses: []netip.Addr{vip4, vip6}})
+	key := func(b byte) []byte { return bytes.Repeat([]byte{b}, members.KeyLength) }
+	l.must(l.Change(func(c *announcetest.Command) { c.KeyGrace, c.Keys = grace, [][]byte{key(1)} }))
+	l.must(l.Start())
+	l.announcer(vip4)
+	l.announcer(vip6)
+	start := time.Now()
+	for _, keys := range [][]byte{{1, 2}, {2, 1}, {2, 3}, {3, 2}, {3, 4}} {
+		l.must(l.Spread(grace/4, func(c *announcetest.Command) { c.Keys = [][]byte{key(keys[0]), key(keys[1])} }))
+		time.Sleep(2 * grace) // in use everywhere, and for longer than a death would take
+	}
+	for _, e := range l.Events(start) {
+		if len(e.Dead) > 0 || e.Report != nil {
+			t.Errorf("%s says: %+v", e.Node, e)
+		}
+	}
 }
 
 // TestFailbackDelayed: a better node that comes back takes the address after the

@@ -37,12 +37,13 @@ type Command struct {
 	InSync     bool
 	Interfaces []string      // of the only pool
 	Failback   time.Duration // of the only pool
-	// LAN has memberlist's defaults used for membership. Only the first command's
-	// counts, like Node's and Gossip's.
-	LAN    bool
-	Node   string
-	Gossip netip.AddrPort
-	Log    bool
+	// LAN has memberlist's defaults used for membership, and KeyGrace, unless 0, is
+	// members.Timing's. Only the first command's count, like Node's and Gossip's.
+	LAN      bool
+	KeyGrace time.Duration
+	Node     string
+	Gossip   netip.AddrPort
+	Log      bool
 }
 
 // Address is announce.Address.
@@ -169,8 +170,12 @@ func (c *Command) config() announce.Config {
 			say(e)
 		},
 	}
+	cfg.Members = members.DefaultTiming()
 	if c.LAN {
 		cfg.Members = members.LANTiming()
+	}
+	if c.KeyGrace > 0 {
+		cfg.Members.KeyGrace = c.KeyGrace
 	}
 	return cfg
 }

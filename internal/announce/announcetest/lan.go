@@ -301,10 +301,16 @@ func (h *Host) tell() error {
 }
 
 // Change edits the state of the cluster and tells it to every node.
-func (l *LAN) Change(edit func(*Command)) error {
+func (l *LAN) Change(edit func(*Command)) error { return l.Spread(0, edit) }
+
+// Spread is Change, but with a pause between the nodes.
+func (l *LAN) Spread(pause time.Duration, edit func(*Command)) error {
 	edit(&l.command)
 	var errs []error
-	for _, h := range l.Nodes {
+	for i, h := range l.Nodes {
+		if i > 0 {
+			time.Sleep(pause)
+		}
 		errs = append(errs, h.tell())
 	}
 	return errors.Join(errs...)
