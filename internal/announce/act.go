@@ -318,8 +318,8 @@ func (l *loop) pace(now time.Time) (refresh, recheck time.Duration) {
 	}
 	for _, p := range l.ports {
 		entries += len(p.entries)
-		for _, since := range p.missing {
-			apart(since)
+		for _, gone := range p.missing {
+			apart(gone.since)
 		}
 	}
 	for _, n := range l.nodes {

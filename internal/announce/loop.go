@@ -299,9 +299,10 @@ func (l *loop) hear(now time.Time, h heard) {
 		return // our own, through another interface on the same link
 	}
 	member, known := l.view[name]
-	apart := known && !member.Alive || !h.port.missing[name].IsZero()
+	_, missing := h.port.missing[name]
+	apart := missing || known && !member.Alive
 	if h.Kind == wire.Claim {
-		l.seen(h.port, name, h.Message)
+		l.seen(now, h.port, name, h.Message)
 	}
 	if apart && h.Kind == wire.Claim {
 		// It may have announced the same addresses as we, out of hearing.

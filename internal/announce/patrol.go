@@ -25,7 +25,17 @@ const (
 	// clients wait, and it does so in a hurry.
 	patrolGrace      = time.Second
 	patrolHurryGrace = 200 * time.Millisecond
+	// Who is missing for one address stays so for patrolHold, though it may be
+	// heard about another: where agents miss different nodes they elect differently,
+	// and each may wait for the other.
+	patrolHold = 2 * time.Second
 )
+
+// absence is what a port knows of a node that is alive but does not answer.
+type absence struct {
+	since   time.Time
+	address netip.Addr // for which it did not
+}
 
 // beat is what a port knows of one announcer.
 type beat struct {
@@ -77,10 +87,16 @@ func (l *loop) plan(now time.Time, p *port, addresses []elect.Address, wanted []
 			b = &beat{since: now}
 			p.beats[name] = b
 		}
-		if !b.is(addresses[i].Addr) {
-			b.addresses = append(b.addresses, addresses[i].Addr)
+		switch a := addresses[i].Addr; {
+		case b.is(a):
+		case p.open[a] && (len(b.addresses) == 0 || !p.open[b.addresses[0]]):
+			// Nobody answered for it, so it is what has to be asked for now.
+			*b = beat{addresses: append([]netip.Addr{a}, b.addresses...), since: now}
+		default:
+			b.addresses = append(b.addresses, a)
 		}
 	}
+	maps.DeleteFunc(p.open, func(a netip.Addr, _ bool) bool { return !listed[a] })
 	for name := range p.missing {
 		if !l.view[name].Alive {
 			delete(p.missing, name) // membership says so itself now
@@ -141,17 +157,19 @@ func (l *loop) judge(p *port, name string, b *beat, misses int) {
 		return
 	}
 	b.misses++
-	if b.misses >= misses && p.missing[name].IsZero() && l.view[name].Alive {
+	if _, ok := p.missing[name]; b.misses >= misses && !ok && l.view[name].Alive {
 		l.log.Info("An announcer is alive but does not answer on this link", "node", name, "interface", p.name, "address", b.addresses[0])
-		l.miss(p, name, b.asked)
+		p.open[b.addresses[0]] = true
+		l.miss(p, name, absence{b.asked, b.addresses[0]})
 	}
 }
 
 // seen takes a claim of a node, or of a stranger (name ""), on p.
-func (l *loop) seen(p *port, name string, m wire.Message) {
-	if !p.missing[name].IsZero() {
+func (l *loop) seen(now time.Time, p *port, name string, m wire.Message) {
+	delete(p.open, m.Address)
+	if gone, ok := p.missing[name]; ok && (gone.address == m.Address || now.Sub(gone.since) >= patrolHold) {
 		l.log.Info("An announcer answers on this link again", "node", name, "interface", p.name)
-		l.miss(p, name, time.Time{})
+		l.miss(p, name, absence{})
 	}
 	for asked, b := range p.beats {
 		switch {
@@ -164,15 +182,15 @@ func (l *loop) seen(p *port, name string, m wire.Message) {
 	}
 }
 
-// miss notes for both families on p's interface since when a node is missing
-// there; zero for one that is back.
-func (l *loop) miss(p *port, name string, since time.Time) {
+// miss notes for both families on p's interface that a node is missing there; the
+// zero absence for one that is back.
+func (l *loop) miss(p *port, name string, gone absence) {
 	l.dirty = true
 	for _, o := range l.ports {
 		switch {
 		case o.key.index != p.key.index:
-		case !since.IsZero():
-			o.missing[name] = since
+		case gone != absence{}:
+			o.missing[name] = gone
 		default:
 			delete(o.missing, name)
 		}
@@ -189,7 +207,9 @@ func (l *loop) elections(addresses []elect.Address, results []elect.Result) map[
 		if cache[key] == nil {
 			nodes := slices.Clone(l.nodes)
 			for i := range nodes {
-				nodes[i].Alive = nodes[i].Alive && p.missing[nodes[i].Name].IsZero()
+				if _, ok := p.missing[nodes[i].Name]; ok {
+					nodes[i].Alive = false
+				}
 			}
 			cache[key] = elect.Elect(nodes, addresses)
 		}

@@ -48,9 +48,10 @@ type port struct {
 	dirty   bool                // asked has to be set again
 	again   time.Time           // the same, from then on, after an error; else zero
 	shouted time.Time
-	beats   map[string]*beat     // announcers that are asked now and then
-	missing map[string]time.Time // since when nodes that are alive do not answer here
-	counted wire.Counters        // of conn, already in the metrics
+	beats   map[string]*beat    // announcers that are asked now and then
+	missing map[string]absence  // nodes that are alive but do not answer here
+	open    map[netip.Addr]bool // asked for in vain, and not heard since
+	counted wire.Counters       // of conn, already in the metrics
 }
 
 // entry is one address on one port.
@@ -82,7 +83,7 @@ func openPort(ctx context.Context, key portKey, name string, s *Speaker, out cha
 	p := &port{
 		key: key, name: name, failed: make(chan struct{}),
 		entries: map[netip.Addr]*entry{}, asked: map[netip.Addr]bool{}, claimed: -1,
-		beats: map[string]*beat{}, missing: map[string]time.Time{},
+		beats: map[string]*beat{}, missing: map[string]absence{}, open: map[netip.Addr]bool{},
 	}
 	cfg := wire.Config{Interface: key.index, MAC: key.mac, Protocol: arp.Protocol{}, Seal: s.sealer.sealFor(key.mac)}
 	if key.six {
