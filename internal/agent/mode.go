@@ -4,18 +4,22 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/causeway-lb/causeway/internal/proxy/modes"
 )
 
 // ModeReporter tells operators which proxy mode a node uses, and why not the
-// one that was asked for: a log line, a metric and an event on the Node. Its
+// one that was asked for: a log line, a metric, and an event and a
+// condition on the Node. Its
 // FellBack and Chosen go into modes.Config; it is a Part for the rest.
 type ModeReporter struct {
 	log   logr.Logger
@@ -25,7 +29,15 @@ type ModeReporter struct {
 	mu     sync.Mutex
 	untold []string // messages for events, while there is no recorder
 	wake   chan struct{}
+	// mode is the one in use, "" before the choice; reason is why it is not the
+	// one that was asked for.
+	mode   modes.Mode
+	reason string
 }
+
+// conditionRetry is how soon the condition is tried again when the API server
+// refused it.
+const conditionRetry = 10 * time.Second
 
 // NewModeReporter gives a reporter that logs to log.
 func NewModeReporter(log logr.Logger) *ModeReporter {
@@ -46,8 +58,14 @@ func (r *ModeReporter) FellBack(from, to modes.Mode, why error) {
 	r.log.Info("Proxy mode cannot be used on this node", "mode", from, "instead", to, "reason", why.Error())
 	r.falls.Inc()
 	r.mu.Lock()
-	r.untold = append(r.untold, fmt.Sprintf("Proxy mode %s cannot be used on this node, which uses %s instead: %v", from, to, why))
+	message := fmt.Sprintf("Proxy mode %s cannot be used on this node, which uses %s instead: %v", from, to, why)
+	r.untold = append(r.untold, message)
+	r.reason = message
 	r.mu.Unlock()
+	r.kick()
+}
+
+func (r *ModeReporter) kick() {
 	select {
 	case r.wake <- struct{}{}:
 	default:
@@ -58,6 +76,53 @@ func (r *ModeReporter) FellBack(from, to modes.Mode, why error) {
 func (r *ModeReporter) Chosen(mode modes.Mode) {
 	r.log.Info("Proxy mode in use", "mode", mode)
 	r.gauge.WithLabelValues(string(mode)).Set(1)
+	r.mu.Lock()
+	r.mode = mode
+	r.mu.Unlock()
+	r.kick()
+}
+
+// ModeCondition is the condition on the Node: True where the mode in use is the
+// one that was asked for, or the best that auto knows.
+const ModeCondition corev1.NodeConditionType = "CausewayProxyMode"
+
+// condition is nil before the choice.
+func (r *ModeReporter) condition() *corev1.NodeCondition {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.mode == "" {
+		return nil
+	}
+	now := metav1.Now()
+	c := &corev1.NodeCondition{
+		Type: ModeCondition, Status: corev1.ConditionTrue, Reason: "InUse", Message: fmt.Sprintf("Proxy mode %s is in use", r.mode),
+		LastHeartbeatTime: now, LastTransitionTime: now,
+	}
+	if r.reason != "" {
+		c.Status, c.Reason, c.Message = corev1.ConditionFalse, "FellBack", r.reason
+	}
+	return c
+}
+
+// setCondition writes the condition, unless the Node has it.
+func (r *ModeReporter) setCondition(ctx context.Context, env Env) error {
+	want := r.condition()
+	if want == nil {
+		return nil
+	}
+	if n := env.Store.Node(env.NodeName); n != nil {
+		for _, have := range n.Status.Conditions {
+			if have.Type == want.Type && have.Status == want.Status && have.Message == want.Message {
+				return nil
+			}
+		}
+	}
+	patch, err := json.Marshal(map[string]any{"status": map[string]any{"conditions": []any{want}}})
+	if err != nil {
+		return err
+	}
+	_, err = env.Kube.CoreV1().Nodes().PatchStatus(ctx, env.NodeName, patch)
+	return err
 }
 
 // Part puts what is reported on the Node and into the metrics.
@@ -72,10 +137,16 @@ func (r *ModeReporter) Part() Part {
 				}
 				env.Recorder.Eventf(ref, nil, corev1.EventTypeWarning, "ProxyModeUnsupported", "Program", "%s", message)
 			}
+			var again <-chan time.Time
+			if err := r.setCondition(ctx, env); err != nil && ctx.Err() == nil {
+				r.log.Error(err, "Condition of the proxy mode is not on the Node yet", "node", env.NodeName)
+				again = time.After(conditionRetry)
+			}
 			select {
 			case <-ctx.Done():
 				return nil
 			case <-r.wake:
+			case <-again:
 			}
 		}
 	}}

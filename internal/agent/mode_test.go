@@ -11,6 +11,9 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/tools/events"
 
 	"github.com/causeway-lb/causeway/internal/proxy/modes"
@@ -23,10 +26,11 @@ func TestModeReporter(t *testing.T) {
 	r.FellBack(modes.IPVS, modes.NFTables, errors.New("kernel lacks IPVS"))
 	recorder := events.NewFakeRecorder(4)
 	registry := prometheus.NewRegistry()
+	kube := fake.NewClientset(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1"}})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- r.Part().Run(ctx, Env{NodeName: "node-1", Store: NewStore(), Recorder: recorder, Registry: registry})
+		ended <- r.Part().Run(ctx, Env{NodeName: "node-1", Store: NewStore(), Kube: kube, Recorder: recorder, Registry: registry})
 	}()
 	expect := func(parts ...string) {
 		t.Helper()
@@ -45,6 +49,19 @@ func TestModeReporter(t *testing.T) {
 	r.FellBack(modes.NFTables, modes.IPTables, errors.New("kernel lacks nf_tables"))
 	expect("mode nftables", "uses iptables instead")
 	r.Chosen(modes.IPTables)
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		node, err := kube.CoreV1().Nodes().Get(ctx, "node-1", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if cs := node.Status.Conditions; len(cs) == 1 && cs[0].Type == ModeCondition && cs[0].Status == corev1.ConditionFalse &&
+			cs[0].Reason == "FellBack" && strings.Contains(cs[0].Message, "uses iptables instead") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("conditions %v, want one that tells of iptables", node.Status.Conditions)
+		}
+	}
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
