@@ -96,6 +96,13 @@ func (f *feed) Replace(objs []any, _ string) error {
 // Resync is part of cache.ReflectorStore.
 func (f *feed) Resync() error { return nil }
 
+// ServiceFeed and SliceFeed are what the reflectors of the two kinds write to,
+// for who feeds a Store without an API server.
+func (s *Store) ServiceFeed() cache.ReflectorStore { return s.serviceFeed() }
+
+// SliceFeed is ServiceFeed for EndpointSlices.
+func (s *Store) SliceFeed() cache.ReflectorStore { return s.sliceFeed() }
+
 func (s *Store) serviceFeed() *feed {
 	event := func(name types.NamespacedName) []Event { return []Event{{Kind: KindService, Name: name}} }
 	return &feed{

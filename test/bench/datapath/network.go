@@ -17,10 +17,12 @@ import (
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-lb/causeway/test/bench/proxybench"
 )
 
-// serverPort and the four ports behind it accept connections.
-const serverPort = 8080
+// serverPort is where the server accepts connections, at all its addresses.
+const serverPort = proxybench.EndpointPort
 
 // space is a network namespace without a name.
 type space struct{ handle netns.NsHandle }
@@ -54,7 +56,13 @@ func newSpace() (*space, error) {
 	return s, nil
 }
 
-// network is client, node and server in a row.
+// here is the namespace that this program runs in.
+func here() (*space, error) {
+	h, err := netns.Get()
+	return &space{h}, err
+}
+
+// network is client, node and server in a row; the node is here.
 type network struct {
 	client, node, server *space
 	listeners            []net.Listener
@@ -62,8 +70,11 @@ type network struct {
 
 func newNetwork(ctx context.Context) (*network, error) {
 	n := &network{}
-	for _, s := range []**space{&n.client, &n.node, &n.server} {
-		var err error
+	var err error
+	if n.node, err = here(); err != nil {
+		return nil, err
+	}
+	for _, s := range []**space{&n.client, &n.server} {
 		if *s, err = newSpace(); err != nil {
 			return nil, err
 		}
@@ -79,23 +90,29 @@ func (n *network) wire(ctx context.Context) error {
 	peer := func(s *space) string {
 		return "/proc/" + strconv.Itoa(os.Getpid()) + "/fd/" + strconv.Itoa(int(s.handle))
 	}
-	steps := []struct {
+	type step struct {
 		in  *space
 		cmd string
-	}{
+	}
+	steps := []step{
 		{n.node, "ip link add client type veth peer name eth0 netns " + peer(n.client)},
 		{n.node, "ip link add server type veth peer name eth0 netns " + peer(n.server)},
-		{n.node, "ip address add 192.0.2.1/24 dev client"},
+		{n.node, "ip link set lo up"},
+		{n.node, "ip address add " + proxybench.NodeAddress + "/32 dev lo"},
+		{n.node, "ip address add 10.244.1.1/24 dev client"},
 		{n.node, "ip address add 198.51.100.1/24 dev server"},
 		{n.node, "ip link set client up"},
 		{n.node, "ip link set server up"},
 		{n.client, "ip address add " + clientAddr.String() + "/24 dev eth0"},
 		{n.client, "ip link set eth0 up"},
-		{n.client, "ip route add default via 192.0.2.1"},
-		{n.server, "ip address add " + serverAddr.String() + "/24 dev eth0"},
+		{n.client, "ip route add default via 10.244.1.1"},
 		{n.server, "ip link set eth0 up"},
-		{n.server, "ip route add default via 198.51.100.1"},
 	}
+	for _, a := range serverAddrs() {
+		steps = append(steps, step{n.server, "ip address add " + a.String() + "/24 dev eth0"})
+	}
+	// Last, as it needs the server's address.
+	steps = append(steps, step{n.server, "ip route add default via 198.51.100.1"})
 	for _, s := range steps {
 		err := s.in.do(func() error {
 			args := strings.Fields(s.cmd)
@@ -116,9 +133,9 @@ func (n *network) wire(ctx context.Context) error {
 
 // listen accepts and closes: by a reset, so that no TIME_WAIT piles up.
 func (n *network) listen(ctx context.Context) error {
-	for p := range 5 {
+	for _, a := range serverAddrs() {
 		var lc net.ListenConfig
-		l, err := lc.Listen(ctx, "tcp", netip.AddrPortFrom(serverAddr, serverPort+uint16(p)).String())
+		l, err := lc.Listen(ctx, "tcp", netip.AddrPortFrom(a, serverPort).String())
 		if err != nil {
 			return err
 		}

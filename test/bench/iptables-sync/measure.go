@@ -148,7 +148,7 @@ func (m *measurement) follow(ctx context.Context, who *proxybench.Contender, sta
 		return err
 	}
 	s.serving = append(s.serving, time.Since(start).Seconds())
-	took, err := who.FirstSync(ctx)
+	took, _, err := who.FirstSync(ctx)
 	if err != nil {
 		return err
 	}

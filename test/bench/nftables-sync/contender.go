@@ -3,8 +3,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"net/netip"
 	"os/exec"
 	"time"
 
@@ -17,16 +19,11 @@ func measure(ctx context.Context, c *proxybench.Contender, cl *proxybench.Cluste
 	if out, err := exec.CommandContext(ctx, "nft", "flush", "ruleset").CombinedOutput(); err != nil {
 		return fmt.Errorf("empty the kernel: %w: %s", err, out)
 	}
-	o, err := newObserver()
-	if err != nil {
-		return err
-	}
-	defer o.close()
 	p, err := c.Start(ctx)
 	if err != nil {
 		return err
 	}
-	err = follow(ctx, c, cl, o, s, changes)
+	err = follow(ctx, c, cl, s, changes)
 	cpu := p.End()
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, p.Tail())
@@ -37,24 +34,33 @@ func measure(ctx context.Context, c *proxybench.Contender, cl *proxybench.Cluste
 }
 
 const (
-	startLimit  = 10 * time.Minute
 	changeLimit = time.Minute
 	changesEach = 20
 )
 
-func follow(ctx context.Context, c *proxybench.Contender, cl *proxybench.Cluster, o *observer, s *samples, changes bool) error {
-	last := frontendPatterns(proxybench.ClusterIP(cl.Services - 1))
-	if err := o.await(ctx, startLimit, last...); err != nil {
+func follow(ctx context.Context, c *proxybench.Contender, cl *proxybench.Cluster, s *samples, changes bool) error {
+	begun := time.Now()
+	took, syncs, err := c.FirstSync(ctx)
+	switch {
+	case err != nil:
 		return fmt.Errorf("first sync: %w", err)
+	case syncs > 1:
+		return fmt.Errorf("%s had made %d syncs before it was asked for the first", c.Name, syncs)
 	}
-	took, err := c.FirstSync(ctx)
-	if err != nil {
+	s.start = append(s.start, time.Since(begun).Seconds())
+	s.fullSync = append(s.fullSync, took)
+	if err := hasElement(ctx, proxybench.ClusterIP(cl.Services-1)); err != nil {
 		return err
 	}
-	s.fullSync = append(s.fullSync, took)
 	if !changes {
 		return nil
 	}
+	// Not before: the kernel writes a notification of every element for it.
+	o, err := newObserver()
+	if err != nil {
+		return err
+	}
+	defer o.close()
 	for i := range changesEach {
 		if err := settle(ctx); err != nil {
 			return err
@@ -74,6 +80,18 @@ func follow(ctx context.Context, c *proxybench.Contender, cl *proxybench.Cluster
 			return fmt.Errorf("add Service: %w", err)
 		}
 		s.serviceAdd = append(s.serviceAdd, took.Seconds())
+	}
+	return nil
+}
+
+// hasElement checks that the first sync programmed a Service.
+func hasElement(ctx context.Context, a netip.Addr) error {
+	out, err := exec.CommandContext(ctx, "nft", "list", "ruleset").Output()
+	if err != nil {
+		return fmt.Errorf("list rules: %w", err)
+	}
+	if !bytes.Contains(out, []byte(a.String()+" . tcp . 80")) {
+		return fmt.Errorf("%s is not programmed after the first sync", a)
 	}
 	return nil
 }

@@ -9,50 +9,17 @@ import (
 	"net/netip"
 	"runtime"
 	"runtime/debug"
-	"sync"
 	"time"
 
-	"k8s.io/apimachinery/pkg/types"
-
-	discoveryv1 "k8s.io/api/discovery/v1"
-
+	"github.com/causeway-lb/causeway/internal/agent"
+	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/proxy/modes"
 	"github.com/causeway-lb/causeway/internal/proxy/nftables"
 	"github.com/causeway-lb/causeway/internal/proxy/syncer"
 	"github.com/causeway-lb/causeway/test/bench/proxybench"
 	"github.com/causeway-lb/causeway/test/bench/report"
 )
-
-// source is a syncer's Source in memory.
-type source struct {
-	mu     sync.RWMutex
-	inputs map[types.NamespacedName]model.Input
-}
-
-func (s *source) Names() []types.NamespacedName {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	names := make([]types.NamespacedName, 0, len(s.inputs))
-	for n := range s.inputs {
-		names = append(names, n)
-	}
-	return names
-}
-
-func (s *source) Input(n types.NamespacedName) (model.Input, bool) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	in, ok := s.inputs[n]
-	return in, ok
-}
-
-func (s *source) set(in model.Input) types.NamespacedName {
-	n := types.NamespacedName{Namespace: in.Service.Namespace, Name: in.Service.Name}
-	s.mu.Lock()
-	s.inputs[n] = in
-	s.mu.Unlock()
-	return n
-}
 
 const fedChanges = 1000
 
@@ -69,7 +36,10 @@ func benchFed(ctx context.Context, result *report.Report, n, runs int) error {
 }
 
 func fedRun(ctx context.Context, s *samples, n int, changes bool) error {
-	b, err := nftables.New(nftables.Config{})
+	// The agent's way to a backend.
+	b, err := modes.New(modes.Config{Mode: modes.NFTables, Kinds: map[modes.Mode]modes.Kind{
+		modes.NFTables: {Open: func() (backend.Backend, error) { return nftables.New(nftables.Config{}) }},
+	}})
 	if err != nil {
 		return err
 	}
@@ -77,19 +47,23 @@ func fedRun(ctx context.Context, s *samples, n int, changes bool) error {
 	if err := b.Cleanup(ctx); err != nil {
 		return err
 	}
-	src := &source{inputs: map[types.NamespacedName]model.Input{}}
+	store := agent.NewStore()
+	services, slices := store.ServiceFeed(), store.SliceFeed()
 	for i := range n {
-		src.set(model.Input{Service: proxybench.Service(i), Slices: []*discoveryv1.EndpointSlice{proxybench.Slice(i, proxybench.EndpointsOf(i)...)}})
+		if err := errors.Join(services.Add(proxybench.Service(i)), slices.Add(proxybench.Slice(i, proxybench.EndpointsOf(i)...))); err != nil {
+			return err
+		}
 	}
 	debug.FreeOSMemory()
 	applied := make(chan syncer.Applied, 1)
 	sy, err := syncer.New(syncer.Config{
-		Backend: b, Source: src, Node: model.Node{Name: proxybench.NodeName},
+		Backend: b, Source: store, Node: model.Node{Name: proxybench.NodeName},
 		Applied: func(a syncer.Applied) { applied <- a },
 	})
 	if err != nil {
 		return err
 	}
+	store.Listen(func(e agent.Event) { sy.Notify(e.Name, e.Trigger) })
 	run, stop := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	start := time.Now()
@@ -115,14 +89,20 @@ func fedRun(ctx context.Context, s *samples, n int, changes bool) error {
 	for k := range fedChanges {
 		i := (k*7919 + 3) % n
 		addrs := append([]netip.Addr{proxybench.SpareAddr(k + 1)}, proxybench.EndpointsOf(i)[1:]...)
-		took, err := fedChange(ctx, sy, src, applied, proxybench.Slice(i, addrs...), i)
+		sl := proxybench.Slice(i, addrs...)
+		took, err := fedChange(ctx, applied, i, func() error { return slices.Update(sl) })
 		if err != nil {
 			return err
 		}
 		s.endpointChange = append(s.endpointChange, took)
 	}
 	for k := range fedChanges {
-		took, err := fedChange(ctx, sy, src, applied, proxybench.Slice(n+k, proxybench.EndpointsOf(n+k)...), n+k)
+		i := n + k
+		if err := slices.Add(proxybench.Slice(i, proxybench.EndpointsOf(i)...)); err != nil {
+			return err
+		}
+		svc := proxybench.Service(i)
+		took, err := fedChange(ctx, applied, i, func() error { return services.Add(svc) })
 		if err != nil {
 			return err
 		}
@@ -142,15 +122,18 @@ func quiet(applied <-chan syncer.Applied) {
 	}
 }
 
-func fedChange(ctx context.Context, sy *syncer.Syncer, src *source, applied <-chan syncer.Applied, sl *discoveryv1.EndpointSlice, i int) (float64, error) {
-	name := src.set(model.Input{Service: proxybench.Service(i), Slices: []*discoveryv1.EndpointSlice{sl}})
+// fedChange measures from what a reflector calls with a decoded object of the
+// watch to the return of the commit that carries it.
+func fedChange(ctx context.Context, applied <-chan syncer.Applied, i int, deliver func() error) (float64, error) {
 	start := time.Now()
-	sy.Notify(name, time.Time{})
+	if err := deliver(); err != nil {
+		return 0, err
+	}
 	for {
 		select {
 		case a := <-applied:
 			for _, c := range a.Changes {
-				if c.Name == name {
+				if c.Name.Name == proxybench.ServiceName(i) {
 					return time.Since(start).Seconds(), nil
 				}
 			}

@@ -8,10 +8,11 @@
 //	NxM fed   ours alone, its store fed directly: no API server between the
 //	          event and the commit
 //
-// full_sync is the process's own figure for its first sync of an empty kernel.
+// full_sync is the process's own figure for its first sync of an empty kernel,
+// computing included; start_to_synced is from starting the process to that.
 // endpoint_change and service_add run from sending the write to the API server
 // to the kernel's notification of the commit that carries it; fed, from the
-// moment that the event is handed to the syncer. rss_mb is
+// call that a reflector makes with what the watch delivered. rss_mb is
 // the most that the process and its children had at a time; cpu_s is their CPU
 // time for start, first sync and all changes.
 //
@@ -115,7 +116,7 @@ func benchBoth(ctx context.Context, result *report.Report, n, runs int) error {
 
 // samples is what one contender showed in one case.
 type samples struct {
-	fullSync, endpointChange, serviceAdd, rss, cpu []float64
+	start, fullSync, endpointChange, serviceAdd, rss, cpu []float64
 }
 
 func add(result *report.Report, name string, ours samples, peer *samples, peerName string) {
@@ -131,6 +132,7 @@ func add(result *report.Report, name string, ours samples, peer *samples, peerNa
 		result.Add(line)
 	}
 	one("full_sync", "s", func(s *samples) []float64 { return s.fullSync })
+	one("start_to_synced", "s", func(s *samples) []float64 { return s.start })
 	one("endpoint_change", "s", func(s *samples) []float64 { return s.endpointChange })
 	one("service_add", "s", func(s *samples) []float64 { return s.serviceAdd })
 	one("rss_mb", "MB", func(s *samples) []float64 { return s.rss })

@@ -151,15 +151,17 @@ func statusMB(pid int) float64 {
 	return 0
 }
 
-// FirstSync reads the contender's own figure, waiting for it a minute.
-func (c *Contender) FirstSync(ctx context.Context) (float64, error) {
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline) && ctx.Err() == nil; time.Sleep(50 * time.Millisecond) {
+// FirstSync waits for the first sync and reads the contender's own figure, the
+// mean of the syncs that it has made by then.
+func (c *Contender) FirstSync(ctx context.Context) (took float64, syncs int, err error) {
+	const limit = 10 * time.Minute
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline) && ctx.Err() == nil; time.Sleep(10 * time.Millisecond) {
 		sum, count, err := scrape(ctx, metricsURL, c.Metric, c.Labels)
 		if err == nil && count > 0 {
-			return sum / count, nil
+			return sum / count, int(count), nil
 		}
 	}
-	return 0, errors.Join(ctx.Err(), fmt.Errorf("%s does not tell %s", c.Name, c.Metric))
+	return 0, 0, errors.Join(ctx.Err(), fmt.Errorf("%s does not tell %s", c.Name, c.Metric))
 }
 
 func scrape(ctx context.Context, url, metric, labels string) (sum, count float64, err error) {
