@@ -27,7 +27,9 @@
 // A pick that was never seen may be in use all the same: whoever stores Services
 // can fail between booking a value and storing the Service. So it can be asked
 // to stay doubted for a while after its time is up; doubted values are chosen
-// when no other is left.
+// when no other is left. A process that has just begun does not know what its
+// predecessor doubted, so it says of all values that they are unproven, and
+// trusts those that it has looked at.
 //
 // A value that is picked, held or resting is never chosen for somebody else. A
 // value that nobody has, but that somebody had, is remembered for that name, so

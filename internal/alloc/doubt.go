@@ -12,34 +12,52 @@ func (l *Ledger[V]) Doubt(v V, now, until time.Time) { l.doubt(v, Owner{}, now, 
 
 // doubt is Doubt of a value that its last owner may have back.
 func (l *Ledger[V]) doubt(v V, owner Owner, now, until time.Time) {
-	if strongest(l.leases[v]) >= Picked {
+	if l.Taken(v) || l.IsBooked(v) {
 		return
 	}
+	l.Trust(v)
 	l.put(Lease[V]{Value: v, Owner: owner, State: Doubted, Since: now, Until: until})
 	l.ends.add(until, v)
 }
 
 // Trust says that a value is not in use by anyone unseen.
 func (l *Ledger[V]) Trust(v V) {
-	l.cut(v, func(lease Lease[V]) bool { return lease.State == Doubted })
+	l.cut(v, func(lease Lease[V]) bool { return lease.State == Doubted || lease.State == Unproven })
 }
 
-// Unused returns the values of all pools, up to a number, that Next could
-// return now, and those that are doubted or rest.
-func (l *Ledger[V]) Unused(most int) (free, others []V) {
+// Unprove says of every value that Next could return now that nobody has looked
+// whether it is in use by somebody who cannot be seen, until then. Such a value
+// is chosen before a doubted one, and after one that Trust was said of.
+func (l *Ledger[V]) Unprove(now, until time.Time) {
+	for _, v := range l.Unused() {
+		if len(l.leases[v]) == 0 {
+			l.put(Lease[V]{Value: v, State: Unproven, Since: now, Until: until})
+			l.ends.add(until, v)
+		}
+	}
+}
+
+// Unused returns the values of all pools that nobody holds or picked, excluded
+// ones not among them; those that Next could return now come first. It is for
+// pools of ports: it takes a step for each value.
+func (l *Ledger[V]) Unused() []V {
+	var free, others []V
 	for _, p := range l.pools {
-		for n := uint64(0); p.taken != nil && n < p.taken.Size() && len(free)+len(others) < most; n++ {
+		for n := uint64(0); p.taken != nil && n < p.taken.Size(); n++ {
 			switch v := p.value(n); {
 			case p.never.Has(n):
 			case !p.taken.Has(n):
 				free = append(free, v)
-			case strongest(l.leases[v]) <= Resting:
+			case !l.Taken(v):
 				others = append(others, v)
 			}
 		}
 	}
-	return free, others
+	return append(free, others...)
 }
+
+// Taken tells whether somebody holds or picked the value.
+func (l *Ledger[V]) Taken(v V) bool { return strongest(l.leases[v]) >= Picked }
 
 // Booked says whether whoever stores Services has a record of the value being
 // in use, apart from the Services themselves. A value that is booked and that
@@ -69,18 +87,31 @@ func (l *Ledger[V]) mindBooked(v V) {
 // never is later than any time that matters.
 var never = time.Unix(1<<40, 0)
 
-// doubted returns the value of the pool that has been doubted longest.
-func (l *Ledger[V]) doubted(p *pool[V]) (v V, ok bool) {
-	if p.counts[Doubted] == 0 {
+// doubtful returns an Unproven value of the pool, above the lower band if
+// possible, or else the one that was Doubted first.
+func (l *Ledger[V]) doubtful(p *pool[V]) (v V, ok bool) {
+	if p.counts[Unproven]+p.counts[Doubted] == 0 {
 		return v, false
 	}
-	var since time.Time
+	best := Lease[V]{}
+	inBand := func(v V) bool { n, _ := p.index(v); return n < p.lower }
 	for value, leases := range l.leases {
 		n, inside := p.index(value)
-		if !inside || p.never.Has(n) || l.IsBooked(value) || strongest(leases) != Doubted || ok && !leases[0].Since.Before(since) {
+		state := strongest(leases)
+		if !inside || p.never.Has(n) || state > Doubted || l.IsBooked(value) {
 			continue
 		}
-		v, since, ok = value, leases[0].Since, true
+		lease := leases[0]
+		switch {
+		case !ok, state < best.State:
+		case state > best.State:
+			continue
+		case state == Doubted && !lease.Since.Before(best.Since):
+			continue
+		case state == Unproven && !(inBand(best.Value) && !inBand(value)):
+			continue
+		}
+		best, v, ok = lease, value, true
 	}
 	return v, ok
 }

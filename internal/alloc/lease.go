@@ -37,7 +37,8 @@ type State uint8
 
 // The states of a value, see the package's drawing.
 const (
-	Free State = iota
+	Free     State = iota
+	Unproven       // see Unprove
 	Doubted
 	Resting
 	Picked
@@ -47,7 +48,7 @@ const (
 
 // String gives the state as messages name it: "is held by".
 func (s State) String() string {
-	return [...]string{"free", "doubted", "left to rest", "on its way", "held"}[s]
+	return [...]string{"free", "unproven", "doubted", "left to rest", "on its way", "held"}[s]
 }
 
 // Lease says that an owner has a value.
@@ -72,6 +73,6 @@ type Stats struct {
 	Resting  uint64
 	// Excluded is how many nobody has and nobody is given without asking.
 	Excluded uint64
-	// Free includes those that are Doubted.
+	// Free includes those that are Unproven or Doubted.
 	Free uint64
 }

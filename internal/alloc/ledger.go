@@ -91,7 +91,7 @@ func (l *Ledger[V]) Next(name string, ask Ask) (V, error) {
 			l.pick(v, ask)
 			return v, nil
 		}
-		if v, ok := l.doubted(p); ok {
+		if v, ok := l.doubtful(p); ok {
 			l.pick(v, ask)
 			return v, nil
 		}

@@ -190,15 +190,44 @@ func TestUnseenPicksAreDoubtedAndComeLast(t *testing.T) {
 	}
 
 	l = NewLedger(Ports())
-	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30002), Exclude: ports(30002, 30002)})
+	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30003), Exclude: ports(30003, 30003)})
 	l.Doubt(30000, t0, t0.Add(time.Hour))
-	free, doubted := l.Unused(100)
-	if diff := cmp.Diff([][]uint16{{30001}, {30000}}, [][]uint16{free, doubted}); diff != "" {
-		t.Errorf("unused (-want +got):\n%s", diff)
+	l.Observe(owner("holder"), []uint16{30002}, t0)
+	if diff := cmp.Diff([]uint16{30001, 30000}, l.Unused()); diff != "" {
+		t.Errorf("unused, the doubted one last (-want +got):\n%s", diff)
 	}
 	l.Trust(30000)
-	if free, doubted = l.Unused(100); len(free) != 2 || len(doubted) != 0 {
-		t.Errorf("after trust: free %v, doubted %v", free, doubted)
+	if diff := cmp.Diff([]uint16{30000, 30001}, l.Unused()); diff != "" {
+		t.Errorf("unused after trust (-want +got):\n%s", diff)
+	}
+}
+
+// A pool of which nothing is known to be free gives all the same, and what is
+// found to be free first.
+func TestUnproven(t *testing.T) {
+	l := NewLedger(Ports())
+	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30009)})
+	l.Observe(owner("holder"), []uint16{30009}, t0)
+	l.Doubt(30002, t0, t0.Add(time.Hour))
+	l.Unprove(t0, t0.Add(time.Hour))
+	l.Trust(30004)
+	l.Trust(30009)
+	if got := mustNext(t, l, "p", Ask{Owner: owner("a"), Now: t0, Hold: time.Hour}); got != 30004 {
+		t.Errorf("first pick %d, want the only one that is trusted", got)
+	}
+	seen := map[uint16]bool{30004: true, 30009: true}
+	for i := range 8 {
+		v := mustNext(t, l, "p", Ask{Owner: owner(fmt.Sprint(i)), Now: t0, Hold: time.Hour})
+		if seen[v] {
+			t.Errorf("%d was given twice", v)
+		}
+		seen[v] = true
+		if v == 30002 && i != 7 {
+			t.Errorf("the doubted value was given as number %d of 8", i+1)
+		}
+	}
+	if _, err := l.Next("p", Ask{Owner: owner("late"), Now: t0}); !errors.Is(err, ErrFull) {
+		t.Errorf("the eleventh pick of ten: %v", err)
 	}
 }
 

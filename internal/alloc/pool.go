@@ -122,7 +122,7 @@ func (p *pool[V]) stats() Stats {
 	if p.taken == nil {
 		return Stats{}
 	}
-	s := Stats{Capacity: p.taken.Size(), Held: p.counts[Held], Picked: p.counts[Picked], Resting: p.counts[Resting], Free: p.taken.Free() + p.counts[Doubted]}
+	s := Stats{Capacity: p.taken.Size(), Held: p.counts[Held], Picked: p.counts[Picked], Resting: p.counts[Resting], Free: p.taken.Free() + p.counts[Unproven] + p.counts[Doubted]}
 	s.Excluded = s.Capacity - s.Held - s.Picked - s.Resting - s.Free
 	return s
 }

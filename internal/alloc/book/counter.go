@@ -161,7 +161,7 @@ func (c *counter[V]) mayReuse(v V) bool {
 			return false
 		case lease.State == alloc.Picked && (ports || c.req.Old != nil || c.req.Now.Sub(lease.Since) < concurrent):
 			return false
-		case lease.State == alloc.Doubted && !mine:
+		case lease.State <= alloc.Doubted && !mine:
 			lost = true
 		}
 		own = own || mine
