@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
@@ -248,11 +249,13 @@ func TestCheck(t *testing.T) {
 		}
 		return out
 	}
+	thief := stored(named("thief", ips("10.96.1.1"), func(s *corev1.ServiceSpec) { s.ExternalIPs = []string{"192.0.2.1", "10.96.8.9"} }), Grant{})
 	for _, tc := range []struct {
 		svc    *corev1.Service
 		tenant string
 		want   []string
 	}{
+		{thief, "red", []string{"ForeignPool: spec.externalIPs[1]"}},
 		{a, "blue", []string{"Duplicate: ClusterIP 10.96.8.7 is held by Service shop/c, too"}},
 		{c, "blue", []string{"Duplicate: ClusterIP 10.96.8.7 is held by Service shop/a, too", "OutsidePool: NodePort 30200 is not in NodePortPool blue, which serves this Service"}},
 		{a, "red", []string{
@@ -295,6 +298,38 @@ func TestPoolsAreAskedByPriority(t *testing.T) {
 	want := append([]string{"high"}, strings.Split(strings.Repeat("blue ", 14)+"low low low", " ")...)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("pools in order (-want +got):\n%s", diff)
+	}
+}
+
+// BenchmarkRestart50000 is what a controller computes between the end of its
+// cache's first list and its first grant: pools and 50,000 Services with an
+// address of each family and two NodePorts each as far as there are any.
+func BenchmarkRestart50000(b *testing.B) {
+	v4, v6 := netip.MustParseAddr("10.96.0.1"), netip.MustParseAddr("fd00:10:96::1")
+	services := make([]*corev1.Service, 50000)
+	for i := range services {
+		svc := named(fmt.Sprint("s", i))
+		svc.UID = types.UID(svc.Name)
+		svc.Spec.ClusterIP, svc.Spec.ClusterIPs = v4.String(), []string{v4.String(), v6.String()}
+		if i < 1300 {
+			svc.Spec.Type = corev1.ServiceTypeNodePort
+			svc.Spec.Ports = []corev1.ServicePort{{Port: 80, NodePort: int32(30000 + 2*i)}, {Port: 81, NodePort: int32(30001 + 2*i)}}
+		}
+		services[i], v4, v6 = svc, v4.Next(), v6.Next()
+	}
+	for b.Loop() {
+		bk := New(Config{})
+		bk.SetServiceCIDRs([]netip.Prefix{netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("fd00:10:96::/108")})
+		for i, ranges := range [][]v1alpha1.AddressRange{{"10.96.0.0/17", "fd00:10:96::/113"}, {"10.96.128.0/17", "fd00:10:96::8000/113"}} {
+			_ = bk.SetClusterIPPool(&v1alpha1.ClusterIPPool{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint(i)}, Spec: v1alpha1.ClusterIPPoolSpec{Ranges: ranges}})
+		}
+		_ = bk.SetNodePortPool(&v1alpha1.NodePortPool{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: v1alpha1.NodePortPoolSpec{Ranges: []v1alpha1.PortRange{"30000-32000"}}})
+		for _, svc := range services {
+			bk.Observe(svc, t0)
+		}
+		if got := bk.Addresses(corev1.IPv4Protocol).Stats("0").Held + bk.Addresses(corev1.IPv4Protocol).Stats("1").Held; got != 50000 {
+			b.Fatalf("%d addresses held", got)
+		}
 	}
 }
 

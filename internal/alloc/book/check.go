@@ -20,7 +20,8 @@ type Problem struct {
 	Reason string
 	// Message says what is wrong and what to do.
 	Message string
-	// Pools are those concerned, by name. AddressPools tells their kind.
+	// Pools are the ClusterIPPools (AddressPools) or NodePortPools concerned, by
+	// name.
 	Pools        []string
 	AddressPools bool
 	// Others are the Services that have the same value, for Duplicate.
@@ -49,6 +50,7 @@ func (b *Book) Check(svc *corev1.Service, namespaceLabels map[string]string) []P
 	}
 	out = append(out, check(b.ports, alloc.Ports(), "NodePort", "NodePortPool", b.nodePort,
 		func(p policy) []alloc.PortRange { return p.ports }, who, ports)...)
+	out = append(out, b.checkStored(svc, who)...)
 	slices.SortStableFunc(out, func(a, b Problem) int { return strings.Compare(a.Reason+a.Message, b.Reason+b.Message) })
 	return out
 }

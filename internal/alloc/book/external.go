@@ -26,20 +26,46 @@ func (d *desk) checkExternal() error {
 		if had[f.addr] {
 			continue
 		}
-		for _, set := range []struct {
-			resource string
-			policies []policy
-		}{{"LoadBalancerPool", d.loadBalancer}, {"ClusterIPPool", d.clusterIP}} {
-			inside := func(p policy) []alloc.Span[netip.Addr] { return p.spans(alloc.FamilyOf(f.addr)) }
-			owners, mine := where(alloc.Addresses(), set.policies, inside, f.addr, d.who)
-			if len(owners) > 0 && !mine {
-				return &Refused{Reason: Foreign, Field: f.field, Detail: fmt.Sprintf(
-					"%s belongs to %s %s, which does not select this Service: leave the address out, or ask an administrator to select the namespace or the Service's labels",
-					f.addr, set.resource, strings.Join(owners, ", "))}
-			}
+		if resource, owners := d.foreign(f.addr, d.who); len(owners) > 0 {
+			return &Refused{Reason: Foreign, Field: f.field, Detail: fmt.Sprintf(
+				"%s belongs to %s %s, which does not select this Service: leave the address out, or ask an administrator to select the namespace or the Service's labels",
+				f.addr, resource, strings.Join(owners, ", "))}
 		}
 	}
 	return nil
+}
+
+// foreign returns the pools that have an address and do not select the Service,
+// when none that has it does.
+func (b *Book) foreign(addr netip.Addr, who subject) (resource string, owners []string) {
+	inside := func(p policy) []alloc.Span[netip.Addr] { return p.spans(alloc.FamilyOf(addr)) }
+	for _, set := range []struct {
+		resource string
+		policies []policy
+	}{{"LoadBalancerPool", b.loadBalancer}, {"ClusterIPPool", b.clusterIP}} {
+		if owners, mine := where(alloc.Addresses(), set.policies, inside, addr, who); len(owners) > 0 && !mine {
+			return set.resource, owners
+		}
+	}
+	return "", nil
+}
+
+// checkStored returns the external addresses that a stored Service took from
+// pools that do not select it, while nobody was there to refuse.
+func (b *Book) checkStored(svc *corev1.Service, who subject) []Problem {
+	var out []Problem
+	for _, f := range external(svc) {
+		if resource, owners := b.foreign(f.addr, who); len(owners) > 0 {
+			p := Problem{Reason: ForeignPool, Message: fmt.Sprintf(
+				"%s: %s belongs to %s %s, which does not select this Service: take the address out, or have the pool select it",
+				f.field, f.addr, resource, strings.Join(owners, ", "))}
+			if resource == "ClusterIPPool" {
+				p.Pools, p.AddressPools = owners, true
+			}
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // field is an address with the field that it stands in.
