@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,30 +20,37 @@ import (
 
 const (
 	auditName  = "causeway-port-audit"
-	auditEvery = 3 * time.Minute // as often as the API server repairs
-	// auditSoon is when a new term's first audit is repeated, and then after
-	// twice as long each time up to auditEvery: requests that the predecessor
-	// answered may still be on their way through the API server.
+	auditEvery = 3 * time.Minute        // as often as the API server repairs
+	auditNow   = 200 * time.Millisecond // after a new term, a change of pools, and an audit that was cut short
+	// auditSoon is when that audit is repeated, and then after twice as long each
+	// time up to auditEvery: requests that a predecessor answered may still be on
+	// their way through the API server.
 	auditSoon  = 5 * time.Second
-	auditPorts = 4096 // in one request
-	auditMost  = 64   // requests in one audit
-	// auditFor is how long a port is doubted for; the next audits end it earlier
+	auditPorts = 256 // in one request
+	// auditFor is how long a port is doubted or unproven for; the next audits end it earlier
 	// when the API server has repaired itself.
 	auditFor = 15 * time.Minute
 )
 
 // portAudit finds ports that no Service has and that the API server refuses all
-// the same: those it lost track of (an update that loses a race keeps its ports
-// booked until a repair, up to nine minutes), and those outside its range. It
-// asks with a dry run of a Service with all free ports, which names the first
-// that is refused. What it finds is doubted in the book, so that it is given to
-// nobody while there are others.
+// the same, because it lost track of them. It asks with dry runs of a Service
+// that has all unused ports, which name the first that is refused. What it finds
+// is doubted in the book, so that it is given to nobody while there are others.
+// After a new term and a change of pools every port is unproven until it was
+// asked for.
+//
+// The API server books the ports of an update before it stores the object, and
+// when somebody else's write came between it stores nothing, forgets that it
+// booked them and begins again. Its repair frees them nine minutes later.
 type portAudit struct {
 	client    client.Client
 	book      *serviceBook
 	term      grantor
 	namespace string
-	began     chan struct{} // a term began; room for one
+	wanted    chan time.Duration // when to audit next; room for one
+
+	mu   sync.Mutex // one audit at a time
+	lost int        // found by the last one
 }
 
 // NeedLeaderElection is false: the holder of the term audits.
@@ -50,9 +58,14 @@ func (a *portAudit) NeedLeaderElection() bool { return false }
 
 // begin audits for a term that is about to begin.
 func (a *portAudit) begin(ctx context.Context) {
+	a.book.with(func(*book.Book) { a.book.unprovePorts() })
 	a.run(ctx)
+}
+
+// next has Start audit after an interval.
+func (a *portAudit) next(interval time.Duration) {
 	select {
-	case a.began <- struct{}{}:
+	case a.wanted <- interval:
 	default: // Start has not heard of the last one yet
 	}
 }
@@ -66,49 +79,61 @@ func (a *portAudit) Start(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-a.began:
-			interval = auditSoon
+		case interval = <-a.wanted:
 		case <-timer.C:
-			if a.term.held() {
-				a.run(ctx)
-			}
 			interval = min(2*interval, auditEvery)
+			if a.term.held() && a.run(ctx) {
+				interval = max(interval, auditSoon)
+			}
 		}
 		timer.Reset(interval)
 	}
 }
 
-// run audits once. That it cannot is no reason not to grant.
-func (a *portAudit) run(ctx context.Context) {
-	var free, others []uint16
-	a.book.with(func(b *book.Book) { free, others = b.Ports().Unused(1 << 16) })
-	ports := append(free, others...)
+// run audits once and tells whether it came to the end. That it cannot is no
+// reason not to grant.
+func (a *portAudit) run(ctx context.Context) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var todo []uint16
+	a.book.with(func(b *book.Book) { todo = b.Ports().Unused() })
 	lost := 0
-	for requests := 0; len(ports) > 0 && requests < auditMost; requests++ {
-		part := ports[:min(len(ports), auditPorts)]
+	for len(todo) > 0 {
+		var part []uint16 // of those that nobody was given meanwhile
+		a.book.with(func(b *book.Book) {
+			for ; len(todo) > 0 && len(part) < auditPorts; todo = todo[1:] {
+				if !b.Ports().Taken(todo[0]) {
+					part = append(part, todo[0])
+				}
+			}
+		})
+		if len(part) == 0 {
+			break
+		}
 		good, bad, err := a.ask(ctx, part)
 		if err != nil {
-			logf.FromContext(ctx).Info("NodePorts not audited", "reason", err.Error())
-			return
+			logf.FromContext(ctx).Info("NodePorts not audited to the end", "left", len(part)+len(todo), "reason", err.Error())
+			return false
 		}
 		a.book.with(func(b *book.Book) {
 			for _, n := range part[:good] {
 				b.Ports().Trust(n)
 			}
-			if bad {
+			if bad && !b.Ports().Taken(part[good]) {
 				lost++
 				b.Ports().Doubt(part[good], a.book.now(), a.book.now().Add(auditFor))
 			}
 		})
-		ports = ports[good:]
 		if bad {
-			ports = ports[1:]
+			todo = append(part[good+1:], todo...)
 		}
 	}
 	lostPorts.Set(float64(lost))
-	if lost > 0 {
+	if lost != a.lost {
 		logf.FromContext(ctx).Info("The API server refuses NodePorts that no Service has; they are avoided", "ports", lost)
 	}
+	a.lost = lost
+	return true
 }
 
 // ask returns how many of the first ports are free in the API server, and

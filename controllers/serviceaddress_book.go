@@ -36,23 +36,25 @@ type serviceBook struct {
 	mu    sync.Mutex
 	book  *book.Book
 	cidrs map[string]*networkingv1.ServiceCIDR
-	ahead map[types.UID]string // Services that correct read: what the watch tells of before this version is old
+	seen  map[types.UID]string // the version of each Service that the book has
 
-	synced  chan struct{} // closed when the book has everything that the API had at start
-	changed func()        // called after every change; it must not block
-	pools   func()        // called after a change of pools or ServiceCIDRs; it must not block
+	synced   chan struct{} // closed when the book has everything that the API had at start
+	changed  func()        // called after every change; it must not block
+	unproven func()        // called when ports are to be audited; it must not block
+	pools    func()        // called after a change of pools or ServiceCIDRs; it must not block
 }
 
 func newServiceBook(c cache.Cache, config book.Config) *serviceBook {
 	return &serviceBook{
-		cache:   c,
-		now:     time.Now,
-		book:    book.New(config),
-		cidrs:   map[string]*networkingv1.ServiceCIDR{},
-		ahead:   map[types.UID]string{},
-		synced:  make(chan struct{}),
-		changed: func() {},
-		pools:   func() {},
+		cache:    c,
+		now:      time.Now,
+		book:     book.New(config),
+		cidrs:    map[string]*networkingv1.ServiceCIDR{},
+		seen:     map[types.UID]string{},
+		synced:   make(chan struct{}),
+		changed:  func() {},
+		unproven: func() {},
+		pools:    func() {},
 	}
 }
 
@@ -128,19 +130,39 @@ func (b *serviceBook) with(f func(*book.Book)) {
 }
 
 func (b *serviceBook) setService(obj any) {
-	svc := obj.(*corev1.Service)
-	if read, ok := b.ahead[svc.UID]; ok {
-		if order, err := resourceversion.CompareResourceVersion(svc.ResourceVersion, read); err == nil && order < 0 {
-			return
-		}
-		delete(b.ahead, svc.UID)
+	b.observe(obj.(*corev1.Service))
+}
+
+// observe has the book see a Service, unless it saw a later version. The lock is
+// held.
+func (b *serviceBook) observe(svc *corev1.Service) {
+	if seen, ok := b.seen[svc.UID]; ok && older(svc.ResourceVersion, seen) {
+		return
 	}
+	b.seen[svc.UID] = svc.ResourceVersion
 	b.book.Observe(svc, b.now())
+}
+
+func older(version, than string) bool {
+	order, err := resourceversion.CompareResourceVersion(version, than)
+	return err == nil && order < 0
+}
+
+// catchUp has the book see what the API server says is stored, which the watch
+// may tell a moment later: a Service that was just changed, and is changed
+// again, would not be known to be without what it let go. One that the book does
+// not know may be gone by now, and is left to the watch.
+func (b *serviceBook) catchUp(stored *corev1.Service) {
+	b.with(func(*book.Book) {
+		if seen, ok := b.seen[stored.UID]; ok && seen != stored.ResourceVersion {
+			b.observe(stored)
+		}
+	})
 }
 
 func (b *serviceBook) forgetService(obj any) {
 	svc := obj.(*corev1.Service)
-	delete(b.ahead, svc.UID)
+	delete(b.seen, svc.UID)
 	b.book.Forget(book.OwnerOf(svc), b.now())
 }
 
@@ -149,6 +171,9 @@ func (b *serviceBook) forgetService(obj any) {
 func (b *serviceBook) setClusterIPPool(ctx context.Context) func(any) {
 	return func(obj any) {
 		pool := obj.(*v1alpha1.ClusterIPPool)
+		if b.book.Knows(pool.Name, pool.Generation) {
+			return // only its status changed
+		}
 		defer b.pools()
 		if err := b.book.SetClusterIPPool(pool); err != nil {
 			logf.FromContext(ctx).Info("ClusterIPPool is used in part", "pool", pool.Name, "reason", err.Error())
@@ -159,11 +184,22 @@ func (b *serviceBook) setClusterIPPool(ctx context.Context) func(any) {
 func (b *serviceBook) setNodePortPool(ctx context.Context) func(any) {
 	return func(obj any) {
 		pool := obj.(*v1alpha1.NodePortPool)
+		if b.book.KnowsPorts(pool.Name, pool.Generation) {
+			return
+		}
 		defer b.pools()
 		if err := b.book.SetNodePortPool(pool); err != nil {
 			logf.FromContext(ctx).Info("NodePortPool is used in part", "pool", pool.Name, "reason", err.Error())
 		}
+		b.unprovePorts()
 	}
+}
+
+// unprovePorts takes no unused port for free before the API server was asked
+// for it. The lock is held.
+func (b *serviceBook) unprovePorts() {
+	b.book.Ports().Unprove(b.now(), b.now().Add(auditFor))
+	b.unproven()
 }
 
 func (b *serviceBook) setLoadBalancerPool(ctx context.Context) func(any) {
@@ -276,8 +312,7 @@ func (b *serviceBook) correct(ctx context.Context, live client.Reader, holder al
 			bk.Forget(holder, b.now())
 		}
 		if err == nil {
-			bk.Observe(&svc, b.now())
-			b.ahead[svc.UID] = svc.ResourceVersion
+			b.observe(&svc)
 		}
 	})
 	return nil

@@ -50,7 +50,8 @@ func setupAllocation(mgr ctrl.Manager, opts Options) error {
 	}
 	b := newServiceBook(mgr.GetCache(), config)
 	t := newTerm(mgr.GetConfig(), opts.SystemNamespace, opts.Allocation.Peers.Address, b.synced)
-	audit := &portAudit{client: mgr.GetClient(), book: b, term: t, namespace: opts.SystemNamespace, began: make(chan struct{}, 1)}
+	audit := &portAudit{client: mgr.GetClient(), book: b, term: t, namespace: opts.SystemNamespace, wanted: make(chan time.Duration, 1)}
+	b.unproven = func() { audit.next(auditNow) }
 	t.prepare = audit.begin
 	keeper := &holdKeeper{client: mgr.GetClient(), book: b, term: t}
 	for _, runnable := range []manager.Runnable{b, t, audit, keeper} {

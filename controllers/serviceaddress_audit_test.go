@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/alloc"
+	"github.com/causeway-lb/causeway/internal/alloc/book"
+)
+
+// losePort has the API server lose a NodePort: an update that asks for it races
+// against writes of a label, until one of them comes between the booking of the
+// port and the write of the Service. The API server then tries again, finds the
+// port booked, by itself, and refuses.
+func losePort(ctx context.Context, namespace string) int32 {
+	GinkgoHelper()
+	svc := newService(namespace, "racer", func(svc *corev1.Service) {
+		svc.Spec = corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalName: "example.com"}
+	})
+	create(ctx, svc)
+	racing, stop := context.WithCancel(ctx)
+	var racers sync.WaitGroup
+	defer racers.Wait()
+	defer stop()
+	for i := range 4 {
+		racers.Go(func() {
+			other := newService(namespace, "racer", nil)
+			for n := 0; racing.Err() == nil; n++ {
+				label := fmt.Sprintf(`{"metadata":{"labels":{"racer-%d":"%d"}}}`, i, n)
+				_ = k8sClient.Patch(racing, other, client.RawPatch("application/merge-patch+json", []byte(label))) // who loses does not matter
+			}
+		})
+	}
+	for port := int32(31300); port < 31400; port++ {
+		toNodePort := fmt.Sprintf(`{"spec":{"type":"NodePort","externalName":null,"ports":[{"port":80,"nodePort":%d}]}}`, port)
+		err := k8sClient.Patch(ctx, svc, client.RawPatch("application/merge-patch+json", []byte(toNodePort)))
+		if err != nil {
+			Expect(err).To(MatchError(ContainSubstring(fmt.Sprint(port, ": provided port is already allocated"))))
+			return port
+		}
+		back := `{"spec":{"type":"ExternalName","externalName":"example.com","clusterIP":null,"clusterIPs":null,"ipFamilies":null,"ipFamilyPolicy":null,` +
+			`"externalTrafficPolicy":null,"internalTrafficPolicy":null,"ports":null}}`
+		Expect(k8sClient.Patch(ctx, svc, client.RawPatch("application/merge-patch+json", []byte(back)))).To(Succeed())
+	}
+	Fail("a hundred updates, and none lost its race")
+	return 0
+}
+
+var _ = Describe("the audit of NodePorts", func() {
+	It("finds what the API server lost, and avoids it", func(ctx SpecContext) {
+		lost := uint16(losePort(ctx, newNamespace(ctx)))
+		b := newServiceBook(nil, book.Config{})
+		Expect(b.book.SetNodePortPool(&v1alpha1.NodePortPool{
+			ObjectMeta: metav1.ObjectMeta{Name: "p"},
+			Spec:       v1alpha1.NodePortPoolSpec{Ranges: []v1alpha1.PortRange{v1alpha1.PortRange(fmt.Sprint(lost)), "31400-31402"}},
+		})).To(Succeed())
+		audit := &portAudit{client: k8sClient, book: b, term: everHolder{}, namespace: v1alpha1.SystemNamespace, wanted: make(chan time.Duration, 1)}
+		audit.begin(ctx)
+		var order []uint16
+		for i := range 4 {
+			n, err := b.book.Ports().Next("p", alloc.Ask{Owner: alloc.Owner{Namespace: "x", Name: fmt.Sprint(i)}, Now: time.Now(), Hold: time.Hour})
+			Expect(err).NotTo(HaveOccurred())
+			order = append(order, n)
+		}
+		Expect(order[:3]).To(ConsistOf(uint16(31400), uint16(31401), uint16(31402)), "those that the API server gives")
+		Expect(order[3]).To(Equal(lost), "what it refuses, in need")
+	}, SpecTimeout(time.Minute))
+
+	It("does not wear out when it may not ask", func(ctx SpecContext) {
+		b := newServiceBook(nil, book.Config{})
+		Expect(b.book.SetNodePortPool(&v1alpha1.NodePortPool{
+			ObjectMeta: metav1.ObjectMeta{Name: "p"},
+			Spec:       v1alpha1.NodePortPoolSpec{Ranges: []v1alpha1.PortRange{"31403-31404"}},
+		})).To(Succeed())
+		audit := &portAudit{client: k8sClient, book: b, term: everHolder{}, namespace: "no-such-" + strings.ToLower(rand8()), wanted: make(chan time.Duration, 1)}
+		audit.begin(ctx)
+		Expect(audit.run(ctx)).To(BeFalse())
+		_, err := b.book.Ports().Next("p", alloc.Ask{Now: time.Now(), Hold: time.Hour})
+		Expect(err).NotTo(HaveOccurred(), "what is doubted is given all the same")
+	})
+})
