@@ -29,6 +29,10 @@
 //     what came of the last grants. A Service that takes longer than that to be
 //     stored can meet a Service with the same value: the API server, which is the
 //     judge of that, refuses the later one.
+//   - A replica that dies with a request in its hands leaves it to the API
+//     server, which would allocate by itself, perhaps what another request was
+//     just granted. So there is a second webhook, for what the first left
+//     without, and the API server asks again: see ServiceAllocator.
 //
 // The replica that grants need not be the leader that writes status. Its death
 // costs requests a wait of at most 6 s; the death of all costs nothing but
@@ -37,7 +41,8 @@
 //
 // What the API server itself loses is looked for (portAudit): an update of a
 // Service that loses a race against another write keeps its ports and addresses
-// booked there until a repair.
+// booked there until a repair. A successor gives no port while it has others
+// before it has asked whether the API server would.
 //
 // Invariants: the API is the only state; all else (bitmaps, indexes) is a
 // cache of it, rebuilt at start. One broken object never stops another: it

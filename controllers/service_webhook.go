@@ -38,7 +38,15 @@ const (
 	retryEvery = 100 * time.Millisecond
 )
 
-// +kubebuilder:webhook:path=/mutate--v1-service,mutating=true,failurePolicy=ignore,sideEffects=NoneOnDryRun,groups="",resources=services,verbs=create;update,versions=v1,name=services.causeway.dev,admissionReviewVersions=v1,timeoutSeconds=10,reinvocationPolicy=Never
+// The second webhook is the same again, for a Service that the first left
+// without: when the replica that is asked dies, the API server goes on without
+// its answer (failurePolicy Ignore), and would allocate by itself, perhaps a
+// value that another request was just granted. It asks a second time instead,
+// on a new connection, which ends at a replica that lives. A Service that was
+// served is not sent twice. The port audit's dry runs are sent not at all.
+//
+// +kubebuilder:webhook:path=/mutate--v1-service,mutating=true,failurePolicy=ignore,sideEffects=NoneOnDryRun,groups="",resources=services,verbs=create;update,versions=v1,name=services.causeway.dev,admissionReviewVersions=v1,timeoutSeconds=10,reinvocationPolicy=Never,patch=`{"matchConditions":[{"name":"not-an-audit","expression":"!has(object.metadata.name) || object.metadata.name != 'causeway-port-audit' || !has(request.dryRun) || !request.dryRun"}]}`
+// +kubebuilder:webhook:path=/mutate--v1-service,mutating=true,failurePolicy=ignore,sideEffects=NoneOnDryRun,groups="",resources=services,verbs=create;update,versions=v1,name=unserved-services.causeway.dev,admissionReviewVersions=v1,timeoutSeconds=10,reinvocationPolicy=Never,patch=`{"matchConditions":[{"name":"lacks-something","expression":"object.spec.type != 'ExternalName' && (!has(object.spec.clusterIP) || object.spec.clusterIP == '' || (object.spec.type in ['NodePort', 'LoadBalancer'] && (!has(object.spec.allocateLoadBalancerNodePorts) || object.spec.allocateLoadBalancerNodePorts) && has(object.spec.ports) && object.spec.ports.exists(p, !has(p.nodePort) || p.nodePort == 0)) || (object.spec.type == 'LoadBalancer' && has(object.spec.externalTrafficPolicy) && object.spec.externalTrafficPolicy == 'Local' && (!has(object.spec.healthCheckNodePort) || object.spec.healthCheckNodePort == 0)))"},{"name":"not-an-audit","expression":"!has(object.metadata.name) || object.metadata.name != 'causeway-port-audit' || !has(request.dryRun) || !request.dryRun"}]}`
 
 // ServiceAllocator is the mutating webhook that gives Services their ClusterIPs
 // and NodePorts before the API server's own allocator does.
@@ -157,6 +165,9 @@ func (a *ServiceAllocator) grant(ctx context.Context, req admission.Request, svc
 	namespace, err := a.namespaceLabels(ctx, req.Namespace)
 	if err != nil {
 		return leaveToAPIServer(err), nil
+	}
+	if old != nil {
+		a.book.catchUp(old)
 	}
 	ask := book.Request{
 		Service: svc, Old: old, NamespaceLabels: namespace, UID: string(req.UID),

@@ -5,11 +5,14 @@ package controllers
 import (
 	"context"
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/alloc"
 )
 
 // clusterIPPool creates a pool for a namespace and waits until it is served.
@@ -233,4 +237,71 @@ var _ = Describe("the Service webhook", func() {
 		Expect(k8sClient.Update(ctx, svc)).To(Succeed())
 		Expect(svc.Spec.ClusterIPs).To(HaveExactElements(svc.Spec.ClusterIP, Satisfy(inside("fd00:10:96::2400/120"))))
 	})
+
+	It("serves Services without a name of their own", func(ctx SpecContext) {
+		ns := newNamespace(ctx)
+		clusterIPPool(ctx, ns, nil, "10.96.25.0/24")
+		for range 3 {
+			svc := newService(ns, "", func(svc *corev1.Service) { svc.GenerateName = "web-" })
+			create(ctx, svc)
+			Expect(svc.Spec.ClusterIP).To(Satisfy(inside("10.96.25.0/24")))
+		}
+	})
+
+	It("is asked again when nobody answers, and leaves the rest to the API server", func(ctx SpecContext) {
+		ns := newNamespace(ctx)
+		clusterIPPool(ctx, ns, nil, "10.96.26.0/24")
+		nodePortPool(ctx, ns, nil, "31410-31429")
+		served := func(svc *corev1.Service) bool {
+			port := svc.Spec.Ports[0].NodePort
+			return inside("10.96.26.0/24")(svc.Spec.ClusterIP) && port >= 31410 && port <= 31429
+		}
+		n := 0
+		next := func() *corev1.Service {
+			GinkgoHelper()
+			n++
+			svc := newService(ns, "web-"+strconv.Itoa(n), nodePortType)
+			create(ctx, svc)
+			return svc
+		}
+		breakWebhooks(ctx, "services.causeway.dev", "unserved-services.causeway.dev")
+		var outside *corev1.Service
+		Eventually(func() bool { outside = next(); return served(outside) }).Should(BeFalse(), "with nobody to ask the API server allocates")
+		Eventually(func(g Gomega) string {
+			return serviceCondition(refresh(ctx, outside)(g), v1alpha1.ConditionInPool)
+		}).Should(Equal("False/OutsidePool"))
+		Eventually(eventsOn(ctx, outside)).Should(ContainElement(ContainSubstring("OutsidePool")))
+		resting := newHold(alloc.Lease[netip.Addr]{
+			Value: netip.MustParseAddr("10.96.26.77"), Owner: alloc.Owner{Namespace: ns, Name: "former"}, Since: time.Now(), Until: time.Now().Add(time.Hour),
+		}, "pool-"+ns)
+		create(ctx, resting)
+		Expect(k8sClient.Create(ctx, newService(ns, "eager", func(svc *corev1.Service) { svc.Spec.ClusterIP = resting.Name }))).To(
+			MatchError(ContainSubstring("provided IP is already allocated")), "even then an address rests")
+		breakWebhooks(ctx, "services.causeway.dev")
+		Eventually(func() bool { return served(next()) }).Should(BeTrue(), "the second request is answered")
+		for range 5 {
+			Expect(next()).To(Satisfy(served))
+		}
+	}, SpecTimeout(time.Minute))
 })
+
+// breakWebhooks has the API server call these webhooks of Causeway at a path that
+// nobody serves, and all others as ever, until the spec is over.
+func breakWebhooks(ctx context.Context, broken ...string) {
+	GinkgoHelper()
+	var list admissionregistrationv1.MutatingWebhookConfigurationList
+	Expect(k8sClient.List(ctx, &list)).To(Succeed())
+	Expect(list.Items).To(HaveLen(1))
+	config := &list.Items[0]
+	for i := range config.Webhooks {
+		url := config.Webhooks[i].ClientConfig.URL
+		*url = strings.TrimSuffix(*url, "-nowhere")
+		if slices.Contains(broken, config.Webhooks[i].Name) {
+			*url += "-nowhere"
+		}
+	}
+	Expect(k8sClient.Update(ctx, config)).To(Succeed())
+	if len(broken) > 0 {
+		DeferCleanup(func(ctx SpecContext) { breakWebhooks(ctx) })
+	}
+}
