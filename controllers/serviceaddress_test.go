@@ -19,6 +19,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -103,6 +104,19 @@ var _ = Describe("what a Service has and what the pools would give it", func() {
 		Consistently(refresh(ctx, cidr)).Should(HaveField("DeletionTimestamp", BeNil()), "while a Service has an address of it")
 		Expect(k8sClient.Delete(ctx, svc)).To(Succeed())
 		Eventually(func() error { return k8sClient.Get(ctx, client.ObjectKeyFromObject(cidr), cidr) }).Should(MatchError(ContainSubstring("not found")))
+	}, SpecTimeout(time.Minute))
+
+	It("tells of a node whose address lies in a pool", func(ctx SpecContext) {
+		pool := clusterIPPool(ctx, newNamespace(ctx), nil, "10.96.38.0/24")
+		Consistently(poolCondition(ctx, pool, v1alpha1.PoolOverlapping)).Should(Equal("False/Apart"))
+		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "in-the-way-" + rand8()}}
+		create(ctx, node)
+		node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "10.96.38.9"}}
+		Expect(k8sClient.Status().Update(ctx, node)).To(Succeed())
+		Eventually(poolCondition(ctx, pool, v1alpha1.PoolOverlapping)).Should(Equal("True/Overlapping"))
+		Expect(meta.FindStatusCondition(pool.Status.Conditions, v1alpha1.PoolOverlapping).Message).To(HavePrefix("10.96.38.9 is the address of node " + node.Name))
+		Expect(k8sClient.Delete(ctx, node)).To(Succeed())
+		Eventually(poolCondition(ctx, pool, v1alpha1.PoolOverlapping)).Should(Equal("False/Apart"))
 	}, SpecTimeout(time.Minute))
 
 	It("refuses pools that overlap, naming the ranges and the pool", func(ctx SpecContext) {
