@@ -62,8 +62,8 @@ func TestAllocation(t *testing.T) {
 	s := newSoak(t)
 	start := time.Now()
 	s.run(operations, kills)
-	t.Logf("%d operations in %s (%.0f a second), %d kills, %d explicit requests refused because taken",
-		operations, time.Since(start).Round(time.Second), float64(operations)/time.Since(start).Seconds(), kills, s.taken.Load())
+	t.Logf("%d operations in %s (%.0f a second), %d kills, %d explicit requests refused because taken, %d served by the API server's own allocator",
+		operations, time.Since(start).Round(time.Second), float64(operations)/time.Since(start).Seconds(), kills, s.taken.Load(), s.outside.Load())
 	s.checkUnique()
 	s.checkPlaced()
 	s.checkCounts()
@@ -75,8 +75,9 @@ type soak struct {
 	api      client.Client
 	replicas []*replica.Process
 
-	left  atomic.Int64 // operations to do
-	taken atomic.Int64
+	left    atomic.Int64 // operations to do
+	taken   atomic.Int64
+	outside atomic.Int64
 
 	mu       sync.Mutex
 	failures []string
@@ -248,6 +249,6 @@ func (s *soak) fail(format string, args ...any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.failures) < 20 {
-		s.failures = append(s.failures, fmt.Sprintf(format, args...))
+		s.failures = append(s.failures, time.Now().UTC().Format("15:04:05.000 ")+fmt.Sprintf(format, args...))
 	}
 }

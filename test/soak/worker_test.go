@@ -67,6 +67,7 @@ func (w *worker) create(ctx context.Context, slot int) {
 	}
 	switch err := w.api.Create(ctx, svc); {
 	case err == nil:
+		w.note(svc)
 		w.has[slot] = string(svc.Spec.Type)
 		if svc.Spec.ClusterIP == corev1.ClusterIPNone {
 			w.has[slot] = corev1.ClusterIPNone
@@ -74,7 +75,14 @@ func (w *worker) create(ctx context.Context, slot int) {
 	case explicit && isTaken(err):
 		w.taken.Add(1)
 	default:
-		w.fail("create %s %s: %v", svc.Spec.Type, client.ObjectKeyFromObject(svc), err)
+		w.fail("create %s %s: %v%s", svc.Spec.Type, client.ObjectKeyFromObject(svc), err, w.holders(ctx, err))
+	}
+}
+
+// note counts Services that the API server allocated for.
+func (w *worker) note(svc *corev1.Service) {
+	if !placed(svc) {
+		w.outside.Add(1)
 	}
 }
 
@@ -87,6 +95,30 @@ func isTaken(err error) bool {
 		}
 	}
 	return false
+}
+
+// holders says which Services have the NodePort that an error is about.
+func (w *worker) holders(ctx context.Context, err error) string {
+	_, text, ok := strings.Cut(err.Error(), "nodePort: Invalid value: ")
+	var port int32
+	if _, scanErr := fmt.Sscan(text, &port); !ok || scanErr != nil {
+		return ""
+	}
+	var list corev1.ServiceList
+	if err := w.api.List(ctx, &list); err != nil {
+		return ""
+	}
+	var names []string
+	for _, svc := range list.Items {
+		has := svc.Spec.HealthCheckNodePort == port
+		for _, p := range svc.Spec.Ports {
+			has = has || p.NodePort == port
+		}
+		if has {
+			names = append(names, client.ObjectKeyFromObject(&svc).String())
+		}
+	}
+	return fmt.Sprintf(" (Services that have %d: %v)", port, names)
 }
 
 func (w *worker) delete(ctx context.Context, slot int) {
@@ -124,9 +156,10 @@ func (w *worker) change(ctx context.Context, slot int, kind string) {
 	}
 	svc := w.service(slot)
 	if err := w.api.Patch(ctx, svc, client.RawPatch(types.MergePatchType, []byte(patch))); err != nil {
-		w.fail("change %s from %s to %s: %v", client.ObjectKeyFromObject(svc), kind, next, err)
+		w.fail("change %s from %s to %s: %v%s", client.ObjectKeyFromObject(svc), kind, next, err, w.holders(ctx, err))
 		return
 	}
+	w.note(svc)
 	w.has[slot] = next
 }
 
