@@ -9,6 +9,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
@@ -93,8 +94,14 @@ func (b *Backend) Sync(ctx context.Context, want model.Desired, changed []types.
 // unsupported recognises what a kernel without a feature answers.
 func unsupported(err error) error {
 	var refused *nfnl.Error
-	if errors.As(err, &refused) && errors.Is(refused.Err, unix.EOPNOTSUPP) {
+	switch {
+	case !errors.As(err, &refused):
+	case errors.Is(refused.Err, unix.EOPNOTSUPP):
 		return &backend.UnsupportedError{Feature: refused.Op, MinKernel: "5.9", Err: err}
+	case errors.Is(refused.Err, unix.ENOENT) && (strings.HasPrefix(refused.Op, "add chain ") || strings.HasPrefix(refused.Op, "add rule ")):
+		// Whatever these lead to was made before: what is missing is the chain's
+		// type or an expression.
+		return &backend.UnsupportedError{Feature: "address translation by nf_tables (CONFIG_NFT_NAT)", MinKernel: "5.9", Err: err}
 	}
 	return err
 }
