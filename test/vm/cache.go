@@ -15,7 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/causeway-lb/causeway/internal/lab/cache"
 )
 
 //go:embed init.sh
@@ -54,18 +54,15 @@ func imageIn(dir string) image {
 // prepare returns the image from the cache, making it if need be. Several
 // processes may call it at once: one makes it, the others wait.
 func prepare(ctx context.Context, progress io.Writer) (image, error) {
-	cache, err := cacheDir()
-	if err != nil {
-		return image{}, err
-	}
-	dir := filepath.Join(cache, cacheKey())
+	all := cache.Dir("vm")
+	dir := filepath.Join(all, cacheKey())
 	if complete(dir) {
 		return imageIn(dir), nil
 	}
-	if err := os.MkdirAll(cache, 0o755); err != nil {
+	if err := os.MkdirAll(all, 0o755); err != nil {
 		return image{}, fmt.Errorf("make cache directory: %w", err)
 	}
-	unlock, err := lock(ctx, filepath.Join(cache, ".lock"), progress)
+	unlock, err := cache.Lock(ctx, filepath.Join(all, ".lock"), progress, "makes the virtual machine")
 	if err != nil {
 		return image{}, err
 	}
@@ -74,11 +71,11 @@ func prepare(ctx context.Context, progress io.Writer) (image, error) {
 		return imageIn(dir), nil
 	}
 	// What a killed process left is of no use; we hold the lock.
-	old, _ := filepath.Glob(filepath.Join(cache, "new-*"))
+	old, _ := filepath.Glob(filepath.Join(all, "new-*"))
 	for _, dir := range old {
 		_ = os.RemoveAll(dir)
 	}
-	temporary, err := os.MkdirTemp(cache, "new-")
+	temporary, err := os.MkdirTemp(all, "new-")
 	if err != nil {
 		return image{}, fmt.Errorf("make cache directory: %w", err)
 	}
@@ -101,17 +98,6 @@ func prepare(ctx context.Context, progress io.Writer) (image, error) {
 func complete(dir string) bool {
 	_, err := os.Stat(dir)
 	return err == nil
-}
-
-func cacheDir() (string, error) {
-	if dir := os.Getenv("CAUSEWAY_CACHE"); dir != "" {
-		return filepath.Join(dir, "vm"), nil
-	}
-	user, err := os.UserCacheDir()
-	if err != nil {
-		user = filepath.Join(os.TempDir(), fmt.Sprintf("cache-%d", os.Getuid()))
-	}
-	return filepath.Join(user, "causeway", "vm"), nil
 }
 
 // cacheKey changes with everything that decides what the image contains, except
@@ -225,34 +211,4 @@ func pruneModules(dir string) error {
 		}
 		return os.Remove(at)
 	})
-}
-
-// lock takes an exclusive lock on a file, waiting while another process has it.
-// The kernel gives it back when this process ends, however it ends.
-func lock(ctx context.Context, path string, progress io.Writer) (func(), error) {
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("open lock: %w", err)
-	}
-	if unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-		return func() { file.Close() }, nil
-	}
-	fmt.Fprintln(progress, "Waiting for another process that makes the virtual machine")
-	done := make(chan error, 1)
-	go func() {
-		err := unix.Flock(int(file.Fd()), unix.LOCK_EX)
-		done <- err
-	}()
-	select {
-	case err := <-done:
-		if err != nil {
-			file.Close()
-			return nil, fmt.Errorf("lock %s: %w", path, err)
-		}
-		return func() { file.Close() }, nil
-	case <-ctx.Done():
-		// The waiting call can't be called off: give back what it gets.
-		go func() { <-done; _ = file.Close() }()
-		return nil, context.Cause(ctx)
-	}
 }

@@ -4,7 +4,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -250,24 +249,4 @@ func TestParse(t *testing.T) {
 	if _, err := parse(nil); err == nil {
 		t.Error("no program is an error")
 	}
-}
-
-// Only one process makes what several need, and a waiting one can give up.
-func TestLock(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "lock")
-	unlock, err := lock(t.Context(), path, &bytes.Buffer{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	if _, err := lock(ctx, path, &bytes.Buffer{}); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("lock twice: %v", err)
-	}
-	unlock()
-	again, err := lock(t.Context(), path, &bytes.Buffer{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	again()
 }

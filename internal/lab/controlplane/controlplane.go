@@ -16,7 +16,7 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/causeway-lb/causeway/internal/lab/cache"
 )
 
 // packages maps each program to the Go package that it is built from.
@@ -86,7 +86,7 @@ func (b Builder) Assets(ctx context.Context, names ...string) (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("make cache directory: %w", err)
 	}
-	unlock, err := lock(ctx, filepath.Join(dir, ".lock"), b.Progress)
+	unlock, err := cache.Lock(ctx, filepath.Join(dir, ".lock"), b.Progress, "builds the control plane")
 	if err != nil {
 		return "", err
 	}
@@ -143,18 +143,10 @@ func (b Builder) dir(module string) (string, error) {
 		sum.Write(data)
 	}
 	key := hex.EncodeToString(sum.Sum(nil))[:16]
-	cache := b.Cache
-	if cache == "" {
-		cache = os.Getenv("CAUSEWAY_CACHE")
+	if b.Cache != "" {
+		return filepath.Join(b.Cache, "controlplane", key), nil
 	}
-	if cache == "" {
-		user, err := os.UserCacheDir()
-		if err != nil {
-			user = filepath.Join(os.TempDir(), fmt.Sprintf("cache-%d", os.Getuid()))
-		}
-		cache = filepath.Join(user, "causeway")
-	}
-	return filepath.Join(cache, "controlplane", key), nil
+	return filepath.Join(cache.Dir("controlplane"), key), nil
 }
 
 var kubernetesVersion = regexp.MustCompile(`(?m)^(?:require)?\s*k8s\.io/kubernetes (v\S+)`)
@@ -170,34 +162,4 @@ func version(module string) (string, error) {
 		return "", fmt.Errorf("%s/go.mod requires no k8s.io/kubernetes", module)
 	}
 	return string(match[1]), nil
-}
-
-// lock takes an exclusive lock on a file, waiting while another process has it.
-func lock(ctx context.Context, path string, progress io.Writer) (func(), error) {
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("open lock: %w", err)
-	}
-	err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if err == nil {
-		return func() { file.Close() }, nil
-	}
-	if progress != nil {
-		fmt.Fprintln(progress, "Waiting for another process that builds the control plane")
-	}
-	done := make(chan error, 1)
-	go func() { done <- unix.Flock(int(file.Fd()), unix.LOCK_EX) }()
-	select {
-	case err := <-done:
-		if err != nil {
-			file.Close()
-			return nil, fmt.Errorf("lock %s: %w", path, err)
-		}
-		return func() { file.Close() }, nil
-	case <-ctx.Done():
-		// The waiting goroutine ends with the lock's holder, and closing
-		// gives the lock straight back.
-		go func() { <-done; _ = file.Close() }()
-		return nil, ctx.Err()
-	}
 }
