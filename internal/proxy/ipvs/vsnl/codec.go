@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 // Commands and attributes of linux/ip_vs.h.
@@ -299,18 +301,6 @@ func (m *message) dest(r RealServer, full bool) {
 	}
 }
 
-// attributes calls each for every attribute; a malformed rest is left out.
-func attributes(b []byte, each func(typ uint16, data []byte)) {
-	for len(b) >= 4 {
-		size := int(binary.NativeEndian.Uint16(b))
-		if size < 4 || size > len(b) {
-			return
-		}
-		each(binary.NativeEndian.Uint16(b[2:])&^unix.NLA_F_NESTED, b[4:size])
-		b = b[min(align(size), len(b)):]
-	}
-}
-
 var errMalformed = errors.New("malformed answer from IPVS")
 
 // fields reads attributes of known sizes.
@@ -372,16 +362,16 @@ func decodeService(body []byte) (VirtualServer, error) {
 		case svcFWMark:
 			s.Mark = f.u32(data)
 		case svcSched:
-			s.Scheduler = cString(data)
+			s.Scheduler = nfnl.CString(data)
 		case svcFlags:
 			flags = f.u32(data)
 		case svcTimeout:
 			timeout = f.u32(data)
 		}
 	}
-	attributes(body, func(typ uint16, data []byte) {
+	nfnl.Attrs(body, func(typ uint16, data []byte) {
 		if typ == attrService {
-			attributes(data, each)
+			nfnl.Attrs(data, each)
 		}
 	})
 	if s.Mark != 0 {
@@ -422,9 +412,9 @@ func decodeDest(body []byte, family uint16) (RealServer, error) {
 			r.Persistent = f.u32(data)
 		}
 	}
-	attributes(body, func(typ uint16, data []byte) {
+	nfnl.Attrs(body, func(typ uint16, data []byte) {
 		if typ == attrDest {
-			attributes(data, each)
+			nfnl.Attrs(data, each)
 		}
 	})
 	r.AddrPort = netip.AddrPortFrom(f.addr(addr, family), port)
@@ -432,13 +422,4 @@ func decodeDest(body []byte, family uint16) (RealServer, error) {
 		return r, errMalformed
 	}
 	return r, nil
-}
-
-func cString(b []byte) string {
-	for i, c := range b {
-		if c == 0 {
-			return string(b[:i])
-		}
-	}
-	return string(b)
 }

@@ -9,6 +9,8 @@ import (
 	"os/exec"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 const (
@@ -88,7 +90,7 @@ func (c *Conn) findFamily() error {
 	m := newMessage(c.send[:0], unix.GENL_ID_CTRL, unix.NLM_F_ACK, unix.CTRL_CMD_GETFAMILY, 2)
 	m.text(unix.CTRL_ATTR_FAMILY_NAME, familyName)
 	err := c.exchange(m.end(), func(_ uint32, body []byte) error {
-		attributes(body, func(typ uint16, data []byte) {
+		nfnl.Attrs(body, func(typ uint16, data []byte) {
 			if typ == unix.CTRL_ATTR_FAMILY_ID && len(data) >= 2 {
 				c.family = binary.NativeEndian.Uint16(data)
 			}
