@@ -16,6 +16,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/backend/backendtest"
+	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/model/modeltest"
 )
@@ -265,47 +266,97 @@ func settled(k *fakeKernel) []string {
 	return out
 }
 
-// However the kernel's calls fail, done or not, the next Syncs converge to what
-// a faultless kernel has.
+// However the kernel's calls fail, done or not, in Syncs, while draining, while
+// another mode takes over or all is cleaned up, and wherever the process ends and
+// another goes on: the next Syncs converge to what a faultless kernel has.
 func TestConvergesAfterFaults(t *testing.T) {
 	failures := 0
-	for seed := range uint64(60) {
-		k := newFakeKernel()
-		k.rnd, k.odds = rand.New(rand.NewPCG(seed, 1)), 0.005
-		b := newFakeBackend(k, Config{})
-		w := modeltest.New(seed)
-		st := model.NewState(w.Node)
-		pending := map[types.NamespacedName]bool{}
-		for range 120 {
-			name := w.Change()
-			var changes []model.Change
-			if in, ok := w.Input(name); ok {
-				changes = st.Set(in)
-			} else {
-				changes = st.Delete(name)
-			}
-			for _, c := range changes {
-				pending[c.Name] = true
-			}
-			if _, err := b.Sync(t.Context(), st.Desired(), slices.Collect(maps.Keys(pending))); err == nil {
-				clear(pending)
-			}
-		}
-		failures += k.failures
-		k.rnd = nil
-		if _, err := b.Sync(t.Context(), st.Desired(), slices.Collect(maps.Keys(pending))); err != nil {
-			t.Fatalf("seed %d: %v", seed, err)
-		}
-		perfect := newFakeKernel()
-		if _, err := newFakeBackend(perfect, Config{}).Sync(t.Context(), st.Desired(), nil); err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(settled(perfect), settled(k)); diff != "" {
-			t.Fatalf("seed %d (-want +got):\n%s", seed, diff)
-		}
-		b.Close()
+	for seed := range uint64(200) {
+		failures += convergeAfterFaults(t, seed)
 	}
-	if failures < 100 {
+	if failures < 2000 {
 		t.Errorf("%d faults in all: too few to mean anything", failures)
 	}
+}
+
+func convergeAfterFaults(t *testing.T, seed uint64) (failures int) {
+	t.Helper()
+	k, dice := newFakeKernel(), rand.New(rand.NewPCG(seed, 2))
+	k.rnd, k.odds = rand.New(rand.NewPCG(seed, 1)), 0.005
+	now := time.Unix(0, 0)
+	begin := func() *Backend {
+		b := newFakeBackend(k, Config{DrainInterval: time.Hour, DrainTimeout: time.Minute})
+		b.now = func() time.Time { return now }
+		return b
+	}
+	b := begin()
+	defer func() { b.Close() }()
+	w := modeltest.New(seed)
+	st := model.NewState(w.Node)
+	node := w.Node
+	pending := map[types.NamespacedName]bool{}
+	desired := func() model.Desired {
+		d := st.Desired()
+		d.Node.MasqueradeAll = node.MasqueradeAll
+		return d
+	}
+	sync := func() error {
+		_, err := b.Sync(t.Context(), desired(), slices.Collect(maps.Keys(pending)))
+		if err == nil {
+			clear(pending)
+		}
+		return err
+	}
+	for range 120 {
+		name := w.Change()
+		var changes []model.Change
+		if in, ok := w.Input(name); ok {
+			changes = st.Set(in)
+		} else {
+			changes = st.Delete(name)
+		}
+		for _, c := range changes {
+			pending[c.Name] = true
+		}
+		for _, s := range k.servers { // some endpoint gets or loses its connections
+			if len(s.Reals) > 0 {
+				s.Reals[dice.IntN(len(s.Reals))].Active = dice.Uint32N(2)
+			}
+			break
+		}
+		switch dice.IntN(25) {
+		case 0:
+			now = now.Add(time.Duration(dice.IntN(90)) * time.Second)
+			b.sweep()
+		case 1:
+			b.Close()
+			b = begin()
+		case 2:
+			_ = b.Cleanup(t.Context())
+		case 3:
+			_, _ = b.Leave(t.Context())
+		case 4:
+			node.MasqueradeAll = !node.MasqueradeAll
+		}
+		_ = sync()
+	}
+	k.rnd = nil
+	if err := sync(); err != nil {
+		t.Fatalf("seed %d: %v", seed, err)
+	}
+	now = now.Add(time.Hour)
+	b.sweep() // everything that drained has had its time
+	perfect := newFakeKernel()
+	if _, err := newFakeBackend(perfect, Config{}).Sync(t.Context(), desired(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(settled(perfect), settled(k)); diff != "" {
+		t.Fatalf("seed %d (-want +got):\n%s", seed, diff)
+	}
+	for key, s := range k.servers {
+		if len(s.Reals) == 0 || slices.ContainsFunc(s.Reals, func(r vsnl.RealServer) bool { return r.Weight == 0 }) {
+			t.Fatalf("seed %d: %s was left with %v", seed, key, s.Reals)
+		}
+	}
+	return k.failures
 }

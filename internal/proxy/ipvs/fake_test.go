@@ -228,5 +228,7 @@ func (k fakeFirewall) close(context.Context) error {
 }
 
 func newFakeBackend(k *fakeKernel, cfg Config) *Backend {
-	return newBackend(cfg.withDefaults(), fakeServers{k}, fakeTables{k}, fakeRoutes{k}, fakeFirewall{k})
+	b := newBackend(cfg.withDefaults(), fakeServers{k}, fakeTables{k}, fakeRoutes{k}, fakeFirewall{k})
+	b.prepare = func() error { return k.try(func() error { return nil }) }
+	return b
 }
