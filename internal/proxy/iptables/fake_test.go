@@ -142,48 +142,82 @@ func TestContractOnFake(t *testing.T) {
 	backendtest.Run(t, func(testing.TB) backend.Backend { return newFakeBackend(f) })
 }
 
-// However the programs fail, done or not, the next Syncs converge to what
-// faultless ones leave.
+// However the programs fail, done or not, in Syncs and Cleanups, wherever the
+// process ends and another goes on, and whatever others do to the jumps: the next
+// Syncs converge to what faultless ones leave.
 func TestConvergesAfterFaults(t *testing.T) {
 	faults := 0
-	for seed := range uint64(60) {
-		f := newFakeTables()
-		f.rnd, f.odds = rand.New(rand.NewPCG(seed, 1)), 0.1
-		b := newFakeBackend(f)
-		w := modeltest.New(seed)
-		st := model.NewState(w.Node)
-		pending := map[types.NamespacedName]bool{}
-		for range 100 {
-			name := w.Change()
-			var changes []model.Change
-			if in, ok := w.Input(name); ok {
-				changes = st.Set(in)
-			} else {
-				changes = st.Delete(name)
-			}
-			for _, c := range changes {
-				pending[c.Name] = true
-			}
-			if _, err := b.Sync(t.Context(), st.Desired(), slices.Collect(maps.Keys(pending))); err == nil {
-				clear(pending)
-			}
-		}
-		faults += f.faults
-		f.rnd = nil
-		if _, err := b.Sync(t.Context(), st.Desired(), slices.Collect(maps.Keys(pending))); err != nil {
-			t.Fatalf("seed %d: %v", seed, err)
-		}
-		perfect := newFakeTables()
-		if _, err := newFakeBackend(perfect).Sync(t.Context(), st.Desired(), nil); err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(perfect.tables, f.tables); diff != "" {
-			t.Fatalf("seed %d (-want +got):\n%s", seed, diff)
-		}
+	for seed := range uint64(200) {
+		faults += convergeAfterFaults(t, seed)
 	}
-	if faults < 100 {
+	if faults < 2000 {
 		t.Errorf("%d faults in all: too few to mean anything", faults)
 	}
+}
+
+func convergeAfterFaults(t *testing.T, seed uint64) (faults int) {
+	t.Helper()
+	f, dice := newFakeTables(), rand.New(rand.NewPCG(seed, 2))
+	f.rnd, f.odds = rand.New(rand.NewPCG(seed, 1)), 0.1
+	b := newFakeBackend(f)
+	w := modeltest.New(seed)
+	st := model.NewState(w.Node)
+	masqueradeAll := w.Node.MasqueradeAll
+	desired := func() model.Desired {
+		d := st.Desired()
+		d.Node.MasqueradeAll = masqueradeAll
+		return d
+	}
+	pending, drifted := map[types.NamespacedName]bool{}, false
+	sync := func() error {
+		changed := slices.Collect(maps.Keys(pending))
+		if drifted {
+			changed = nil // as the timer does
+		}
+		_, err := b.Sync(t.Context(), desired(), changed)
+		if err == nil {
+			clear(pending)
+			drifted = false
+		}
+		return err
+	}
+	for range 100 {
+		name := w.Change()
+		var changes []model.Change
+		if in, ok := w.Input(name); ok {
+			changes = st.Set(in)
+		} else {
+			changes = st.Delete(name)
+		}
+		for _, c := range changes {
+			pending[c.Name] = true
+		}
+		switch dice.IntN(20) {
+		case 0:
+			b = newFakeBackend(f)
+		case 1:
+			_ = b.Cleanup(t.Context())
+		case 2:
+			masqueradeAll = !masqueradeAll
+		case 3:
+			h := hooks[dice.IntN(len(hooks))]
+			f.tables[h.table][h.chain] = []string{"-j SOMEBODY"}
+			drifted = true
+		}
+		_ = sync()
+	}
+	f.rnd = nil
+	if err := sync(); err != nil {
+		t.Fatalf("seed %d: %v", seed, err)
+	}
+	perfect := newFakeTables()
+	if _, err := newFakeBackend(perfect).Sync(t.Context(), desired(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(perfect.tables, f.tables); diff != "" {
+		t.Fatalf("seed %d (-want +got):\n%s", seed, diff)
+	}
+	return f.faults
 }
 
 // One endpoint's change writes the chain of its target and the constant chains
