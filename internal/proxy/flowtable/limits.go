@@ -19,10 +19,6 @@ type Limits struct {
 
 // limits by the name of the mode; those not listed can do every row.
 var limits = map[string]Limits{
-	"ipvs": {Rows: []string{
-		"NodePort at loopback, endpoint here",
-		"NodePort at loopback, endpoint there",
-	}},
 	"userspace": {NodeAddress: true, Rows: []string{
 		"SCTP, ClusterIP from a Pod here",
 		"SCTP, load balancer IP from outside",

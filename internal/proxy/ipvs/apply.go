@@ -182,11 +182,11 @@ func (b *Backend) raise(changes []vsnl.Change, key vsnl.Key) []vsnl.Change {
 		return changes
 	}
 	settings := w.Settings
+	settings.Tag = true
 	settings.Scheduler = b.available(settings.Scheduler)
 	settings.Fallback = settings.Scheduler == "mh" || settings.Scheduler == "sh"
 	switch {
 	case h == nil:
-		b.made[key] = true
 		changes = append(changes, vsnl.Change{Op: vsnl.AddServer, Server: key, Settings: settings})
 		h = &present{}
 	case h.Settings != settings:
@@ -273,7 +273,6 @@ func (b *Backend) done(c *vsnl.Change, report *backend.Report) {
 		b.undrain(c.Server, c.Real.AddrPort)
 	case vsnl.DeleteServer:
 		delete(b.have.servers, c.Server)
-		delete(b.made, c.Server)
 		delete(b.draining, c.Server)
 		b.releaseMark(c.Server)
 	}
@@ -309,6 +308,8 @@ func (b *Backend) lowerServers(t *touched, report *backend.Report) []error {
 		case h == nil && w == nil:
 			b.releaseMark(key) // it never came up
 		case h != nil && w == nil:
+			changes = append(changes, vsnl.Change{Op: vsnl.DeleteServer, Server: key})
+		case h != nil && len(h.reals)+len(w.reals) == 0: // it only stood for what has drained
 			changes = append(changes, vsnl.Change{Op: vsnl.DeleteServer, Server: key})
 		case h != nil && w.atOnce:
 			for real := range h.reals {

@@ -118,9 +118,6 @@ type Backend struct {
 	applied map[types.NamespacedName]*model.Service
 	want    wanted
 	have    kernel
-	// made are the virtual servers that this process tried to add. When a call
-	// failed, nothing else may tell that one is ours.
-	made map[vsnl.Key]bool
 	// lacking are schedulers that this kernel turned out not to have.
 	lacking  map[string]bool
 	draining map[vsnl.Key]map[netip.AddrPort]time.Time
@@ -187,8 +184,8 @@ func newBackend(cfg Config, s serverKernel, t tableKernel, r routeKernel, f fire
 	return &Backend{
 		cfg: cfg, servers: s, tables: t, routes: r, firewall: f,
 		now: time.Now, prepare: func() error { return nil }, release: func() error { return nil },
-		render:  &renderer{scheduler: cfg.Scheduler, families: cfg.Families, marks: newMarks()},
-		lacking: map[string]bool{}, made: map[vsnl.Key]bool{},
+		render:   &renderer{scheduler: cfg.Scheduler, families: cfg.Families, marks: newMarks()},
+		lacking:  map[string]bool{},
 		draining: map[vsnl.Key]map[netip.AddrPort]time.Time{},
 	}
 }
@@ -269,16 +266,14 @@ func (b *Backend) fullSync(ctx context.Context, want model.Desired) (backend.Rep
 	if err := b.prepare(); err != nil {
 		return backend.Report{}, err
 	}
-	// What can't be done is left alone instead of being done half.
 	node := want.Node
-	node.LocalhostNodePorts = false
 	before := b.have
 	found, err := b.tables.read()
 	if err != nil {
 		return backend.Report{}, err
 	}
 	b.restoreMarks(found)
-	b.render.byInterface = len(node.PodInterfaces) > 0
+	b.render.byInterface, b.render.loopback = len(node.PodInterfaces) > 0, node.LocalhostNodePorts
 	b.want = newWanted()
 	t := newTouched()
 	t.full = true

@@ -56,9 +56,9 @@
 // # What is owned
 //
 // The rule just named; the tables "ip", "ip6" and "arp" causeway-ipvs; the interface causeway-ipvs
-// and the routing table of Config.RouteTable with its two rules; virtual
-// servers whose mark begins with 0x5c, or whose address is in that routing
-// table. Others may have virtual servers of their own beside them.
+// and the routing table of Config.RouteTable with its two rules; virtual servers
+// with the flag that ipvsadm calls flag-3, and those that are in the way of a
+// Service. Others may have virtual servers of their own beside them.
 //
 // # Limits
 //
@@ -66,8 +66,8 @@
 // Local) is a consistent hash of the client's address without a time-out, as the
 // kernel's persistence does not translate ports there.
 //
-// Marks of translated packets are overwritten, and are 0 when they leave. A
-// NodePort at 127.0.0.1 cannot be served: IPVS sends no packet from the
-// loopback range anywhere else. Needs Linux 5.9: reject in prerouting, and
-// IPVS that reuses connections without a second's delay.
+// Marks of translated packets are overwritten, and are 0 when they leave. IPVS
+// sends no packet from the loopback range anywhere else: NodePorts at 127.0.0.1
+// are nf_tables' alone. Needs Linux 5.9: reject in prerouting, and IPVS that
+// reuses connections without a second's delay.
 package ipvs

@@ -117,7 +117,6 @@ func (b *Backend) quiesce() (busy bool, err error) {
 		return false, err
 	}
 	for key := range b.have.servers {
-		b.made[key] = true // the tables that told are about to go
 		reals, err := b.servers.ReadReals(key)
 		if err != nil {
 			return false, err

@@ -72,6 +72,12 @@ func (x *exprList) markWith(a action) {
 	x.setMark(r0)
 }
 
+// toLoopback matches packets to 127.0.0.0/8.
+func (x *exprList) toLoopback() {
+	x.add(&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 1})
+	x.add(&expr.Cmp{Op: expr.CmpOpEq, Register: r0, Data: []byte{127}})
+}
+
 // ours compares the part of the mark that says whose it is.
 func (x *exprList) ours(op expr.CmpOp) {
 	x.mark(r0)

@@ -22,6 +22,7 @@ const (
 	chainOutput     = "output"
 	chainMasquerade = "masquerading"
 	chainNAT        = "nat-postrouting"
+	chainLoopback   = "nat-output"
 	chainUnmark     = "unmark"
 	chainARP        = "input"
 )
@@ -36,6 +37,7 @@ const (
 	hookARPInput    = 0
 
 	prioMangle = -150
+	prioDstNAT = -100
 	prioSrcNAT = 100
 	prioLast   = 225
 )
@@ -57,7 +59,7 @@ func (p *program) chains() []chain {
 	make := func(name string, hook *nfnl.Hook, rules []nfnl.Rule) chain {
 		return chain{nfnl.Chain{Table: tableOf(p.fam), Name: name, Hook: hook}, rules}
 	}
-	return []chain{
+	chains := []chain{
 		make(chainRefuse, nil, p.refuse()),
 		make(chainAct, nil, p.act(false)),
 		make(chainActInside, nil, p.act(true)),
@@ -70,10 +72,47 @@ func (p *program) chains() []chain {
 		make(chainNAT, &nfnl.Hook{Type: "nat", Num: hookPostrouting, Priority: prioSrcNAT}, p.nat()),
 		make(chainUnmark, &nfnl.Hook{Type: "filter", Num: hookPostrouting, Priority: prioLast}, p.unmark()),
 	}
+	if p.loopback() {
+		chains = append(chains, make(chainLoopback, &nfnl.Hook{Type: "nat", Num: hookOutput, Priority: prioDstNAT}, p.natLoopback()))
+	}
+	return chains
+}
+
+// loopback says that NodePorts answer at 127.0.0.1. IPVS sends nothing elsewhere
+// that comes from there, so those packets are translated here, unmarked, and
+// pass it by.
+func (p *program) loopback() bool { return p.fam == model.IPv4 && p.node.LocalhostNodePorts }
+
+// natLoopback takes a random slot of the NodePort. The mark has it masqueraded,
+// and names no virtual server.
+func (p *program) natLoopback() []nfnl.Rule {
+	const addr, port = r0 + 4, r0 + 5
+	x := p.exprs()
+	x.toLoopback()
+	x.daddr(r0)
+	x.lookup(r0, setNodePortAddresses, false)
+	x.l4proto(r0)
+	x.dport(r0 + 1)
+	x.add(&expr.Numgen{Register: r0 + 2, Modulus: loopbackSlots, Type: unix.NFT_NG_RANDOM})
+	x.add(&expr.Lookup{SourceRegister: r0, DestRegister: addr, IsDestRegSet: true, SetName: setLoopbackPorts.String()})
+	x.markWith(markBase)
+	x.add(&expr.NAT{
+		Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4,
+		RegAddrMin: addr, RegAddrMax: addr, RegProtoMin: port, RegProtoMax: port, Specified: true,
+	})
+	return []nfnl.Rule{{Comment: "NodePorts at 127.0.0.1", Exprs: x.list}}
 }
 
 func (p *program) prerouting() []nfnl.Rule {
-	rules := p.entrance()
+	var rules []nfnl.Rule
+	if p.loopback() {
+		x := p.exprs()
+		x.toLoopback()
+		x.add(&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: r0})
+		x.add(&expr.Cmp{Op: expr.CmpOpNeq, Register: r0, Data: ifname("lo")})
+		rules = append(rules, nfnl.Rule{Comment: "undo what route_localnet opens (CVE-2020-8558)", Exprs: append(x.list, verdict(expr.VerdictDrop))})
+	}
+	rules = append(rules, p.entrance()...)
 	for _, m := range p.fromLocalPods() {
 		rules = append(rules, nfnl.Rule{Exprs: append(m, goTo(chainInside))})
 	}
@@ -81,7 +120,13 @@ func (p *program) prerouting() []nfnl.Rule {
 }
 
 func (p *program) output() []nfnl.Rule {
-	return append(p.entrance(), nfnl.Rule{Exprs: []expr.Any{goTo(chainInside)}})
+	rules := p.entrance()
+	if p.loopback() {
+		x := p.exprs()
+		x.toLoopback()
+		rules = append(rules, nfnl.Rule{Comment: "translated in " + chainLoopback, Exprs: append(x.list, verdict(expr.VerdictAccept))})
+	}
+	return append(rules, nfnl.Rule{Exprs: []expr.Any{goTo(chainInside)}})
 }
 
 // entrance lets replies pass and keeps out who is not in the source ranges.

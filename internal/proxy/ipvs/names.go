@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"net/netip"
 
-	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
@@ -32,12 +31,13 @@ const (
 	setHairpin                       // the same, as client . endpoint
 	setLocalPods                     // ranges of the Pods of this node
 	setNodePortAddresses
+	setLoopbackPorts // protocol . port . slot -> endpoint
 	numSets
 )
 
 var setNames = [numSets]string{
 	"services", "services-outside", "node-ports", "node-ports-outside", "addresses", "restricted", "source-ranges",
-	"local-endpoints", "hairpin", "local-pods", "node-port-addresses",
+	"local-endpoints", "hairpin", "local-pods", "node-port-addresses", "loopback-ports",
 }
 
 // String is the set's name in the kernel.
@@ -67,6 +67,7 @@ func sets(f model.Family) [numSets]nfnl.Set {
 		setSourceRanges:   {Key: append(ts{addr, nfnl.TypeProto, nfnl.TypeService}, addr), Interval: true},
 		setLocalEndpoints: {Key: ts{addr}}, setHairpin: {Key: ts{addr, addr}},
 		setLocalPods: {Key: ts{addr}, Interval: true}, setNodePortAddresses: {Key: ts{addr}, Interval: true},
+		setLoopbackPorts: {Key: ts{nfnl.TypeProto, nfnl.TypeService, nfnl.TypeMark}, Data: ts{addr, nfnl.TypeService}},
 	}
 	for id := range all {
 		all[id].Table, all[id].Name = tableOf(f), setNames[id]
@@ -147,9 +148,4 @@ func appendFrontend(b []byte, k model.Key) []byte {
 	b = append(b, byte(k.Protocol), 0, 0, 0)
 	b = binary.BigEndian.AppendUint16(b, k.Port)
 	return append(b, 0, 0)
-}
-
-// frontendKey is the element's key of a virtual server with an address.
-func frontendKey(k vsnl.Key) string {
-	return string(appendFrontend(nil, model.Key{Addr: k.Addr, Port: k.Port, Protocol: model.Protocol(k.Protocol)}))
 }

@@ -3,6 +3,7 @@
 package ipvs
 
 import (
+	"encoding/binary"
 	"net/netip"
 
 	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
@@ -34,6 +35,8 @@ type renderer struct {
 	// byInterface says that Pods are known by their interface, which
 	// postrouting cannot see: a mark then tells inside from outside.
 	byInterface bool
+	// loopback says that NodePorts answer at 127.0.0.1.
+	loopback bool
 }
 
 func (r *renderer) render(svc *model.Service) rendered {
@@ -75,12 +78,40 @@ func (r *renderer) frontend(out *rendered, svc *model.Service, f *model.Frontend
 		r.target(out, svc, f, f.Inside, inside, markInside)
 		r.target(out, svc, f, f.Outside, outside, byAddress)
 	}
+	if nodePort && r.loopback && fam == model.IPv4 {
+		loopbackPort(out, f)
+	}
 	if f.Restricted {
 		out.elements[elementID{family: fam, set: setRestricted, key: key}] = ""
 		for _, p := range f.SourceRanges {
 			id := elementID{family: fam, set: setSourceRanges, key: key + string(p.Addr().AsSlice())}
 			id.keyEnd = key + string(model.RangeOf(p).Last.AsSlice())
 			out.elements[id] = ""
+		}
+	}
+}
+
+// loopbackSlots is how finely connections from the loopback range are
+// distributed.
+const loopbackSlots = 64
+
+// loopbackPort gives the endpoints of a NodePort their shares of the slots. All
+// those connections are one client's: with affinity there is one endpoint.
+func loopbackPort(out *rendered, f *model.Frontend) {
+	endpoints, total := f.Inside.Endpoints, 0
+	if f.Inside.Affinity > 0 && len(endpoints) > 0 {
+		endpoints = endpoints[:1]
+	}
+	for i := range endpoints {
+		total += int(endpoints[i].Weight)
+	}
+	at, sum := 0, 0
+	for i := range endpoints {
+		e := &endpoints[i]
+		value := append(binary.BigEndian.AppendUint16(e.AddrPort.Addr().AsSlice(), e.AddrPort.Port()), 0, 0)
+		for sum += int(e.Weight); at < sum*loopbackSlots/total; at++ {
+			key := binary.NativeEndian.AppendUint32(appendFrontend(nil, f.Key), uint32(at))
+			out.elements[elementID{family: model.IPv4, set: setLoopbackPorts, key: string(key)}] = string(value)
 		}
 	}
 }

@@ -3,7 +3,6 @@
 package ipvs
 
 import (
-	"maps"
 	"net/netip"
 
 	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
@@ -121,7 +120,8 @@ func mapDifferences[K, V comparable](a, b map[K]V) int {
 }
 
 // load fills have with what of the kernel is ours: see the package's
-// documentation, and what this process made. A failed load forgets neither. Real servers with weight 0 are taken for draining.
+// documentation. A failed load leaves have as it was. Real servers with weight 0
+// are taken for draining.
 func (b *Backend) load(found state) error {
 	routed, own, err := b.routes.read()
 	if err != nil {
@@ -132,17 +132,10 @@ func (b *Backend) load(found state) error {
 		return err
 	}
 	b.have = kernel{servers: map[vsnl.Key]*present{}, elements: found.elements, routes: routed, own: own}
-	// By the tables, virtual servers on the node's own addresses are known too.
-	frontends := map[string]bool{}
-	for id := range found.elements {
-		if id.set == setServices || id.set == setServicesOutside {
-			frontends[id.key] = true
-		}
-	}
 	for i := range servers {
 		s := &servers[i]
-		if !b.made[s.Key] && !b.owns(s.Key, frontends) {
-			continue
+		if !s.Tag && b.want.servers[s.Key] == nil {
+			continue // somebody else's, and not in the way
 		}
 		p := &present{Settings: s.Settings, reals: map[netip.AddrPort]uint32{}}
 		for _, r := range s.Reals {
@@ -156,20 +149,10 @@ func (b *Backend) load(found state) error {
 			b.render.marks.reserve(a & markIndex)
 		}
 	}
-	maps.DeleteFunc(b.made, func(key vsnl.Key, _ bool) bool {
-		return b.have.servers[key] == nil && b.want.servers[key] == nil
-	})
 	for key := range b.draining {
 		if b.have.servers[key] == nil {
 			delete(b.draining, key)
 		}
 	}
 	return nil
-}
-
-func (b *Backend) owns(key vsnl.Key, frontends map[string]bool) bool {
-	if key.Mark != 0 {
-		return action(key.Mark)&markMask == markBase
-	}
-	return b.have.routes[key.Addr] || b.want.servers[key] != nil || frontends[frontendKey(key)]
 }

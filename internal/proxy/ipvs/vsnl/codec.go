@@ -49,10 +49,11 @@ const (
 	destPersist  = 9
 	destFamily   = 11
 
-	flagPersistent = 1 // IP_VS_SVC_F_PERSISTENT
-	flagFallback   = 8 // IP_VS_SVC_F_SCHED_SH_FALLBACK, _MH_FALLBACK
-	forwardMasq    = 0 // IP_VS_CONN_F_MASQ
-	forwardDirect  = 3 // IP_VS_CONN_F_DROUTE
+	flagPersistent = 1  // IP_VS_SVC_F_PERSISTENT
+	flagFallback   = 8  // IP_VS_SVC_F_SCHED_SH_FALLBACK, _MH_FALLBACK
+	flagTag        = 32 // IP_VS_SVC_F_SCHED3
+	forwardMasq    = 0  // IP_VS_CONN_F_MASQ
+	forwardDirect  = 3  // IP_VS_CONN_F_DROUTE
 )
 
 // Key names a virtual server: by what is dialled, or by the mark that packets
@@ -95,6 +96,9 @@ type Settings struct {
 	// Fallback has the schedulers sh and mh take another real server where the
 	// hash leads to one with weight 0; they refuse the client otherwise.
 	Fallback bool
+	// Tag tells one's own virtual servers from others': it is the third of the
+	// flags for schedulers, which none of them has a use for.
+	Tag bool
 }
 
 // VirtualServer is one as the kernel has it.
@@ -269,7 +273,10 @@ func (m *message) service(k Key, s *Settings) {
 	if s.Fallback {
 		flags |= flagFallback
 	}
-	m.attr(svcFlags, binary.NativeEndian.AppendUint32(binary.NativeEndian.AppendUint32(nil, flags), flagPersistent|flagFallback)...)
+	if s.Tag {
+		flags |= flagTag
+	}
+	m.attr(svcFlags, binary.NativeEndian.AppendUint32(binary.NativeEndian.AppendUint32(nil, flags), flagPersistent|flagFallback|flagTag)...)
 	m.u32(svcTimeout, uint32(s.Persistence/time.Second))
 	mask := uint32(0xffffffff) // one client is one IPv4 address
 	if k.family() == unix.AF_INET6 {
@@ -382,7 +389,7 @@ func decodeService(body []byte) (VirtualServer, error) {
 	if flags&flagPersistent != 0 {
 		s.Persistence = time.Duration(timeout) * time.Second
 	}
-	s.Fallback = flags&flagFallback != 0
+	s.Fallback, s.Tag = flags&flagFallback != 0, flags&flagTag != 0
 	if f.bad || family == 0 {
 		return s, errMalformed
 	}

@@ -38,7 +38,7 @@ var servers = []VirtualServer{
 	{Key: Key{Addr: netip.MustParseAddr("2001:db8::1"), Port: 53, Protocol: unix.IPPROTO_UDP},
 		Settings: Settings{Scheduler: "wlc", Persistence: 3 * time.Hour},
 		Reals:    []RealServer{{AddrPort: netip.MustParseAddrPort("[2001:db8::2]:53"), Weight: 1}, {AddrPort: netip.MustParseAddrPort("[2001:db8::3]:5353")}}},
-	{Key: Key{Mark: 77}, Settings: Settings{Scheduler: "sh"}},
+	{Key: Key{Mark: 77}, Settings: Settings{Scheduler: "sh", Tag: true}},
 	{Key: Key{Mark: 77, IPv6: true}, Settings: Settings{Scheduler: "mh", Persistence: time.Second, Fallback: true}},
 }
 
