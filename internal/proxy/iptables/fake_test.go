@@ -20,7 +20,6 @@ import (
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/backend/backendtest"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/model/modeltest"
 )
 
 // fakeTables carries out restores as the kernel does: a table is taken whole
@@ -159,59 +158,31 @@ func convergeAfterFaults(t *testing.T, seed uint64) (faults int) {
 	t.Helper()
 	f, dice := newFakeTables(), rand.New(rand.NewPCG(seed, 2))
 	f.rnd, f.odds = rand.New(rand.NewPCG(seed, 1)), 0.1
-	b := newFakeBackend(f)
-	w := modeltest.New(seed)
-	st := model.NewState(w.Node)
-	masqueradeAll := w.Node.MasqueradeAll
-	desired := func() model.Desired {
-		d := st.Desired()
-		d.Node.MasqueradeAll = masqueradeAll
-		return d
-	}
-	pending, drifted := map[types.NamespacedName]bool{}, false
-	sync := func() error {
-		changed := slices.Collect(maps.Keys(pending))
-		if drifted {
-			changed = nil // as the timer does
-		}
-		_, err := b.Sync(t.Context(), desired(), changed)
-		if err == nil {
-			clear(pending)
-			drifted = false
-		}
-		return err
-	}
+	b, story, drifted := newFakeBackend(f), backendtest.NewStory(seed), false
 	for range 100 {
-		name := w.Change()
-		var changes []model.Change
-		if in, ok := w.Input(name); ok {
-			changes = st.Set(in)
-		} else {
-			changes = st.Delete(name)
-		}
-		for _, c := range changes {
-			pending[c.Name] = true
-		}
+		story.Change()
 		switch dice.IntN(20) {
 		case 0:
 			b = newFakeBackend(f)
 		case 1:
 			_ = b.Cleanup(t.Context())
 		case 2:
-			masqueradeAll = !masqueradeAll
+			story.MasqueradeAll = !story.MasqueradeAll
 		case 3:
 			h := hooks[dice.IntN(len(hooks))]
 			f.tables[h.table][h.chain] = []string{"-j SOMEBODY"}
 			drifted = true
 		}
-		_ = sync()
+		if story.Sync(t.Context(), b, drifted) == nil { // drift is found when the timer has all compared
+			drifted = false
+		}
 	}
 	f.rnd = nil
-	if err := sync(); err != nil {
+	if err := story.Sync(t.Context(), b, drifted); err != nil {
 		t.Fatalf("seed %d: %v", seed, err)
 	}
 	perfect := newFakeTables()
-	if _, err := newFakeBackend(perfect).Sync(t.Context(), desired(), nil); err != nil {
+	if _, err := newFakeBackend(perfect).Sync(t.Context(), story.Desired(), nil); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(perfect.tables, f.tables); diff != "" {
