@@ -134,7 +134,7 @@ func (b *snapshotter) address(store *Store, record *v1alpha1.LoadBalancerAddress
 	if !ok {
 		pool = b.pools[noPool]
 	}
-	out := announce.Address{Addr: addr, Pool: pool.pool}
+	out := announce.Address{Addr: addr, Pool: pool.pool, Recorded: record.Status.Node}
 	served := false
 	for _, ref := range record.Spec.Services {
 		name := types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}

@@ -114,7 +114,7 @@ func (l *loop) reopen(now time.Time) {
 		for _, p := range l.ports {
 			l.count(p)
 			for _, e := range p.entries {
-				l.dirty = l.dirty || e.quiet && now.Sub(e.since) > maxQuiet
+				l.dirty = l.dirty || e.overdue(now)
 			}
 		}
 	}
@@ -204,7 +204,8 @@ func (l *loop) set(now time.Time, addresses []elect.Address, wanted []map[*port]
 			if i, ok := listed[addr]; ok && wanted[i][p] {
 				want.Failback = l.snap.Addresses[i].Pool.Failback
 				l.role(&want, addr, local[p][i], old[addr])
-				want.Quiet = l.hush(now, e, want.Role == claim.Elected, old[addr].Announcer)
+				former, starting := l.former(addr, i, local[p][i], old)
+				want.Quiet = l.hush(now, e, want.Role == claim.Elected, former, starting)
 				if local[p][i].Announcer != results[i].Announcer {
 					// For as long as the elected one is missing. If it is not, it stays.
 					want.Failback, want.Hurry = claim.Never, true
@@ -248,21 +249,54 @@ func (l *loop) role(want *claim.Want, addr netip.Addr, result, old elect.Result)
 }
 
 // maxQuiet is how long clients are left with a node whose agent is gone. One
-// that is upgraded or restarted is back sooner; its rules grow stale.
-const maxQuiet = time.Minute
+// that is upgraded or restarted is back sooner; its rules grow stale. maxReturn is
+// how long such an agent, once it is back, may take until it can announce again.
+const (
+	maxQuiet  = time.Minute
+	maxReturn = 5 * time.Second
+)
+
+// former is who announced an address before. Of the time before this agent
+// started the API tells; starting says that it was so then, and that the node is
+// alive but cannot announce yet: when all agents are restarted at once, the first
+// one to be ready takes no clients from where their connections are.
+func (l *loop) former(addr netip.Addr, i int, result elect.Result, old map[netip.Addr]elect.Result) (node string, starting bool) {
+	if r, ok := old[addr]; ok {
+		return r.Announcer, false
+	}
+	node = l.snap.Addresses[i].Recorded
+	return node, node != "" && result.Rank(node) < 0 && l.view[node].Alive
+}
 
 // hush tells whether an address is to be answered for without announcing it:
-// this node was elected because the former one's agent died, while its kernel
-// goes on forwarding. It stays so when that agent is back, until it takes over.
-func (l *loop) hush(now time.Time, e *entry, elected bool, former string) bool {
+// this node was elected because the former one's agent died, or is only starting,
+// while its kernel goes on forwarding. It stays so when that agent is back, until
+// it takes over, or for as long as that may take.
+func (l *loop) hush(now time.Time, e *entry, elected bool, former string, starting bool) bool {
 	if elected && !e.elected {
-		e.former, e.since, e.quiet = former, now, true
+		e.former, e.since, e.back = former, now, time.Time{}
+		e.quiet = starting || l.view[former].HostAnswers
 	}
 	e.elected = elected
-	if m := l.view[e.former]; elected && !m.HostAnswers || now.Sub(e.since) > maxQuiet {
+	switch m := l.view[e.former]; {
+	case !e.quiet:
+	case now.Sub(e.since) > maxQuiet:
 		e.quiet = false
+	case m.Alive && e.back.IsZero():
+		e.back = now
+	case m.Alive:
+		e.quiet = now.Sub(e.back) <= maxReturn
+	case elected && !m.HostAnswers:
+		e.quiet = false
+	default:
+		e.back = time.Time{}
 	}
 	return e.quiet
+}
+
+// overdue tells whether e's time of being quiet is over and nobody has noticed.
+func (e *entry) overdue(now time.Time) bool {
+	return e.quiet && (now.Sub(e.since) > maxQuiet || !e.back.IsZero() && now.Sub(e.back) > maxReturn)
 }
 
 // gone tells whether a node is known not to be on p's link: neither its agent nor

@@ -223,6 +223,58 @@ func TestSIGKILL(t *testing.T) {
 	}
 }
 
+// TestRestart: a killed agent comes back, is heard by the others, and takes a
+// while until its kernel is in sync. Clients stay where their connections are.
+func TestRestart(t *testing.T) {
+	for _, a := range []netip.Addr{vip4, vip6} {
+		l := startLAN(t, announcetest.Options{Nodes: 3, Echo: true})
+		host := l.announcer(a)
+		sent, echoes := l.streamUntil(a, func() {
+			host.Kill()
+			l.eventually("another announces", l.takenFrom(host, a))
+			l.must(host.InSync(false))
+			l.must(host.Start())
+			time.Sleep(time.Second)
+			l.must(host.InSync(true))
+		}, func() bool { return l.Last(a)[host.Name].State == announce.Announced && !l.takenFrom(host, a)() })
+		if len(echoes) != sent {
+			t.Errorf("%v: %d of %d datagrams lost", a, sent-len(echoes), sent)
+		}
+		if !firstFromAnother(echoes, host.Name).IsZero() {
+			t.Errorf("%v: the client was moved to another node though the first forwarded all the time", a)
+		}
+		if l.announcer(a) != host {
+			t.Errorf("%v: %s does not announce it again", a, host.Name)
+		}
+	}
+}
+
+// TestRestartOfAll: all agents are killed and started again, and the one that
+// announced, as the API server has it, is ready last.
+func TestRestartOfAll(t *testing.T) {
+	for i, a := range []netip.Addr{vip4, vip6} {
+		l := startLAN(t, announcetest.Options{Nodes: 3, Echo: true})
+		host := l.announcer(a)
+		l.must(l.Change(func(c *announcetest.Command) { c.Addresses[i].Recorded = host.Name }))
+		sent, echoes := l.streamUntil(a, func() {
+			for _, h := range l.Nodes {
+				h.Kill()
+			}
+			l.must(host.InSync(false))
+			l.must(l.Start())
+			l.eventually("another announces", l.takenFrom(host, a))
+			time.Sleep(500 * time.Millisecond)
+			l.must(host.InSync(true))
+		}, func() bool { return l.Last(a)[host.Name].State == announce.Announced && !l.takenFrom(host, a)() })
+		if len(echoes) != sent {
+			t.Errorf("%v: %d of %d datagrams lost", a, sent-len(echoes), sent)
+		}
+		if !firstFromAnother(echoes, host.Name).IsZero() {
+			t.Errorf("%v: the client was moved to another node though the first forwarded all the time", a)
+		}
+	}
+}
+
 func firstFromAnother(echoes []announcetest.Echo, node string) time.Time {
 	for _, e := range echoes {
 		if e.Node != node {

@@ -63,6 +63,7 @@ type entry struct {
 	former  string    // who was elected before this node
 	since   time.Time // of elected
 	quiet   bool      // clients are left with the former one
+	back    time.Time // when the former one's agent was back, while quiet
 	queued  time.Time // the deadline under which it is in the queue
 	log     logr.Logger
 }

@@ -23,6 +23,9 @@ type Snapshot struct {
 // Address is a LoadBalancer address in use.
 type Address struct {
 	Addr netip.Addr
+	// Recorded is the node that announced it last, as far as the API has heard;
+	// "" if none did.
+	Recorded string
 	// Pool it came from; shared among addresses, never nil.
 	Pool *Pool
 	// Local, unless nil, are the nodes with a ready endpoint of a Service with

@@ -50,6 +50,8 @@ type Command struct {
 type Address struct {
 	Addr  netip.Addr
 	Local []string // nil: policy Cluster
+	// Recorded is the node that the API server has as its announcer.
+	Recorded string
 }
 
 // Node is announce.Node.
@@ -74,7 +76,7 @@ func (c *Command) snapshot() announce.Snapshot {
 	pool := &announce.Pool{Pool: elect.Pool{Interfaces: c.Interfaces}, Failback: c.Failback}
 	snap := announce.Snapshot{InSync: c.InSync}
 	for _, a := range c.Addresses {
-		out := announce.Address{Addr: a.Addr, Pool: pool}
+		out := announce.Address{Addr: a.Addr, Pool: pool, Recorded: a.Recorded}
 		if a.Local != nil {
 			out.Local = map[string]bool{}
 			for _, n := range a.Local {
