@@ -6,9 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,8 +28,12 @@ const (
 	// auditSoon is when that audit is repeated, and then after twice as long each
 	// time up to auditEvery: requests that a predecessor answered may still be on
 	// their way through the API server.
-	auditSoon  = 5 * time.Second
-	auditPorts = 256 // in one request
+	auditSoon = 5 * time.Second
+	// In one request, and requests at once. The API server looks at one port after
+	// the other and waits each time until those who allocate let it, which takes
+	// seconds for hundreds of ports when it has much to do.
+	auditPorts  = 64
+	auditAtOnce = 8
 	// auditFor is how long a port is doubted or unproven for; the next audits end it earlier
 	// when the API server has repaired itself.
 	auditFor = 15 * time.Minute
@@ -97,43 +104,61 @@ func (a *portAudit) run(ctx context.Context) bool {
 	defer a.mu.Unlock()
 	var todo []uint16
 	a.book.with(func(b *book.Book) { todo = b.Ports().Unused() })
-	lost := 0
-	for len(todo) > 0 {
-		var part []uint16 // of those that nobody was given meanwhile
-		a.book.with(func(b *book.Book) {
-			for ; len(todo) > 0 && len(part) < auditPorts; todo = todo[1:] {
-				if !b.Ports().Taken(todo[0]) {
-					part = append(part, todo[0])
-				}
-			}
+	var lost atomic.Int64
+	group, asking := errgroup.WithContext(ctx)
+	group.SetLimit(auditAtOnce)
+	for part := range slices.Chunk(todo, auditPorts) {
+		group.Go(func() error {
+			n, err := a.look(asking, part)
+			lost.Add(int64(n))
+			return err
 		})
-		if len(part) == 0 {
-			break
-		}
-		good, bad, err := a.ask(ctx, part)
-		if err != nil {
-			logf.FromContext(ctx).Info("NodePorts not audited to the end", "left", len(part)+len(todo), "reason", err.Error())
-			return false
-		}
-		a.book.with(func(b *book.Book) {
-			for _, n := range part[:good] {
-				b.Ports().Trust(n)
-			}
-			if bad && !b.Ports().Taken(part[good]) {
-				lost++
-				b.Ports().Doubt(part[good], a.book.now(), a.book.now().Add(auditFor))
-			}
-		})
-		if bad {
-			todo = append(part[good+1:], todo...)
-		}
 	}
-	lostPorts.Set(float64(lost))
-	if lost != a.lost {
-		logf.FromContext(ctx).Info("The API server refuses NodePorts that no Service has; they are avoided", "ports", lost)
+	if err := group.Wait(); err != nil {
+		logf.FromContext(ctx).Info("NodePorts not audited to the end", "reason", err.Error())
+		return false
 	}
-	a.lost = lost
+	found := int(lost.Load())
+	lostPorts.Set(float64(found))
+	if found != a.lost {
+		logf.FromContext(ctx).Info("The API server refuses NodePorts that no Service has; they are avoided", "ports", found)
+	}
+	a.lost = found
 	return true
+}
+
+// look asks for some ports until it knows of each whether it is lost, and
+// returns how many are. The answer is as old as the question: a port that was
+// given to somebody meanwhile, and lost, is not free because of it.
+func (a *portAudit) look(ctx context.Context, ports []uint16) (lost int, err error) {
+	for {
+		var asked time.Time
+		a.book.with(func(b *book.Book) {
+			asked = a.book.now()
+			b.Expire(asked)
+			ports = slices.DeleteFunc(ports, b.Ports().Taken)
+		})
+		if len(ports) == 0 {
+			return lost, nil
+		}
+		good, bad, err := a.ask(ctx, ports)
+		if err != nil {
+			return lost, err
+		}
+		a.book.with(func(b *book.Book) {
+			for _, n := range ports[:good] {
+				b.Ports().Trust(n, asked)
+			}
+			if bad && !b.Ports().Taken(ports[good]) {
+				lost++
+				b.Ports().Doubt(ports[good], a.book.now(), a.book.now().Add(auditFor))
+			}
+		})
+		ports = ports[good:]
+		if bad {
+			ports = ports[1:]
+		}
+	}
 }
 
 // ask returns how many of the first ports are free in the API server, and

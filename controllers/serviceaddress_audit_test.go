@@ -58,6 +58,18 @@ func losePort(ctx context.Context, namespace string) int32 {
 	return 0
 }
 
+// slowAnswer is an API server whose answers to creations take long to arrive.
+type slowAnswer struct {
+	client.Client
+	meanwhile func()
+}
+
+func (s *slowAnswer) Create(ctx context.Context, obj client.Object, opts ...client.CreateOption) error {
+	err := s.Client.Create(ctx, obj, opts...)
+	s.meanwhile()
+	return err
+}
+
 var _ = Describe("the audit of NodePorts", func() {
 	It("finds what the API server lost, and avoids it", func(ctx SpecContext) {
 		lost := uint16(losePort(ctx, newNamespace(ctx)))
@@ -76,6 +88,51 @@ var _ = Describe("the audit of NodePorts", func() {
 		}
 		Expect(order[:3]).To(ConsistOf(uint16(31400), uint16(31401), uint16(31402)), "those that the API server gives")
 		Expect(order[3]).To(Equal(lost), "what it refuses, in need")
+	}, SpecTimeout(time.Minute))
+
+	It("believes no answer that is older than a grant", func(ctx SpecContext) {
+		b := newServiceBook(nil, book.Config{})
+		now := time.Now()
+		b.now = func() time.Time { return now }
+		Expect(b.book.SetNodePortPool(&v1alpha1.NodePortPool{
+			ObjectMeta: metav1.ObjectMeta{Name: "p"},
+			Spec:       v1alpha1.NodePortPoolSpec{Ranges: []v1alpha1.PortRange{"31405-31406"}},
+		})).To(Succeed())
+		next := func(name string, hold time.Duration) (n uint16) {
+			GinkgoHelper()
+			b.with(func(b *book.Book) {
+				var err error
+				ask := alloc.Ask{Owner: alloc.Owner{Namespace: "x", Name: name}, Now: now, Hold: hold, Doubt: time.Hour}
+				n, err = b.Ports().Next("p", ask)
+				Expect(err).NotTo(HaveOccurred())
+			})
+			return n
+		}
+		var early, lost uint16
+		slow := slowAnswer{Client: k8sClient, meanwhile: func() {}}
+		audit := &portAudit{client: &slow, book: b, term: everHolder{}, namespace: v1alpha1.SystemNamespace, wanted: make(chan time.Duration, 1)}
+		audit.begin(ctx)
+		// The API server has looked at both ports. Before it says so, an update is
+		// granted one of them and loses its race.
+		slow.meanwhile = func() {
+			lost = next("lost", time.Second)
+			now = now.Add(2 * time.Second)
+		}
+		Expect(audit.run(ctx)).To(BeTrue())
+		slow.meanwhile = func() {}
+		early = next("a", time.Second)
+		Expect(early).NotTo(Equal(lost), "the one that nobody was given")
+		b.with(func(b *book.Book) { b.Ports().Drop(early, alloc.Owner{Namespace: "x", Name: "a"}) })
+
+		By("asking again while the request may not have come to the API server's allocator")
+		Expect(audit.run(ctx)).To(BeTrue())
+		state := func() []alloc.Lease[uint16] { return b.book.Ports().Leases(lost) }
+		Expect(state()).To(ConsistOf(HaveField("State", alloc.Doubted)))
+
+		By("asking again when it must be over")
+		now = now.Add(time.Minute)
+		Expect(audit.run(ctx)).To(BeTrue())
+		Expect(state()).To(BeEmpty(), "free again")
 	}, SpecTimeout(time.Minute))
 
 	It("does not wear out when it may not ask", func(ctx SpecContext) {

@@ -198,6 +198,7 @@ func (b *serviceBook) setNodePortPool(ctx context.Context) func(any) {
 // unprovePorts takes no unused port for free before the API server was asked
 // for it. The lock is held.
 func (b *serviceBook) unprovePorts() {
+	b.book.Expire(b.now()) // a replica that grants nothing has not looked at the clock
 	b.book.Ports().Unprove(b.now(), b.now().Add(auditFor))
 	b.unproven()
 }

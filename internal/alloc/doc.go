@@ -29,7 +29,10 @@
 // to stay doubted for a while after its time is up; doubted values are chosen
 // when no other is left. A process that has just begun does not know what its
 // predecessor doubted, so it says of all values that they are unproven, and
-// trusts those that it has looked at.
+// trusts those that it has looked at. A look is of a time: it ends no doubt that
+// arose later, or that is about a request that could still have been on its way.
+// Nothing but such a look or its own end ends a doubt: not a rest that is over,
+// nor another doubt that is shorter.
 //
 // A value that is picked, held or resting is never chosen for somebody else. A
 // value that nobody has, but that somebody had, is remembered for that name, so

@@ -8,21 +8,50 @@ import (
 
 // Doubt says that a value may be in use by somebody who cannot be seen, until
 // then. A value that somebody holds or picked is left as it is.
-func (l *Ledger[V]) Doubt(v V, now, until time.Time) { l.doubt(v, Owner{}, now, until) }
-
-// doubt is Doubt of a value that its last owner may have back.
-func (l *Ledger[V]) doubt(v V, owner Owner, now, until time.Time) {
-	if l.Taken(v) || l.IsBooked(v) {
-		return
-	}
-	l.Trust(v)
-	l.put(Lease[V]{Value: v, Owner: owner, State: Doubted, Since: now, Until: until})
-	l.ends.add(until, v)
+func (l *Ledger[V]) Doubt(v V, now, until time.Time) {
+	l.doubt(Lease[V]{Value: v, Since: now, Until: until, settled: now})
 }
 
-// Trust says that a value is not in use by anyone unseen.
-func (l *Ledger[V]) Trust(v V) {
+// doubt is Doubt of a value that the owner of the lease may have back. It
+// shortens no doubt that there is: of two, the longer one counts, and the value
+// goes back to an owner that both have.
+func (l *Ledger[V]) doubt(lease Lease[V]) {
+	if l.Taken(lease.Value) || l.IsBooked(lease.Value) {
+		return
+	}
+	for _, other := range l.leases[lease.Value] {
+		if other.State != Doubted {
+			continue
+		}
+		if other.Owner != lease.Owner {
+			lease.Owner = Owner{}
+		}
+		lease.Until, lease.settled = later(lease.Until, other.Until), later(lease.settled, other.settled)
+	}
+	l.undoubt(lease.Value)
+	lease.State, lease.doubt = Doubted, 0
+	l.put(lease)
+	l.ends.add(lease.Until, lease.Value)
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+func (l *Ledger[V]) undoubt(v V) {
 	l.cut(v, func(lease Lease[V]) bool { return lease.State == Doubted || lease.State == Unproven })
+}
+
+// Trust says that a value was not in use by anyone unseen at that time. It ends
+// no doubt that arose later, nor that of a pick whose request could still have
+// been on its way then.
+func (l *Ledger[V]) Trust(v V, at time.Time) {
+	l.cut(v, func(lease Lease[V]) bool {
+		return (lease.State == Doubted || lease.State == Unproven) && !lease.settled.After(at)
+	})
 }
 
 // Unprove says of every value that Next could return now that nobody has looked
@@ -31,7 +60,7 @@ func (l *Ledger[V]) Trust(v V) {
 func (l *Ledger[V]) Unprove(now, until time.Time) {
 	for _, v := range l.Unused() {
 		if len(l.leases[v]) == 0 {
-			l.put(Lease[V]{Value: v, State: Unproven, Since: now, Until: until})
+			l.put(Lease[V]{Value: v, State: Unproven, Since: now, Until: until, settled: now})
 			l.ends.add(until, v)
 		}
 	}
@@ -69,7 +98,7 @@ func (l *Ledger[V]) Booked(v V, yes bool) {
 		return
 	}
 	delete(l.booked, v)
-	l.Trust(v)
+	l.undoubt(v)
 }
 
 // IsBooked returns what Booked said last.

@@ -61,7 +61,8 @@ type Lease[V comparable] struct {
 	// Until is when the lease ends; zero when Held.
 	Until time.Time
 
-	doubt time.Duration // how long the value is Doubted after Until
+	doubt   time.Duration // how long the value is Doubted after Until
+	settled time.Time     // of a doubt: who looks at the value then sees what it is about
 }
 
 // Stats counts the values of a pool. Capacity is the sum of the others.

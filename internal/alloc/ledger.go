@@ -225,7 +225,7 @@ func (l *Ledger[V]) release(v V, owner Owner, now time.Time) {
 	var rest time.Duration
 	l.places.each(l.kind, v, func(p *pool[V]) { rest = max(rest, p.Quarantine) })
 	if rest == 0 {
-		l.doubt(v, owner, now, now.Add(lag))
+		l.doubt(Lease[V]{Value: v, Owner: owner, Since: now, Until: now.Add(lag), settled: now})
 		return
 	}
 	l.rest(v, owner, now, now.Add(rest), max(0, lag-rest))
@@ -235,6 +235,10 @@ func (l *Ledger[V]) release(v V, owner Owner, now time.Time) {
 // API server tells of a deleted Service before it frees what that had, which
 // takes seconds when it has much to do.
 const lag = 10 * time.Second
+
+// flight is how long a request can be on its way after its pick: the API server
+// gives it no longer. Until then a value may come into use though it is not.
+const flight = time.Minute
 
 // Expire ends the picks and rests whose time is up. The methods that choose do
 // so themselves.
@@ -256,10 +260,15 @@ func (l *Ledger[V]) Expire(now time.Time) {
 			if lease.doubt == 0 {
 				continue
 			}
+			lease.settled = lease.Until
 			if lease.State == Picked {
 				lease.Owner = Owner{} // nobody was seen to have it
+				lease.settled = later(lease.Until, lease.Since.Add(flight))
 			}
-			l.doubt(v, lease.Owner, now, now.Add(lease.doubt))
+			lease.Since, lease.Until = lease.Until, lease.Until.Add(lease.doubt)
+			if lease.Until.After(now) {
+				l.doubt(lease)
+			}
 		}
 	}
 }

@@ -196,9 +196,47 @@ func TestUnseenPicksAreDoubtedAndComeLast(t *testing.T) {
 	if diff := cmp.Diff([]uint16{30001, 30000}, l.Unused()); diff != "" {
 		t.Errorf("unused, the doubted one last (-want +got):\n%s", diff)
 	}
-	l.Trust(30000)
+	l.Trust(30000, t0)
 	if diff := cmp.Diff([]uint16{30000, 30001}, l.Unused()); diff != "" {
 		t.Errorf("unused after trust (-want +got):\n%s", diff)
+	}
+}
+
+// A pick that nobody was seen with may have come into use after somebody looked.
+func TestTrustIsOfATime(t *testing.T) {
+	l := NewLedger(Ports())
+	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30000)})
+	mustNext(t, l, "p", Ask{Owner: owner("a"), Now: t0, Hold: time.Second, Doubt: time.Hour})
+	l.Expire(t0.Add(10 * time.Second))
+	for _, at := range []time.Duration{-time.Second, 0, 5 * time.Second, 10 * time.Second, flight - time.Second} {
+		l.Trust(30000, t0.Add(at))
+		if got := strongest(l.Leases(30000)); got != Doubted {
+			t.Errorf("looked at %s after the pick: the value is %s", at, got)
+		}
+	}
+	l.Trust(30000, t0.Add(flight))
+	if got := strongest(l.Leases(30000)); got != Free {
+		t.Errorf("looked at when the request was over: the value is %s", got)
+	}
+}
+
+// A value that rests and is doubted stays doubted after the rest.
+func TestRestEndsNoDoubt(t *testing.T) {
+	l := NewLedger(Ports())
+	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30000), Quarantine: time.Second})
+	l.Observe(owner("a"), []uint16{30000}, t0)
+	l.Forget(owner("a"), t0)
+	l.Doubt(30000, t0, t0.Add(time.Hour))
+	for _, at := range []time.Duration{2 * time.Second, time.Minute} {
+		l.Expire(t0.Add(at))
+		leases := l.Leases(30000)
+		if len(leases) != 1 || leases[0].State != Doubted || leases[0].Owner != (Owner{}) {
+			t.Fatalf("%s later the leases are %+v, want one doubt and nobody to go back to", at, leases)
+		}
+	}
+	l.Expire(t0.Add(time.Hour))
+	if got := strongest(l.Leases(30000)); got != Free {
+		t.Errorf("an hour later the value is %s", got)
 	}
 }
 
@@ -210,8 +248,8 @@ func TestUnproven(t *testing.T) {
 	l.Observe(owner("holder"), []uint16{30009}, t0)
 	l.Doubt(30002, t0, t0.Add(time.Hour))
 	l.Unprove(t0, t0.Add(time.Hour))
-	l.Trust(30004)
-	l.Trust(30009)
+	l.Trust(30004, t0)
+	l.Trust(30009, t0)
 	if got := mustNext(t, l, "p", Ask{Owner: owner("a"), Now: t0, Hold: time.Hour}); got != 30004 {
 		t.Errorf("first pick %d, want the only one that is trusted", got)
 	}
