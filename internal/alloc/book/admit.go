@@ -79,6 +79,7 @@ func (b *Book) Admit(req Request) (Grant, error) {
 	if !b.HasPools() || exempt(req.Service) {
 		return Grant{}, nil
 	}
+	b.Expire(req.Now)
 	d := &desk{Book: b, req: req, who: subject{
 		owner:           alloc.Owner{Namespace: req.Service.Namespace, Name: req.Service.Name, UID: req.UID},
 		labels:          labels.Set(req.Service.Labels),

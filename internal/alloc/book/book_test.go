@@ -236,6 +236,44 @@ func TestRepeatedUpdates(t *testing.T) {
 	}
 }
 
+// What a name had, and another Service had after it, rests for that name, too.
+func TestRestIsForTheNameThatHadItBefore(t *testing.T) {
+	b := fixture(t)
+	if err := b.SetNodePortPool(&v1alpha1.NodePortPool{
+		ObjectMeta: metav1.ObjectMeta{Name: "blue"},
+		Spec: v1alpha1.NodePortPoolSpec{
+			Ranges: []v1alpha1.PortRange{"30100-30109"}, NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"tenant": "blue"}},
+			Quarantine: &metav1.Duration{Duration: time.Minute},
+		},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	released := t0
+	for _, name := range []string{"first", "second"} {
+		released = released.Add(time.Hour)
+		svc := stored(named(name, ips("10.96.8.7"), nodePorts(30107)), Grant{})
+		b.Observe(svc, released)
+		b.Forget(OwnerOf(svc), released)
+	}
+	for _, tc := range []struct {
+		after time.Duration
+		again bool
+	}{{100 * time.Millisecond, false}, {59 * time.Second, false}, {2 * time.Minute, true}} {
+		req := request(named("first", nodePorts(0)), "blue", released.Add(tc.after))
+		g, err := b.Admit(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := g.NodePorts[0] == 30107; got != tc.again {
+			t.Errorf("%s after the release: NodePort %d", tc.after, g.NodePorts[0])
+		}
+		if got := g.ClusterIPs[0] == "10.96.8.7"; got != tc.again {
+			t.Errorf("%s after the release: ClusterIP %s", tc.after, g.ClusterIPs[0])
+		}
+		b.Forget(OwnerOf(req.Service), req.Now)
+	}
+}
+
 func TestCheck(t *testing.T) {
 	b := fixture(t)
 	a := stored(named("a", ips("10.96.8.7"), nodePorts(30107)), Grant{})

@@ -149,15 +149,15 @@ func (c *counter[V]) again(pools []string) (v V, ok bool) {
 func (c *counter[V]) used(v V) bool { return slices.Contains(c.given, c.kind.Format(v)) }
 
 // mayReuse tells whether a value that this name had may be given to it once
-// more. A pick that was not seen may be when the Service is created again and
-// the caller can look whether it is booked, as it can for addresses; not for an
-// update, see doubt.
+// more. What another Service had since rests for this one, too. A pick that was
+// not seen may be when the Service is created again and the caller can look
+// whether it is booked, as it can for addresses; not for an update, see doubt.
 func (c *counter[V]) mayReuse(v V) bool {
 	ports, lost, own := c.reserved != nil, false, false
 	for _, lease := range c.ledger.Leases(v) {
 		mine := lease.Owner.Namespace == c.who.owner.Namespace && lease.Owner.Name == c.who.owner.Name
 		switch {
-		case lease.State == alloc.Held:
+		case lease.State == alloc.Held, lease.State == alloc.Resting && !mine:
 			return false
 		case lease.State == alloc.Picked && (ports || c.req.Old != nil || c.req.Now.Sub(lease.Since) < concurrent):
 			return false
