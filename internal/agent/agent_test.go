@@ -4,18 +4,22 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/testr"
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,6 +29,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/causeway-lb/causeway/internal/lab/controlplane"
+	"github.com/causeway-lb/causeway/internal/proxy/backend"
+	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/nftables"
 	"github.com/causeway-lb/causeway/internal/proxy/nstest"
 )
@@ -60,12 +66,18 @@ type running struct {
 	base string
 }
 
-func startAgent(t *testing.T, cfg *rest.Config) *running {
+func newNftables(t *testing.T) *nftables.Backend {
 	t.Helper()
 	b, err := nftables.New(nftables.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return b
+}
+
+// startAgent closes b when it stops.
+func startAgent(t *testing.T, cfg *rest.Config, b backend.Backend) *running {
+	t.Helper()
 	a, err := New(Config{
 		NodeName: "node-1", REST: cfg, Backend: b,
 		HealthAddress: "127.0.0.1:10256", MetricsAddress: "127.0.0.1:10249",
@@ -187,7 +199,7 @@ func TestAgent(t *testing.T) {
 	pod(t, "two", "10.244.1.6")
 	// A host that is no node of a cluster routes nowhere else.
 	nstest.Run(t, "ip", "route", "replace", "default", "dev", "lo")
-	a := startAgent(t, cfg)
+	a := startAgent(t, cfg, newNftables(t))
 
 	eventually(t, 5*time.Second, "forwarding", answers("10.96.0.50:80", "one"))
 	eventually(t, 5*time.Second, "refusing", refuses("10.96.0.50:81"))
@@ -226,8 +238,13 @@ func TestAgent(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	startAgent(t, cfg)
+	b := &refusable{Backend: newNftables(t), service: serviceName{Namespace: "default", Name: "web"}}
+	startAgent(t, cfg, b)
 	eventually(t, 5*time.Second, "forwarding to the new endpoint", answers("10.96.0.50:80", "two"))
+
+	t.Run("keeps the old state while the kernel refuses the new one", func(t *testing.T) {
+		keepsOldState(t, kube, a.base, b)
+	})
 
 	t.Run("refuses without the Service", func(t *testing.T) {
 		if err := kube.DiscoveryV1().EndpointSlices("default").Delete(ctx, "web-1", metav1.DeleteOptions{}); err != nil {
@@ -236,6 +253,93 @@ func TestAgent(t *testing.T) {
 		eventually(t, 5*time.Second, "refusing", refuses("10.96.0.50:80"))
 		eventually(t, 5*time.Second, "unhealthy for load balancers", func() error { return get("http://127.0.0.1:31999", http.StatusServiceUnavailable) })
 	})
+}
+
+// refusable is a Backend with a Service that the kernel can be made to refuse:
+// its source ranges then overlap, which a set of ranges must not.
+type refusable struct {
+	*nftables.Backend
+	service serviceName
+	refuse  atomic.Bool
+}
+
+func (b *refusable) Sync(ctx context.Context, want model.Desired, changed []serviceName) (backend.Report, error) {
+	if svc := want.Services[b.service]; svc != nil && b.refuse.Load() {
+		bad := *svc
+		bad.Frontends = slices.Clone(svc.Frontends)
+		f := &bad.Frontends[slices.IndexFunc(bad.Frontends, func(f model.Frontend) bool { return f.Kind == model.ClusterIP })]
+		f.Restricted = true
+		f.SourceRanges = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("192.0.2.128/25")}
+		want.Services = maps.Clone(want.Services)
+		want.Services[b.service] = &bad
+		if changed != nil {
+			changed = append(slices.Clone(changed), b.service)
+		}
+	}
+	return b.Backend.Sync(ctx, want, changed)
+}
+
+// keepsOldState has the kernel refuse a change of two Services, and sees that
+// everybody is told, that nothing is half done, and that it heals by itself.
+func keepsOldState(t *testing.T, kube kubernetes.Interface, base string, b *refusable) {
+	// The order of a map's elements means nothing.
+	ruleset := func() []string {
+		return slices.Sorted(strings.FieldsSeq(nstest.Run(t, "nft", "-a", "list", "ruleset")))
+	}
+	before := ruleset()
+	if err := metricAbove("causeway_proxy_in_sync", 0); err != nil {
+		t.Fatal(err)
+	}
+	b.refuse.Store(true)
+	endpoints := kube.DiscoveryV1().EndpointSlices("default")
+	web, err := endpoints.Get(t.Context(), "web-1", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	web.Endpoints[0].Addresses = []string{"10.244.1.5"}
+	if _, err := endpoints.Update(t.Context(), web, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	other := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: "other"},
+		Spec:       corev1.ServiceSpec{ClusterIP: "10.96.0.60", Ports: []corev1.ServicePort{{Name: "http", Port: 80}}},
+	}
+	if _, err := kube.CoreV1().Services("default").Create(t.Context(), other, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+
+	eventually(t, 10*time.Second, "counted, and tried again", func() error { return metricAbove("causeway_proxy_sync_errors_total", 3) })
+	if v, err := metric("causeway_proxy_in_sync"); err != nil || v != 0 {
+		t.Errorf("metric in_sync is %v (%v), want 0", v, err)
+	}
+	for path, want := range map[string]int{"/healthz": 503, "/readyz": 503, "/livez": 200} {
+		if err := get(base+path, want); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, want := range []string{`"healthy":false`, `"inSync":false`, "source-ranges"} {
+		if body, err := body(base + "/healthz"); err != nil || !strings.Contains(body, want) {
+			t.Errorf("/healthz says %s (%v), want %s in it", body, err, want)
+		}
+	}
+	if diff := cmp.Diff(before, ruleset()); diff != "" {
+		t.Errorf("a refused change was made in part (-want +got):\n%s", diff)
+	}
+	if err := answers("10.96.0.50:80", "two")(); err != nil {
+		t.Errorf("while the kernel refuses: %v", err)
+	}
+
+	b.refuse.Store(false)
+	eventually(t, 40*time.Second, "healthy again", func() error { return get(base+"/healthz", http.StatusOK) })
+	if err := metricAbove("causeway_proxy_in_sync", 0); err != nil {
+		t.Error(err)
+	}
+	if err := answers("10.96.0.50:80", "one")(); err != nil {
+		t.Error(err)
+	}
+	if err := refuses("10.96.0.60:80")(); err != nil {
+		t.Error(err)
+	}
 }
 
 func mustCreate(t *testing.T, kube kubernetes.Interface) {
@@ -285,25 +389,35 @@ func hasEvent(kube kubernetes.Interface, reason string) error {
 }
 
 func metricAbove(name string, limit float64) error {
-	resp, err := http.Get("http://127.0.0.1:10249/metrics")
-	if err != nil {
-		return err
+	v, err := metric(name)
+	if err == nil && v <= limit {
+		err = fmt.Errorf("metric %s is %v, want more than %v", name, v, limit)
 	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
+	return err
+}
+
+// metric gives the first value of that name.
+func metric(name string) (float64, error) {
+	all, err := body("http://127.0.0.1:10249/metrics")
 	if err != nil {
-		return err
+		return 0, err
 	}
-	for line := range strings.Lines(string(body)) {
+	for line := range strings.Lines(all) {
 		if strings.HasPrefix(line, name+"{") {
-			var v json.Number
 			fields := strings.Fields(line)
-			v = json.Number(fields[len(fields)-1])
-			if f, err := v.Float64(); err == nil && f > limit {
-				return nil
-			}
-			return fmt.Errorf("%s", line)
+			return strconv.ParseFloat(fields[len(fields)-1], 64)
 		}
 	}
-	return fmt.Errorf("no metric %s", name)
+	return 0, fmt.Errorf("no metric %s", name)
+}
+
+// body gives what is answered, with whatever status.
+func body(url string) (string, error) {
+	resp, err := http.Get(url)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return string(b), err
 }
