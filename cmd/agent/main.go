@@ -9,6 +9,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -23,6 +24,7 @@ import (
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/causeway-lb/causeway/internal/agent"
+	"github.com/causeway-lb/causeway/internal/conntrack"
 	"github.com/causeway-lb/causeway/internal/proxy/modes"
 	"github.com/causeway-lb/causeway/internal/version"
 )
@@ -106,7 +108,7 @@ func cleanup(ctx context.Context, f *flags) error {
 		return err
 	}
 	defer b.Close()
-	return b.Cleanup(ctx)
+	return errors.Join(b.Cleanup(ctx), conntrack.Cleanup())
 }
 
 // restConfig is the kubeconfig's, or that of the Pod that this runs in.

@@ -58,8 +58,8 @@ type Config struct {
 	// after. Backend tells whether the other one is up to date.
 	AnnounceOnly bool
 
-	// ResetTCP cuts TCP connections whose endpoint is gone, instead of leaving
-	// them to notice by themselves.
+	// ResetTCP cuts TCP connections whose endpoint is gone and resets their
+	// clients, instead of leaving them to notice by themselves.
 	ResetTCP bool
 
 	// Parts run beside the proxy, for example the announcer. LoadBalancer

@@ -25,9 +25,9 @@ type Cleaner struct {
 }
 
 // NewCleaner gives a Cleaner of the kernel's table. tcp cuts TCP connections
-// to endpoints that went. done, unless nil, is told of every run.
+// to endpoints that went, and resets their clients. done, unless nil, is told of every run.
 func NewCleaner(tcp bool, done func(deleted int, elapsed time.Duration, err error)) *Cleaner {
-	return &Cleaner{tcp: tcp, clean: Table{}.Clean, done: done, scopes: map[model.Key]Scope{}, wake: make(chan struct{}, 1)}
+	return &Cleaner{tcp: tcp, clean: Table{Reset: tcp}.Clean, done: done, scopes: map[model.Key]Scope{}, wake: make(chan struct{}, 1)}
 }
 
 // Changed takes in changes that the kernel's rules already reflect.
@@ -70,7 +70,7 @@ func (c *Cleaner) Run(ctx context.Context) error {
 		start := time.Now()
 		n, err := c.clean(scopes)
 		if err != nil {
-			log.Error(err, "Some stale flows remain until they time out")
+			log.Error(err, "Not all stale flows were ended as they should be, the others remain until they time out")
 		}
 		if n > 0 {
 			log.V(1).Info("Ended stale flows", "flows", n, "elapsed", time.Since(start))

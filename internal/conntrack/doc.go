@@ -18,6 +18,17 @@
 // everything, so every entry is checked here again). Deletions name the entry
 // exactly; nothing is ever flushed.
 //
+// # TCP
+//
+// If asked, TCP flows to endpoints that went are ended too, and their clients
+// told. Nobody knows the sequence numbers that a reset must have, but the
+// client's next segment does: before its entry is deleted, the flow is noted
+// in a set of the tables "ip causeway-resets" and "ip6 causeway-resets", and a
+// segment of a noted flow that connection tracking does not know any more is
+// answered with a reset. A client that sends nothing notices with its next
+// keepalive probe. A SYN of the same ports begins a new connection, which is
+// tracked and so never reset. Notes are forgotten after resetTimeout.
+//
 // # Non-goals
 //
 // Nothing happens to flows that were not made by a frontend of a Service.

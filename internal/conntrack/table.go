@@ -40,19 +40,23 @@ const (
 
 // entry is one tracked flow.
 type entry struct {
-	proto                 model.Protocol
-	destination, endpoint netip.AddrPort
+	proto model.Protocol
+	// source dialled destination and was led to endpoint.
+	source, destination, endpoint netip.AddrPort
 	// orig, zone and id name it to the kernel; the attributes as they came.
 	orig, zone, id []byte
 }
 
 // Table is the kernel's connection tracking table in the network namespace of
 // the calling thread.
-type Table struct{}
+type Table struct {
+	// Reset has the clients of TCP flows that Clean ends answered with a reset.
+	Reset bool
+}
 
 // Clean deletes the stale entries of all scopes and says how many there were.
 // Errors of single deletions are joined; the rest is done all the same.
-func (Table) Clean(scopes []Scope) (int, error) {
+func (t Table) Clean(scopes []Scope) (int, error) {
 	local := localAddrs()
 	deleted := 0
 	var errs []error
@@ -62,10 +66,14 @@ func (Table) Clean(scopes []Scope) (int, error) {
 			errs = append(errs, fmt.Errorf("list flows to %s: %w", g.filter.Key, err))
 			continue
 		}
-		for _, e := range entries {
-			if !g.stale(e, local) {
-				continue
+		entries = slices.DeleteFunc(entries, func(e entry) bool { return !g.stale(e, local) })
+		if t.Reset {
+			// First, so that no segment passes in between.
+			if err := refuse(g.fam, entries); err != nil {
+				errs = append(errs, fmt.Errorf("have clients of %s reset: %w", g.filter.Key, err))
 			}
+		}
+		for _, e := range entries {
 			switch err := remove(g.fam, e); {
 			case err == nil:
 				deleted++
@@ -282,6 +290,7 @@ func parseEntry(b []byte) (entry, bool) {
 		}
 	})
 	e.proto = model.Protocol(orig.proto)
+	e.source = netip.AddrPortFrom(orig.src, orig.srcPort)
 	e.destination = netip.AddrPortFrom(orig.dst, orig.dstPort)
 	e.endpoint = netip.AddrPortFrom(reply.src, reply.srcPort)
 	return e, orig.dst.IsValid() && reply.src.IsValid()

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package conntrack
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
+)
+
+const (
+	resetTable = "causeway-resets"
+	resetFlows = "flows" // client . its port . frontend . its port
+	// resetTimeout is longer than an idle Linux client waits before it probes,
+	// two hours.
+	resetTimeout = 150 * time.Minute
+	// resetSize bounds the flows that are noted at a time.
+	resetSize = 1 << 18
+)
+
+// refuse has the next segment of each translated TCP flow answered with a
+// reset, once its entry is deleted. It writes the whole table each time, so
+// that it does not matter who deleted what of it.
+func refuse(fam model.Family, entries []entry) error {
+	var tx nfnl.Batch
+	table := resetTableOf(fam)
+	declareResets(&tx, fam, table)
+	n := 0
+	for i := range entries {
+		e := &entries[i]
+		// What was not translated is not a Service's for sure.
+		if e.proto != model.TCP || e.endpoint == e.destination {
+			continue
+		}
+		tx.AddElement(table, resetFlows, nfnl.Element{Key: string(flowKey(e))})
+		n++
+	}
+	if n == 0 {
+		return nil
+	}
+	conn, err := nfnl.Dial()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return conn.Commit(&tx)
+}
+
+func resetTableOf(fam model.Family) nfnl.Table {
+	if fam == model.IPv4 {
+		return nfnl.Table{Family: nfnl.FamilyIPv4, Name: resetTable}
+	}
+	return nfnl.Table{Family: nfnl.FamilyIPv6, Name: resetTable}
+}
+
+func flowKey(e *entry) []byte {
+	var b []byte
+	for _, ap := range []netip.AddrPort{e.source, e.destination} {
+		b = append(b, ap.Addr().AsSlice()...)
+		b = binary.BigEndian.AppendUint16(b, ap.Port())
+		b = append(b, 0, 0)
+	}
+	return b
+}
+
+// declareResets makes what is missing of the table and writes its rules anew.
+// The chains stand behind connection tracking and before the translation of
+// destinations.
+func declareResets(tx *nfnl.Batch, fam model.Family, table nfnl.Table) {
+	const hookPrerouting, hookOutput, prioMangle = 0, 3, -150
+	addr := nfnl.TypeIPv4
+	if fam == model.IPv6 {
+		addr = nfnl.TypeIPv6
+	}
+	tx.AddTable(table)
+	tx.AddSet(nfnl.Set{
+		Table: table, Name: resetFlows, Key: []nfnl.Type{addr, nfnl.TypeService, addr, nfnl.TypeService},
+		Dynamic: true, Timeout: resetTimeout, Size: resetSize,
+	})
+	for name, hook := range map[string]uint32{"prerouting": hookPrerouting, "output": hookOutput} {
+		tx.AddChain(nfnl.Chain{Table: table, Name: name, Hook: &nfnl.Hook{Type: "filter", Num: hook, Priority: prioMangle}})
+		tx.FlushChain(table, name)
+		tx.AppendRule(table, name, nfnl.Rule{Comment: "its Service or endpoint is gone", Exprs: resetRule(fam)})
+	}
+}
+
+// resetRule is
+//
+//	meta l4proto tcp tcp flags & (syn | rst) == 0 ct state invalid,new
+//	ip saddr . tcp sport . ip daddr . tcp dport @flows reject with tcp reset
+func resetRule(fam model.Family) []expr.Any {
+	const r0 = unix.NFT_REG32_00
+	const flagsOffset, synOrRst = 13, 0x02 | 0x04
+	source, destination, length := uint32(12), uint32(16), uint32(4)
+	if fam == model.IPv6 {
+		source, destination, length = 8, 24, 16
+	}
+	words := length / 4
+	load := func(base expr.PayloadBase, reg, offset, length uint32) expr.Any {
+		return &expr.Payload{DestRegister: reg, Base: base, Offset: offset, Len: length}
+	}
+	const network, transport = expr.PayloadBaseNetworkHeader, expr.PayloadBaseTransportHeader
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: r0},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: r0, Data: []byte{byte(model.TCP)}},
+		load(transport, r0, flagsOffset, 1),
+		&expr.Bitwise{SourceRegister: r0, DestRegister: r0, Len: 1, Mask: []byte{synOrRst}, Xor: []byte{0}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: r0, Data: []byte{0}},
+		&expr.Ct{Register: r0, Key: expr.CtKeySTATE},
+		&expr.Bitwise{SourceRegister: r0, DestRegister: r0, Len: 4,
+			Mask: binary.NativeEndian.AppendUint32(nil, expr.CtStateBitINVALID|expr.CtStateBitNEW), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: r0, Data: make([]byte, 4)},
+		load(network, r0, source, length),
+		load(transport, r0+words, 0, 2),
+		load(network, r0+words+1, destination, length),
+		load(transport, r0+2*words+1, 2, 2),
+		&expr.Lookup{SourceRegister: r0, SetName: resetFlows},
+		&expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
+	}
+}
+
+// Cleanup removes what resets need; absent is not an error.
+func Cleanup() error {
+	conn, err := nfnl.Dial()
+	if errors.Is(err, unix.EPROTONOSUPPORT) {
+		return nil // without nf_tables there is none of it
+	}
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	var tx nfnl.Batch
+	for _, fam := range model.Families {
+		tx.AddTable(resetTableOf(fam)) // so that an absent one is not an error
+		tx.DeleteTable(resetTableOf(fam))
+	}
+	if err := conn.Commit(&tx); err != nil {
+		return fmt.Errorf("delete tables of resets: %w", err)
+	}
+	return nil
+}
