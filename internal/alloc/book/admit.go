@@ -12,7 +12,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
-	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/alloc"
 )
 
@@ -218,8 +217,7 @@ func (b *Book) Concerns(svc, old *corev1.Service) bool {
 	if !b.HasPools() || exempt(svc) {
 		return false
 	}
-	if old == nil || len(svc.Spec.ExternalIPs) > 0 || svc.Spec.LoadBalancerIP != "" ||
-		svc.Annotations[v1alpha1.AddressesAnnotation] != old.Annotations[v1alpha1.AddressesAnnotation] {
+	if old == nil || !slices.Equal(external(svc), external(old)) {
 		return true
 	}
 	needs := NeedsOf(svc, old, b.Families())

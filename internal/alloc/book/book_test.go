@@ -142,6 +142,72 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// An update is judged by what it adds, whichever field brings it: what a Service
+// had is never held against it.
+func TestUpdatesThatReachIntoAnothersPool(t *testing.T) {
+	externalIPs := func(addresses ...string) func(*corev1.Service) {
+		return func(svc *corev1.Service) { svc.Spec.ExternalIPs = addresses }
+	}
+	annotated := func(value string) func(*corev1.Service) {
+		return func(svc *corev1.Service) {
+			metav1.SetMetaDataAnnotation(&svc.ObjectMeta, v1alpha1.AddressesAnnotation, value)
+		}
+	}
+	loadBalancer := func(svc *corev1.Service) {
+		svc.Spec.Type, svc.Spec.AllocateLoadBalancerNodePorts = corev1.ServiceTypeLoadBalancer, ptr.To(false)
+	}
+	loadBalancerIP := func(svc *corev1.Service) { svc.Spec.LoadBalancerIP = "198.51.100.7" }
+	none := func(*corev1.Service) {}
+	for _, tc := range []struct {
+		name     string
+		old, new []func(*corev1.Service)
+		want     string // empty: allowed
+	}{
+		{"an external IP more", []func(*corev1.Service){externalIPs("192.0.2.1")}, []func(*corev1.Service){externalIPs("192.0.2.1", "198.51.100.7")}, "spec.externalIPs[1]: 198.51.100.7 belongs to LoadBalancerPool lan"},
+		{"an external IP in another order", []func(*corev1.Service){externalIPs("192.0.2.1", "198.51.100.7")}, []func(*corev1.Service){externalIPs("198.51.100.7", "192.0.2.1")}, ""},
+		{"a label, the external IP was there", []func(*corev1.Service){externalIPs("198.51.100.7")}, []func(*corev1.Service){externalIPs("198.51.100.7"), func(svc *corev1.Service) { svc.Labels = map[string]string{"a": "b"} }}, ""},
+		{"spec.loadBalancerIP", []func(*corev1.Service){loadBalancer}, []func(*corev1.Service){loadBalancer, loadBalancerIP}, "spec.loadBalancerIP: 198.51.100.7 belongs to LoadBalancerPool lan"},
+		{"spec.loadBalancerIP, which was ignored till the type changed", []func(*corev1.Service){loadBalancerIP}, []func(*corev1.Service){loadBalancer, loadBalancerIP}, "spec.loadBalancerIP: 198.51.100.7 belongs to"},
+		{"the annotation", []func(*corev1.Service){loadBalancer, annotated("192.0.2.1")}, []func(*corev1.Service){loadBalancer, annotated("192.0.2.1, 198.51.100.7")}, "metadata.annotations[causeway.dev/addresses]: 198.51.100.7 belongs to"},
+		{"the annotation, which was ignored till the type changed", []func(*corev1.Service){annotated("198.51.100.7")}, []func(*corev1.Service){loadBalancer, annotated("198.51.100.7")}, "metadata.annotations[causeway.dev/addresses]: 198.51.100.7 belongs to"},
+		{"the annotation of a Service that is no load balancer", []func(*corev1.Service){none}, []func(*corev1.Service){annotated("198.51.100.7")}, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := fixture(t)
+			if err := b.SetLoadBalancerPool(&v1alpha1.LoadBalancerPool{
+				ObjectMeta: metav1.ObjectMeta{Name: "lan"},
+				Spec: v1alpha1.LoadBalancerPoolSpec{
+					Addresses: []v1alpha1.AddressRange{"198.51.100.0/28"}, NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"tenant": "blue"}},
+				},
+			}); err != nil {
+				t.Fatal(err)
+			}
+			make := func(changes []func(*corev1.Service)) *corev1.Service {
+				svc := service(ips("10.96.1.1"))
+				for _, change := range changes {
+					change(svc)
+				}
+				return svc
+			}
+			req := request(make(tc.new), "red", t0)
+			req.Old = make(tc.old)
+			_, err := b.Admit(req)
+			var refused *Refused
+			switch {
+			case tc.want == "" && err != nil:
+				t.Errorf("refused: %v", err)
+			case tc.want != "" && (!errors.As(err, &refused) || refused.Reason != Foreign || !strings.HasPrefix(err.Error(), tc.want)):
+				t.Errorf("got %v, want %s: %q", err, Foreign, tc.want)
+			case tc.want != "" && !b.Concerns(req.Service, req.Old):
+				t.Error("nobody would have asked: Concerns says no")
+			}
+			if _, err := b.Admit(Request{Service: req.Service, Old: req.Old, NamespaceLabels: map[string]string{"tenant": "blue"}, Now: t0, Random: rand.Uint64}); err != nil {
+				t.Errorf("the tenant itself is refused: %v", err)
+			}
+		})
+	}
+}
+
 func TestDryRunLeavesNoTrace(t *testing.T) {
 	b := fixture(t)
 	req := request(service(nodePorts(0), dual(corev1.IPFamilyPolicyRequireDualStack)), "blue", t0)
