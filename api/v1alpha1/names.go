@@ -80,6 +80,11 @@ const (
 	// by another Service, too. It is absent while all is well.
 	ConditionInPool = "causeway.dev/InPool"
 
+	// NodeProxyMode is the condition of a Node that says which proxy mode its
+	// agent uses: True where that is the one that was asked for, or the best that
+	// auto knows.
+	NodeProxyMode = "CausewayProxyMode"
+
 	// ManagedByLabel with the value ManagedBy marks objects that the controller
 	// made for itself: ServiceCIDRs and, with the API's own label, IPAddresses.
 	ManagedByLabel = "app.kubernetes.io/managed-by"

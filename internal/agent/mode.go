@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/proxy/modes"
 )
 
@@ -82,9 +83,8 @@ func (r *ModeReporter) Chosen(mode modes.Mode) {
 	r.kick()
 }
 
-// ModeCondition is the condition on the Node: True where the mode in use is the
-// one that was asked for, or the best that auto knows.
-const ModeCondition corev1.NodeConditionType = "CausewayProxyMode"
+// ModeCondition is the condition on the Node.
+const ModeCondition corev1.NodeConditionType = v1alpha1.NodeProxyMode
 
 // condition is nil before the choice.
 func (r *ModeReporter) condition() *corev1.NodeCondition {
