@@ -60,7 +60,7 @@ func TestPlan(t *testing.T) {
 		{name: "last endpoint goes", old: udp(fe, a), new: udp(fe), want: []Scope{{Key: key(fe, model.UDP), Gone: []netip.AddrPort{ap(a)}}}},
 		{name: "Service goes", old: udp(fe, a), want: []Scope{{Key: key(fe, model.UDP), Gone: []netip.AddrPort{ap(a)}}}},
 		{name: "Service comes", new: udp(fe, a), want: []Scope{{Key: key(fe, model.UDP), Keep: []netip.AddrPort{ap(a)}}}},
-		{name: "TCP is left alone", old: tcp(fe, a, b), new: tcp(fe, b)},
+		{name: "TCP connections that never came about", old: tcp(fe, a, b), new: tcp(fe, b), want: []Scope{{Key: key(fe, model.TCP), Keep: []netip.AddrPort{ap(b)}, Gone: []netip.AddrPort{ap(a)}, Unanswered: true}}},
 		{name: "TCP on request", old: tcp(fe, a, b), new: tcp(fe, b), tcp: true, want: []Scope{{Key: key(fe, model.TCP), Keep: []netip.AddrPort{ap(b)}, Gone: []netip.AddrPort{ap(a)}}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -230,5 +230,76 @@ func TestCleanerJoinsChanges(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// A connection that was begun to an endpoint just when it went comes about with
+// another one, and one that had been established to the same endpoint stays.
+func TestCleanRetriesConnections(t *testing.T) {
+	nstest.Require(t, "ip", "nft")
+	self := nstest.Self(t)
+	for _, fam := range []struct{ family, frontend, going, other string }{
+		{"ip", "10.96.0.10:80", "10.244.1.2:80", "10.244.1.3:80"},
+		{"ip6", "[fd00:10:96::10]:80", "[fd00:10:244:1::2]:80", "[fd00:10:244:1::3]:80"},
+	} {
+		t.Run(fam.family, func(t *testing.T) {
+			going := ap(fam.going).Addr()
+			for _, endpoint := range []string{fam.going, fam.other} {
+				a := ap(endpoint).Addr()
+				nstest.Run(t, "ip", "address", "replace", netip.PrefixFrom(a, a.BitLen()).String(), "dev", "lo", "nodad")
+				echoTCP(t, self, endpoint)
+			}
+			route := []string{"route", "replace", "default", "dev", "lo"}
+			if fam.family == "ip6" {
+				route = append([]string{"-6"}, route...)
+			}
+			nstest.Run(t, "ip", route...)
+			rules := func(to, drop string) {
+				nstest.Run(t, "nft", "add table "+fam.family+" t; delete table "+fam.family+" t; add table "+fam.family+" t;"+
+					"add chain "+fam.family+" t o { type nat hook output priority -100; };"+
+					"add rule "+fam.family+" t o tcp dport 80 dnat to "+to+";"+
+					"add chain "+fam.family+" t i { type filter hook input priority 0; };"+drop)
+			}
+			rules(fam.going, "")
+			established, err := net.Dial("tcp", fam.frontend)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer established.Close()
+
+			// From now on the endpoint takes no connections, and says nothing.
+			silent := "add rule " + fam.family + " t i " + fam.family + " daddr " + going.String() + " tcp flags & (syn | ack) == syn drop"
+			rules(fam.going, silent)
+			late := make(chan error, 1)
+			go func() {
+				c, err := net.DialTimeout("tcp", fam.frontend, 10*time.Second)
+				if err == nil {
+					err = says(c, 5*time.Second)
+					_ = c.Close()
+				}
+				late <- err
+			}()
+			half := Scope{Key: key(fam.frontend, model.TCP), Unanswered: true}
+			for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+				entries, err := list(model.FamilyOf(going), half)
+				if err != nil || time.Now().After(deadline) {
+					t.Fatalf("connections without an answer: %v, %v; want one", entries, err)
+				}
+				if len(entries) == 1 && entries[0].destination == ap(fam.frontend) {
+					break
+				}
+			}
+			rules(fam.other, silent)
+			n, err := Table{}.Clean(Plan(model.Change{Old: tcp(fam.frontend, fam.going), New: tcp(fam.frontend, fam.other)}, false))
+			if err != nil || n != 1 {
+				t.Errorf("Clean: %d flows, %v; want 1", n, err)
+			}
+			if err := <-late; err != nil {
+				t.Errorf("the connection that was being made: %v", err)
+			}
+			if err := says(established, 5*time.Second); err != nil {
+				t.Errorf("the established connection: %v", err)
+			}
+		})
 	}
 }

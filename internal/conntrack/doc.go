@@ -5,8 +5,8 @@
 //
 //	Service before, after --> Stale (pure) --> Scope ... --> Table.Clean --> kernel
 //
-// A connection's translation is decided once, by its first packet. TCP ends
-// when its endpoint goes; a UDP client that sends now and then keeps its entry,
+// A connection's translation is decided once, by its first packet. TCP, once
+// established, ends when its endpoint goes; a UDP client that sends now and then keeps its entry,
 // and with it the dead endpoint, for ever. SCTP retries for minutes. So when
 // an endpoint stops serving, or a frontend comes or goes, the entries of that
 // frontend that lead elsewhere than to a serving endpoint are deleted; the
@@ -19,6 +19,12 @@
 // exactly; nothing is ever flushed.
 //
 // # TCP
+//
+// A SYN that was sent to an endpoint in the moment when it went is never
+// answered, and its entry would lead each repetition there too, until the client
+// gives up. So TCP entries without an answer are deleted like those of UDP: the
+// client's next SYN, after a second, goes to an endpoint that serves, or is
+// refused if there is none.
 //
 // If asked, TCP flows to endpoints that went are ended too, and their clients
 // told. Nobody knows the sequence numbers that a reset must have, but the

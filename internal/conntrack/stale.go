@@ -18,6 +18,8 @@ type Scope struct {
 	// to these are ended, or ones that were not translated at all: the port
 	// number alone does not make a flow a Service's.
 	Gone []netip.AddrPort
+	// Unanswered leaves flows alone that have been answered, by whomever.
+	Unanswered bool
 }
 
 // isNodePort says that Key has no address.
@@ -40,19 +42,16 @@ func (s *Scope) Stale(destination, endpoint netip.AddrPort, local func(netip.Add
 }
 
 // Plan gives the scopes in which a change of a Service can leave stale
-// entries. tcp includes TCP, whose flows to endpoints that went are then cut
-// off instead of left to end by themselves.
+// entries. tcp has TCP connections to endpoints that went cut off; without it
+// they are left to end by themselves, and only those go that never came about.
 func Plan(c model.Change, tcp bool) []Scope {
 	var scopes []Scope
 	before, after := frontends(c.Old), frontends(c.New)
 	for key, old := range before {
-		if key.Protocol == model.TCP && !tcp {
-			continue
-		}
 		keep := serving(after[key])
 		gone := without(serving(old), keep)
 		if after[key] == nil || len(gone) > 0 {
-			scopes = append(scopes, Scope{Key: key, Keep: keep, Gone: gone})
+			scopes = append(scopes, Scope{Key: key, Keep: keep, Gone: gone, Unanswered: key.Protocol == model.TCP && !tcp})
 		}
 	}
 	for key, f := range after {

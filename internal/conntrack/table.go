@@ -21,7 +21,9 @@ const (
 	msgGet, msgDelete = 1, 2
 
 	ctaTupleOrig, ctaTupleReply = 1, 2
+	ctaStatus                   = 3
 	ctaID, ctaZone, ctaFilter   = 12, 18, 25
+	ctaStatusMask               = 26
 
 	tupleIP, tupleProto      = 1, 2
 	ipv4Src, ipv4Dst         = 1, 2
@@ -36,6 +38,8 @@ const (
 	nfgenmsgLen              = 4
 	ctnetlink                = unix.NFNL_SUBSYS_CTNETLINK << 8
 	maxScopesByKernelsFilter = 16
+
+	seenReply = 1 << 1 // IPS_SEEN_REPLY
 )
 
 // entry is one tracked flow.
@@ -43,6 +47,7 @@ type entry struct {
 	proto model.Protocol
 	// source dialled destination and was led to endpoint.
 	source, destination, endpoint netip.AddrPort
+	answered                      bool
 	// orig, zone and id name it to the kernel; the attributes as they came.
 	orig, zone, id []byte
 }
@@ -153,8 +158,9 @@ func groups(scopes []Scope) []group {
 		if !ok {
 			i = len(gs)
 			index[all] = i
-			gs = append(gs, group{s.Key.Family(), Scope{Key: all}, map[model.Key][]Scope{}})
+			gs = append(gs, group{s.Key.Family(), Scope{Key: all, Unanswered: true}, map[model.Key][]Scope{}})
 		}
+		gs[i].filter.Unanswered = gs[i].filter.Unanswered && s.Unanswered
 		gs[i].byKey[s.Key] = append(gs[i].byKey[s.Key], s)
 	}
 	return gs
@@ -166,7 +172,7 @@ func (g *group) stale(e entry, local func(netip.Addr) bool) bool {
 		{Addr: g.fam.Unspecified(), Port: e.destination.Port(), Protocol: e.proto},
 	} {
 		for _, s := range g.byKey[key] {
-			if s.Stale(e.destination, e.endpoint, local) {
+			if !(s.Unanswered && e.answered) && s.Stale(e.destination, e.endpoint, local) {
 				return true
 			}
 		}
@@ -202,8 +208,8 @@ func request(msg, flags int, fam model.Family) *nl.NetlinkRequest {
 	return req
 }
 
-// list dumps the entries whose original destination matches s; its address
-// and port are wildcards if zero.
+// list dumps the entries whose original destination matches s, with the
+// answered ones or without; its address and port are wildcards if zero.
 func list(fam model.Family, s Scope) ([]entry, error) {
 	req := request(msgGet, unix.NLM_F_DUMP, fam)
 	orig, flags := tupleFilter(s)
@@ -212,6 +218,12 @@ func list(fam model.Family, s Scope) ([]entry, error) {
 	filter.AddRtAttr(filterReply, make([]byte, 4))
 	req.AddData(orig)
 	req.AddData(filter)
+	if s.Unanswered {
+		// Since Linux 5.13. The kernel keeps the answered ones to itself, of which
+		// a busy frontend has many.
+		req.AddData(nl.NewRtAttr(ctaStatus, binary.BigEndian.AppendUint32(nil, 0)))
+		req.AddData(nl.NewRtAttr(ctaStatusMask, binary.BigEndian.AppendUint32(nil, seenReply)))
+	}
 	msgs, err := req.Execute(unix.NETLINK_NETFILTER, 0)
 	if err != nil {
 		return nil, err
@@ -283,6 +295,8 @@ func parseEntry(b []byte) (entry, bool) {
 			e.orig, orig = data, parseTuple(data)
 		case ctaTupleReply:
 			reply = parseTuple(data)
+		case ctaStatus:
+			e.answered = len(data) == 4 && binary.BigEndian.Uint32(data)&seenReply != 0
 		case ctaZone:
 			e.zone = data
 		case ctaID:
