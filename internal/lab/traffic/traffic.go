@@ -149,6 +149,11 @@ func (r Results) Since(t time.Time) Results {
 	return slices.DeleteFunc(slices.Clone(r), func(one Result) bool { return one.Sent.Before(t) })
 }
 
+// Until returns those sent before a time, whenever they ended.
+func (r Results) Until(t time.Time) Results {
+	return slices.DeleteFunc(slices.Clone(r), func(one Result) bool { return !one.Sent.Before(t) })
+}
+
 // Before returns those that had ended before a time.
 func (r Results) Before(t time.Time) Results {
 	return slices.DeleteFunc(slices.Clone(r), func(one Result) bool { return !one.Done.Before(t) })

@@ -5,6 +5,7 @@ package dns
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -12,8 +13,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -249,8 +250,9 @@ func none(t *testing.T, results traffic.Results) {
 }
 
 // TestScale goes from 3 to 10, to 0 and back to 3 with a client asking all the
-// time. No request fails while a Pod is ready; once there is none, each is
-// refused at once.
+// time. No request fails while a Pod is ready, nor while the last one, told to
+// end, still serves. From the first refusal on each is refused, at once, until
+// the first answer, and from that on each is answered.
 func TestScale(t *testing.T) {
 	ctx := need(t)
 	deployment, address := deploy(t, ctx, "scaled", 3)
@@ -272,61 +274,104 @@ func TestScale(t *testing.T) {
 	})
 	change(t, ctx, deployment, `{"spec":{"replicas":1}}`)
 	time.Sleep(4 * time.Second) // the Pods on their way out answer meanwhile
-	toNone := time.Now()
 	change(t, ctx, deployment, `{"spec":{"replicas":0}}`)
+	endpoints(t, ctx, "scaled", "no ready one", func(ready, _ int) bool { return ready == 0 })
+	noneReady := time.Now()
+	endpoints(t, ctx, "scaled", "none", func(_, all int) bool { return all == 0 })
 	eventually(t, ctx, 20*time.Second, "refusal", func() error {
-		// The last Pod refuses, too, while it ends: it is not meant.
-		if left := endpointsOf(t, ctx, "scaled"); left > 0 {
-			return fmt.Errorf("%d endpoints are left", left)
-		}
-		began := time.Now()
-		if _, err := get(ctx, address); err == nil || !strings.Contains(err.Error(), "refused") || time.Since(began) > time.Second {
-			return fmt.Errorf("after %s: %v", time.Since(began), err)
+		if _, err := get(ctx, address); !errors.Is(err, syscall.ECONNREFUSED) {
+			return fmt.Errorf("%v", err)
 		}
 		return nil
 	})
 	atNone := time.Now()
 	time.Sleep(time.Second)
+	back := time.Now()
 	change(t, ctx, deployment, `{"spec":{"replicas":3}}`)
 	eventually(t, ctx, 20*time.Second, "an answer again", func() error {
 		_, err := get(ctx, address)
 		return err
 	})
 	time.Sleep(time.Second)
+
 	results := stop()
-	none(t, results.Before(toNone))
-	refusedThenAnswered(t, results.Since(atNone))
-}
-
-// endpointsOf counts the endpoints of a Service, ready or not.
-func endpointsOf(t *testing.T, ctx context.Context, service string) int {
-	t.Helper()
-	list, err := cluster.Kubernetes.DiscoveryV1().EndpointSlices("default").List(ctx,
-		metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + service})
-	if err != nil {
-		t.Fatal(err)
-	}
-	count := 0
-	for i := range list.Items {
-		count += len(list.Items[i].Endpoints)
-	}
-	return count
-}
-
-// refusedThenAnswered fails unless the first requests were refused, each of
-// them, and from some time on all were answered.
-func refusedThenAnswered(t *testing.T, results traffic.Results) {
-	t.Helper()
-	first := slices.IndexFunc(results, func(one traffic.Result) bool { return one.Err == nil })
-	if first < 20 {
-		t.Fatalf("%d requests were sent in a second without Pods, and then none answered", first)
-	}
-	for _, one := range results[:first] {
-		if !strings.Contains(one.Err.Error(), "refused") {
-			t.Errorf("a request failed, but not by being refused: %v", one.Err)
+	down, up := results.Until(back), results.Since(back)
+	none(t, down.Before(noneReady))
+	turnsOnce(t, down, refused)
+	for _, one := range down.Since(atNone) {
+		if outcomeOf(one) != refused {
+			t.Errorf("a request was not refused while there was no Pod: %s", outcomeOf(one))
 		}
 	}
-	none(t, results[first:])
+	turnsOnce(t, up, answered)
+}
+
+// What becomes of a request, if all is well. Anything else (a time-out, a
+// reset) is its error's text.
+const (
+	answered = "answered"
+	refused  = "refused"
+)
+
+func outcomeOf(result traffic.Result) string {
+	switch {
+	case result.Err == nil:
+		return answered
+	case errors.Is(result.Err, syscall.ECONNREFUSED):
+		return refused
+	}
+	return result.Err.Error()
+}
+
+// turnsOnce fails unless every request was answered or refused, and all that
+// were sent after the first of the given outcome have the same.
+func turnsOnce(t *testing.T, results traffic.Results, last string) {
+	t.Helper()
+	var turn time.Time
+	for _, one := range results {
+		outcome := outcomeOf(one)
+		if outcome != answered && outcome != refused {
+			t.Errorf("a request at %s was neither answered nor refused: %s", one.Sent.Format(time.StampMilli), outcome)
+		}
+		if outcome == last && (turn.IsZero() || one.Done.Before(turn)) {
+			turn = one.Done
+		}
+	}
+	after := results.Since(turn)
+	if turn.IsZero() || len(after) < 20 {
+		t.Errorf("%d requests were sent after the first that was %s, which says nothing", len(after), last)
+	}
+	for _, one := range after {
+		if outcome := outcomeOf(one); outcome != last {
+			t.Errorf("a request was %s %s after the first that was %s", outcome, one.Sent.Sub(turn), last)
+		}
+	}
+}
+
+// endpoints waits until the number of a Service's endpoints that are ready, and
+// of all that are in its slices, is as wanted.
+func endpoints(t *testing.T, ctx context.Context, service, what string, wanted func(ready, all int) bool) {
+	t.Helper()
+	eventually(t, ctx, 20*time.Second, "endpoints: "+what, func() error {
+		list, err := cluster.Kubernetes.DiscoveryV1().EndpointSlices("default").List(ctx,
+			metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + service})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ready, all := 0, 0
+		for i := range list.Items {
+			for _, one := range list.Items[i].Endpoints {
+				all++
+				if *one.Conditions.Ready {
+					ready++
+				}
+			}
+		}
+		if !wanted(ready, all) {
+			return fmt.Errorf("%d ready, %d in all", ready, all)
+		}
+		return nil
+	})
 }
 
 // TestRollingUpdate replaces every Pod of a Deployment under load.
