@@ -39,6 +39,16 @@ func describeEndpoints(ctx context.Context, service *corev1.Service) func(Gomega
 	}
 }
 
+// rivalMirror makes a slice as kube-controller-manager does from an Endpoints
+// object.
+func rivalMirror(ctx context.Context, service *corev1.Service, addresses ...string) *discoveryv1.EndpointSlice {
+	GinkgoHelper()
+	slice := rivalSlice(ctx, service, addresses...)
+	slice.Labels[discoveryv1.LabelManagedBy] = endpointslice.RivalManagedByMirror
+	Expect(k8sClient.Update(ctx, slice)).To(Succeed())
+	return slice
+}
+
 var _ = Describe("Endpoints", func() {
 	var namespace string
 	BeforeEach(func(ctx SpecContext) { namespace = newNamespace(ctx) })
@@ -98,18 +108,48 @@ var _ = Describe("Endpoints", func() {
 		Eventually(managers(ctx, service)).Should(ConsistOf(endpointslice.ManagedByMirror))
 		before := slicesOf(ctx, service)[0].UID
 		for _, step := range []struct {
-			mode    EndpointSliceMode
-			manager string
+			mode            EndpointSliceMode
+			manager, charge string
 		}{
-			{EndpointSlicesHandBack, endpointslice.RivalManagedByMirror},
-			{EndpointSlicesTakeOver, endpointslice.ManagedByMirror},
+			{EndpointSlicesHandBack, endpointslice.RivalManagedByMirror, "False/HandedBack"},
+			{EndpointSlicesTakeOver, endpointslice.ManagedByMirror, "True/InCharge"},
 		} {
 			patch := fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}}}`, v1alpha1.EndpointSlicesAnnotation, step.mode)
 			Expect(k8sClient.Patch(ctx, service.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(patch)))).To(Succeed())
 			Eventually(managers(ctx, service)).Should(ConsistOf(step.manager))
+			Eventually(chargeOf(ctx, service)).Should(Equal(step.charge))
 			Expect(slicesOf(ctx, service)[0].UID).To(Equal(before))
 			Expect(describe(ctx, service)()).To(ConsistOf("198.51.100.1:8080 ready"))
 		}
+		// A rival that makes slices all the same is alive, and not fought.
+		rivalMirror(ctx, service, "198.51.100.1")
+		Eventually(chargeOf(ctx, service)).Should(Equal("True/Contested"))
+		Consistently(managers(ctx, service)).Should(ConsistOf(endpointslice.ManagedByMirror, endpointslice.RivalManagedByMirror))
+	})
+
+	It("that are mirrored by another are left to it once its slices cover ours", func(ctx SpecContext) {
+		service := newService(namespace, "external", func(s *corev1.Service) { s.Spec.Selector = nil })
+		create(ctx, service)
+		endpoints := &corev1.Endpoints{ //nolint:staticcheck
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "external"},
+			Subsets: []corev1.EndpointSubset{{ //nolint:staticcheck
+				Addresses: []corev1.EndpointAddress{{IP: "198.51.100.1"}},
+				Ports:     []corev1.EndpointPort{{Name: "http", Port: 80, Protocol: corev1.ProtocolTCP}},
+			}},
+		}
+		create(ctx, endpoints)
+		Eventually(managers(ctx, service)).Should(ConsistOf(endpointslice.ManagedByMirror))
+		Expect(chargeOf(ctx, service)(Default)).To(BeEmpty(), "there is nothing to say")
+		rival := rivalMirror(ctx, service)
+		Consistently(managers(ctx, service)).Should(ConsistOf(endpointslice.ManagedByMirror, endpointslice.RivalManagedByMirror))
+		rival.Endpoints = []discoveryv1.Endpoint{{Addresses: []string{"198.51.100.1"}}}
+		Expect(k8sClient.Update(ctx, rival)).To(Succeed())
+		Eventually(managers(ctx, service)).Should(ConsistOf(endpointslice.RivalManagedByMirror))
+		Eventually(chargeOf(ctx, service)).Should(Equal("False/StandingBy"))
+
+		// Without the object nobody is in charge.
+		Expect(k8sClient.Delete(ctx, endpoints)).To(Succeed())
+		Eventually(chargeOf(ctx, service)).Should(BeEmpty())
 	})
 
 	It("of a Service that loses its selector become mirrored in place", func(ctx SpecContext) {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -61,6 +62,24 @@ const (
 	reasonWrongMode  = "ModeInvalid"
 )
 
+// claim is what it depends on who is in charge of a Service's slices: those that
+// follow from its selector, or those that mirror its Endpoints object.
+type claim struct {
+	service *corev1.Service
+	mode    EndpointSliceMode // of Services without the annotation
+	// rival is the name of the controller in kube-controller-manager.
+	rival string
+	// ours and rivals are the slices that there are.
+	ours, rivals []*discoveryv1.EndpointSlice
+	// began is when there was first something to make slices of.
+	began time.Time
+	// rivalAbout says that the rival keeps slices somewhere in this cluster.
+	rivalAbout bool
+	// alone says that there have been no slices of the rival's before. If there
+	// are some now, it is alive, and not to be fought.
+	alone bool
+}
+
 // decision says who is in charge of a Service's slices, and what has to be done
 // to make it so.
 type decision struct {
@@ -70,35 +89,63 @@ type decision struct {
 	// ours that the rival's make superfluous.
 	relabel, withdraw []*discoveryv1.EndpointSlice
 	again             time.Duration // decide again after this long; 0: when something changes
-	reason, message   string
+	alone             bool          // the next claim's
+
+	reason, message string // "" if there is nothing to say
+}
+
+// plan returns the writes that hand slices over.
+func (d *decision) plan() *endpointslice.Plan {
+	return &endpointslice.Plan{Update: d.relabel, Delete: d.withdraw}
 }
 
 // decide looks at the slices that there are and at the mode.
-func (p *slicePass) decide(now time.Time) decision {
-	owned, rivals := endpointslice.Owned(p.view.Slices), endpointslice.Rivals(p.view.Slices)
-	mode, invalid := modeOf(p.view.Service, p.r.Mode)
+func (c *claim) decide(now time.Time) decision {
+	mode, invalid := modeOf(c.service, c.mode)
 	var d decision
 	switch mode {
 	case EndpointSlicesTakeOver:
-		d = p.takeOver(owned, rivals)
+		d = c.takeOver()
 	case EndpointSlicesHandBack:
 		d = decision{
-			relabel: endpointslice.HandBack(owned), reason: reasonHandedBack,
-			message: "kube-controller-manager keeps the slices, if it runs its endpointslice-controller",
+			relabel: endpointslice.HandBack(c.ours), reason: reasonHandedBack,
+			message: "kube-controller-manager keeps the slices, if it runs its " + c.rival,
 		}
 	default:
-		d = p.auto(owned, rivals, now)
+		d = c.auto(now)
 	}
 	if invalid != nil && d.reason == "" {
 		d.reason, d.message = reasonWrongMode, invalid.Error()
 	}
-	switch {
-	case len(rivals) == 0:
-		p.state.alone = true
-	case mode != EndpointSlicesTakeOver:
-		p.state.alone = false
-	}
+	d.alone = len(c.rivals) == 0 || c.alone && mode == EndpointSlicesTakeOver
 	return d
+}
+
+// takeOver makes the rival's slices ours. Slices that a rival makes when it had
+// none before are the work of one that is alive: relabelling those would go on
+// for ever, so they are left alone and reported.
+func (c *claim) takeOver() decision {
+	if len(c.rivals) > 0 && c.alone && len(c.ours) > 0 {
+		return decision{keep: true, slices: c.ours, reason: reasonContested,
+			message: "kube-controller-manager makes slices of this Service too; switch off its " + c.rival + ", or set the mode to auto"}
+	}
+	return decision{keep: true, slices: slices.Concat(c.ours, c.rivals)}
+}
+
+// auto stands by while the rival has slices. Ours, if there are any, stay and
+// are kept until the rival's cover them.
+func (c *claim) auto(now time.Time) decision {
+	if len(c.rivals) > 0 {
+		if len(c.ours) > 0 && !endpointslice.Covers(c.rivals, c.ours) {
+			return decision{keep: true, slices: c.ours}
+		}
+		return decision{withdraw: c.ours, reason: reasonStandingBy,
+			message: "kube-controller-manager keeps the slices; annotate the Service with " + v1alpha1.EndpointSlicesAnnotation + "=take-over to change that"}
+	}
+	if age := now.Sub(c.began); len(c.ours) == 0 && c.rivalAbout && age < graceForRival {
+		return decision{again: graceForRival - age}
+	}
+	return decision{keep: true, slices: c.ours}
 }
 
 // modeOf returns the Service's mode, which is the given one unless it is
@@ -116,48 +163,9 @@ func modeOf(service *corev1.Service, otherwise EndpointSliceMode) (EndpointSlice
 	return mode, nil
 }
 
-// takeOver makes the rival's slices ours. Slices that a rival makes when it had
-// none before are the work of one that is alive: relabelling those would go on
-// for ever, so they are left alone and reported.
-func (p *slicePass) takeOver(owned, rivals []*discoveryv1.EndpointSlice) decision {
-	if len(rivals) > 0 && p.state.alone && len(owned) > 0 {
-		return decision{keep: true, slices: owned, reason: reasonContested,
-			message: "kube-controller-manager makes slices of this Service too; switch off its endpointslice-controller, or set the mode to auto"}
-	}
-	return decision{keep: true, slices: append(owned, rivals...)}
-}
-
-// auto stands by while the rival has slices. Ours, if there are any, stay and
-// are kept until the rival's cover them.
-func (p *slicePass) auto(owned, rivals []*discoveryv1.EndpointSlice, now time.Time) decision {
-	standBy := decision{reason: reasonStandingBy,
-		message: "kube-controller-manager keeps the slices; annotate the Service with " + v1alpha1.EndpointSlicesAnnotation + "=take-over to change that"}
-	if len(rivals) > 0 {
-		if len(owned) > 0 && !endpointslice.Covers(rivals, owned) {
-			return decision{keep: true, slices: owned}
-		}
-		standBy.withdraw = owned
-		return standBy
-	}
-	age := now.Sub(p.view.Service.CreationTimestamp.Time)
-	if len(owned) == 0 && p.r.feed.index.RivalSlices() > 0 && age < graceForRival {
-		return decision{again: graceForRival - age}
-	}
-	return decision{keep: true, slices: owned}
-}
-
-// handOver carries out what the decision says of other writers' slices.
-func (p *slicePass) handOver(ctx context.Context, d decision) error {
-	if len(d.relabel) == 0 && len(d.withdraw) == 0 {
-		return nil
-	}
-	return p.writer().write(ctx, &endpointslice.Plan{Update: d.relabel, Delete: d.withdraw})
-}
-
 // publishCharge writes the condition, if there is something to say, or if what
 // it says has ceased to be true. Most Services never have it, and cost no write.
-func (p *slicePass) publishCharge(ctx context.Context, d decision) error {
-	service := p.view.Service
+func publishCharge(ctx context.Context, writer client.Client, service *corev1.Service, d *decision) error {
 	old := meta.FindStatusCondition(service.Status.Conditions, v1alpha1.ConditionEndpointSlices)
 	if old == nil && d.reason == "" {
 		return nil
@@ -178,13 +186,26 @@ func (p *slicePass) publishCharge(ctx context.Context, d decision) error {
 	if old != nil && old.Status == wanted.Status {
 		wanted.LastTransitionTime = old.LastTransitionTime
 	}
-	patch, err := json.Marshal(map[string]any{"status": map[string]any{"conditions": []metav1.Condition{wanted}}})
+	return patchCharge(ctx, writer, service, wanted)
+}
+
+// dropCharge removes the condition of a Service whose slices neither Causeway
+// nor its rival would make.
+func dropCharge(ctx context.Context, writer client.Client, service *corev1.Service) error {
+	if meta.FindStatusCondition(service.Status.Conditions, v1alpha1.ConditionEndpointSlices) == nil {
+		return nil
+	}
+	return patchCharge(ctx, writer, service, map[string]string{"$patch": "delete", "type": v1alpha1.ConditionEndpointSlices})
+}
+
+// patchCharge changes the one condition and leaves the others, which have other
+// writers: that is what a strategic merge does.
+func patchCharge(ctx context.Context, writer client.Client, service *corev1.Service, condition any) error {
+	patch, err := json.Marshal(map[string]any{"status": map[string]any{"conditions": []any{condition}}})
 	if err != nil {
 		return fmt.Errorf("encode condition: %w", err)
 	}
-	// A strategic merge changes the one condition and leaves the others, which
-	// have other writers.
-	err = p.r.Client.Status().Patch(ctx, service.DeepCopy(), client.RawPatch(types.StrategicMergePatchType, patch))
+	err = writer.Status().Patch(ctx, service.DeepCopy(), client.RawPatch(types.StrategicMergePatchType, patch))
 	if client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("write condition %s: %w", v1alpha1.ConditionEndpointSlices, err)
 	}

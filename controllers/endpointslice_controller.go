@@ -79,11 +79,9 @@ type EndpointSliceReconciler struct {
 // serviceState is what the reconciler remembers of a Service between passes.
 // Nothing depends on it but when and how often something is done.
 type serviceState struct {
-	sparseSince time.Time // zero: not sparse
-	// alone says that a pass found no slices of a rival. If there are some later,
-	// a rival is alive, and not to be fought.
-	alone    bool
-	reported map[string]time.Time // when each Problem's reason was last reported
+	sparseSince time.Time            // zero: not sparse
+	alone       bool                 // see claim
+	reported    map[string]time.Time // when each Problem's reason was last reported
 }
 
 // SetupWithManager adds the reconciler to the manager.
@@ -170,6 +168,9 @@ func (p *slicePass) run(ctx context.Context) (ctrl.Result, error) {
 	case service.Spec.Type == corev1.ServiceTypeExternalName:
 		// A name elsewhere has no endpoints here; DNS answers with a CNAME.
 		p.r.gauges.set(p.name, nil)
+		if err := dropCharge(ctx, p.r.Client, service); err != nil {
+			return ctrl.Result{}, err
+		}
 		return ctrl.Result{}, p.writer().delete(ctx, endpointslice.Owned(p.view.Slices))
 	case len(service.Spec.Selector) == 0:
 		// Somebody else makes its slices, or EndpointSliceMirroringReconciler.
@@ -177,10 +178,10 @@ func (p *slicePass) run(ctx context.Context) (ctrl.Result, error) {
 		return p.checkHandMade(time.Now()), nil
 	}
 	decision := p.decide(time.Now())
-	if err := p.handOver(ctx, decision); err != nil {
+	if err := p.writer().write(ctx, decision.plan()); err != nil {
 		return ctrl.Result{}, err
 	}
-	if err := p.publishCharge(ctx, decision); err != nil {
+	if err := publishCharge(ctx, p.r.Client, service, &decision); err != nil {
 		return ctrl.Result{}, err
 	}
 	if !decision.keep {
@@ -189,6 +190,19 @@ func (p *slicePass) run(ctx context.Context) (ctrl.Result, error) {
 		return ctrl.Result{RequeueAfter: decision.again}, nil
 	}
 	return p.keep(ctx, decision.slices)
+}
+
+// decide says who is in charge of the Service's slices.
+func (p *slicePass) decide(now time.Time) decision {
+	c := claim{
+		service: p.view.Service, mode: p.r.Mode, rival: "endpointslice-controller",
+		ours: endpointslice.Owned(p.view.Slices), rivals: endpointslice.Rivals(p.view.Slices),
+		began: p.view.Service.CreationTimestamp.Time, rivalAbout: p.r.feed.index.RivalSlices() > 0,
+		alone: p.state.alone,
+	}
+	d := c.decide(now)
+	p.state.alone = d.alone
+	return d
 }
 
 // keep makes the slices what they should be.

@@ -280,20 +280,24 @@ func rivalSlice(ctx context.Context, service *corev1.Service, addresses ...strin
 	return slice
 }
 
+// chargeOf returns who is in charge of the Service's slices, by its condition.
+func chargeOf(ctx context.Context, service *corev1.Service) func(Gomega) string {
+	return func(g Gomega) string {
+		return serviceCondition(refresh(ctx, service)(g), v1alpha1.ConditionEndpointSlices)
+	}
+}
+
 var _ = Describe("EndpointSlices beside kube-controller-manager", func() {
 	var (
 		namespace string
 		service   *corev1.Service
 	)
-	const condition = v1alpha1.ConditionEndpointSlices
 	setMode := func(ctx context.Context, mode EndpointSliceMode) {
 		patch := fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}}}`, v1alpha1.EndpointSlicesAnnotation, mode)
 		Expect(k8sClient.Patch(ctx, service.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(patch)))).To(Succeed())
 	}
 	standingBy := func() float64 { return testutil.ToFloat64(sliceServices.WithLabelValues("standby")) }
-	charge := func(ctx context.Context) func(Gomega) string {
-		return func(g Gomega) string { return serviceCondition(refresh(ctx, service)(g), condition) }
-	}
+	charge := func(ctx context.Context) func(Gomega) string { return chargeOf(ctx, service) }
 
 	BeforeEach(func(ctx SpecContext) {
 		namespace = newNamespace(ctx)

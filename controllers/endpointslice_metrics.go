@@ -30,7 +30,7 @@ var (
 
 	sliceServices = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "causeway_endpointslice_services",
-		Help: "Services with a selector, by who keeps their slices: causeway, or standby (another controller does).",
+		Help: "Services with a selector or mirrored Endpoints, by who keeps their slices: causeway, or standby (another controller does).",
 	}, []string{"manager"})
 
 	sliceObjects = prometheus.NewGaugeVec(prometheus.GaugeOpts{

@@ -7,11 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -33,7 +34,11 @@ type EndpointSliceMirroringReconciler struct {
 	Recorder events.EventRecorder
 	Mode     EndpointSliceMode // as for slices
 
-	feed *endpointFeed
+	feed   *endpointFeed
+	gauges sliceGauges
+
+	mu    sync.Mutex
+	alone map[types.NamespacedName]bool // see claim
 }
 
 // SetupWithManager adds the reconciler to the manager.
@@ -63,10 +68,10 @@ func (r *EndpointSliceMirroringReconciler) Reconcile(ctx context.Context, reques
 
 func (r *EndpointSliceMirroringReconciler) reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	view := r.feed.index.View(request.NamespacedName)
-	mirrored := endpointslice.Mirrored(view.Slices)
 	writer := sliceWriter{client: r.Client, live: r.Live, index: r.feed.index}
 	if view.Service != nil && len(view.Service.Spec.Selector) > 0 {
-		return r.giveWay(ctx, &writer, &view, mirrored)
+		r.forget(request.NamespacedName)
+		return r.giveWay(ctx, &writer, &view)
 	}
 	endpoints := &corev1.Endpoints{} //nolint:staticcheck
 	err := r.Client.Get(ctx, request.NamespacedName, endpoints)
@@ -74,30 +79,79 @@ func (r *EndpointSliceMirroringReconciler) reconcile(ctx context.Context, reques
 		return ctrl.Result{}, err
 	}
 	if apierrors.IsNotFound(err) || view.Service == nil || !endpointslice.Mirrors(endpoints) {
-		return ctrl.Result{}, writer.delete(ctx, mirrored)
+		return ctrl.Result{}, r.nothingToMirror(ctx, &writer, request.NamespacedName, &view)
 	}
-	mode, _ := modeOf(view.Service, r.Mode) // a wrong one counts as none
-	rivals := endpointslice.RivalMirrored(view.Slices)
-	switch {
-	case mode == EndpointSlicesHandBack:
-		plan := endpointslice.Plan{Update: endpointslice.HandBack(mirrored)}
-		return ctrl.Result{}, writer.write(ctx, &plan)
-	case len(rivals) > 0 && mode != EndpointSlicesTakeOver:
-		return ctrl.Result{}, writer.delete(ctx, mirrored)
+	decision := r.decide(&view, endpoints, time.Now())
+	if err := writer.write(ctx, decision.plan()); err != nil {
+		return ctrl.Result{}, err
+	}
+	if err := publishCharge(ctx, r.Client, view.Service, &decision); err != nil {
+		return ctrl.Result{}, err
+	}
+	if !decision.keep {
+		r.gauges.set(request.NamespacedName, &serviceCount{})
+		return ctrl.Result{RequeueAfter: decision.again}, nil
 	}
 	// Slices that followed from a selector which the Service had before become
 	// mirrored ones, else their endpoints would stay for ever beside the new.
-	existing := slices.Concat(mirrored, rivals, endpointslice.Owned(view.Slices))
+	existing := slices.Concat(decision.slices, endpointslice.Owned(view.Slices))
 	plan := endpointslice.ComputeMirror(view.Service, endpoints, existing)
 	for _, problem := range plan.Problems {
 		r.Recorder.Eventf(endpoints, nil, corev1.EventTypeWarning, problem.Reason, "Mirror", "%s", problem.Message)
 	}
-	return ctrl.Result{}, writer.write(ctx, &plan)
+	if err := writer.write(ctx, &plan); err != nil {
+		return ctrl.Result{}, err
+	}
+	r.gauges.set(request.NamespacedName, &serviceCount{managed: true, endpoints: plan.Endpoints, slices: plan.Slices, needed: plan.Needed})
+	return ctrl.Result{}, nil
+}
+
+// decide says who is in charge of the slices that mirror the object.
+func (r *EndpointSliceMirroringReconciler) decide(view *endpointslice.View, endpoints *corev1.Endpoints, now time.Time) decision { //nolint:staticcheck
+	name := client.ObjectKeyFromObject(view.Service)
+	began := view.Service.CreationTimestamp.Time
+	if made := endpoints.CreationTimestamp.Time; made.After(began) {
+		began = made
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := claim{
+		service: view.Service, mode: r.Mode, rival: "endpointslice-mirroring-controller",
+		ours: endpointslice.Mirrored(view.Slices), rivals: endpointslice.RivalMirrored(view.Slices),
+		began: began, rivalAbout: r.feed.index.RivalSlices() > 0, alone: r.alone[name],
+	}
+	d := c.decide(now)
+	if r.alone == nil {
+		r.alone = map[types.NamespacedName]bool{}
+	}
+	r.alone[name] = d.alone
+	return d
+}
+
+// forget drops what is remembered of a Service of which nothing is mirrored.
+func (r *EndpointSliceMirroringReconciler) forget(name types.NamespacedName) {
+	r.gauges.set(name, nil)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.alone, name)
+}
+
+// nothingToMirror deletes mirrored slices of which the object is gone, or not to
+// be mirrored, or the Service is gone.
+func (r *EndpointSliceMirroringReconciler) nothingToMirror(ctx context.Context, writer *sliceWriter, name types.NamespacedName, view *endpointslice.View) error {
+	r.forget(name)
+	if view.Service != nil {
+		if err := dropCharge(ctx, r.Client, view.Service); err != nil {
+			return err
+		}
+	}
+	return writer.delete(ctx, endpointslice.Mirrored(view.Slices))
 }
 
 // giveWay deletes the mirrored slices of a Service that has a selector now, once
 // there are slices that follow from it.
-func (r *EndpointSliceMirroringReconciler) giveWay(ctx context.Context, writer *sliceWriter, view *endpointslice.View, mirrored []*discoveryv1.EndpointSlice) (ctrl.Result, error) {
+func (r *EndpointSliceMirroringReconciler) giveWay(ctx context.Context, writer *sliceWriter, view *endpointslice.View) (ctrl.Result, error) {
+	mirrored := endpointslice.Mirrored(view.Slices)
 	if len(mirrored) == 0 {
 		return ctrl.Result{}, nil
 	}

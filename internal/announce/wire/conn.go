@@ -14,6 +14,13 @@ import (
 	"github.com/mdlayher/packet"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
+)
+
+// Limits of what a Conn answers, against floods of questions.
+const (
+	answersPerSecond = 20_000
+	answersBurst     = 5_000
 )
 
 // receiveBuffer is the socket's, in bytes: room for a burst of about 5,000
@@ -42,9 +49,9 @@ type Counters struct {
 
 // Conn is an open packet socket. Its methods are safe for concurrent use.
 type Conn struct {
-	cfg    Config
-	pc     *packet.Conn
-	limits *limits
+	cfg     Config
+	pc      *packet.Conn
+	limiter *rate.Limiter
 
 	mu        sync.RWMutex
 	answering map[netip.Addr]struct{}
@@ -72,7 +79,7 @@ func Open(cfg Config) (*Conn, error) {
 	c := &Conn{
 		cfg:       cfg,
 		pc:        pc,
-		limits:    newLimits(),
+		limiter:   rate.NewLimiter(answersPerSecond, answersBurst),
 		answering: map[netip.Addr]struct{}{},
 	}
 	c.enlargeBuffer()
@@ -233,7 +240,7 @@ func (c *Conn) handle(m Message) {
 
 func (c *Conn) answer(m Message) {
 	c.questions.Add(1)
-	if !c.limits.allow(m.From) {
+	if !c.limiter.Allow() {
 		c.limited.Add(1)
 		return
 	}
