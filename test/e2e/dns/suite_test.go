@@ -4,115 +4,37 @@ package dns
 
 import (
 	"context"
-	"errors"
-	"flag"
 	"fmt"
-	"net/netip"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"testing"
-	"time"
 
-	"github.com/go-logr/logr"
-	"golang.org/x/sys/unix"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/causeway-lb/causeway/internal/lab"
 	"github.com/causeway-lb/causeway/internal/lab/kubelet"
 	"github.com/causeway-lb/causeway/internal/lab/network"
-	"github.com/causeway-lb/causeway/internal/lab/reexec"
+	"github.com/causeway-lb/causeway/test/labtest"
 )
 
-// cluster is nil when no lab can be had; need then skips the test.
+// The lab, in short; see prepare.
 var (
+	suite   = &labtest.Suite{Name: "dns", Change: addImages}
 	cluster *lab.Lab
 	api     client.Client
-	whyNone string
-
 	// resolver is the network namespace of a Pod, which asks the questions.
 	resolver *network.Namespace
+
+	need       = suite.Need
+	eventually = labtest.Eventually
+	create     = suite.Create
+	frontend   = labtest.Frontend
 )
 
 func TestMain(m *testing.M) {
-	reexec.Init()
-	flag.Parse()
-	ctrllog.SetLogger(logr.Discard()) // the API server's warnings about Endpoints
-	os.Exit(suite(m))
-}
-
-func suite(m *testing.M) int {
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, os.Interrupt)
-	defer stop()
-	setup, err := lab.Inside()
-	switch {
-	case err != nil:
-		return report(err)
-	case setup != nil:
-		return inside(ctx, *setup, m)
-	case testing.Short():
-		whyNone = "-short"
-	default:
-		if err := lab.Possible(); err != nil {
-			if os.Getenv("REQUIRE_KERNEL") == "1" {
-				return report(err)
-			}
-			whyNone = err.Error()
-		}
-	}
-	if whyNone != "" {
-		return m.Run() // each test is skipped
-	}
-	return outside(ctx)
-}
-
-func report(err error) int {
-	fmt.Fprintln(os.Stderr, "e2e/dns:", err)
-	return 1
-}
-
-// outside prepares a lab and runs this program again in it.
-func outside(ctx context.Context) int {
-	name := fmt.Sprintf("dns-%d", os.Getpid())
-	setup, err := lab.Prepare(ctx, name)
-	if err == nil {
-		err = errors.Join(lab.InstallMissing(ctx, os.Stderr, true), addImages(ctx, &setup))
-	}
-	if err != nil {
-		return report(err)
-	}
-	code, err := lab.Enter(ctx, setup, os.Args)
-	if err != nil {
-		return report(err)
-	}
-	if code != 0 {
-		fmt.Fprintln(os.Stderr, "e2e/dns: logs are in", lab.StateDir(name))
-		return code
-	}
-	return reportIf(os.RemoveAll(lab.StateDir(name)))
-}
-
-func reportIf(err error) int {
-	if err != nil {
-		return report(err)
-	}
-	return 0
-}
-
-// inside starts the cluster and runs the tests.
-func inside(ctx context.Context, setup lab.Setup, m *testing.M) int {
-	l, err := lab.Start(ctx, setup, nil)
-	if err != nil {
-		return report(err)
-	}
-	defer l.Close()
-	if err := prepare(ctx, l); err != nil {
-		return report(err)
-	}
-	return m.Run()
+	suite.Prepare = prepare
+	suite.Main(m)
 }
 
 // addImages tells the lab what to run for the images of the samples.
@@ -172,29 +94,24 @@ func program(ctx context.Context, pattern, debian string) (string, error) {
 }
 
 // prepare installs Causeway, the pool, and cluster DNS.
-func prepare(ctx context.Context, l *lab.Lab) error {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
-	defer cancel()
-	if err := l.Install(ctx); err != nil {
+func prepare(ctx context.Context) error {
+	cluster, api = suite.Cluster, suite.API
+	if err := cluster.Install(ctx); err != nil {
 		return err
 	}
-	if err := l.Wait(ctx, "the webhooks", func(ctx context.Context) (bool, string, error) {
-		_, err := l.Kubectl(ctx, nil, "apply", "-f", filepath.Join(l.Setup.Source, "config", "samples", "go-http", "pool.yaml"))
-		return err == nil, "", err
-	}); err != nil {
+	err := suite.Sample(ctx, func(ctx context.Context) error {
+		_, err := cluster.Kubectl(ctx, nil, "apply", "-f", filepath.Join(cluster.Setup.Source, "config", "samples", "go-http", "pool.yaml"))
+		return err
+	})
+	if err != nil {
 		return err
 	}
-	if err := l.Apply(ctx, "config/samples/coredns"); err != nil {
+	if err := cluster.Apply(ctx, "config/samples/coredns"); err != nil {
 		return err
 	}
-	if err := l.WaitDeployment(ctx, "kube-system", "coredns"); err != nil {
+	if err := cluster.WaitDeployment(ctx, "kube-system", "coredns"); err != nil {
 		return err
 	}
-	var err error
-	if api, err = client.New(l.REST, client.Options{Scheme: clientgoscheme.Scheme}); err != nil {
-		return err
-	}
-	cluster = l
 	return startResolver(ctx)
 }
 
@@ -212,53 +129,4 @@ func startResolver(ctx context.Context) error {
 		resolver, err = cluster.Node(pod.Spec.NodeName).Pod(pod)
 		return err == nil, "", err
 	})
-}
-
-// need skips a test where no lab can be had. Under REQUIRE_KERNEL=1 the suite
-// has failed before it comes to that.
-func need(t *testing.T) context.Context {
-	t.Helper()
-	if cluster == nil {
-		t.Skip("no lab here: " + whyNone)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-// eventually retries until check gives no error.
-func eventually(t *testing.T, ctx context.Context, within time.Duration, what string, check func() error) {
-	t.Helper()
-	deadline := time.Now().Add(within)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) || ctx.Err() != nil {
-			t.Fatalf("%s: not within %s: %v", what, within, err)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-}
-
-// create makes objects, and deletes them with the test.
-func create(t *testing.T, ctx context.Context, objects ...client.Object) {
-	t.Helper()
-	for _, object := range objects {
-		if err := api.Create(ctx, object); err != nil {
-			t.Fatalf("create %T %s: %v", object, object.GetName(), err)
-		}
-		t.Cleanup(func() {
-			err := api.Delete(context.Background(), object, client.PropagationPolicy("Background"))
-			if client.IgnoreNotFound(err) != nil {
-				t.Errorf("delete %T %s: %v", object, object.GetName(), err)
-			}
-		})
-	}
-}
-
-// frontend returns address:port, in the form that dialers take.
-func frontend(address netip.Addr, port int32) string {
-	return netip.AddrPortFrom(address, uint16(port)).String()
 }

@@ -278,7 +278,7 @@ func kubeProxyDies(t *testing.T) {
 	})
 	t.Logf("moved within %s", time.Since(died))
 	for range 20 {
-		if result := request(ctx, addresses[0]); result.Err != nil {
+		if result := suite.Request(ctx, lab.Client, frontend(addresses[0])); result.Err != nil {
 			t.Errorf("after the move: %v", result.Err)
 		}
 	}

@@ -6,11 +6,8 @@ import (
 	"context"
 	_ "embed"
 	"errors"
-	"flag"
 	"fmt"
-	"maps"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -19,78 +16,48 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/causeway-lb/causeway/internal/lab"
-	"github.com/causeway-lb/causeway/internal/lab/observe"
-	"github.com/causeway-lb/causeway/internal/lab/reexec"
 	"github.com/causeway-lb/causeway/internal/lab/traffic"
+	"github.com/causeway-lb/causeway/test/labtest"
 )
 
-// cluster is nil when no lab can be had; need then skips the test.
+// The lab, in short; see prepare.
 var (
+	suite   = &labtest.Suite{Name: "lb-only", Change: lab.WithKubeProxy}
 	cluster *lab.Lab
 	api     client.Client
-	lan     *observe.Watch
-	whyNone string
+
+	need      = suite.Need
+	create    = suite.Create
+	local     = labtest.Local
+	dualStack = labtest.DualStack
+	announcer = suite.Announcer
 )
 
 func TestMain(m *testing.M) {
-	reexec.Init()
-	flag.Parse()
-	inside, err := lab.Inside()
-	if err == nil && inside == nil {
-		if testing.Short() {
-			whyNone = "-short"
-		} else if err := lab.Possible(); err != nil && os.Getenv("REQUIRE_KERNEL") != "1" {
-			whyNone = err.Error()
-		}
-	}
-	if whyNone != "" {
-		os.Exit(m.Run())
-	}
-	os.Exit(lab.SuiteWith("lb-only", lab.WithKubeProxy, func(ctx context.Context, l *lab.Lab) int {
-		if err := prepare(ctx, l); err != nil {
-			fmt.Fprintln(os.Stderr, "e2e/loadbalanceronly:", err)
-			return 1
-		}
-		defer lan.Close()
-		return m.Run()
-	}))
+	suite.Prepare = prepare
+	suite.Main(m)
 }
 
 // prepare starts kube-proxy, then Causeway beside it.
-func prepare(ctx context.Context, l *lab.Lab) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
-	defer cancel()
-	var err error
-	if api, err = client.New(l.REST, client.Options{Scheme: clientgoscheme.Scheme}); err != nil {
-		return err
-	}
-	cluster = l
+func prepare(ctx context.Context) error {
+	cluster, api = suite.Cluster, suite.API
 	if err := startKubeProxy(ctx, "iptables"); err != nil {
 		return err
 	}
-	if err := l.Apply(ctx, "config/overlays/loadbalancer-only"); err != nil {
+	if err := cluster.Apply(ctx, "config/overlays/loadbalancer-only"); err != nil {
 		return err
 	}
-	if err := l.WaitInstalled(ctx); err != nil {
+	if err := cluster.WaitInstalled(ctx); err != nil {
 		return err
 	}
-	err = l.Wait(ctx, "the webhooks", func(ctx context.Context) (bool, string, error) {
-		err := l.Apply(ctx, "config/samples/go-http")
-		return err == nil, "", err
-	})
-	if err != nil {
+	if err := suite.Sample(ctx, func(ctx context.Context) error { return cluster.Apply(ctx, "config/samples/go-http") }); err != nil {
 		return err
 	}
-	if err := l.WaitDeployment(ctx, "default", "go-http"); err != nil {
-		return err
-	}
-	lan, err = observe.Start(l.Machine(lab.Client), lab.Interface)
-	return err
+	return cluster.WaitDeployment(ctx, "default", "go-http")
 }
 
 //go:embed testdata/kube-proxy.yaml
@@ -150,45 +117,10 @@ func isReady(pod *corev1.Pod) bool {
 	})
 }
 
-// need skips a test where no lab can be had. Under REQUIRE_KERNEL=1 the suite
-// has failed before it comes to that.
-func need(t *testing.T) context.Context {
-	t.Helper()
-	if cluster == nil {
-		t.Skip("no lab here: " + whyNone)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-// eventually retries until check gives no error.
+// eventually retries for as long as anything here takes on busy cores.
 func eventually(t *testing.T, ctx context.Context, what string, check func() error) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) || ctx.Err() != nil {
-			t.Fatalf("%s: %v", what, err)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-}
-
-// create makes objects, and deletes them with the test.
-func create(t *testing.T, ctx context.Context, object client.Object) {
-	t.Helper()
-	if err := api.Create(ctx, object); err != nil {
-		t.Fatalf("create %T %s: %v", object, object.GetName(), err)
-	}
-	t.Cleanup(func() {
-		if err := client.IgnoreNotFound(api.Delete(context.Background(), object)); err != nil {
-			t.Errorf("delete %T %s: %v", object, object.GetName(), err)
-		}
-	})
+	labtest.Eventually(t, ctx, 20*time.Second, what, check)
 }
 
 // service makes a LoadBalancer Service over the Pods of an app and waits for
@@ -197,21 +129,7 @@ func service(t *testing.T, ctx context.Context, name, app string, changes ...fun
 	t.Helper()
 	svc := newService(name, app, changes...)
 	create(t, ctx, svc)
-	var addresses []netip.Addr
-	eventually(t, ctx, "addresses of "+name, func() error {
-		if err := api.Get(ctx, client.ObjectKeyFromObject(svc), svc); err != nil {
-			return err
-		}
-		addresses = nil
-		for _, ingress := range svc.Status.LoadBalancer.Ingress {
-			addresses = append(addresses, netip.MustParseAddr(ingress.IP))
-		}
-		if len(addresses) < len(svc.Spec.ClusterIPs) {
-			return fmt.Errorf("%d addresses: %v", len(addresses), svc.Status.Conditions)
-		}
-		return nil
-	})
-	return svc, addresses
+	return svc, suite.Ready(t, ctx, svc)
 }
 
 func newService(name, app string, changes ...func(*corev1.Service)) *corev1.Service {
@@ -226,14 +144,6 @@ func newService(name, app string, changes ...func(*corev1.Service)) *corev1.Serv
 		change(svc)
 	}
 	return svc
-}
-
-func local(s *corev1.Service) {
-	s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
-}
-
-func dualStack(s *corev1.Service) {
-	s.Spec.IPFamilyPolicy = ptr.To(corev1.IPFamilyPolicyRequireDualStack)
 }
 
 // server makes a Pod of an app on a node, and waits until it is ready.
@@ -262,68 +172,13 @@ func server(t *testing.T, ctx context.Context, name, app, node string) *corev1.P
 	return pod
 }
 
-func frontend(address netip.Addr) string { return netip.AddrPortFrom(address, 80).String() }
+func frontend(address netip.Addr) string { return labtest.Frontend(address, 80) }
 
 // answering waits until requests from the LAN are answered by these Pods and no
 // other, and returns a sample.
 func answering(t *testing.T, ctx context.Context, address netip.Addr, want ...string) traffic.Results {
 	t.Helper()
-	slices.Sort(want)
-	var results traffic.Results
-	eventually(t, ctx, "answers from "+address.String(), func() error {
-		results = nil
-		for range 20 * len(want) {
-			results = append(results, request(ctx, address))
-			if err := results[len(results)-1].Err; err != nil {
-				return err
-			}
-		}
-		if got := slices.Sorted(maps.Keys(results.Hosts())); !slices.Equal(got, want) {
-			return fmt.Errorf("answers from %v, want %v", got, want)
-		}
-		return nil
-	})
-	return results
-}
-
-func request(ctx context.Context, address netip.Addr) traffic.Result {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	result := traffic.Result{Sent: time.Now()}
-	result.Answer, result.Err = traffic.Ask(ctx, cluster.Machine(lab.Client), frontend(address))
-	result.Done = time.Now()
-	return result
-}
-
-// announcer waits until one node alone answers for an address, three times in a
-// row, and returns it.
-func announcer(t *testing.T, ctx context.Context, address netip.Addr) *lab.Node {
-	t.Helper()
-	var node *lab.Node
-	eventually(t, ctx, "one announcer of "+address.String(), func() error {
-		var seen []string
-		for range 3 {
-			macs, err := lan.Ask(ctx, address, 150*time.Millisecond)
-			if err != nil {
-				return err
-			}
-			if len(macs) != 1 {
-				return fmt.Errorf("%d nodes answer: %v", len(macs), macs)
-			}
-			seen = append(seen, macs[0])
-		}
-		if len(slices.Compact(slices.Clone(seen))) != 1 {
-			return fmt.Errorf("answers from %v", seen)
-		}
-		for _, n := range cluster.Nodes() {
-			if n.MAC() == seen[0] {
-				node = n
-				return nil
-			}
-		}
-		return fmt.Errorf("%s answers and is no node", seen[0])
-	})
-	return node
+	return suite.Answering(t, ctx, lab.Client, frontend(address), want)
 }
 
 // servers are the names of the sample's Pods.
