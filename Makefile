@@ -60,9 +60,14 @@ fuzz: ## Every fuzz target, FUZZTIME each
 	  done; done
 
 .PHONY: soak
-soak: deps assets ## 20,000 changes of Services, then 20,000 load balancer addresses, controllers killed meanwhile, 50,000 histories of endpoints; SOAK_OPERATIONS=n for more
-	SOAK_OPERATIONS=$${SOAK_OPERATIONS:-20000} go test -count=1 -p 1 -timeout 60m -v ./test/soak/...
-	cd test/diff/endpointslice && go test -count=1 -timeout 60m -v -histories $${SOAK_HISTORIES:-50000}
+SOAK_OPERATIONS ?= 20000
+SOAK_HISTORIES ?= 50000
+soak: assets ## SOAK_OPERATIONS=20000 changes of Services, then as many load balancer addresses, controllers killed meanwhile; SOAK_HISTORIES=50000 of endpoints
+	@failed=; \
+	SOAK_OPERATIONS=$(SOAK_OPERATIONS) go test -count=1 -timeout 90m -v ./test/soak || failed="$$failed operations"; \
+	(cd test/diff/endpointslice && go test -count=1 -timeout 90m -v -histories $(SOAK_HISTORIES)) || failed="$$failed histories"; \
+	[ -z "$$failed" ] || { echo "Soak failed:$$failed"; exit 1; }; \
+	echo "Soak passed: $(SOAK_OPERATIONS) operations of each kind, $(SOAK_HISTORIES) histories"
 
 .PHONY: bench
 bench: deps assets ## Benchmarks beside their peers; BENCH=name runs one; JSON lines in build/bench

@@ -7,9 +7,11 @@ import (
 	"os"
 	"strings"
 
+	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/explain"
@@ -70,6 +72,7 @@ func runExplain(command *cobra.Command, config clientcmd.ClientConfig, service, 
 	if err != nil {
 		return err
 	}
+	ctrllog.SetLogger(logr.Discard()) // the client's, which passes the API server's warnings on
 	api, err := client.New(rest, client.Options{Scheme: scheme})
 	if err != nil {
 		return err

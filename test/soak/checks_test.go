@@ -5,6 +5,7 @@ package soak
 import (
 	"fmt"
 	"net/netip"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -15,7 +16,7 @@ import (
 )
 
 // checkUnique looks for an address or a port that two Services have.
-func (s *soak) checkUnique() {
+func (s *allocation) checkUnique() {
 	var list corev1.ServiceList
 	s.must(s.api.List(s.t.Context(), &list))
 	owners := map[string]string{}
@@ -49,9 +50,9 @@ func (s *soak) checkUnique() {
 
 // checkPlaced looks for Services that are neither in their pool nor reported as
 // being outside.
-func (s *soak) checkPlaced() {
+func (s *allocation) checkPlaced() {
 	strays := 0
-	s.eventually("every Service is in its pool or reported", func() error {
+	s.eventually("every Service is in its pool or reported", time.Minute, func() error {
 		strays = 0
 		var list corev1.ServiceList
 		if err := s.api.List(s.t.Context(), &list); err != nil {
@@ -124,8 +125,8 @@ func inPorts(r v1alpha1.PortRange, n int32) bool {
 }
 
 // checkCounts waits until the pools count exactly what Services have.
-func (s *soak) checkCounts() {
-	s.eventually("the pools count what the Services have", func() error {
+func (s *allocation) checkCounts() {
+	s.eventually("the pools count what the Services have", time.Minute, func() error {
 		ctx := s.t.Context()
 		var services corev1.ServiceList
 		if err := s.api.List(ctx, &services); err != nil {

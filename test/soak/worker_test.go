@@ -17,7 +17,7 @@ import (
 
 // worker creates, changes and deletes Services of its own, one at a time.
 type worker struct {
-	*soak
+	*allocation
 	id  int
 	rng *rand.Rand
 	has map[int]string // slot -> type of the Service there

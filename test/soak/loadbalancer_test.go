@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package loadbalancer
+package soak
 
 import (
 	"context"
@@ -9,9 +9,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,41 +20,23 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
-	"github.com/causeway-lb/causeway/controllers"
-	"github.com/causeway-lb/causeway/internal/lab/controlplane"
 	"github.com/causeway-lb/causeway/test/replica"
 )
 
 const (
-	shortOperations = 500
-	shortKills      = 2
-	longKills       = 5
-	workers         = 24
-	pool            = "198.18.0.0/16"
+	creators = 24
+	lanPool  = "198.18.0.0/16"
 	// lease is how long a killed leader keeps the other one waiting.
 	lease = 5 * time.Second
 )
 
-func TestMain(m *testing.M) {
-	replica.Main()
-	os.Exit(m.Run())
-}
-
 // Whoever is killed: no address is given to two Services, no Service's address
 // changes, and in the end the records are what the Services have.
 func TestAddresses(t *testing.T) {
-	operations, kills := shortOperations, shortKills
-	if text := os.Getenv("SOAK_OPERATIONS"); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil {
-			t.Fatalf("SOAK_OPERATIONS: %v", err)
-		}
-		operations, kills = n, longKills
-	}
-	s := newSoak(t)
+	operations, kills := size(t, 500)
+	s := newBalancing(t)
 	watched := s.watch()
 	start := time.Now()
 	s.run(operations, kills)
@@ -67,92 +46,27 @@ func TestAddresses(t *testing.T) {
 	watched()
 }
 
-// soak is an API server with two controllers and a pool.
-type soak struct {
-	t        *testing.T
-	api      client.WithWatch
-	replicas []*replica.Process
-	left     atomic.Int64 // Services to create
-
+// balancing is a stage with a pool of LoadBalancer addresses. Its API server calls
+// no webhooks: they would have to be reached while their servers are killed.
+type balancing struct {
+	*stage
 	mu    sync.Mutex
 	alive map[types.UID]bool // Services that are not deleted
 }
 
-func newSoak(t *testing.T) *soak {
+func newBalancing(t *testing.T) *balancing {
 	t.Helper()
-	ctx := t.Context()
-	assets, err := controlplane.Assets(ctx, "etcd", "kube-apiserver")
-	if err != nil {
-		t.Fatal(err)
-	}
-	config := filepath.Join("..", "..", "..", "config")
-	env := &envtest.Environment{
-		BinaryAssetsDirectory: assets, ControlPlaneStartTimeout: time.Minute, Scheme: controllers.NewScheme(),
-		CRDDirectoryPaths: []string{filepath.Join(config, "crd", "bases")}, ErrorIfCRDPathMissing: true,
-		// Only its certificates are used: the webhooks would have to be reached
-		// while their servers are killed.
-		WebhookInstallOptions: envtest.WebhookInstallOptions{},
-	}
-	env.ControlPlane.GetAPIServer().Configure().Set("service-cluster-ip-range", "10.96.0.0/12")
-	rest, err := env.Start()
-	t.Cleanup(func() {
-		if err := env.Stop(); err != nil {
-			t.Errorf("stop API server: %v", err)
-		}
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	rest.QPS = -1
-	s := &soak{t: t, alive: map[types.UID]bool{}}
-	if s.api, err = client.NewWithWatch(rest, client.Options{Scheme: controllers.NewScheme()}); err != nil {
-		t.Fatal(err)
-	}
-	s.must(s.api.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.SystemNamespace}}))
-	s.must(s.api.Create(ctx, &v1alpha1.LoadBalancerPool{
+	s := &balancing{stage: newStage(t, "10.96.0.0/12"), alive: map[types.UID]bool{}}
+	s.must(s.api.Create(t.Context(), &v1alpha1.LoadBalancerPool{
 		ObjectMeta: metav1.ObjectMeta{Name: "lan"},
-		Spec:       v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{pool}, Quarantine: &metav1.Duration{Duration: 2 * time.Second}},
+		Spec:       v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{lanPool}, Quarantine: &metav1.Duration{Duration: 2 * time.Second}},
 	}))
-	s.startReplicas(env)
+	s.startReplicas(&replica.Process{Feature: replica.LoadBalancer, Lease: lease})
 	return s
 }
 
-func (s *soak) must(err error) {
-	s.t.Helper()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-}
-
-func (s *soak) startReplicas(env *envtest.Environment) {
-	dir := s.t.TempDir()
-	kubeconfig := filepath.Join(dir, "kubeconfig")
-	s.must(os.WriteFile(kubeconfig, env.KubeConfig, 0o600))
-	log, err := os.Create(filepath.Join(dir, "replicas.log"))
-	s.must(err)
-	s.t.Cleanup(func() {
-		if s.t.Failed() {
-			text, _ := os.ReadFile(log.Name())
-			s.t.Logf("the replicas said:\n%s", text[max(0, len(text)-20000):])
-		}
-	})
-	for range 2 {
-		webhooks, err := replica.FreePort()
-		s.must(err)
-		metrics, err := replica.FreePort()
-		s.must(err)
-		p := &replica.Process{
-			Kubeconfig: kubeconfig, Certs: env.WebhookInstallOptions.LocalServingCertDir, Port: webhooks,
-			Feature: replica.LoadBalancer, Lease: lease, Metrics: fmt.Sprintf("127.0.0.1:%d", metrics), Log: log,
-		}
-		s.must(p.Start())
-		s.t.Cleanup(p.Kill)
-		s.replicas = append(s.replicas, p)
-	}
-}
-
 // leader returns the replica that leads.
-func (s *soak) leader() (*replica.Process, error) {
+func (s *balancing) leader() (*replica.Process, error) {
 	for _, r := range s.replicas {
 		resp, err := http.Get("http://" + r.Metrics + "/metrics")
 		if err != nil {
@@ -167,32 +81,17 @@ func (s *soak) leader() (*replica.Process, error) {
 	return nil, errors.New("nobody leads")
 }
 
-func (s *soak) eventually(what string, within time.Duration, f func() error) {
-	s.t.Helper()
-	var err error
-	for deadline := time.Now().Add(within); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-		if err = f(); err == nil {
-			return
-		}
-	}
-	s.t.Fatalf("%s: %v", what, err)
-}
-
 // run has workers create and delete Services while leaders are killed.
-func (s *soak) run(operations, kills int) {
+func (s *balancing) run(operations, kills int) {
 	ctx := s.t.Context()
 	s.eventually("a leader", time.Minute, func() error { _, err := s.leader(); return err })
 	s.left.Store(int64(operations))
 	var wg sync.WaitGroup
-	for i := range workers {
+	for i := range creators {
 		wg.Go(func() { s.work(ctx, i) })
 	}
 	wg.Go(func() {
-		for k := 1; k <= kills; k++ {
-			until := int64(operations) * int64(kills+1-k) / int64(kills+1)
-			for s.left.Load() > until {
-				time.Sleep(20 * time.Millisecond)
-			}
+		s.killing(operations, kills, func(int) {
 			var victim *replica.Process
 			for victim == nil && ctx.Err() == nil {
 				victim, _ = s.leader() // after the last kill it takes the other one a moment
@@ -205,13 +104,13 @@ func (s *soak) run(operations, kills int) {
 			if err := victim.Start(); err != nil {
 				s.t.Errorf("start replica again: %v", err)
 			}
-		}
+		})
 	})
 	wg.Wait()
 }
 
 // work creates Services, and deletes one of its own now and then.
-func (s *soak) work(ctx context.Context, id int) {
+func (s *balancing) work(ctx context.Context, id int) {
 	rng := rand.New(rand.NewPCG(uint64(id), 7))
 	var mine []*corev1.Service
 	for n := 0; s.left.Add(-1) >= 0 && ctx.Err() == nil; n++ {
@@ -245,7 +144,7 @@ func (s *soak) work(ctx context.Context, id int) {
 
 // watch follows every version of every Service; the function that it returns
 // ends that, and reports how many it has seen.
-func (s *soak) watch() (stop func()) {
+func (s *balancing) watch() (stop func()) {
 	watch, err := s.api.Watch(s.t.Context(), &corev1.ServiceList{})
 	s.must(err)
 	ended := make(chan int, 1)
@@ -300,7 +199,7 @@ func (s *soak) watch() (stop func()) {
 
 // settled waits until every Service has its address and deleted ones are gone,
 // and returns how many there are.
-func (s *soak) settled(operations int) int {
+func (s *balancing) settled(operations int) int {
 	served := 0
 	s.eventually("every Service has an address", 2*time.Minute+time.Duration(operations)*20*time.Millisecond, func() error {
 		var list corev1.ServiceList
@@ -325,7 +224,7 @@ func (s *soak) settled(operations int) int {
 }
 
 // checkRecords compares records, Services and the pool's counters.
-func (s *soak) checkRecords() {
+func (s *balancing) checkRecords() {
 	s.eventually("records are what the Services have", time.Minute, func() error {
 		ctx := s.t.Context()
 		var services corev1.ServiceList
