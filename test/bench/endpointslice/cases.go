@@ -119,7 +119,10 @@ func oneService(ctx context.Context, cluster *clusterAPI, c *contender, s size) 
 		if err := o.settle(ctx, settleLimit); err != nil {
 			return err
 		}
-		return parallel(ctx, s.onePods, func(ctx context.Context, i int) error { return goes(ctx, fresh[i]) })
+		if err := parallel(ctx, s.onePods, func(ctx context.Context, i int) error { return goes(ctx, fresh[i]) }); err != nil {
+			return err
+		}
+		return o.empty(ctx, settleLimit)
 	})
 }
 

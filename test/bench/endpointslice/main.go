@@ -16,7 +16,8 @@
 // Endpoints objects and mirrored slices.
 //
 // BENCH_SCALE (default 1) multiplies the number of objects: 1 is 5,000 Pods of
-// one Service, and 5,000 Services of 3 Pods.
+// one Service, and 5,000 Services of 3 Pods. BENCH_CASE=one-service or
+// many-services runs that one alone.
 package main
 
 import (
@@ -66,6 +67,10 @@ func bench(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	chosen, err := casesFromEnv()
+	if err != nil {
+		return err
+	}
 	assets, err := controlplane.Assets(ctx, "etcd", "kube-apiserver", "kube-controller-manager")
 	if err != nil {
 		return err
@@ -82,32 +87,53 @@ func bench(ctx context.Context) error {
 	defer contenders.clean()
 
 	result := &report.Report{Bench: "endpointslice"}
-	for _, one := range []struct {
-		name string
-		run  func(context.Context, *clusterAPI, *contender, size) (samples, error)
-		load func(context.Context, *clusterAPI, size) error
-	}{
-		{fmt.Sprintf("one-service-%d-pods", sizes.onePods), oneService, nil},
-		{fmt.Sprintf("%d-services", sizes.services), manyServices, loadManyServices},
-	} {
+	for _, one := range chosen {
+		name := fmt.Sprintf(one.title, one.count(sizes))
 		if one.load != nil {
 			if err := one.load(ctx, cluster, sizes); err != nil {
-				return fmt.Errorf("%s: %w", one.name, err)
+				return fmt.Errorf("%s: %w", name, err)
 			}
 		}
 		var both [2]samples
 		for i, c := range []*contender{contenders.ours, contenders.peer} {
-			progress("%s: %s", one.name, c.name)
+			progress("%s: %s", name, c.name)
 			if both[i], err = one.run(ctx, cluster, c, sizes); err != nil {
-				return fmt.Errorf("%s: %s: %w", one.name, c.name, err)
+				return fmt.Errorf("%s: %s: %w", name, c.name, err)
 			}
 			if err := cluster.deleteSlices(ctx); err != nil {
 				return err
 			}
 		}
-		add(result, one.name, both[0], both[1], contenders.peer.name)
+		progress("%s: done", name)
+		add(result, name, both[0], both[1], contenders.peer.name)
 	}
 	return result.Write(os.Stdout, "build/bench")
+}
+
+// benchCase is one of the cases.
+type benchCase struct {
+	name, title string // title has a verb for count
+	count       func(size) int
+	load        func(context.Context, *clusterAPI, size) error // nil: nothing to load
+	run         func(context.Context, *clusterAPI, *contender, size) (samples, error)
+}
+
+// casesFromEnv returns the cases that BENCH_CASE asks for.
+func casesFromEnv() ([]benchCase, error) {
+	all := []benchCase{
+		{name: "one-service", title: "one-service-%d-pods", count: func(s size) int { return s.onePods }, run: oneService},
+		{name: "many-services", title: "%d-services", count: func(s size) int { return s.services }, load: loadManyServices, run: manyServices},
+	}
+	text := os.Getenv("BENCH_CASE")
+	if text == "" {
+		return all, nil
+	}
+	for _, one := range all {
+		if one.name == text {
+			return []benchCase{one}, nil
+		}
+	}
+	return nil, fmt.Errorf("BENCH_CASE=%s: must be %s or %s", text, all[0].name, all[1].name)
 }
 
 // samples is what one contender showed in one case.

@@ -23,9 +23,11 @@ type observer struct {
 	mu      sync.Mutex
 	waiting map[string]change // by Pod
 	seen    map[string]bool   // Pod -> ready, as the slices have it
+	slices  map[string]int    // endpoints by slice
 	latency []float64
 	writes  int
-	idle    chan struct{} // closed when nothing waits any more
+	idle    chan struct{} // closed once met
+	met     func() bool
 }
 
 type change struct {
@@ -38,7 +40,10 @@ func (c *clusterAPI) observe(ctx context.Context) (*observer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch slices: %w", err)
 	}
-	o := &observer{watch: stream, done: make(chan struct{}), waiting: map[string]change{}, seen: map[string]bool{}}
+	o := &observer{
+		watch: stream, done: make(chan struct{}),
+		waiting: map[string]change{}, seen: map[string]bool{}, slices: map[string]int{},
+	}
 	go o.run()
 	return o, nil
 }
@@ -63,9 +68,17 @@ func (o *observer) saw(slice *discoveryv1.EndpointSlice, kind watch.EventType, n
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.writes++
+	defer func() {
+		if o.idle != nil && o.met() {
+			close(o.idle)
+			o.idle = nil
+		}
+	}()
 	if kind == watch.Deleted {
+		delete(o.slices, slice.Name)
 		return
 	}
+	o.slices[slice.Name] = len(slice.Endpoints)
 	for i := range slice.Endpoints {
 		endpoint := &slice.Endpoints[i]
 		name, ready := endpoint.TargetRef.Name, *endpoint.Conditions.Ready
@@ -74,10 +87,6 @@ func (o *observer) saw(slice *discoveryv1.EndpointSlice, kind watch.EventType, n
 			o.latency = append(o.latency, now.Sub(wanted.at).Seconds())
 			delete(o.waiting, name)
 		}
-	}
-	if len(o.waiting) == 0 && o.idle != nil {
-		close(o.idle)
-		o.idle = nil
 	}
 }
 
@@ -96,13 +105,40 @@ func (o *observer) expect(pod string, ready bool) {
 
 // settle waits until every expected change has shown.
 func (o *observer) settle(ctx context.Context, limit time.Duration) error {
+	err := o.wait(ctx, limit, func() bool { return len(o.waiting) == 0 })
+	if err != nil {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		return fmt.Errorf("%d changes have not shown in the slices: %w", len(o.waiting), err)
+	}
+	return nil
+}
+
+// empty waits until no slice has an endpoint.
+func (o *observer) empty(ctx context.Context, limit time.Duration) error {
+	err := o.wait(ctx, limit, func() bool {
+		for _, endpoints := range o.slices {
+			if endpoints > 0 {
+				return false
+			}
+		}
+		return true
+	})
+	if err != nil {
+		return fmt.Errorf("slices have endpoints that are gone: %w", err)
+	}
+	return nil
+}
+
+// wait waits until met, which is called with the lock held.
+func (o *observer) wait(ctx context.Context, limit time.Duration, met func() bool) error {
 	o.mu.Lock()
-	if len(o.waiting) == 0 {
+	if met() {
 		o.mu.Unlock()
 		return nil
 	}
 	idle := make(chan struct{})
-	o.idle = idle
+	o.idle, o.met = idle, met
 	o.mu.Unlock()
 	select {
 	case <-idle:
@@ -112,8 +148,6 @@ func (o *observer) settle(ctx context.Context, limit time.Duration) error {
 	case <-o.done:
 		return errors.New("the watch of slices ended")
 	case <-time.After(limit):
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		return fmt.Errorf("%d changes have not shown in the slices after %s", len(o.waiting), limit)
+		return fmt.Errorf("not within %s", limit)
 	}
 }
