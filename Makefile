@@ -107,6 +107,7 @@ lint: ## golangci-lint, built from its module
 	mkdir -p bin
 	cd test/lint && go build -o ../../bin/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 	bin/golangci-lint run ./...
+	for module in $(TEST_MODULES); do (cd $$module && $(CURDIR)/bin/golangci-lint run ./...); done
 
 .PHONY: image
 image: ## Container images of controller and agent

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -40,7 +41,7 @@ Exit status: 0 nothing wrong found, 1 something is wrong, 2 it could not look.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(command *cobra.Command, args []string) error {
 			err := runExplain(command, clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, overrides), args[0], system)
-			if err == nil || err == error(exitWrong) {
+			if err == nil || errors.Is(err, exitWrong) {
 				return err
 			}
 			fmt.Fprintln(os.Stderr, "causeway:", err)

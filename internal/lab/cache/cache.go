@@ -52,7 +52,10 @@ func Lock(ctx context.Context, path string, progress io.Writer, does string) (un
 		return func() { file.Close() }, nil
 	case <-ctx.Done():
 		// The waiting call can't be called off: give back what it gets.
-		go func() { <-done; _ = file.Close() }()
+		go func() {
+			<-done //nolint:errcheck // locked or not
+			file.Close()
+		}()
 		return nil, context.Cause(ctx)
 	}
 }

@@ -488,7 +488,7 @@ func TestRestart(t *testing.T) {
 	go func() {
 		c, err := net.DialTimeout("tcp4", frontendAddr+":80", patience)
 		if err == nil {
-			err = c.SetDeadline(time.Now().Add(patience))
+			_ = c.SetDeadline(time.Now().Add(patience))
 			_, _ = io.WriteString(c, "next")
 			_, err = io.ReadFull(c, make([]byte, 4))
 			_ = c.Close()
