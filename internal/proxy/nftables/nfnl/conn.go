@@ -264,3 +264,11 @@ func CString(b []byte) string {
 	}
 	return string(b)
 }
+
+// bigEndian32 is the number in an attribute, 0 if it is cut short.
+func bigEndian32(data []byte) uint32 {
+	if len(data) < 4 {
+		return 0
+	}
+	return binary.BigEndian.Uint32(data)
+}

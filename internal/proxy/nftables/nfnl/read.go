@@ -164,9 +164,9 @@ func decodeChain(b []byte) (ch *ReadChain, table string) {
 			Attrs(data, func(t uint16, data []byte) {
 				switch t {
 				case unix.NFTA_HOOK_HOOKNUM:
-					ch.Hook.Num = binary.BigEndian.Uint32(data)
+					ch.Hook.Num = bigEndian32(data)
 				case unix.NFTA_HOOK_PRIORITY:
-					ch.Hook.Priority = int32(binary.BigEndian.Uint32(data))
+					ch.Hook.Priority = int32(bigEndian32(data))
 				}
 			})
 		}
@@ -229,15 +229,15 @@ func (c *Conn) Sets(t Table) (map[string]ReadSet, error) {
 				case unix.NFTA_SET_NAME:
 					s.Name = CString(data)
 				case unix.NFTA_SET_FLAGS:
-					s.Flags = binary.BigEndian.Uint32(data)
+					s.Flags = bigEndian32(data)
 				case unix.NFTA_SET_KEY_TYPE:
-					s.KeyType = binary.BigEndian.Uint32(data)
+					s.KeyType = bigEndian32(data)
 				case unix.NFTA_SET_KEY_LEN:
-					s.KeyLen = binary.BigEndian.Uint32(data)
+					s.KeyLen = bigEndian32(data)
 				case unix.NFTA_SET_DATA_TYPE:
-					s.DataType = binary.BigEndian.Uint32(data)
+					s.DataType = bigEndian32(data)
 				case unix.NFTA_SET_DATA_LEN:
-					s.DatLen = binary.BigEndian.Uint32(data)
+					s.DatLen = bigEndian32(data)
 				}
 			})
 			sets[s.Name] = s
@@ -337,7 +337,7 @@ func decodeElement(b []byte, e *RawElement) {
 		case unix.NFTA_SET_ELEM_DATA:
 			e.Value = decodeData(data)
 		case unix.NFTA_SET_ELEM_FLAGS:
-			e.End = binary.BigEndian.Uint32(data)&unix.NFT_SET_ELEM_INTERVAL_END != 0
+			e.End = bigEndian32(data)&unix.NFT_SET_ELEM_INTERVAL_END != 0
 		}
 	})
 }
