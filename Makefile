@@ -109,10 +109,13 @@ lint: ## golangci-lint, built from its module
 	bin/golangci-lint run ./...
 	for module in $(TEST_MODULES); do (cd $$module && $(CURDIR)/bin/golangci-lint run ./...); done
 
+CONTAINER_TOOL ?= $(firstword $(notdir $(shell command -v docker podman)))
+
 .PHONY: image
-image: ## Container images of controller and agent
-	docker build --target controller --build-arg VERSION=$(VERSION) -t $(IMAGE_PREFIX)/causeway-controller:$(VERSION) .
-	docker build --target agent --build-arg VERSION=$(VERSION) -t $(IMAGE_PREFIX)/causeway-agent:$(VERSION) .
+image: ## Container images of controller and agent, with docker or podman; IMAGE_PREFIX=registry/path VERSION=v1 name them
+	@[ -n "$(CONTAINER_TOOL)" ] || { echo "make image needs docker or podman, and a registry that has golang:1.26-bookworm"; exit 1; }
+	$(CONTAINER_TOOL) build --target controller --build-arg VERSION=$(VERSION) -t $(IMAGE_PREFIX)/causeway-controller:$(VERSION) .
+	$(CONTAINER_TOOL) build --target agent --build-arg VERSION=$(VERSION) -t $(IMAGE_PREFIX)/causeway-agent:$(VERSION) .
 
 .PHONY: deps
 deps: bin/causeway bin/vm ## Programs that the lab and the tests need (installed with apt as root on Debian, else named)
