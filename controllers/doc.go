@@ -27,8 +27,10 @@
 //   - A successor has watched the same Services all along. It grants a second
 //     after its predecessor may have granted for the last time, so that it sees
 //     what came of the last grants. A Service that takes longer than that to be
-//     stored can meet a Service with the same value: the API server, which is the
-//     judge of that, refuses the later one.
+//     stored does not meet another with the same value either: for a minute a
+//     successor takes from a part of the pool that its predecessors left to it
+//     (alloc.Turn), unless all else is full. Then the API server, which is the judge
+//     of that, refuses the later one.
 //   - A replica that dies with a request in its hands leaves it to the API
 //     server, which would allocate by itself, perhaps what another request was
 //     just granted. So there is a second webhook, for what the first left

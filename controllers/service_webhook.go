@@ -67,6 +67,7 @@ type ServiceAllocator struct {
 type grantor interface {
 	held() bool
 	holder() string
+	turn() alloc.Turn
 }
 
 // Handle answers an admission request. What needs no grant it answers itself;
@@ -171,7 +172,7 @@ func (a *ServiceAllocator) grant(ctx context.Context, req admission.Request, svc
 	}
 	ask := book.Request{
 		Service: svc, Old: old, NamespaceLabels: namespace, UID: string(req.UID),
-		DryRun: isDryRun(req), Now: a.book.now(), Random: rand.Uint64,
+		DryRun: isDryRun(req), Now: a.book.now(), Random: rand.Uint64, Turn: a.term.turn(),
 	}
 	grant, err := a.admit(ctx, ask)
 	for tries := 0; err == nil && tries < 3; tries++ {

@@ -17,6 +17,8 @@ import (
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/causeway-lb/causeway/internal/alloc"
 )
 
 // The allocator's lease is short, because Services that are created meanwhile
@@ -30,6 +32,10 @@ const (
 	// settle is how long a successor waits after its predecessor may have
 	// granted for the last time, so that the Services of those grants are seen.
 	settle = time.Second
+
+	// freshFor is how long requests that the predecessor granted something can be
+	// on their way: the API server gives them a minute.
+	freshFor = time.Minute + settle
 
 	// preparation is how long grants wait for what a successor looks into first.
 	preparation = 2 * time.Second
@@ -47,6 +53,7 @@ type term struct {
 	elector atomic.Pointer[leaderelection.LeaderElector]
 	since   atomic.Int64 // UnixNano from which on this replica may grant; 0 when it may not
 	rival   atomic.Bool  // another replica was seen to hold the lease
+	number  atomic.Int64 // of this term, as the lease counts them
 }
 
 // newTerm returns the term of a replica whose webhooks other replicas reach at
@@ -75,12 +82,11 @@ func (t *term) Start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make client for lease %s: %w", termLease, err)
 	}
+	lock := &resourcelock.LeaseLock{LeaseMeta: t.lease, Client: client, LockConfig: resourcelock.ResourceLockConfig{Identity: t.identity}}
 	log := logf.FromContext(ctx).WithName("allocator")
 	for ctx.Err() == nil {
 		elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-			Lock: &resourcelock.LeaseLock{
-				LeaseMeta: t.lease, Client: client, LockConfig: resourcelock.ResourceLockConfig{Identity: t.identity},
-			},
+			Lock:            lock,
 			LeaseDuration:   termFor,
 			RenewDeadline:   termRenew,
 			RetryPeriod:     termRetry,
@@ -88,7 +94,7 @@ func (t *term) Start(ctx context.Context) error {
 			Name:            termLease,
 			Callbacks: leaderelection.LeaderCallbacks{
 				OnStartedLeading: func(leading context.Context) {
-					t.begin(logf.IntoContext(leading, log))
+					t.begin(logf.IntoContext(leading, log), lock)
 				},
 				OnStoppedLeading: t.end,
 				OnNewLeader:      func(id string) { t.rival.Store(t.rival.Load() || id != t.identity) },
@@ -105,13 +111,18 @@ func (t *term) Start(ctx context.Context) error {
 
 // begin prepares and lets this replica grant, not before the Services of its
 // predecessor's last grants are seen, if there was one.
-func (t *term) begin(ctx context.Context) {
+func (t *term) begin(ctx context.Context, lock resourcelock.Interface) {
 	earliest := time.Now()
 	if t.rival.Swap(false) {
 		earliest = earliest.Add(settle)
 	}
 	preparing, cancel := context.WithTimeout(ctx, preparation)
 	defer cancel()
+	if record, _, err := lock.Get(preparing); err == nil {
+		t.number.Store(int64(record.LeaderTransitions))
+	} else {
+		t.number.Add(1) // not what the others count, but seldom what the last one was
+	}
 	t.prepare(preparing)
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -134,6 +145,12 @@ func (t *term) end() {
 func (t *term) held() bool {
 	since, elector := t.since.Load(), t.elector.Load()
 	return since != 0 && time.Now().UnixNano() >= since && elector.IsLeader() && elector.Check(termRenew-termFor) == nil
+}
+
+// turn is this term among others.
+func (t *term) turn() alloc.Turn {
+	age := time.Duration(time.Now().UnixNano() - t.since.Load())
+	return alloc.Turn{Number: int(t.number.Load()), Fresh: age < freshFor}
 }
 
 // holder returns the address of the replica that may grant; empty when nobody

@@ -71,6 +71,8 @@ type Ask struct {
 	Doubt time.Duration
 	// Random is 64 evenly distributed bits.
 	Random uint64
+	// Turn says whose grants this one must not meet.
+	Turn Turn
 }
 
 // Next picks a free value of the pool at random, from above the lower band
@@ -86,7 +88,7 @@ func (l *Ledger[V]) Next(name string, ask Ask) (V, error) {
 		return none, err
 	}
 	if p.taken != nil {
-		if n, ok := p.taken.FindBanded(ask.Random, p.lower); ok {
+		if n, ok := ask.Turn.find(p.taken, p.lower, ask.Random); ok {
 			v := p.value(n)
 			l.pick(v, ask)
 			return v, nil

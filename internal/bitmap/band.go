@@ -12,12 +12,3 @@ func LowerBand(size, atLeast, atMost, step uint64) uint64 {
 	}
 	return min(max(size/step, atLeast), atMost)
 }
-
-// FindBanded is FindRandom over the whole set, the numbers from lower up first
-// and those below it only when no other is free.
-func (b *Bitmap) FindBanded(random, lower uint64) (uint64, bool) {
-	if n, ok := b.FindRandom(random, lower, b.size); ok {
-		return n, true
-	}
-	return b.FindRandom(random, 0, lower)
-}

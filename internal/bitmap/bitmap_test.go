@@ -245,25 +245,6 @@ func TestSparse(t *testing.T) {
 	}
 }
 
-func TestBands(t *testing.T) {
-	b := New(100)
-	seen := map[uint64]bool{}
-	for i := range uint64(100) {
-		n, ok := b.FindBanded(i*0x9e3779b97f4a7c15, 16)
-		if !ok {
-			t.Fatalf("pick %d: none free", i)
-		}
-		if low := n < 16; low != (i >= 84) {
-			t.Errorf("pick %d is %d: the lower band must come last", i, n)
-		}
-		b.Set(n)
-		seen[n] = true
-	}
-	if _, ok := b.FindBanded(1, 16); ok || len(seen) != 100 {
-		t.Errorf("%d of 100 handed out", len(seen))
-	}
-}
-
 func TestLowerBand(t *testing.T) {
 	// The examples of KEP-3070: /28, /24, /20, /16 (usable addresses), and KEP-3668's default range.
 	for _, tc := range []struct{ size, min, max, step, want uint64 }{

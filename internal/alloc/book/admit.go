@@ -30,6 +30,7 @@ type Request struct {
 	Now    time.Time
 	// Random gives 64 evenly distributed bits.
 	Random func() uint64
+	Turn   alloc.Turn
 }
 
 // Grant is what to write into the Service. The zero value changes nothing.

@@ -35,7 +35,7 @@ type counter[V comparable] struct {
 }
 
 func (c *counter[V]) ask() alloc.Ask {
-	ask := alloc.Ask{Owner: c.who.owner, Now: c.req.Now, Hold: c.config.Hold, Random: c.req.Random()}
+	ask := alloc.Ask{Owner: c.who.owner, Now: c.req.Now, Hold: c.config.Hold, Random: c.req.Random(), Turn: c.req.Turn}
 	if c.req.Old != nil || c.reserved != nil {
 		ask.Doubt = doubt
 	}
