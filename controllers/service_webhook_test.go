@@ -15,6 +15,7 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -162,6 +163,26 @@ var _ = Describe("the Service webhook", func() {
 		Expect(k8sClient.Create(ctx, newService(ns, "c", nil))).To(MatchError(MatchRegexp("pool pool-"+ns+` has no free value: of 2, [0-2] are held`)), "some may be on their way still")
 		create(ctx, newService(limited, "a", nil))
 		Expect(k8sClient.Create(ctx, newService(limited, "b", nil))).To(MatchError(ContainSubstring("namespace " + limited + " holds 1 values")))
+	})
+
+	It("gives what a ResourceQuota of the namespace counts, whichever pool it is from", func(ctx SpecContext) {
+		ns := newNamespace(ctx)
+		nodePortPool(ctx, ns, nil, "31430-31439")
+		hard := corev1.ResourceList{corev1.ResourceServicesNodePorts: resource.MustParse("1")}
+		quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "ports"}, Spec: corev1.ResourceQuotaSpec{Hard: hard}}
+		create(ctx, quota)
+		// As kube-controller-manager would.
+		quota.Status = corev1.ResourceQuotaStatus{Hard: hard, Used: corev1.ResourceList{corev1.ResourceServicesNodePorts: resource.MustParse("0")}}
+		Expect(k8sClient.Status().Update(ctx, quota)).To(Succeed())
+		two := newService(ns, "two", func(svc *corev1.Service) {
+			nodePortType(svc)
+			svc.Spec.Ports = append(svc.Spec.Ports, corev1.ServicePort{Name: "more", Port: 81})
+		})
+		Eventually(func() error { return k8sClient.Create(ctx, two.DeepCopy(), client.DryRunAll) }).Should(MatchError(ContainSubstring("exceeded quota")))
+		one := newService(ns, "one", nodePortType)
+		create(ctx, one)
+		Expect(one.Spec.Ports[0].NodePort).To(And(BeNumerically(">=", 31430), BeNumerically("<=", 31439)))
+		Expect(k8sClient.Create(ctx, newService(ns, "another", nodePortType))).To(MatchError(ContainSubstring("exceeded quota: ports")))
 	})
 
 	It("follows a Service through its types", func(ctx SpecContext) {
