@@ -4,7 +4,6 @@ package agent
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -13,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
-	"github.com/go-logr/logr/testr"
 	"github.com/google/go-cmp/cmp"
 	"github.com/mdlayher/packet"
 	corev1 "k8s.io/api/core/v1"
@@ -23,7 +20,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
@@ -33,7 +29,6 @@ import (
 	"github.com/causeway-lb/causeway/internal/announce/claim"
 	"github.com/causeway-lb/causeway/internal/announce/members"
 	"github.com/causeway-lb/causeway/internal/announce/wire"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables"
 	"github.com/causeway-lb/causeway/internal/proxy/nstest"
 	"github.com/causeway-lb/causeway/internal/proxy/syncer"
 )
@@ -258,7 +253,7 @@ func TestAnnouncer(t *testing.T) {
 		t.Fatal(err)
 	}
 	announced := createAnnounced(t, c)
-	runWithAnnouncer(t, cfg)
+	runAgent(t, Config{NodeName: "node-1", REST: cfg, Backend: newNftables(t), Parts: []Part{Announcer(AnnouncerConfig{})}})
 
 	var record v1alpha1.LoadBalancerAddress
 	eventually(t, 20*time.Second, "announced", func() error {
@@ -372,28 +367,4 @@ func createAnnounced(t *testing.T, c client.Client) *v1alpha1.LoadBalancerAddres
 	record.Spec.Services[0].UID = string(svc.UID)
 	must(c.Create(ctx, record))
 	return record
-}
-
-func runWithAnnouncer(t *testing.T, cfg *rest.Config) {
-	t.Helper()
-	b, err := nftables.New(nftables.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, err := New(Config{NodeName: "node-1", REST: cfg, Backend: b, Parts: []Part{Announcer(AnnouncerConfig{})}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(logr.NewContext(t.Context(), testr.New(t)))
-	done := make(chan error, 1)
-	go func() { done <- a.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("agent: %v", err)
-		}
-		if err := b.Close(); err != nil {
-			t.Errorf("close backend: %v", err)
-		}
-	})
 }

@@ -204,7 +204,7 @@ func (l *loop) set(now time.Time, addresses []elect.Address, wanted []map[*port]
 			if i, ok := listed[addr]; ok && wanted[i][p] {
 				want.Failback = l.snap.Addresses[i].Pool.Failback
 				l.role(&want, addr, local[p][i], old[addr])
-				former, starting := l.former(addr, i, local[p][i], old)
+				former, starting := l.former(now, addr, i, local[p][i], old)
 				want.Quiet = l.hush(now, e, want.Role == claim.Elected, former, starting)
 				if local[p][i].Announcer != results[i].Announcer {
 					// For as long as the elected one is missing. If it is not, it stays.
@@ -257,23 +257,28 @@ const (
 )
 
 // former is who announced an address before. Of the time before this agent
-// started the API tells; starting says that it was so then, and that the node is
-// alive but cannot announce yet: when all agents are restarted at once, the first
-// one to be ready takes no clients from where their connections are.
-func (l *loop) former(addr netip.Addr, i int, result elect.Result, old map[netip.Addr]elect.Result) (node string, starting bool) {
-	if r, ok := old[addr]; ok {
-		return r.Announcer, false
+// started the API tells. starting says that the node's agent has only just come
+// back and cannot announce yet, or that it was so when this agent started: when
+// all are restarted at once, the first one to be ready takes no clients from where
+// their connections are.
+func (l *loop) former(now time.Time, addr netip.Addr, i int, result elect.Result, old map[netip.Addr]elect.Result) (node string, starting bool) {
+	r, known := old[addr]
+	if node = r.Announcer; !known {
+		node = l.snap.Addresses[i].Recorded
 	}
-	node = l.snap.Addresses[i].Recorded
-	return node, node != "" && result.Rank(node) < 0 && l.view[node].Alive
+	m := l.view[node]
+	able := node == "" || result.Rank(node) >= 0
+	return node, !able && m.Alive && (!known || now.Sub(m.Since) <= maxReturn)
 }
 
 // hush tells whether an address is to be answered for without announcing it:
 // this node was elected because the former one's agent died, or is only starting,
 // while its kernel goes on forwarding. It stays so when that agent is back, until
-// it takes over, or for as long as that may take.
+// it takes over, or for as long as that may take; also if this node is not elected
+// in between, because what the others know of an agent that is back may be from
+// before.
 func (l *loop) hush(now time.Time, e *entry, elected bool, former string, starting bool) bool {
-	if elected && !e.elected {
+	if elected && !e.elected && !e.machine.Answers() {
 		e.former, e.since, e.back = former, now, time.Time{}
 		e.quiet = starting || l.view[former].HostAnswers
 	}

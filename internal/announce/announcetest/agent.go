@@ -16,6 +16,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/funcr"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/causeway-lb/causeway/internal/announce"
 	"github.com/causeway-lb/causeway/internal/announce/elect"
@@ -70,6 +71,9 @@ type Event struct {
 	Alive []string
 	Dead  []string
 	Node  string
+	// Metrics are the announcer's counters, "name protocol" -> value, said after
+	// each command but the first.
+	Metrics map[string]float64
 }
 
 func (c *Command) snapshot() announce.Snapshot {
@@ -121,7 +125,9 @@ func runAgent(ctx context.Context, stop func()) error {
 			fmt.Fprintln(os.Stderr, time.Now().Format("05.000"), first.Node, args)
 		}, funcr.Options{Verbosity: 1}))
 	}
-	s, err := announce.New(first.config())
+	registry := prometheus.NewRegistry()
+	say := sayer(first.Node)
+	s, err := announce.New(first.config(say, registry))
 	if err != nil {
 		return err
 	}
@@ -142,23 +148,45 @@ func runAgent(ctx context.Context, stop func()) error {
 			if !ok || err != nil || apply(&c) != nil {
 				return
 			}
+			say(Event{Metrics: answerCounters(registry)})
 		}
 	}()
 	return s.Run(ctx)
 }
 
-// config has everything reported on the standard output.
-func (c *Command) config() announce.Config {
+// sayer writes a node's events to the standard output.
+func sayer(node string) func(Event) {
 	var mu sync.Mutex
 	output := json.NewEncoder(os.Stdout)
-	say := func(e Event) {
+	return func(e Event) {
 		mu.Lock()
 		defer mu.Unlock()
-		e.At, e.Node = time.Now(), c.Node
+		e.At, e.Node = time.Now(), node
 		_ = output.Encode(e) // the parent is gone
 	}
+}
+
+// answerCounters gives the counters by protocol, "name protocol" -> value.
+func answerCounters(registry *prometheus.Registry) map[string]float64 {
+	out := map[string]float64{}
+	families, err := registry.Gather()
+	if err != nil {
+		return out
+	}
+	for _, family := range families {
+		for _, m := range family.Metric {
+			if len(m.Label) == 1 && m.Label[0].GetName() == "protocol" {
+				out[family.GetName()+" "+m.Label[0].GetValue()] = m.GetCounter().GetValue()
+			}
+		}
+	}
+	return out
+}
+
+// config has everything reported.
+func (c *Command) config(say func(Event), registry *prometheus.Registry) announce.Config {
 	cfg := announce.Config{
-		Node: c.Node, Gossip: c.Gossip,
+		Node: c.Node, Gossip: c.Gossip, Metrics: announce.NewMetrics(registry),
 		Report: func(r announce.Report) { say(Event{Report: &r}) },
 		Membership: func(view map[string]members.Member) {
 			e := Event{Alive: []string{}}

@@ -95,25 +95,53 @@ func (a *Asker) receive(c *packet.Conn, p wire.Protocol) {
 
 // Question sends one question and gives the time at which it left.
 func (a *Asker) Question(address netip.Addr) (time.Time, error) {
-	var frame []byte
-	conn := a.v4
+	at := time.Now()
+	return at, a.send(address, question(address, a.mac))
+}
+
+// Flood sends questions about an address, perMilli of them each millisecond, from
+// a hardware address that is not the Asker's, until stop is closed.
+func (a *Asker) Flood(address netip.Addr, from wire.MAC, perMilli int, stop <-chan struct{}) error {
+	frame := question(address, from)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-stop:
+			return nil
+		case <-tick.C:
+		}
+		for range perMilli {
+			if err := a.send(address, frame); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// question is a frame with which a host asks everyone who has an address.
+func question(address netip.Addr, from wire.MAC) []byte {
 	if address.Is4() {
-		frame = arp.Packet{
-			EthernetTo: wire.Broadcast, EthernetFrom: a.mac, Op: arp.OpRequest,
-			SenderMAC: a.mac, SenderAddr: netip.MustParseAddr("192.0.2.100"), TargetAddr: address,
-		}.Frame()
-	} else {
-		conn = a.v6
-		group := ndp.SolicitedNode(address)
-		frame = ndp.Packet{
-			EthernetTo: wire.MAC{0x33, 0x33, 0xff, group.As16()[13], group.As16()[14], group.As16()[15]}, EthernetFrom: a.mac,
-			Source: netip.MustParseAddr("2001:db8:0:1::100"), Dest: group,
-			Type: ndp.TypeSolicitation, Target: address, LinkLayer: a.mac,
+		return arp.Packet{
+			EthernetTo: wire.Broadcast, EthernetFrom: from, Op: arp.OpRequest,
+			SenderMAC: from, SenderAddr: netip.MustParseAddr("192.0.2.100"), TargetAddr: address,
 		}.Frame()
 	}
-	at := time.Now()
+	group := ndp.SolicitedNode(address)
+	return ndp.Packet{
+		EthernetTo: wire.MAC{0x33, 0x33, 0xff, group.As16()[13], group.As16()[14], group.As16()[15]}, EthernetFrom: from,
+		Source: netip.MustParseAddr("2001:db8:0:1::100"), Dest: group,
+		Type: ndp.TypeSolicitation, Target: address, LinkLayer: from,
+	}.Frame()
+}
+
+func (a *Asker) send(address netip.Addr, frame []byte) error {
+	conn := a.v4
+	if address.Is6() {
+		conn = a.v6
+	}
 	_, err := conn.WriteTo(frame, &packet.Addr{HardwareAddr: frame[:6]})
-	return at, err
+	return err
 }
 
 // Answers gives the answers about address since a time, and forgets older ones

@@ -138,6 +138,8 @@ func (m *Machine) hearRival(now time.Time, from Peer) {
 	case from.Name == m.want.Elected, m.state == Releasing:
 		m.port.Answer(false)
 		m.enter(now, Idle)
+	case m.want.Quiet:
+		m.yield(now, from) // clients have never come here
 	case !from.Outranks:
 		m.port.Announce() // tells the rival to stop and clients to come back
 	case now.Sub(m.since) < settle && !m.crossed:

@@ -117,6 +117,19 @@ func TestQuiet(t *testing.T) {
 	b.expect(Announcing, "announce", "announce", "announce", "announce")
 }
 
+// TestQuietGivesWay: an announcement in answer to that of the node where the
+// clients are would bring them here.
+func TestQuietGivesWay(t *testing.T) {
+	b := newBench(t)
+	quiet := hurry
+	quiet.Quiet = true
+	b.set(quiet)
+	b.run(40 * time.Millisecond)
+	b.expect(Announcing, "probe", "probe", "answer")
+	b.hear(wire.Claim, worse)
+	b.expect(Held, "silent")
+}
+
 func TestHurry(t *testing.T) {
 	b := newBench(t)
 	b.set(hurry)

@@ -14,13 +14,6 @@ import (
 	"github.com/mdlayher/packet"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
-	"golang.org/x/time/rate"
-)
-
-// Limits of what a Conn answers, against floods of questions.
-const (
-	answersPerSecond = 20_000
-	answersBurst     = 5_000
 )
 
 // receiveBuffer is the socket's, in bytes: room for a burst of about 5,000
@@ -49,9 +42,9 @@ type Counters struct {
 
 // Conn is an open packet socket. Its methods are safe for concurrent use.
 type Conn struct {
-	cfg     Config
-	pc      *packet.Conn
-	limiter *rate.Limiter
+	cfg    Config
+	pc     *packet.Conn
+	limits *limits
 
 	mu        sync.RWMutex
 	answering map[netip.Addr]struct{}
@@ -79,7 +72,7 @@ func Open(cfg Config) (*Conn, error) {
 	c := &Conn{
 		cfg:       cfg,
 		pc:        pc,
-		limiter:   rate.NewLimiter(answersPerSecond, answersBurst),
+		limits:    newLimits(),
 		answering: map[netip.Addr]struct{}{},
 	}
 	c.enlargeBuffer()
@@ -240,7 +233,7 @@ func (c *Conn) handle(m Message) {
 
 func (c *Conn) answer(m Message) {
 	c.questions.Add(1)
-	if !c.limiter.Allow() {
+	if !c.limits.allow(m.From) {
 		c.limited.Add(1)
 		return
 	}
