@@ -19,6 +19,7 @@ import (
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/announce"
 	"github.com/causeway-lb/causeway/internal/announce/members"
+	"github.com/causeway-lb/causeway/internal/conntrack"
 )
 
 // snapshotSettle is for how long changes of the Store are gathered before the
@@ -133,13 +134,20 @@ func (a *announcer) address() netip.Addr {
 // speak runs a Speaker that is known as self until ctx ends or the node's
 // address is another.
 func (a *announcer) speak(ctx context.Context, self netip.Addr) error {
-	s, err := announce.New(announce.Config{
+	cfg := announce.Config{
 		Node:       a.env.NodeName,
 		Gossip:     netip.AddrPortFrom(self, a.cfg.GossipPort),
 		Report:     a.status.report,
 		Membership: a.membership,
 		Metrics:    a.metrics,
-	})
+	}
+	if strays, err := conntrack.OpenStrays(); err != nil {
+		logr.FromContextOrDiscard(ctx).Error(err, "Open connections will break when their address moves to another node; does the kernel have nf_tables with dup (CONFIG_NFT_DUP_IPV4 and _IPV6)?")
+	} else {
+		defer strays.Close()
+		cfg.Strays = strays
+	}
+	s, err := announce.New(cfg)
 	if err != nil {
 		return err
 	}

@@ -67,6 +67,7 @@ func (l *loop) act(now time.Time, addresses []elect.Address, mine []link, result
 	for _, p := range l.ports {
 		l.plan(now, p, addresses, wanted, local[p])
 	}
+	l.forgetStrays()
 }
 
 // port gives the open port of key, or nil if it cannot be opened now.
@@ -137,6 +138,7 @@ func (l *loop) close() {
 	for _, p := range l.ports {
 		l.closePort(now, p)
 	}
+	l.forgetStrays()
 	l.report(now)
 }
 
@@ -159,7 +161,7 @@ func (l *loop) enroll(addresses []elect.Address, wanted []map[*port]bool, local 
 	for i := range addresses {
 		for p := range wanted[i] {
 			if p.entries[addresses[i].Addr] == nil && local[p][i].Announcer == self {
-				e := &entry{addr: addresses[i].Addr, port: p, log: l.log}
+				e := &entry{addr: addresses[i].Addr, port: p, loop: l}
 				e.machine = claim.New(l.s.timing, e)
 				p.entries[e.addr], p.asked[e.addr], p.dirty = e, true, true
 			}
@@ -204,7 +206,7 @@ func (l *loop) set(now time.Time, addresses []elect.Address, wanted []map[*port]
 			if i, ok := listed[addr]; ok && wanted[i][p] {
 				want.Failback = l.snap.Addresses[i].Pool.Failback
 				l.role(&want, addr, local[p][i], old[addr])
-				former, starting := l.former(now, addr, i, local[p][i], old)
+				former, starting := l.former(now, i, &addresses[i], old)
 				want.Quiet = l.hush(now, e, want.Role == claim.Elected, former, starting)
 				if local[p][i].Announcer != results[i].Announcer {
 					// For as long as the elected one is missing. If it is not, it stays.
@@ -258,17 +260,23 @@ const (
 
 // former is who announced an address before. Of the time before this agent
 // started the API tells. starting says that the node's agent has only just come
-// back and cannot announce yet, or that it was so when this agent started: when
+// back and is not ready yet, or that it was so when this agent started: when
 // all are restarted at once, the first one to be ready takes no clients from where
 // their connections are.
-func (l *loop) former(now time.Time, addr netip.Addr, i int, result elect.Result, old map[netip.Addr]elect.Result) (node string, starting bool) {
-	r, known := old[addr]
+func (l *loop) former(now time.Time, i int, address *elect.Address, old map[netip.Addr]elect.Result) (node string, starting bool) {
+	r, known := old[address.Addr]
 	if node = r.Announcer; !known {
 		node = l.snap.Addresses[i].Recorded
 	}
-	m := l.view[node]
-	able := node == "" || result.Rank(node) >= 0
-	return node, !able && m.Alive && (!known || now.Sub(m.Since) <= maxReturn)
+	if known && now.Sub(l.view[node].Since) > maxReturn {
+		return node, false
+	}
+	n := slices.IndexFunc(l.nodes, func(n elect.Node) bool { return n.Name == node })
+	if n < 0 {
+		return node, false
+	}
+	reason := elect.Judge(&l.nodes[n], address)
+	return node, reason == elect.OutOfSync || reason == elect.NotYetReporting
 }
 
 // hush tells whether an address is to be answered for without announcing it:

@@ -34,32 +34,36 @@ func TestHush(t *testing.T) {
 		view    members.Member // of node-1; Since is set
 		elected string         // "" is this node
 		quiet   bool
+		leaving bool // node-1's agent is about to end
 	}
 	tests := []struct {
 		name  string
 		steps []step
 	}{
-		{"node off", []step{{0, off, "", false}}},
-		{"agent dead", []step{{0, dead, "", true}, {time.Second, dead, "", true}}},
-		{"agent dead, then node off", []step{{0, dead, "", true}, {time.Second, off, "", false}}},
-		{"agent never back", []step{{0, dead, "", true}, {maxQuiet + 1, dead, "", false}}},
+		{"node off", []step{{view: off}}},
+		{"agent dead", []step{{view: dead, quiet: true}, {after: time.Second, view: dead, quiet: true}}},
+		{"agent dead, then node off", []step{{view: dead, quiet: true}, {after: time.Second, view: off}}},
+		{"agent never back", []step{{view: dead, quiet: true}, {after: maxQuiet + 1, view: dead}}},
 		{"back, not yet able", []step{
-			{0, dead, "", true}, {time.Second, members.Member{Alive: true}, "", true}, {maxReturn, members.Member{Alive: true}, "", true},
+			{view: dead, quiet: true}, {after: time.Second, view: members.Member{Alive: true}, quiet: true}, {after: maxReturn, view: members.Member{Alive: true}, quiet: true},
 		}},
 		{"back, never able", []step{
-			{0, dead, "", true}, {time.Second, members.Member{Alive: true}, "", true}, {maxReturn + 1, members.Member{Alive: true}, "", false},
+			{view: dead, quiet: true}, {after: time.Second, view: members.Member{Alive: true}, quiet: true}, {after: maxReturn + 1, view: members.Member{Alive: true}},
 		}},
 		{"back, at first by what was known of it before", []step{
-			{0, dead, "", true}, {time.Second, members.Member{Alive: true}, former, true}, {time.Millisecond, members.Member{Alive: true}, "", true},
+			{view: dead, quiet: true}, {after: time.Second, view: members.Member{Alive: true}, elected: former, quiet: true}, {after: time.Millisecond, view: members.Member{Alive: true}, quiet: true},
 		}},
 		{"back and dead again", []step{
-			{0, dead, "", true}, {time.Second, members.Member{Alive: true}, "", true}, {time.Second, dead, "", true}, {maxReturn, dead, "", true},
+			{view: dead, quiet: true}, {after: time.Second, view: members.Member{Alive: true}, quiet: true}, {after: time.Second, view: dead, quiet: true}, {after: maxReturn, view: dead, quiet: true},
 		}},
 		{"back before this node was elected", []step{
-			{0, dead, other, false}, {time.Millisecond, members.Member{Alive: true}, former, false}, {time.Millisecond, members.Member{Alive: true}, "", true},
+			{view: dead, elected: other}, {after: time.Millisecond, view: members.Member{Alive: true}, elected: former}, {after: time.Millisecond, view: members.Member{Alive: true}, quiet: true},
+		}},
+		{"alive for a moment, now leaving", []step{
+			{view: members.Member{Alive: true}, elected: former}, {after: time.Second, view: members.Member{Alive: true}, leaving: true},
 		}},
 		{"alive for long, now out of sync", []step{
-			{0, members.Member{Alive: true}, former, false}, {maxReturn + 1, members.Member{Alive: true}, "", false},
+			{view: members.Member{Alive: true}, elected: former}, {after: maxReturn + 1, view: members.Member{Alive: true}},
 		}},
 	}
 	for _, tc := range tests {
@@ -76,12 +80,13 @@ func TestHush(t *testing.T) {
 					s.view.Since = was.Since
 				}
 				l.view[former] = s.view
+				l.nodes = []elect.Node{{Name: former, Alive: s.view.Alive, Leaving: s.leaving, Interfaces: []elect.Interface{}}}
 				result := elect.Result{Announcer: "self", Ranks: []string{"self", other}}
 				role := claim.Elected
 				if s.elected != "" {
 					result, role = elect.Result{Announcer: s.elected, Ranks: []string{s.elected, "self"}}, claim.Standby
 				}
-				node, starting := l.former(now, addr, 0, result, old)
+				node, starting := l.former(now, 0, &elect.Address{Addr: addr, Pool: &elect.Pool{}}, old)
 				quiet := l.hush(now, e, role == claim.Elected, node, starting)
 				if quiet != s.quiet {
 					t.Errorf("step %d: quiet %v, want %v", i, quiet, s.quiet)

@@ -336,6 +336,50 @@ func TestPlannedLeave(t *testing.T) {
 	}
 }
 
+// TestOpenConnections: an address moves to another node, whose agent is killed and
+// comes back, and moves home again. Connections stay where they were opened.
+func TestOpenConnections(t *testing.T) {
+	for _, a := range []netip.Addr{vip4, vip6} {
+		l := startLAN(t, announcetest.Options{Nodes: 3, Echo: true})
+		host := l.announcer(a)
+		opened := map[string]*announcetest.Connection{}
+		open := func(want string) {
+			t.Helper()
+			c, err := l.Connect(a)
+			l.must(err)
+			t.Cleanup(c.Close)
+			opened[want] = c
+		}
+		check := func(when string) {
+			t.Helper()
+			for want, c := range opened {
+				if node, err := c.Ask(); err != nil || node != want {
+					t.Fatalf("%v, %s: the connection to %s is answered by %q: %v", a, when, want, node, err)
+				}
+			}
+		}
+		cordon := func(yes bool) { l.must(l.node(host, func(n *announcetest.Node) { n.Cordoned = yes })) }
+		open(host.Name)
+		check("at first")
+
+		cordon(true)
+		l.eventually("another announces", l.takenFrom(host, a))
+		next := l.announcer(a)
+		check("moved")
+		open(next.Name)
+		check("moved, with a new one")
+
+		next.Kill()
+		l.must(next.Start())
+		l.eventually("it announces again", func() bool { return l.announcer(a) == next })
+		check("the new announcer's agent restarted")
+
+		cordon(false)
+		l.eventually("the first announces again", func() bool { return l.announcer(a) == host })
+		check("moved home")
+	}
+}
+
 func TestReasonsToMove(t *testing.T) {
 	tests := []struct {
 		name string

@@ -49,6 +49,8 @@ type loop struct {
 	names    map[wire.NodeID]string
 	macs     map[wire.MAC]string
 
+	inherited map[netip.Addr]bool // strays are passed on as an agent before this one left it
+
 	ports    map[portKey]*port
 	retry    map[portKey]time.Time
 	queue    deadlines
@@ -64,6 +66,12 @@ func (l *loop) init(s *Speaker) {
 	l.ports, l.retry = map[portKey]*port{}, map[portKey]time.Time{}
 	l.heard = make(chan heard, heardBacklog)
 	l.reported, l.touched = map[netip.Addr]Report{}, map[netip.Addr]bool{}
+	l.inherited = map[netip.Addr]bool{}
+	if s.cfg.Strays != nil {
+		for _, addr := range s.cfg.Strays.Addresses() {
+			l.inherited[addr] = true
+		}
+	}
 }
 
 // run serves until ctx ends and every address has been handed over, or until
@@ -352,6 +360,9 @@ func (l *loop) after(now time.Time, e *entry, before claim.State) {
 	l.touched[e.addr] = true
 	if state == before {
 		return
+	}
+	if before == claim.Announcing || before == claim.Releasing {
+		l.forgetStray(e.addr)
 	}
 	l.log.V(1).Info("Address changed state", "address", e.addr, "interface", e.port.name, "from", before.String(), "to", state.String())
 	if before == claim.Held && state == claim.Probing {

@@ -65,17 +65,16 @@ type entry struct {
 	quiet   bool      // clients are left with the former one
 	back    time.Time // when the former one's agent was back, while quiet
 	queued  time.Time // the deadline under which it is in the queue
-	log     logr.Logger
+	loop    *loop
 }
 
-// Probe, Announce and Answer make an entry its machine's claim.Port.
+// Probe, Announce and, in strays.go, Answer make an entry its machine's claim.Port.
 func (e *entry) Probe(to wire.MAC) { e.note(e.port.conn.Probe(e.addr, to)) }
 func (e *entry) Announce()         { e.note(e.port.conn.Announce(e.addr)) }
-func (e *entry) Answer(on bool)    { e.port.conn.Answer(e.addr, on) }
 
 func (e *entry) note(err error) {
 	if err != nil {
-		e.log.V(1).Info("Sending failed", "address", e.addr, "interface", e.port.name, "reason", err.Error())
+		e.loop.log.V(1).Info("Sending failed", "address", e.addr, "interface", e.port.name, "reason", err.Error())
 	}
 }
 

@@ -34,6 +34,9 @@ type Config struct {
 	// Membership, which may be nil, is told of every change of the other nodes,
 	// by name. It is called like Report.
 	Membership func(map[string]members.Member)
+	// Strays, which may be nil, is told where the open connections of an address
+	// are known that has come here from another node.
+	Strays Strays
 	// Metrics to count in; nil for none.
 	Metrics *Metrics
 	// Timing of the claims, and Members of the membership; zero values are the

@@ -35,6 +35,18 @@
 // keepalive probe. A SYN of the same ports begins a new connection, which is
 // tracked and so never reset. Notes are forgotten after resetTimeout.
 //
+// # Strays
+//
+// When a LoadBalancer address moves to another node, so do the segments of its
+// open connections, which only the former announcer's connection tracking knows
+// how to translate. So a TCP segment for such an address that is no SYN, and of
+// no connection that this node knows, is passed on to that node as it is, and
+// translated there; the answers go to the client directly. The tables
+// "ip causeway-strays" and "ip6 causeway-strays" say which node that is.
+//
+// Non-goal: connections that the node before the former one knows. A segment is
+// passed on once.
+//
 // # Non-goals
 //
 // Nothing happens to flows that were not made by a frontend of a Service.

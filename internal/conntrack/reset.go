@@ -4,8 +4,6 @@ package conntrack
 
 import (
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"net/netip"
 	"time"
 
@@ -31,7 +29,7 @@ const (
 // that it does not matter who deleted what of it.
 func refuse(fam model.Family, entries []entry) error {
 	var tx nfnl.Batch
-	table := resetTableOf(fam)
+	table := familyTable(fam, resetTable)
 	declareResets(&tx, fam, table)
 	n := 0
 	for i := range entries {
@@ -54,11 +52,11 @@ func refuse(fam model.Family, entries []entry) error {
 	return conn.Commit(&tx)
 }
 
-func resetTableOf(fam model.Family) nfnl.Table {
+func familyTable(fam model.Family, name string) nfnl.Table {
 	if fam == model.IPv4 {
-		return nfnl.Table{Family: nfnl.FamilyIPv4, Name: resetTable}
+		return nfnl.Table{Family: nfnl.FamilyIPv4, Name: name}
 	}
-	return nfnl.Table{Family: nfnl.FamilyIPv6, Name: resetTable}
+	return nfnl.Table{Family: nfnl.FamilyIPv6, Name: name}
 }
 
 func flowKey(e *entry) []byte {
@@ -125,25 +123,4 @@ func resetRule(fam model.Family) []expr.Any {
 		&expr.Lookup{SourceRegister: r0, SetName: resetFlows},
 		&expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
 	}
-}
-
-// Cleanup removes what resets need; absent is not an error.
-func Cleanup() error {
-	conn, err := nfnl.Dial()
-	if errors.Is(err, unix.EPROTONOSUPPORT) {
-		return nil // without nf_tables there is none of it
-	}
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	var tx nfnl.Batch
-	for _, fam := range model.Families {
-		tx.AddTable(resetTableOf(fam)) // so that an absent one is not an error
-		tx.DeleteTable(resetTableOf(fam))
-	}
-	if err := conn.Commit(&tx); err != nil {
-		return fmt.Errorf("delete tables of resets: %w", err)
-	}
-	return nil
 }

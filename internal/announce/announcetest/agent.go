@@ -21,6 +21,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/announce"
 	"github.com/causeway-lb/causeway/internal/announce/elect"
 	"github.com/causeway-lb/causeway/internal/announce/members"
+	"github.com/causeway-lb/causeway/internal/conntrack"
 	"github.com/causeway-lb/causeway/internal/lab/reexec"
 )
 
@@ -125,9 +126,16 @@ func runAgent(ctx context.Context, stop func()) error {
 			fmt.Fprintln(os.Stderr, time.Now().Format("05.000"), first.Node, args)
 		}, funcr.Options{Verbosity: 1}))
 	}
+	strays, err := conntrack.OpenStrays()
+	if err != nil {
+		return err
+	}
+	defer strays.Close()
 	registry := prometheus.NewRegistry()
 	say := sayer(first.Node)
-	s, err := announce.New(first.config(say, registry))
+	cfg := first.config(say, registry)
+	cfg.Strays = strays
+	s, err := announce.New(cfg)
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,10 @@
 package announcetest
 
 import (
+	"bufio"
+	"cmp"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"slices"
@@ -242,3 +245,44 @@ func (l *LAN) Stream(address netip.Addr, interval time.Duration, stop <-chan str
 	wg.Wait()
 	return sent, echoes, nil
 }
+
+// Connection is an open TCP connection from the client to an address.
+type Connection struct {
+	conn  net.Conn
+	lines *bufio.Scanner
+}
+
+// Connect opens one. Close it.
+func (l *LAN) Connect(address netip.Addr) (*Connection, error) {
+	c := &Connection{}
+	err := l.Client.Do(func() (err error) {
+		c.conn, err = net.DialTimeout("tcp", netip.AddrPortFrom(address, echoPort).String(), 10*time.Second)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.lines = bufio.NewScanner(c.conn)
+	return c, nil
+}
+
+// Ask sends a line and gives the name of the node that answers.
+func (c *Connection) Ask() (node string, err error) {
+	if err := c.conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return "", err
+	}
+	if _, err := fmt.Fprintln(c.conn, "hello"); err != nil {
+		return "", err
+	}
+	if !c.lines.Scan() {
+		return "", cmp.Or(c.lines.Err(), io.EOF)
+	}
+	node, text, _ := strings.Cut(c.lines.Text(), " ")
+	if text != "hello" {
+		return node, fmt.Errorf("answer %q", c.lines.Text())
+	}
+	return node, nil
+}
+
+// Close ends the connection.
+func (c *Connection) Close() { _ = c.conn.Close() }

@@ -25,7 +25,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/lab/reexec"
 )
 
-// echoPort is where nodes echo UDP on the announced addresses.
+// echoPort is where nodes echo UDP and TCP on the announced addresses.
 const echoPort = 7007
 
 // made numbers the namespaces of this process.
@@ -168,14 +168,14 @@ func (l *LAN) addNode(i int) error {
 	if err := l.plug(h.Net, "eth0", h.port, "lan", h.MAC, netip.PrefixFrom(v4, 24), netip.PrefixFrom(v6, 64)); err != nil {
 		return err
 	}
-	internal := v4
+	internal := []netip.Addr{v4, v6}
 	if l.opts.Management {
-		internal = netip.AddrFrom4([4]byte{198, 51, 100, byte(11 + i)})
-		if err := l.plug(h.Net, "eth1", fmt.Sprintf("mgmt-%d", i+1), "mgmt", wire.MAC{2, 0, 0, 0, 2, byte(i + 1)}, netip.PrefixFrom(internal, 24)); err != nil {
+		internal = []netip.Addr{netip.AddrFrom4([4]byte{198, 51, 100, byte(11 + i)})}
+		if err := l.plug(h.Net, "eth1", fmt.Sprintf("mgmt-%d", i+1), "mgmt", wire.MAC{2, 0, 0, 0, 2, byte(i + 1)}, netip.PrefixFrom(internal[0], 24)); err != nil {
 			return err
 		}
 	}
-	l.command.Nodes = append(l.command.Nodes, Node{Name: h.Name, InternalIPs: []netip.Addr{internal}})
+	l.command.Nodes = append(l.command.Nodes, Node{Name: h.Name, InternalIPs: internal})
 	l.Nodes = append(l.Nodes, h)
 	if l.opts.Echo {
 		return h.echo(l.opts.Addresses)
@@ -190,7 +190,8 @@ func (h *Host) Attach(name string) error {
 	return h.lan.plug(h.Net, name, h.port+"-"+name, "lan", mac)
 }
 
-// echo answers UDP on addresses with the node's name and what was sent.
+// echo answers UDP and, line by line, TCP on addresses with the node's name and
+// what was sent.
 func (h *Host) echo(addresses []netip.Addr) error {
 	if err := h.Net.Sysctl("net/ipv4/conf/all/arp_ignore", "1"); err != nil {
 		return err
@@ -200,14 +201,20 @@ func (h *Host) echo(addresses []netip.Addr) error {
 			return err
 		}
 		var conn net.PacketConn
+		var listener net.Listener
 		err := h.Net.Do(func() (err error) {
-			conn, err = net.ListenPacket("udp", netip.AddrPortFrom(a, echoPort).String())
+			at := netip.AddrPortFrom(a, echoPort).String()
+			if conn, err = net.ListenPacket("udp", at); err != nil {
+				return err
+			}
+			listener, err = net.Listen("tcp", at)
 			return err
 		})
 		if err != nil {
 			return err
 		}
-		h.lan.closers = append(h.lan.closers, func() { conn.Close() })
+		h.lan.closers = append(h.lan.closers, func() { conn.Close() }, func() { listener.Close() })
+		go h.echoLines(listener)
 		go func() {
 			buf := make([]byte, 64)
 			for {
@@ -220,6 +227,23 @@ func (h *Host) echo(addresses []netip.Addr) error {
 		}()
 	}
 	return nil
+}
+
+func (h *Host) echoLines(listener net.Listener) {
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer conn.Close()
+			for lines := bufio.NewScanner(conn); lines.Scan(); {
+				if _, err := fmt.Fprintln(conn, h.Name, lines.Text()); err != nil {
+					return
+				}
+			}
+		}()
+	}
 }
 
 // Close kills the announcers and removes the namespaces.

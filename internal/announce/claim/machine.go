@@ -191,7 +191,8 @@ func (m *Machine) State() (State, time.Time) { return m.state, m.since }
 // Answers tells whether this node answers for the address.
 func (m *Machine) Answers() bool { return m.state == Announcing || m.state == Releasing }
 
-// Holder is the node of ours that has a Held address.
+// Holder is the node of ours that has a Held address, or had it last since the
+// machine was idle; the zero Peer for none.
 func (m *Machine) Holder() Peer { return m.holder }
 
 // Conflict gives the stranger that was heard within the last minute or since
@@ -302,6 +303,9 @@ func (m *Machine) enter(now time.Time, s State) {
 		m.state, m.since = s, now
 	}
 	m.deadline = time.Time{}
+	if s == Idle {
+		m.holder = Peer{}
+	}
 }
 
 // probe begins to probe.

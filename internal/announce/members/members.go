@@ -46,6 +46,9 @@ type Member struct {
 	Facts []byte
 }
 
+// Gone tells whether not only the agent of a node is silent but its kernel too.
+func (m Member) Gone() bool { return m.NodeSilent || m.Unreachable }
+
 // Death is the moment at which a watched peer was found dead.
 type Death struct {
 	Name string

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package conntrack
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
+)
+
+// Cleanup removes the tables of resets and strays; absent is not an error.
+func Cleanup() error {
+	conn, err := nfnl.Dial()
+	if errors.Is(err, unix.EPROTONOSUPPORT) {
+		return nil // without nf_tables there is none of it
+	}
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	var tx nfnl.Batch
+	for _, fam := range model.Families {
+		for _, name := range []string{resetTable, strayTable} {
+			tx.AddTable(familyTable(fam, name)) // so that an absent one is not an error
+			tx.DeleteTable(familyTable(fam, name))
+		}
+	}
+	if err := conn.Commit(&tx); err != nil {
+		return fmt.Errorf("delete tables of resets and strays: %w", err)
+	}
+	return nil
+}

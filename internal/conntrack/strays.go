@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package conntrack
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
+)
+
+const (
+	strayTable  = "causeway-strays"
+	strayFormer = "former" // address -> node that announced it before
+)
+
+// Strays passes segments of TCP connections that this node does not know on to
+// the node that does. It is not safe for concurrent use.
+type Strays struct {
+	conn   *nfnl.Conn
+	former map[netip.Addr]netip.Addr
+}
+
+// OpenStrays begins with what a process before this one left in the kernel.
+func OpenStrays() (*Strays, error) {
+	conn, err := nfnl.Dial()
+	if err != nil {
+		return nil, fmt.Errorf("open netlink for strays: %w", err)
+	}
+	s := &Strays{conn: conn, former: map[netip.Addr]netip.Addr{}}
+	for _, fam := range model.Families {
+		err := conn.Elements(familyTable(fam, strayTable), strayFormer, func(e nfnl.Element) {
+			addr, ok := netip.AddrFromSlice([]byte(e.Key))
+			node, ok2 := netip.AddrFromSlice([]byte(e.Value))
+			if ok && ok2 {
+				s.former[addr] = node
+			}
+		})
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("read strays: %w", err), conn.Close())
+		}
+	}
+	if err := s.write(); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return s, nil
+}
+
+// Former is where the segments of addr are passed on to; the zero Addr for
+// nowhere.
+func (s *Strays) Former(addr netip.Addr) netip.Addr { return s.former[addr] }
+
+// Addresses are those of which segments are passed on.
+func (s *Strays) Addresses() []netip.Addr {
+	out := make([]netip.Addr, 0, len(s.former))
+	for a := range s.former {
+		out = append(out, a)
+	}
+	return out
+}
+
+// Pass has segments for addr that this node does not know passed on to node, an
+// address of the same family; the zero Addr ends that.
+func (s *Strays) Pass(addr, node netip.Addr) error {
+	old := s.former[addr]
+	if old == node {
+		return nil
+	}
+	var tx nfnl.Batch
+	table := familyTable(familyOf(addr), strayTable)
+	if old.IsValid() {
+		tx.DeleteElement(table, strayFormer, nfnl.Element{Key: string(addr.AsSlice())})
+		delete(s.former, addr)
+	}
+	if node.IsValid() {
+		tx.AddElement(table, strayFormer, strayElement(addr, node))
+		s.former[addr] = node
+	}
+	if err := s.conn.Commit(&tx); err == nil {
+		return nil
+	}
+	return s.write() // somebody has changed the table
+}
+
+// write writes everything anew.
+func (s *Strays) write() error {
+	var tx nfnl.Batch
+	for _, fam := range model.Families {
+		table := familyTable(fam, strayTable)
+		declareStrays(&tx, fam, table)
+		tx.FlushSet(table, strayFormer)
+		for addr, node := range s.former {
+			if familyOf(addr) == fam {
+				tx.AddElement(table, strayFormer, strayElement(addr, node))
+			}
+		}
+	}
+	if err := s.conn.Commit(&tx); err != nil {
+		return fmt.Errorf("write strays: %w", err)
+	}
+	return nil
+}
+
+// Close leaves the kernel as it is.
+func (s *Strays) Close() error { return s.conn.Close() }
+
+func strayElement(addr, node netip.Addr) nfnl.Element {
+	return nfnl.Element{Key: string(addr.AsSlice()), Value: string(node.AsSlice())}
+}
+
+func familyOf(a netip.Addr) model.Family {
+	if a.Is4() {
+		return model.IPv4
+	}
+	return model.IPv6
+}
+
+// declareStrays makes what is missing of the table and writes its rule anew. The
+// chain stands behind connection tracking and resets, and before the translation
+// of destinations.
+func declareStrays(tx *nfnl.Batch, fam model.Family, table nfnl.Table) {
+	const hookPrerouting, behindResets = 0, -149
+	addr := nfnl.TypeIPv4
+	if fam == model.IPv6 {
+		addr = nfnl.TypeIPv6
+	}
+	tx.AddTable(table)
+	tx.AddSet(nfnl.Set{Table: table, Name: strayFormer, Key: []nfnl.Type{addr}, Data: []nfnl.Type{addr}})
+	tx.AddChain(nfnl.Chain{Table: table, Name: "prerouting", Hook: &nfnl.Hook{Type: "filter", Num: hookPrerouting, Priority: behindResets}})
+	tx.FlushChain(table, "prerouting")
+	tx.AppendRule(table, "prerouting", nfnl.Rule{Comment: "the node that announced it before may know it", Exprs: strayRule(fam)})
+}
+
+// strayRule is
+//
+//	meta l4proto tcp tcp flags & syn == 0 ct state new
+//	dup to ip daddr map @former drop
+//
+// The copy that dup makes is not tracked, and the original is dropped before it
+// would be: the connection stays unknown here.
+func strayRule(fam model.Family) []expr.Any {
+	const r0 = unix.NFT_REG32_00
+	const flagsOffset, syn = 13, 0x02
+	destination, length := uint32(16), uint32(4)
+	if fam == model.IPv6 {
+		destination, length = 24, 16
+	}
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: r0},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: r0, Data: []byte{byte(model.TCP)}},
+		&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseTransportHeader, Offset: flagsOffset, Len: 1},
+		&expr.Bitwise{SourceRegister: r0, DestRegister: r0, Len: 1, Mask: []byte{syn}, Xor: []byte{0}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: r0, Data: []byte{0}},
+		&expr.Ct{Register: r0, Key: expr.CtKeySTATE},
+		&expr.Bitwise{SourceRegister: r0, DestRegister: r0, Len: 4,
+			Mask: binary.NativeEndian.AppendUint32(nil, expr.CtStateBitNEW), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: r0, Data: make([]byte, 4)},
+		&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseNetworkHeader, Offset: destination, Len: length},
+		&expr.Lookup{SourceRegister: r0, DestRegister: r0, IsDestRegSet: true, SetName: strayFormer},
+		&expr.Dup{RegAddr: r0},
+		&expr.Verdict{Kind: expr.VerdictDrop},
+	}
+}
