@@ -68,13 +68,19 @@ func TestDrainLosesNoRequest(t *testing.T) {
 	noneFailed(t, generator.Stop())
 }
 
-// A new version of the agents, one node after the other, loses no request.
+// A new version of the agents, one node after the other, loses no request and no
+// open connection.
 func TestAgentUpgradeLosesNoRequest(t *testing.T) {
 	ctx := need(t)
 	service := create(t, ctx, "agent-upgrade")
 	address := ready(t, ctx, service)[0]
 	answering(t, ctx, lab.Client, frontend(address, 80), all())
 	generator := steady(ctx, frontend(address, 80))
+	held, err := traffic.Hold(ctx, cluster.Machine(lab.Client), frontend(address, 80), 12)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
 	time.Sleep(500 * time.Millisecond)
 	const annotation = "causeway.dev/upgrade-test"
 	agents := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: lab.SystemNamespace, Name: "causeway-agent"}}
@@ -92,6 +98,9 @@ func TestAgentUpgradeLosesNoRequest(t *testing.T) {
 		return nil
 	})
 	announcer(t, ctx, address)
+	for _, err := range held.Check(ctx, 2*time.Second) {
+		t.Errorf("open connection: %v", err)
+	}
 	noneFailed(t, generator.Stop())
 }
 
