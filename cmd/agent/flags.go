@@ -66,6 +66,7 @@ func (f *flags) register(cmd *cobra.Command) {
 	fs.IntVar(&f.modes.Userspace.MaxDescriptors, "userspace-max-descriptors", 0, "file descriptors that connections may use in mode userspace, six a TCP connection; 0: the process's limit less 512")
 	std := flag.NewFlagSet("log", flag.ContinueOnError)
 	f.zap.BindFlags(std)
+	_ = std.Set("zap-time-encoding", "rfc3339nano") // failover takes less than a second
 	fs.AddGoFlagSet(std)
 }
 

@@ -51,7 +51,7 @@ func parseFlags() flags {
 	flag.StringVar(&f.healthAddress, "health-address", ":8081", "address of /healthz and /readyz")
 	flag.IntVar(&f.webhookPort, "webhook-port", 9443, "port of the admission webhooks; 0 switches them off")
 	flag.BoolVar(&f.leaderElect, "leader-elect", false, "let only one of several replicas write (webhooks are served by all)")
-	flag.DurationVar(&f.leaseDuration, "leader-lease-duration", 15*time.Second, "how long a dead leader keeps the others waiting")
+	flag.DurationVar(&f.leaseDuration, "leader-lease-duration", 8*time.Second, "how long a dead leader keeps the others waiting; a leader that cannot reach the API server for two thirds of it restarts")
 	flag.Float64Var(&f.qps, "kube-api-qps", 200, "requests a second to the API server, on average; twice as many in a burst")
 	flag.BoolVar(&f.options.DefaultLoadBalancer, "default-load-balancer", true, "serve Services of type LoadBalancer that have no loadBalancerClass")
 	flag.StringVar(&f.options.ExternalLoadBalancers, "external-load-balancers", "", "file that describes load balancers outside the cluster, by class")
@@ -63,6 +63,7 @@ func parseFlags() flags {
 	flag.BoolVar(&f.options.Features.Endpoints, "endpoints", true, "keep EndpointSlices and Endpoints")
 	flag.StringVar((*string)(&f.options.EndpointSlices), "endpoint-slices", "auto", "where kube-controller-manager could keep EndpointSlices too: auto (stand by if it does), take-over or hand-back")
 	f.zap.BindFlags(flag.CommandLine)
+	_ = flag.Set("zap-time-encoding", "rfc3339nano")
 	flag.Parse()
 	f.options.SystemNamespace = os.Getenv("POD_NAMESPACE")
 	if f.options.SystemNamespace == "" {

@@ -64,7 +64,9 @@ func (k *Kubelet) register(ctx context.Context) (*corev1.Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode Node status: %w", err)
 	}
-	got, err = k.client.CoreV1().Nodes().Patch(ctx, want.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+	// A strategic merge takes the type of an address for its key, and makes
+	// duplicates of two of one type.
+	got, err = k.client.CoreV1().Nodes().Patch(ctx, want.Name, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
 	if err != nil {
 		return nil, fmt.Errorf("patch Node status: %w", err)
 	}
