@@ -110,8 +110,9 @@ func (r *ClusterIPPoolReconciler) Reconcile(ctx context.Context, req reconcile.R
 		return reconcile.Result{}, err
 	}
 	if !equality.Semantic.DeepEqual(before.Status, pool.Status) {
-		if err := r.Client.Status().Patch(ctx, &pool, client.MergeFrom(before)); err != nil {
-			return reconcile.Result{}, fmt.Errorf("write status: %w", client.IgnoreNotFound(err))
+		err := r.Client.Status().Patch(ctx, &pool, client.MergeFrom(before))
+		if client.IgnoreNotFound(err) != nil {
+			return reconcile.Result{}, fmt.Errorf("write status: %w", err)
 		}
 	}
 	if result.RequeueAfter == 0 && passing {

@@ -80,8 +80,9 @@ func (r *NodePortPoolReconciler) Reconcile(ctx context.Context, req reconcile.Re
 		trouble{v1alpha1.PoolStrays, r.problems.strays(pool.Name, false), "Strays", "see the condition " + v1alpha1.ConditionInPool + " of these Services", "None"},
 	)
 	if !equality.Semantic.DeepEqual(before.Status, pool.Status) {
-		if err := r.Client.Status().Patch(ctx, &pool, client.MergeFrom(before)); err != nil {
-			return reconcile.Result{}, fmt.Errorf("write status: %w", client.IgnoreNotFound(err))
+		err := r.Client.Status().Patch(ctx, &pool, client.MergeFrom(before))
+		if client.IgnoreNotFound(err) != nil {
+			return reconcile.Result{}, fmt.Errorf("write status: %w", err)
 		}
 	}
 	if passing {
