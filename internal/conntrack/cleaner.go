@@ -12,6 +12,10 @@ import (
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
+// gather is the least time between two runs. Each walks the kernel's table, and
+// endpoints can come and go by the hundred.
+const gather = 100 * time.Millisecond
+
 // Cleaner ends stale flows in the background: programming new rules never
 // waits for it, and changes that come meanwhile are cleaned up together.
 type Cleaner struct {
@@ -77,6 +81,11 @@ func (c *Cleaner) Run(ctx context.Context) error {
 		}
 		if c.done != nil {
 			c.done(n, time.Since(start), err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(gather - time.Since(start)):
 		}
 	}
 }

@@ -142,25 +142,33 @@ type group struct {
 }
 
 // groups makes one dump for each scope while they are few, else one for each
-// family and protocol: the kernel walks the whole table for each.
+// family and protocol: the kernel walks the whole table for each. Scopes of
+// unanswered flows share one in any case, for there are never many of those.
 func groups(scopes []Scope) []group {
 	var gs []group
-	if len(scopes) <= maxScopesByKernelsFilter {
-		for _, s := range scopes {
-			gs = append(gs, group{s.Key.Family(), s, map[model.Key][]Scope{s.Key: {s}}})
-		}
-		return gs
+	type shared struct {
+		all        model.Key
+		unanswered bool
 	}
-	index := map[model.Key]int{}
+	index := map[shared]int{}
+	alone := 0
 	for _, s := range scopes {
-		all := model.Key{Addr: s.Key.Family().Unspecified(), Protocol: s.Key.Protocol}
+		if !s.Unanswered {
+			alone++
+		}
+	}
+	for _, s := range scopes {
+		if !s.Unanswered && alone <= maxScopesByKernelsFilter {
+			gs = append(gs, group{s.Key.Family(), s, map[model.Key][]Scope{s.Key: {s}}})
+			continue
+		}
+		all := shared{model.Key{Addr: s.Key.Family().Unspecified(), Protocol: s.Key.Protocol}, s.Unanswered}
 		i, ok := index[all]
 		if !ok {
 			i = len(gs)
 			index[all] = i
-			gs = append(gs, group{s.Key.Family(), Scope{Key: all, Unanswered: true}, map[model.Key][]Scope{}})
+			gs = append(gs, group{s.Key.Family(), Scope{Key: all.all, Unanswered: s.Unanswered}, map[model.Key][]Scope{}})
 		}
-		gs[i].filter.Unanswered = gs[i].filter.Unanswered && s.Unanswered
 		gs[i].byKey[s.Key] = append(gs[i].byKey[s.Key], s)
 	}
 	return gs
