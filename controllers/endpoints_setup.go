@@ -29,7 +29,7 @@ func setupEndpoints(mgr ctrl.Manager, mode EndpointSliceMode) error {
 	slices := &EndpointSliceReconciler{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder("causeway-endpointslice"),
 		Mode: mode, feed: feed,
-		pacer: pacer{unit: 50 * time.Millisecond, limit: time.Second},
+		pacer: pacer{unit: 75 * time.Millisecond, limit: time.Second},
 	}
 	if err := slices.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("slices: %w", err)
