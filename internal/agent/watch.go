@@ -6,12 +6,14 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
@@ -49,6 +51,11 @@ func newClients(cfg *rest.Config) (*clients, error) {
 	return &clients{kube: kube, causeway: causeway}, nil
 }
 
+// watchBackoff is how a watch that has ended is tried again. client-go would wait
+// up to a minute. But while one watch is back and another is not, this node acts on
+// old endpoints, and other nodes, which know better, may leave an address to it.
+var watchBackoff = wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 1, Cap: 3 * time.Second, Steps: 10}
+
 // notHeadless selects what a proxy deals with.
 const notHeadless = "!" + corev1.IsHeadlessService
 
@@ -78,7 +85,8 @@ func (c *clients) watch(ctx context.Context, s *Store, announce bool) {
 		lw := cache.NewFilteredListWatchFromClient(src.client, src.resource, metav1.NamespaceAll, func(o *metav1.ListOptions) {
 			o.LabelSelector = src.selector
 		})
-		r := cache.NewReflectorWithOptions(lw, src.expected, src.feed, cache.ReflectorOptions{Name: src.resource})
+		backoff := watchBackoff
+		r := cache.NewReflectorWithOptions(lw, src.expected, src.feed, cache.ReflectorOptions{Name: src.resource, Backoff: &backoff})
 		wg.Go(func() { r.RunWithContext(ctx) })
 	}
 	wg.Wait()
