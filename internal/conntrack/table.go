@@ -21,7 +21,8 @@ const (
 	msgGet, msgDelete = 1, 2
 
 	ctaTupleOrig, ctaTupleReply = 1, 2
-	ctaStatus                   = 3
+	ctaStatus, ctaProtoInfo     = 3, 4
+	protoInfoTCP, tcpState      = 1, 1
 	ctaID, ctaZone, ctaFilter   = 12, 18, 25
 	ctaStatusMask               = 26
 
@@ -40,6 +41,7 @@ const (
 	maxScopesByKernelsFilter = 16
 
 	seenReply = 1 << 1 // IPS_SEEN_REPLY
+	dstNAT    = 1 << 5 // IPS_DST_NAT
 )
 
 // entry is one tracked flow.
@@ -47,7 +49,9 @@ type entry struct {
 	proto model.Protocol
 	// source dialled destination and was led to endpoint.
 	source, destination, endpoint netip.AddrPort
-	answered                      bool
+	// status are the IPS_* bits; state is TCP's, TCP_CONNTRACK_*.
+	status uint32
+	state  uint8
 	// orig, zone and id name it to the kernel; the attributes as they came.
 	orig, zone, id []byte
 }
@@ -109,6 +113,27 @@ func (Table) Translated(f model.Family) (bool, error) {
 // were dialled, if what they dialled is asked for. A NodePort's key matches
 // this node's addresses. It says how many there were.
 func (Table) CleanUntranslated(f model.Family, dialled map[model.Key]bool) (int, error) {
+	return cleanDialled(f, dialled, func(e entry) bool { return e.destination == e.endpoint })
+}
+
+// CleanUnmapped is CleanUntranslated for the flows that no rule translated,
+// those included that IPVS did.
+func (Table) CleanUnmapped(f model.Family, dialled map[model.Key]bool) (int, error) {
+	return cleanDialled(f, dialled, func(e entry) bool { return e.status&dstNAT == 0 })
+}
+
+// CleanEnded is CleanUnmapped for TCP flows that have ended: the kernel keeps
+// those for a while, and takes a connection from the same port for one of them,
+// which no rule translates either.
+func (Table) CleanEnded(f model.Family, dialled map[model.Key]bool) (int, error) {
+	const timeWait, closed = 7, 8 // TCP_CONNTRACK_TIME_WAIT, _CLOSE
+	return cleanDialled(f, dialled, func(e entry) bool {
+		return e.status&dstNAT == 0 && e.proto == model.TCP && (e.state == timeWait || e.state == closed)
+	})
+}
+
+// cleanDialled deletes the flows to what is asked for, those that go says.
+func cleanDialled(f model.Family, dialled map[model.Key]bool, goes func(entry) bool) (int, error) {
 	local := localAddrs()
 	deleted := 0
 	var errs []error
@@ -120,7 +145,7 @@ func (Table) CleanUntranslated(f model.Family, dialled map[model.Key]bool) (int,
 		for _, e := range entries {
 			key := model.Key{Addr: e.destination.Addr(), Port: e.destination.Port(), Protocol: proto}
 			nodePort := model.Key{Addr: f.Unspecified(), Port: key.Port, Protocol: proto}
-			if e.destination != e.endpoint || !dialled[key] && !(dialled[nodePort] && local(key.Addr)) {
+			if !goes(e) || !dialled[key] && !(dialled[nodePort] && local(key.Addr)) {
 				continue
 			}
 			switch err := remove(f, e); {
@@ -180,7 +205,7 @@ func (g *group) stale(e entry, local func(netip.Addr) bool) bool {
 		{Addr: g.fam.Unspecified(), Port: e.destination.Port(), Protocol: e.proto},
 	} {
 		for _, s := range g.byKey[key] {
-			if !(s.Unanswered && e.answered) && s.Stale(e.destination, e.endpoint, local) {
+			if !(s.Unanswered && e.status&seenReply != 0) && s.Stale(e.destination, e.endpoint, local) {
 				return true
 			}
 		}
@@ -304,7 +329,20 @@ func parseEntry(b []byte) (entry, bool) {
 		case ctaTupleReply:
 			reply = parseTuple(data)
 		case ctaStatus:
-			e.answered = len(data) == 4 && binary.BigEndian.Uint32(data)&seenReply != 0
+			if len(data) >= 4 {
+				e.status = binary.BigEndian.Uint32(data)
+			}
+		case ctaProtoInfo:
+			attrs(data, func(typ int, data []byte) {
+				if typ != protoInfoTCP {
+					return
+				}
+				attrs(data, func(typ int, data []byte) {
+					if typ == tcpState && len(data) >= 1 {
+						e.state = data[0]
+					}
+				})
+			})
 		case ctaZone:
 			e.zone = data
 		case ctaID:
