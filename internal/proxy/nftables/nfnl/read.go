@@ -116,6 +116,20 @@ type ReadRule struct {
 	UserData string
 }
 
+// ChainNames reads which chains a table has; a missing one has none.
+func (c *Conn) ChainNames(t Table) ([]string, error) {
+	var names []string
+	err := c.dump(unix.NFT_MSG_GETCHAIN, t.Family, nil, func() { names = nil }, func(b []byte) {
+		if ch, table := decodeChain(b); table == t.Name {
+			names = append(names, ch.Name)
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list chains of %s: %w", t, err)
+	}
+	return names, nil
+}
+
 // Chains reads all chains of a table, with their rules. A missing table has
 // none.
 func (c *Conn) Chains(t Table) (map[string]*ReadChain, error) {

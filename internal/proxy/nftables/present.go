@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nftables
+
+import (
+	"slices"
+
+	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
+)
+
+// Present says whether the kernel has a table of ours.
+func Present() (bool, error) {
+	conn, err := nfnl.Dial()
+	if err != nil {
+		return false, nil //nolint:nilerr // no nf_tables, nothing in it
+	}
+	defer conn.Close()
+	for _, f := range []nfnl.Family{nfnl.FamilyIPv4, nfnl.FamilyIPv6} {
+		names, err := conn.Tables(f)
+		if err != nil || slices.Contains(names, TableName) {
+			return err == nil, err
+		}
+	}
+	return false, nil
+}
