@@ -135,3 +135,51 @@ func TestServices(t *testing.T) {
 		t.Errorf("the port is free again: %v", err)
 	}
 }
+
+// A port that is in use, by the kube-proxy that still runs, is taken when it is
+// free.
+func TestServicesWaitForPort(t *testing.T) {
+	other, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := uint16(other.Addr().(*net.TCPAddr).Port)
+	s := NewServices(func() bool { return true })
+	defer s.Close()
+	name := types.NamespacedName{Namespace: "default", Name: "web"}
+	if err := s.Set(t.Context(), name, port, 1); err == nil {
+		t.Error("no error for a port in use")
+	}
+	if err := s.Set(t.Context(), name, port, 2); err != nil {
+		t.Errorf("told again: %v", err)
+	}
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	url := fmt.Sprintf("http://127.0.0.1:%d/", port)
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		resp, err := http.Get(url)
+		if err == nil {
+			body, _ := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if !strings.Contains(string(body), `"localEndpoints":2`) {
+				t.Errorf("answer %s, want 2 endpoints", body)
+			}
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("never served: %v", err)
+		}
+	}
+	// One that still waits ends at once.
+	busy, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer busy.Close()
+	waiting := types.NamespacedName{Namespace: "default", Name: "waiting"}
+	_ = s.Set(t.Context(), waiting, uint16(busy.Addr().(*net.TCPAddr).Port), 1)
+	if err := s.Set(t.Context(), waiting, 0, 0); err != nil {
+		t.Error(err)
+	}
+}

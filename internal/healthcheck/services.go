@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -30,6 +31,7 @@ type server struct {
 	name types.NamespacedName
 	port uint16
 	http *http.Server
+	stop chan struct{}
 	done chan struct{}
 
 	mu    sync.Mutex
@@ -43,8 +45,9 @@ func NewServices(healthy func() bool) *Services {
 }
 
 // Set serves port for a Service, whose number of ready endpoints on this node
-// is ready. Port 0 ends it. An error, for example a port in use, leaves the
-// Service without an answer until Set is called again.
+// is ready. Port 0 ends it. An error leaves the Service without an answer: until
+// the port is free if that is in use, which is looked for, else until Set is
+// called again.
 func (s *Services) Set(ctx context.Context, name types.NamespacedName, port uint16, ready int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -61,11 +64,13 @@ func (s *Services) Set(ctx context.Context, name types.NamespacedName, port uint
 		srv.set(ready)
 		return nil
 	}
-	srv, err := s.listen(ctx, name, port, ready)
+	srv, err := s.serve(ctx, name, port, ready)
+	if srv != nil {
+		s.servers[name] = srv
+	}
 	if err != nil {
 		return fmt.Errorf("serve health check port %d of Service %s: %w", port, name, err)
 	}
-	s.servers[name] = srv
 	return nil
 }
 
@@ -79,29 +84,50 @@ func (s *Services) Close() {
 	}
 }
 
-func (s *Services) listen(ctx context.Context, name types.NamespacedName, port uint16, ready int) (*server, error) {
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(int(port))))
-	if err != nil {
+// serve starts a server. With a port in use it returns both the server, which
+// waits for the port, and the error.
+func (s *Services) serve(ctx context.Context, name types.NamespacedName, port uint16, ready int) (*server, error) {
+	l, err := listen(ctx, port)
+	if err != nil && !errors.Is(err, unix.EADDRINUSE) {
 		return nil, err
 	}
-	srv := &server{name: name, port: port, ready: ready, done: make(chan struct{})}
+	srv := &server{name: name, port: port, ready: ready, stop: make(chan struct{}), done: make(chan struct{})}
 	srv.http = &http.Server{
 		Handler:           http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { srv.answer(w, s.healthy()) }),
 		ReadHeaderTimeout: 5 * time.Second,
 		WriteTimeout:      5 * time.Second,
 		IdleTimeout:       time.Minute,
 	}
-	go func() {
-		defer close(srv.done)
-		if err := srv.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			_ = l.Close()
+	go srv.run(l)
+	return srv, err
+}
+
+func listen(ctx context.Context, port uint16) (net.Listener, error) {
+	var lc net.ListenConfig
+	return lc.Listen(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(int(port))))
+}
+
+// run serves, after it has got the port if l is nil.
+func (s *server) run(l net.Listener) {
+	const again = time.Second
+	defer close(s.done)
+	for l == nil {
+		select {
+		case <-s.stop:
+			return
+		case <-time.After(again):
 		}
-	}()
-	return srv, nil
+		if got, err := listen(context.Background(), s.port); err == nil {
+			l = got
+		}
+	}
+	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		_ = l.Close()
+	}
 }
 
 func (s *server) close() {
+	close(s.stop)
 	_ = s.http.Close()
 	<-s.done
 }
