@@ -4,17 +4,18 @@
 // LoadBalancer addresses.
 //
 //	agent            serve until SIGTERM; forwarding stays in the kernel after
-//	agent cleanup    remove from the kernel everything that an agent made
+//	agent cleanup    remove from the kernel everything that an agent made; with
+//	                 --kube-proxy, instead, what kube-proxy left there
 package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
@@ -24,7 +25,7 @@ import (
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/causeway-lb/causeway/internal/agent"
-	"github.com/causeway-lb/causeway/internal/conntrack"
+	"github.com/causeway-lb/causeway/internal/proxy/kubeproxy"
 	"github.com/causeway-lb/causeway/internal/proxy/modes"
 	"github.com/causeway-lb/causeway/internal/version"
 )
@@ -58,12 +59,7 @@ func command() *cobra.Command {
 		RunE:          func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), f) },
 	}
 	f.register(cmd)
-	cmd.AddCommand(&cobra.Command{
-		Use:   "cleanup",
-		Short: "Removes from the kernel everything that an agent made",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cleanup(cmd.Context(), f) },
-	})
+	cmd.AddCommand(cleanupCommand(f))
 	return cmd
 }
 
@@ -89,6 +85,9 @@ func serve(ctx context.Context, f *flags) error {
 	defer b.Close()
 	cfg.Backend = b
 	cfg.Parts = append(cfg.Parts, reporter.Part())
+	if !cfg.AnnounceOnly {
+		cfg.Parts = append(cfg.Parts, agent.KubeProxyLeftovers(kubeproxy.Present, 10*time.Minute))
+	}
 	a, err := agent.New(cfg)
 	if err != nil {
 		return err
@@ -99,16 +98,6 @@ func serve(ctx context.Context, f *flags) error {
 	}
 	log.Info("Agent stopped, forwarding stays as it is")
 	return nil
-}
-
-// cleanup removes what any mode made.
-func cleanup(ctx context.Context, f *flags) error {
-	b, err := modes.New(modes.Config{Mode: modes.Auto, Kinds: modes.Kinds(f.modes)})
-	if err != nil {
-		return err
-	}
-	defer b.Close()
-	return errors.Join(b.Cleanup(ctx), conntrack.Cleanup())
 }
 
 // restConfig is the kubeconfig's, or that of the Pod that this runs in.

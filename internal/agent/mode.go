@@ -131,11 +131,7 @@ func (r *ModeReporter) Part() Part {
 		env.Registry.MustRegister(r.gauge, r.falls)
 		for {
 			for _, message := range r.take() {
-				ref := &corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: env.NodeName}
-				if n := env.Store.Node(env.NodeName); n != nil {
-					ref.UID = n.UID
-				}
-				env.Recorder.Eventf(ref, nil, corev1.EventTypeWarning, "ProxyModeUnsupported", "Program", "%s", message)
+				env.Recorder.Eventf(env.node(), nil, corev1.EventTypeWarning, "ProxyModeUnsupported", "Program", "%s", message)
 			}
 			var again <-chan time.Time
 			if err := r.setCondition(ctx, env); err != nil && ctx.Err() == nil {

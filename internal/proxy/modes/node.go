@@ -32,7 +32,10 @@ func (c Configs) Validate() error {
 // uses them.
 func Kinds(c Configs) map[Mode]Kind {
 	return map[Mode]Kind{
-		NFTables: {Open: func() (backend.Backend, error) { return opened(nftables.New(nftables.Config{})) }},
+		NFTables: {
+			Open:    func() (backend.Backend, error) { return opened(nftables.New(nftables.Config{})) },
+			Present: nftables.Present,
+		},
 		IPTables: {
 			Open:    func() (backend.Backend, error) { return opened(iptables.New(c.IPTables)) },
 			Present: func() (bool, error) { return iptables.Present(c.IPTables) },
@@ -47,6 +50,20 @@ func Kinds(c Configs) map[Mode]Kind {
 		},
 		None: {Open: func() (backend.Backend, error) { return opened(none.New(c.None)) }},
 	}
+}
+
+// Programmed says whether any of kinds has objects in the kernel, as far as that
+// can be told.
+func Programmed(kinds map[Mode]Kind) (bool, error) {
+	for _, kind := range kinds {
+		if kind.Present == nil {
+			continue
+		}
+		if present, err := kind.Present(); err != nil || present {
+			return present, err
+		}
+	}
+	return false, nil
 }
 
 // opened keeps a nil *T from becoming an interface that is not nil.

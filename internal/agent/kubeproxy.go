@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// KubeProxyLeftovers is a Part that tells when kube-proxy's rules are on the
+// node that this agent programs: by a log line, an event on the Node and a
+// metric. present says what there is, "" for nothing; it is asked when the
+// kernel has been programmed, and then every so often.
+func KubeProxyLeftovers(present func(context.Context) (string, error), every time.Duration) Part {
+	gauge := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "causeway_kube_proxy_leftovers", Help: "1 while rules of kube-proxy are on this node.",
+	})
+	return Part{Name: "kube-proxy's leftovers", NoLoadBalancers: true, Run: func(ctx context.Context, env Env) error {
+		env.Registry.MustRegister(gauge)
+		log := logr.FromContextOrDiscard(ctx)
+		const soon = time.Second
+		told := ""
+		for wait := soon; ; {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(wait):
+			}
+			if !env.Syncer.Status().Started {
+				continue
+			}
+			wait = every
+			what, err := present(ctx)
+			if err != nil {
+				log.Error(err, "Rules of kube-proxy cannot be looked for", "node", env.NodeName)
+				continue
+			}
+			gauge.Set(0)
+			if what != "" {
+				gauge.Set(1)
+			}
+			if what != "" && what != told {
+				log.Info("Rules of kube-proxy are on this node", "node", env.NodeName, "rules", what)
+				env.Recorder.Eventf(env.node(), nil, corev1.EventTypeWarning, "KubeProxyLeftovers", "Program",
+					"kube-proxy's rules are still on this node: %s. They may lead connections to what was right when it stopped. "+
+						"Stop kube-proxy here, then run: agent cleanup --kube-proxy", what)
+			}
+			told = what
+		}
+	}}
+}
+
+// node refers to this Node in events.
+func (e *Env) node() *corev1.ObjectReference {
+	ref := &corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: e.NodeName}
+	if n := e.Store.Node(e.NodeName); n != nil {
+		ref.UID = n.UID
+	}
+	return ref
+}
