@@ -33,6 +33,7 @@ var Dependencies = []Dependency{
 	{Program: "curl", Package: "curl"},
 	{Program: "haproxy", Package: "haproxy", Tests: true},
 	{Program: "iptables-restore", Package: "iptables", Tests: true},
+	{Program: "ipset", Package: "ipset", Tests: true},
 }
 
 // MissingError names programs that are not there and how to get them.

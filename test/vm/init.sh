@@ -15,6 +15,8 @@ mount -t tmpfs tmpfs /run
 mount -t cgroup2 cgroup /sys/fs/cgroup
 mkdir -p /run/netns
 ln -s /proc/self/fd /dev/fd
+mkdir -p /etc
+printf '%s\n' 'icmp 1' 'tcp 6' 'udp 17' 'sctp 132' >/etc/protocols # ipset looks there
 echo /bin/modprobe >/proc/sys/kernel/modprobe
 # Networking of a machine that has only just been switched on: namespaces that
 # a test makes start from the same values.

@@ -16,11 +16,12 @@ import (
 )
 
 // forVMVariable names the file in which tests are noted that are to run in the
-// virtual machine when those on this kernel have ended.
+// virtual machine when those on this kernel have ended: names, and absolute
+// paths of programs that they need there.
 const forVMVariable = "CAUSEWAY_NSTEST_FOR_VM"
 
 // vmPrograms are those of the host that tests in the virtual machine call.
-const vmPrograms = "ip,nft,iptables-save,ip6tables-save,iptables-restore,ip6tables-restore," +
+const vmPrograms = "ip,nft,ipset,iptables,ip6tables,iptables-save,ip6tables-save,iptables-restore,ip6tables-restore," +
 	"iptables-nft,iptables-nft-save,iptables-nft-restore,ip6tables-nft-save,ip6tables-nft-restore," +
 	"iptables-legacy,iptables-legacy-save,iptables-legacy-restore,ip6tables-legacy-save,ip6tables-legacy-restore"
 
@@ -53,6 +54,21 @@ func AlsoInVM(t testing.TB) {
 // forVM notes a test for the virtual machine, whole if it is a part of one.
 func forVM(t testing.TB) {
 	t.Helper()
+	name, _, _ := strings.Cut(t.Name(), "/")
+	note(t, name)
+}
+
+// TakeToVM has the virtual machine hold one more program of this machine, at the
+// same path.
+func TakeToVM(t testing.TB, path string) {
+	t.Helper()
+	if !InVM() && !testing.Short() {
+		note(t, path)
+	}
+}
+
+func note(t testing.TB, what string) {
+	t.Helper()
 	list := os.Getenv(forVMVariable)
 	if list == "" {
 		t.Fatal("the package's TestMain does not call nstest.Main")
@@ -62,8 +78,7 @@ func forVM(t testing.TB) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	name, _, _ := strings.Cut(t.Name(), "/")
-	if _, err := fmt.Fprintln(f, name); err != nil {
+	if _, err := fmt.Fprintln(f, what); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -89,9 +104,16 @@ func withVM(tests func() int) int {
 		return status
 	}
 	noted, err := os.ReadFile(list)
-	names := slices.Compact(slices.Sorted(slices.Values(strings.Fields(string(noted)))))
+	var names, programs []string
+	for _, what := range slices.Compact(slices.Sorted(slices.Values(strings.Fields(string(noted))))) {
+		if filepath.IsAbs(what) {
+			programs = append(programs, what)
+		} else {
+			names = append(names, what)
+		}
+	}
 	if err == nil && len(names) > 0 {
-		err = inVM(context.Background(), dir, names)
+		err = inVM(context.Background(), dir, names, programs)
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "--- FAIL: in the virtual machine: %v\nFAIL\n", err)
@@ -100,9 +122,10 @@ func withVM(tests func() int) int {
 	return 0
 }
 
-// inVM runs these tests of this program in the virtual machine. Each of them
-// must say that it passed: one that is not found, or skipped, did not.
-func inVM(ctx context.Context, dir string, names []string) error {
+// inVM runs these tests of this program in the virtual machine, with these
+// programs besides the usual. Each of them must say that it passed: one that is
+// not found, or skipped, did not.
+func inVM(ctx context.Context, dir string, names, programs []string) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -112,7 +135,8 @@ func inVM(ctx context.Context, dir string, names []string) error {
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the runner of the virtual machine: %w\n%s", err, out)
 	}
-	args := []string{"-programs", vmPrograms, self, "-test.v", "-test.run=^(" + strings.Join(names, "|") + ")$"}
+	programs = append([]string{vmPrograms}, programs...)
+	args := []string{"-programs", strings.Join(programs, ","), self, "-test.v", "-test.run=^(" + strings.Join(names, "|") + ")$"}
 	loud := false
 	for _, arg := range os.Args[1:] {
 		loud = loud || arg == "-test.v" || strings.HasPrefix(arg, "-test.v=") && arg != "-test.v=false"
