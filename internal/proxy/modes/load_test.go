@@ -36,6 +36,8 @@ const (
 // Pod that is one, and a Pod that echoes lines.
 type network struct {
 	clients map[string]*nstest.NS
+	// perSecond are new connections that a load opens.
+	perSecond int
 }
 
 func newNetwork(t *testing.T) *network {
@@ -76,7 +78,7 @@ func newNetwork(t *testing.T) *network {
 		t.Cleanup(func() { listener.Close() })
 		go serve(listener)
 	}
-	return &network{map[string]*nstest.NS{"client": client, "node": node, "Pod": caller}}
+	return &network{clients: map[string]*nstest.NS{"client": client, "node": node, "Pod": caller}, perSecond: newPerSecond}
 }
 
 func serve(listener net.Listener) {
@@ -161,7 +163,7 @@ func (n *network) start(t *testing.T) *load {
 	}
 	for i := range dialers {
 		from := froms[i%len(froms)]
-		l.wait.Go(func() { _ = n.clients[from].Do(func() error { l.dial(from); return nil }) })
+		l.wait.Go(func() { _ = n.clients[from].Do(func() error { l.dial(from, n.perSecond); return nil }) })
 	}
 	t.Cleanup(func() { l.end() })
 	l.more(t, 20)
@@ -181,8 +183,8 @@ func (l *load) keep(c *connection, from string) {
 }
 
 // dial opens its share of the new connections.
-func (l *load) dial(from string) {
-	tick := time.NewTicker(time.Second * dialers / newPerSecond)
+func (l *load) dial(from string, perSecond int) {
+	tick := time.NewTicker(time.Second * dialers / time.Duration(perSecond))
 	defer tick.Stop()
 	for l.pause(0) {
 		begun := time.Now()
@@ -245,7 +247,7 @@ func (l *load) verify(t *testing.T, reset bool) {
 	l.end()
 	t.Logf("%d new connections, the slowest took %v; %d of %d long ones ended", l.made.Load(), l.slow, len(l.ended), len(l.long))
 	if len(l.failed) > 0 {
-		t.Errorf("%d of %d new connections failed, the first %v", len(l.failed), l.made.Load(), l.failed[0])
+		t.Errorf("%d of %d new connections failed:\n%v", len(l.failed), l.made.Load(), errors.Join(l.failed...))
 	}
 	if reset && len(l.ended) != len(l.long) {
 		t.Errorf("%d of %d long connections ended, want all", len(l.ended), len(l.long))
