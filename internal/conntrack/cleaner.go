@@ -12,9 +12,10 @@ import (
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
-// gather is the least time between two runs. Each walks the kernel's table, and
-// endpoints can come and go by the hundred.
-const gather = 100 * time.Millisecond
+// gather is the least time between two runs. Each walks the kernel's table, which
+// takes some 10 ms whatever is in it, and endpoints can come and go by the
+// hundred. A client sends its SYN again after a second.
+const gather = 250 * time.Millisecond
 
 // Cleaner ends stale flows in the background: programming new rules never
 // waits for it, and changes that come meanwhile are cleaned up together.
