@@ -24,14 +24,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/uuid"
-	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/client/fake"
-	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/alloc"
-	"github.com/causeway-lb/causeway/internal/alloc/book"
 )
 
 var _ = Describe("what a Service has and what the pools would give it", func() {
@@ -147,94 +143,6 @@ type everHolder struct{}
 func (everHolder) held() bool       { return true }
 func (everHolder) holder() string   { return "" }
 func (everHolder) turn() alloc.Turn { return alloc.Turn{} }
-
-// A store that keeps what it gets stands for an API server without allocators,
-// and for what the real one never lets happen: duplicates.
-var _ = Describe("Services in a store that does not allocate", func() {
-	var (
-		store      client.Client
-		reconciler *ServiceAddressReconciler
-		recorder   *events.FakeRecorder
-	)
-	BeforeEach(func() {
-		b := newServiceBook(nil, book.Config{})
-		close(b.synced)
-		b.setCIDR(&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: apiServerCIDR}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/16"}}})
-		b.setClusterIPPool(context.Background())(&v1alpha1.ClusterIPPool{
-			ObjectMeta: metav1.ObjectMeta{Name: "blue"},
-			Spec:       v1alpha1.ClusterIPPoolSpec{Ranges: []v1alpha1.AddressRange{"10.96.8.1-10.96.8.3"}},
-		})
-		b.setNodePortPool(context.Background())(&v1alpha1.NodePortPool{
-			ObjectMeta: metav1.ObjectMeta{Name: "blue"},
-			Spec:       v1alpha1.NodePortPoolSpec{Ranges: []v1alpha1.PortRange{"30100-30199"}},
-		})
-		store = fake.NewClientBuilder().WithScheme(NewScheme()).WithStatusSubresource(&corev1.Service{}).
-			WithObjects(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}}).Build()
-		recorder = events.NewFakeRecorder(100)
-		reconciler = &ServiceAddressReconciler{
-			Client: store, Recorder: recorder, problems: newProblems(),
-			allocator: &ServiceAllocator{Client: store, Live: store, book: b, term: everHolder{}},
-		}
-	})
-	// settle stores a Service, lets the book see it as its watch would, and
-	// reconciles it, twice.
-	settle := func(ctx context.Context, svc *corev1.Service) *corev1.Service {
-		GinkgoHelper()
-		svc.UID = uuid.NewUUID()
-		if svc.Spec.Type == "" {
-			svc.Spec.Type = corev1.ServiceTypeClusterIP
-		}
-		Expect(store.Create(ctx, svc)).To(Succeed())
-		key := client.ObjectKeyFromObject(svc)
-		for range 2 {
-			reconciler.allocator.book.setService(svc)
-			_, err := reconciler.Reconcile(ctx, reconcile.Request{NamespacedName: key})
-			Expect(err).NotTo(HaveOccurred())
-			Expect(store.Get(ctx, key, svc)).To(Succeed())
-		}
-		return svc
-	}
-
-	It("get addresses and ports", func(ctx SpecContext) {
-		seen := map[string]bool{}
-		for i := range 3 {
-			svc := settle(ctx, newService("shop", fmt.Sprint("s", i), func(svc *corev1.Service) { svc.Spec.Type = corev1.ServiceTypeNodePort }))
-			Expect(svc.Spec.ClusterIP).To(HavePrefix("10.96.8."))
-			Expect(svc.Spec.ClusterIPs).To(Equal([]string{svc.Spec.ClusterIP}))
-			Expect(svc.Spec.Ports[0].NodePort).To(And(BeNumerically(">=", 30100), BeNumerically("<=", 30199)))
-			Expect(seen).NotTo(Or(HaveKey(svc.Spec.ClusterIP), HaveKey(fmt.Sprint(svc.Spec.Ports[0].NodePort))))
-			seen[svc.Spec.ClusterIP], seen[fmt.Sprint(svc.Spec.Ports[0].NodePort)] = true, true
-		}
-	})
-
-	It("wait, and say so, while the pool is full", func(ctx SpecContext) {
-		for i := range 3 {
-			settle(ctx, newService("shop", fmt.Sprint("s", i), nil))
-		}
-		svc := settle(ctx, newService("shop", "late", nil))
-		Expect(svc.Spec.ClusterIP).To(BeEmpty())
-		Expect(serviceCondition(svc, v1alpha1.ConditionInPool)).To(Equal("False/Pending"))
-		Expect(recorder.Events).To(Receive(ContainSubstring("pool blue has no free value")))
-	})
-
-	It("are told when they share an address, until one of them goes", func(ctx SpecContext) {
-		fixed := func(svc *corev1.Service) {
-			svc.Spec.ClusterIP, svc.Spec.ClusterIPs = "10.96.8.2", []string{"10.96.8.2"}
-		}
-		first := settle(ctx, newService("shop", "first", fixed))
-		second := settle(ctx, newService("shop", "second", fixed))
-		Expect(serviceCondition(second, v1alpha1.ConditionInPool)).To(Equal("False/Duplicate"))
-		Expect(recorder.Events).To(Receive(ContainSubstring("ClusterIP 10.96.8.2 is held by Service shop/first, too")))
-		again, err := reconciler.Reconcile(ctx, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(first)})
-		Expect(err).NotTo(HaveOccurred())
-		Expect(again.RequeueAfter).NotTo(BeZero())
-		reconciler.allocator.book.forgetService(first)
-		_, err = reconciler.Reconcile(ctx, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(second)})
-		Expect(err).NotTo(HaveOccurred())
-		Expect(store.Get(ctx, client.ObjectKeyFromObject(second), second)).To(Succeed())
-		Expect(serviceCondition(second, v1alpha1.ConditionInPool)).To(BeEmpty())
-	})
-})
 
 // replica is a second controller beside the suite's, with a term of its own
 // kind, whose webhooks only the spec calls.

@@ -137,9 +137,15 @@ func suiteOptions() Options {
 // with the certificate that the API server was told to trust.
 func newManager(port int) ctrl.Manager {
 	GinkgoHelper()
+	return newManagerOf(restConfig, port)
+}
+
+// newManagerOf is newManager for another API server.
+func newManagerOf(api *rest.Config, port int) ctrl.Manager {
+	GinkgoHelper()
 	hooks := testEnv.WebhookInstallOptions
 	skipNames := true
-	mgr, err := ctrl.NewManager(restConfig, ctrl.Options{
+	mgr, err := ctrl.NewManager(api, ctrl.Options{
 		Scheme:     NewScheme(),
 		Metrics:    metricsserver.Options{BindAddress: "0"},
 		Cache:      CacheOptions(),
