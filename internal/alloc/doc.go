@@ -38,6 +38,9 @@
 // value that nobody has, but that somebody had, is remembered for that name, so
 // that a Service that comes back gets it if it is still free.
 //
+// Those who grant from a pool one after the other keep out of each other's way:
+// each begins in a part of the pool that those before it have left alone (Turn).
+//
 // # Invariants
 //
 //   - A value is set in a pool's bitmap if and only if it has a lease or is
