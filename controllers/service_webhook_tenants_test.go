@@ -36,7 +36,8 @@ var _ = Describe("an edit that reaches into another tenant's pool", func() {
 		net++
 		owner, other := newNamespace(ctx), newNamespace(ctx)
 		clusterIPPool(ctx, owner, nil, v1alpha1.AddressRange(v4(0)+"/24"), v1alpha1.AddressRange(v6(0)+"/120"))
-		nodePortPool(ctx, owner, nil, v1alpha1.PortRange(fmt.Sprintf("%d-%d", port(0), port(9))))
+		askedFor := func(s *v1alpha1.NodePortPoolSpec) { s.StaticBand = ptr.To[int32](8) } // what is asked for below is given to nobody else
+		nodePortPool(ctx, owner, askedFor, v1alpha1.PortRange(fmt.Sprintf("%d-%d", port(0), port(9))))
 		lbPool := &v1alpha1.LoadBalancerPool{Spec: v1alpha1.LoadBalancerPoolSpec{
 			Addresses: []v1alpha1.AddressRange{v1alpha1.AddressRange(lan(0) + "/28")}, NamespaceSelector: inNamespace(owner),
 		}}
