@@ -19,6 +19,11 @@ type Error struct {
 	Err error
 	// Detail is the kernel's own explanation, if it gave one.
 	Detail string
+	// Table, Set and Elements are what was to be added, if it was elements: the
+	// one that the kernel names (since Linux 6.0), or else those of the message.
+	Table    Table
+	Set      string
+	Elements []Element
 }
 
 func (e *Error) Error() string {
@@ -200,16 +205,21 @@ func (c *Conn) replyError(b *Batch, m unix.NlMsghdr, body []byte, first uint32) 
 		return nil
 	}
 	e := &Error{Op: "commit transaction", Err: unix.Errno(errno)}
-	if i := int(m.Seq - first); m.Seq >= first && i < len(b.ops) {
-		e.Op = b.ops[i]
-	}
-	const extMsg = 1 // NLMSGERR_ATTR_MSG
+	const extMsg, extOffset = 1, 2 // NLMSGERR_ATTR_MSG, NLMSGERR_ATTR_OFFS
+	var offset uint32
 	if m.Flags&unix.NLM_F_ACK_TLVS != 0 && len(body) > 4+unix.NLMSG_HDRLEN {
 		Attrs(body[4+unix.NLMSG_HDRLEN:], func(typ uint16, data []byte) {
-			if typ == extMsg {
+			switch {
+			case typ == extMsg:
 				e.Detail = CString(data)
+			case typ == extOffset && len(data) == 4:
+				offset = binary.NativeEndian.Uint32(data)
 			}
 		})
+	}
+	if i := int(m.Seq - first); m.Seq >= first && i < len(b.ops) {
+		e.Op = b.ops[i]
+		b.blame(e, i, offset)
 	}
 	return e
 }

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nfnl
+
+import (
+	"encoding/binary"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// Refusals gives the messages that the kernel refused, nil if err is anything
+// else: then it is not known whether the transaction was applied.
+func Refusals(err error) []*Error {
+	switch e := err.(type) {
+	case *Error:
+		return []*Error{e}
+	case interface{ Unwrap() []error }:
+		var all []*Error
+		for _, part := range e.Unwrap() {
+			some := Refusals(part)
+			if some == nil {
+				return nil
+			}
+			all = append(all, some...)
+		}
+		return all
+	case interface{ Unwrap() error }:
+		return Refusals(e.Unwrap())
+	}
+	return nil
+}
+
+// blame notes which elements e is about, if message i adds elements: the one
+// at offset in the message, where the kernel says so, else all of them.
+func (b *Batch) blame(e *Error, i int, offset uint32) {
+	msg := b.message(i)
+	if header(msg).Type != unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWSETELEM {
+		return
+	}
+	e.Table.Family = Family(msg[unix.NLMSG_HDRLEN])
+	Attrs(msg[unix.NLMSG_HDRLEN+nfgenmsgLen:], func(typ uint16, data []byte) {
+		switch typ {
+		case unix.NFTA_SET_ELEM_LIST_TABLE:
+			e.Table.Name = CString(data)
+		case unix.NFTA_SET_ELEM_LIST_SET:
+			e.Set = CString(data)
+		case unix.NFTA_SET_ELEM_LIST_ELEMENTS:
+			Attrs(data, func(_ uint16, data []byte) { e.Elements = append(e.Elements, decoded(data)) })
+		}
+	})
+	if int(offset) >= len(msg) {
+		return
+	}
+	first := true
+	Attrs(msg[offset:], func(_ uint16, data []byte) {
+		// Older kernels count from the start of the transaction: what is not one
+		// of the elements is not believed.
+		if el := decoded(data); first && slices.Contains(e.Elements, el) {
+			e.Elements = []Element{el}
+		}
+		first = false
+	})
+}
+
+func decoded(data []byte) Element {
+	var raw RawElement
+	decodeElement(data, &raw)
+	return raw.Element()
+}
+
+// message gives message i.
+func (b *Batch) message(i int) []byte {
+	off := 0
+	for ; i > 0; i-- {
+		off += int(binary.NativeEndian.Uint32(b.buf[off:]))
+	}
+	return b.buf[off : off+int(binary.NativeEndian.Uint32(b.buf[off:]))]
+}
