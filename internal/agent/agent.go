@@ -309,8 +309,12 @@ func (a *Agent) drifted(r backend.Report) {
 // health joins the kernel's state with the Node object's.
 func (a *Agent) health() healthcheck.Health {
 	s := a.syncer.Status()
+	var refused []string
+	for _, name := range s.Refused {
+		refused = append(refused, name.String())
+	}
 	return healthcheck.Health{
-		Started: s.Started, InSync: s.InSync, Err: s.Err, LastUpdated: s.LastSync,
+		Started: s.Started, InSync: s.InSync, Refused: refused, Err: s.Err, LastUpdated: s.LastSync,
 		NodeEligible: eligible(a.store.Node(a.cfg.NodeName)),
 	}
 }

@@ -12,8 +12,11 @@ import (
 type Health struct {
 	// Started says that the kernel has been verified since the process started.
 	Started bool
-	// InSync says that the kernel matches Desired.
+	// InSync says that the kernel matches Desired, but for Refused.
 	InSync bool
+	// Refused are the Services that the kernel refuses, by name. They leave the
+	// node healthy: it serves all others, and other nodes refuse them as well.
+	Refused []string
 	// Err is why it does not, if that is known.
 	Err error
 	// LastUpdated is when the kernel was last brought up to date.
@@ -32,8 +35,9 @@ type response struct {
 }
 
 type kernel struct {
-	InSync bool   `json:"inSync"`
-	Error  string `json:"error,omitempty"`
+	InSync  bool     `json:"inSync"`
+	Refused []string `json:"refused,omitempty"`
+	Error   string   `json:"error,omitempty"`
 }
 
 // Handler serves /healthz, /livez and /readyz. health is called for every
@@ -57,7 +61,8 @@ func Handler(health func() Health) http.Handler {
 
 func write(w http.ResponseWriter, h Health, ok bool, eligible *bool) {
 	now := time.Now()
-	r := response{LastUpdated: h.LastUpdated, CurrentTime: now, NodeEligible: eligible, Healthy: ok, Kernel: kernel{InSync: h.InSync}}
+	r := response{LastUpdated: h.LastUpdated, CurrentTime: now, NodeEligible: eligible, Healthy: ok,
+		Kernel: kernel{InSync: h.InSync && len(h.Refused) == 0, Refused: h.Refused}}
 	if ok {
 		r.LastUpdated = now // as kube-proxy has it: what is healthy is up to date
 	}

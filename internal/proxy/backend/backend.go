@@ -56,6 +56,10 @@ type Report struct {
 	// Problems are the parts of Services that the mode cannot do, or could not:
 	// of all Services after a full Sync, else of the changed ones.
 	Problems []model.Problem
+	// Refused are all Services that the kernel does not have as they should be,
+	// because it refuses them, and only them: it keeps what it had. They are
+	// tried again when changed names them, and by every full Sync.
+	Refused []types.NamespacedName
 }
 
 // Add sums up reports, for backends that work family by family.
@@ -65,6 +69,7 @@ func (r Report) Add(o Report) Report {
 		Added: r.Added + o.Added, Deleted: r.Deleted + o.Deleted,
 		Drift: r.Drift + o.Drift, Objects: r.Objects + o.Objects,
 		Problems: slices.Concat(r.Problems, o.Problems),
+		Refused:  slices.Concat(r.Refused, o.Refused),
 	}
 }
 

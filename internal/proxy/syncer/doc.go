@@ -15,6 +15,8 @@
 //     one.
 //   - After an error, a change by others to the kernel, a lost notification or
 //     the resync interval, everything is read back and compared.
+//   - A Service that the Backend reports as refused holds nobody up: it counts
+//     as not yet synced, and is tried again when it changes and on a timer.
 //   - Status says InSync only between a successful Sync and the next reason to
 //     doubt it.
 //

@@ -21,6 +21,7 @@ type Metrics struct {
 	drift       prometheus.Counter
 	errors      prometheus.Counter
 	inSync      prometheus.Gauge
+	refused     prometheus.Gauge
 	last        prometheus.Gauge
 }
 
@@ -59,13 +60,14 @@ func NewMetrics(backendName string) *Metrics {
 		drift:   counter("drift_total", "Objects that others had changed or deleted, and that were repaired."),
 		errors:  counter("sync_errors_total", "Syncs that the kernel refused."),
 		inSync:  gauge("in_sync", "1 if the kernel matches what it should, else 0."),
+		refused: gauge("refused_services", "Services whose rules the kernel refuses; the others are programmed."),
 		last:    gauge("last_sync_timestamp_seconds", "When a sync last succeeded, in Unix time."),
 	}
 }
 
 // Collectors are all metrics, to be registered.
 func (m *Metrics) Collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.duration, m.programming, m.noticing, m.services, m.elements, m.objects, m.drift, m.errors, m.inSync, m.last}
+	return []prometheus.Collector{m.duration, m.programming, m.noticing, m.services, m.elements, m.objects, m.drift, m.errors, m.inSync, m.refused, m.last}
 }
 
 func (m *Metrics) synced(r backend.Report, services int, elapsed time.Duration, err error) {
@@ -80,6 +82,10 @@ func (m *Metrics) synced(r backend.Report, services int, elapsed time.Duration, 
 		return
 	}
 	m.inSync.Set(1)
+	if len(r.Refused) > 0 {
+		m.inSync.Set(0)
+	}
+	m.refused.Set(float64(len(r.Refused)))
 	m.last.SetToCurrentTime()
 	m.services.Add(float64(services))
 	m.elements.WithLabelValues("add").Add(float64(r.Added))

@@ -68,8 +68,11 @@ type Applied struct {
 type Status struct {
 	// Started says that a Sync has succeeded since the start.
 	Started bool
-	// InSync says that the kernel matches all that was notified.
+	// InSync says that the kernel matches all that was notified, but for Refused.
 	InSync bool
+	// Refused are the Services that the kernel refuses; the others it has. Not
+	// to be modified.
+	Refused []types.NamespacedName
 	// Since is when InSync last became what it is.
 	Since time.Time
 	// LastSync is when a Sync last succeeded.
@@ -84,6 +87,8 @@ const (
 	maxBackoff    = 30 * time.Second
 	// driftPause gathers the many notifications of one foreign transaction.
 	driftPause = 20 * time.Millisecond
+	// refusedPause is how long Services that the kernel refuses rest at first.
+	refusedPause = time.Second
 )
 
 // Syncer drives one Backend.
@@ -103,6 +108,7 @@ type Syncer struct {
 	state   *model.State
 	pending map[types.NamespacedName]*model.Service  // Services to sync, as they were at the last success
 	left    map[types.NamespacedName][]model.Problem // what the Backend could not do
+	refused map[types.NamespacedName]*model.Service  // what the kernel keeps of Services that it refuses
 	causes  []cause                                  // of what the kernel does not have yet
 }
 
@@ -145,6 +151,7 @@ func New(cfg Config) (*Syncer, error) {
 		state:   model.NewState(cfg.Node),
 		pending: map[types.NamespacedName]*model.Service{},
 		left:    map[types.NamespacedName][]model.Problem{},
+		refused: map[types.NamespacedName]*model.Service{},
 		status:  Status{Since: time.Now()},
 	}, nil
 }
@@ -241,6 +248,8 @@ func (s *Syncer) Run(ctx context.Context) error {
 	resync := time.NewTicker(s.cfg.Resync)
 	defer resync.Stop()
 	backoff := time.Duration(0)
+	var again <-chan time.Time // to try what is refused
+	pause := refusedPause
 	for {
 		var retry <-chan time.Time
 		if backoff > 0 {
@@ -252,6 +261,9 @@ func (s *Syncer) Run(ctx context.Context) error {
 		case <-resync.C:
 			s.Verify()
 			continue
+		case <-again:
+			s.pendRefused()
+			again, pause = nil, min(2*pause, s.cfg.MaxBackoff)
 		case <-retry:
 		case <-s.wakeUnless(backoff > minBackoff):
 		}
@@ -261,6 +273,12 @@ func (s *Syncer) Run(ctx context.Context) error {
 			continue
 		}
 		backoff = 0
+		switch {
+		case len(s.refused) == 0:
+			again, pause = nil, refusedPause
+		case again == nil:
+			again = time.After(pause)
+		}
 	}
 }
 
@@ -317,7 +335,7 @@ func (s *Syncer) take() (dirty map[types.NamespacedName]cause, node *model.Node,
 // sync programs what has come in. retry says that the last Sync failed.
 func (s *Syncer) sync(ctx context.Context, log logr.Logger, retry bool) error {
 	dirty, node, verify := s.take()
-	if len(dirty) == 0 && node == nil && !verify && !retry {
+	if len(dirty) == 0 && len(s.pending) == 0 && node == nil && !verify && !retry {
 		return nil
 	}
 	if verify && !retry && s.Status().Started && len(dirty) == 0 {
@@ -346,7 +364,9 @@ func (s *Syncer) sync(ctx context.Context, log logr.Logger, retry bool) error {
 		return nil // nothing that matters to this node
 	}
 	var changed []types.NamespacedName
-	if node == nil && !verify && !retry {
+	if node != nil || verify || retry {
+		s.pendRefused()
+	} else {
 		changed = make([]types.NamespacedName, 0, len(s.pending))
 		for name := range s.pending {
 			changed = append(changed, name)
@@ -376,6 +396,7 @@ func (s *Syncer) done() {
 
 func (s *Syncer) succeeded(log logr.Logger, report backend.Report, elapsed time.Duration) {
 	applied := Applied{Node: s.state.Desired().Node, Report: report}
+	s.setAside(log, report.Refused)
 	for name, old := range s.pending {
 		applied.Changes = append(applied.Changes, model.Change{Name: name, Old: old, New: s.state.Service(name)})
 	}
@@ -383,6 +404,7 @@ func (s *Syncer) succeeded(log logr.Logger, report backend.Report, elapsed time.
 	clear(s.pending)
 	s.mu.Lock()
 	first := !s.status.Started
+	s.status.Refused = report.Refused
 	s.set(true, nil)
 	s.mu.Unlock()
 	switch {
@@ -452,8 +474,38 @@ func (s *Syncer) takeProblems(report backend.Report) {
 
 // note remembers what a Service was when the kernel last had it.
 func (s *Syncer) note(name types.NamespacedName, old *model.Service) {
+	if kept, ok := s.refused[name]; ok {
+		old = kept
+		delete(s.refused, name)
+	}
 	if _, ok := s.pending[name]; !ok {
 		s.pending[name] = old
+	}
+}
+
+// pendRefused has the next Sync try again what the kernel refused.
+func (s *Syncer) pendRefused() {
+	for name, old := range s.refused {
+		s.note(name, old)
+	}
+}
+
+// setAside takes the Services that the kernel refuses out of those that were
+// synced.
+func (s *Syncer) setAside(log logr.Logger, refused []types.NamespacedName) {
+	for _, name := range refused {
+		if _, ok := s.refused[name]; ok {
+			continue
+		}
+		old, ok := s.pending[name]
+		if !ok {
+			old = s.state.Service(name) // it had been accepted as it is
+		}
+		s.refused[name] = old
+		delete(s.pending, name)
+	}
+	if !slices.Equal(refused, s.Status().Refused) {
+		log.Info("The set of Services that the kernel refuses has changed; the others are programmed", "services", refused)
 	}
 }
 

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,6 +33,9 @@ type kernel struct {
 	notify   func()
 	// fail decides about a Sync: nil is success, done also applies it.
 	fail func() (err error, done bool)
+	// refuse decides about a Service's change; aside are those that were refused.
+	refuse func(types.NamespacedName) bool
+	aside  map[types.NamespacedName]bool
 }
 
 func newKernel() *kernel {
@@ -75,6 +80,7 @@ func (k *kernel) Sync(_ context.Context, want model.Desired, changed []types.Nam
 	if k.fail != nil {
 		err, done = k.fail()
 	}
+	aside := k.setAside(next, changed)
 	if err == nil || done {
 		k.services = next
 	}
@@ -82,9 +88,39 @@ func (k *kernel) Sync(_ context.Context, want model.Desired, changed []types.Nam
 	if err != nil {
 		return backend.Report{}, err
 	}
-	k.known = maps.Clone(next)
+	k.known, k.aside = maps.Clone(next), aside
 	report.Objects = len(next)
+	report.Refused = slices.Collect(maps.Keys(aside))
 	return report, nil
+}
+
+// setAside puts what the kernel refuses of next back to what it was.
+func (k *kernel) setAside(next map[types.NamespacedName]*model.Service, changed []types.NamespacedName) map[types.NamespacedName]bool {
+	if k.refuse == nil {
+		return nil
+	}
+	aside := maps.Clone(k.aside)
+	if aside == nil {
+		aside = map[types.NamespacedName]bool{}
+	}
+	tried := changed
+	if changed == nil {
+		tried = slices.Concat(slices.Collect(maps.Keys(next)), slices.Collect(maps.Keys(k.known)))
+	}
+	for _, name := range tried {
+		delete(aside, name)
+		if !next[name].Equal(k.known[name]) && k.refuse(name) {
+			aside[name] = true
+		}
+	}
+	for name := range aside {
+		if old := k.known[name]; old != nil {
+			next[name] = old
+		} else {
+			delete(next, name)
+		}
+	}
+	return aside
 }
 
 func (k *kernel) Watch(ctx context.Context, notify func()) error {
@@ -201,6 +237,11 @@ func TestConverges(t *testing.T) {
 				}
 				return nil, true
 			}
+			k.refuse = func(types.NamespacedName) bool {
+				rmu.Lock()
+				defer rmu.Unlock()
+				return failing && r.IntN(8) == 0
+			}
 			followed := map[types.NamespacedName]*model.Service{}
 			var fmu sync.Mutex
 			node := w.w.Node
@@ -261,6 +302,32 @@ func TestDriftIsRepairedAndTold(t *testing.T) {
 	if r := <-told; r.Drift != 1 {
 		t.Errorf("told of %d objects, want 1", r.Drift)
 	}
+}
+
+// A Service that the kernel refuses is told of, tried again without a reason,
+// and holds nobody else up.
+func TestRefusedServiceIsTriedAgain(t *testing.T) {
+	w, k := &world{w: modeltest.New(4)}, newKernel()
+	for range 50 {
+		w.change()
+	}
+	want := w.desired(w.w.Node).Services
+	var bad types.NamespacedName
+	for name := range want {
+		bad = name
+	}
+	var refusing atomic.Bool
+	refusing.Store(true)
+	k.refuse = func(name types.NamespacedName) bool { return name == bad && refusing.Load() }
+	s := start(t, Config{Backend: k, Source: w, Node: w.w.Node})
+	less := maps.Clone(want)
+	delete(less, bad)
+	eventually(t, "the others programmed, and the Service told of", func() bool {
+		st := s.Status()
+		return st.InSync && slices.Equal(st.Refused, []types.NamespacedName{bad}) && equal(less, k.has())
+	})
+	refusing.Store(false)
+	eventually(t, "accepted", func() bool { return len(s.Status().Refused) == 0 && equal(want, k.has()) })
 }
 
 func TestFailureIsVisibleUntilItEnds(t *testing.T) {
