@@ -167,6 +167,7 @@ type Endpoint struct {
 	// Local says that it runs on this node.
 	Local bool
 	// Weight is its share of new connections relative to the others, at least 1.
+	// The API has no weights: Compute gives every endpoint 1.
 	Weight uint16
 }
 

@@ -35,6 +35,9 @@ type Backend struct {
 	synced  bool
 	node    model.Node
 	applied map[types.NamespacedName]*model.Service
+	// refused are the Services that are set aside, with what the kernel said.
+	// applied has what the kernel kept of them.
+	refused map[types.NamespacedName]error
 }
 
 var (
@@ -52,7 +55,7 @@ func New(cfg Config) (*Backend, error) {
 		}
 		return nil, err
 	}
-	b := &Backend{conn: conn}
+	b := &Backend{conn: conn, refused: map[types.NamespacedName]error{}}
 	fams := cfg.Families
 	if len(fams) == 0 {
 		fams = model.Families[:]
@@ -76,19 +79,49 @@ func (b *Backend) Sync(ctx context.Context, want model.Desired, changed []types.
 	if err := ctx.Err(); err != nil {
 		return backend.Report{}, err
 	}
-	full := changed == nil || !b.synced || !reflect.DeepEqual(b.node, want.Node)
-	var report backend.Report
-	var err error
-	if full {
-		report, err = b.fullSync(want)
-	} else {
-		report, err = b.change(want, changed)
-	}
+	report, err := b.sync(want, changed)
 	if err != nil {
 		b.synced = false
-		return backend.Report{Full: full}, fmt.Errorf("sync nftables: %w", unsupported(err))
+		return backend.Report{Full: report.Full}, fmt.Errorf("sync nftables: %w", unsupported(err))
 	}
+	b.tellRefused(&report)
 	return report, nil
+}
+
+// sync is Sync without the bookkeeping of failures. A change that the kernel
+// refuses is followed by a full sync, which knows whether somebody else's doing
+// was the reason and else finds out whose elements were.
+func (b *Backend) sync(want model.Desired, changed []types.NamespacedName) (backend.Report, error) {
+	full := changed == nil || !b.synced || !reflect.DeepEqual(b.node, want.Node)
+	again := slices.Collect(maps.Keys(b.refused))
+	var report backend.Report
+	var err error
+	if !full {
+		accepted, aside := b.split(changed)
+		again = aside
+		report, err = b.change(want, accepted)
+		full = nfnl.Refusals(err) != nil
+	}
+	if full {
+		known := maps.Clone(b.refused)
+		report, err = b.isolate(want)
+		report.Full = true
+		for name := range b.refused {
+			if known[name] == nil {
+				again = append(again, name)
+			}
+		}
+	}
+	if err != nil || len(again) == 0 {
+		return report, err
+	}
+	more, err := b.retry(want, again)
+	report = report.Add(more)
+	report.Objects = 0
+	for _, f := range b.families {
+		report.Objects += f.objects
+	}
+	return report, err
 }
 
 // unsupported recognises what a kernel without a feature answers.

@@ -53,6 +53,13 @@
 // what differs, without a gap in forwarding. A table that does not exist yet
 // is filled by several transactions, and hooked up by the last.
 //
+// A change that the kernel refuses is followed by a full Sync. What is refused
+// then is nobody else's doing: the kernel's answer names the element, and the
+// Services that have it are set aside, as the kernel has them, until the rest
+// is accepted. Each is then tried alone, so that one that was only suspected
+// (before Linux 6.0 the answer names a message of up to 400 elements) is
+// programmed a moment later.
+//
 // Which form the kernel gives to a rule is asked of the kernel: the rules are
 // made once in a table "causeway-reference" without hooks, read and deleted.
 // So a process that takes over writes only what is not right.

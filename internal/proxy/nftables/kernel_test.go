@@ -6,9 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,7 +19,6 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/model/modeltest"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 	"github.com/causeway-lb/causeway/internal/proxy/nstest"
 )
 
@@ -143,35 +144,63 @@ func worldOf(seed uint64, changes int) *modeltest.World {
 	return w
 }
 
-// A refused transaction leaves everything as it was, and the next one repairs.
-func TestRefusedSyncKeepsTheOldState(t *testing.T) {
+// A change that the kernel refuses because somebody has meddled is repaired and
+// made by the same Sync.
+func TestChangeAfterMeddling(t *testing.T) {
 	b := newBackend(t)
+	defer mustCleanup(t, b)
 	d := desired(10, 3)
 	mustSync(t, b, d)
-	// Somebody deletes an element behind the backend's back; deleting it again
-	// is refused, and the other half of the transaction with it.
+	// Deleting an element that is gone already is refused, and the other half of
+	// the transaction with it.
 	nstest.Run(t, "nft", "delete", "element", "ip", "causeway", "services", "{ 10.96.0.3 . tcp . 80 }")
-	before := nstest.Run(t, "nft", "list", "ruleset")
 	next := desired(12, 3)
 	delete(next.Services, name(3))
-	_, err := b.Sync(t.Context(), next, []types.NamespacedName{name(3), name(10), name(11)})
-	var refused *nfnl.Error
-	if !errors.As(err, &refused) || !errors.Is(err, unix.ENOENT) {
-		t.Fatalf("Sync: %v, want a refusal with ENOENT", err)
-	}
-	if !strings.Contains(err.Error(), "services") {
-		t.Errorf("error %q does not name the map", err)
-	}
-	if after := nstest.Run(t, "nft", "list", "ruleset"); after != before {
-		t.Error("a refused transaction changed the rules")
-	}
-	r, err := b.Sync(t.Context(), next, []types.NamespacedName{})
-	if err != nil || !r.Full {
-		t.Errorf("next Sync: %+v, %v; want a full one that succeeds", r, err)
+	changed := []types.NamespacedName{name(3), name(10), name(11)}
+	r, err := b.Sync(t.Context(), next, changed)
+	if err != nil || !r.Full || len(r.Refused) > 0 {
+		t.Fatalf("Sync: %+v, %v; want a full one that succeeds", r, err)
 	}
 	again, err := b.Sync(t.Context(), next, nil)
 	if err != nil || again.Added+again.Deleted+again.Drift != 0 {
 		t.Errorf("after repair: %+v, %v", again, err)
+	}
+}
+
+// While another process owns the table the kernel refuses everything: the
+// Sync fails, names the reason, blames no Service, and the next one repairs.
+func TestRefusedSync(t *testing.T) {
+	b := newBackend(t)
+	defer mustCleanup(t, b)
+	d := desired(10, 3)
+	mustSync(t, b, d)
+	mustCleanup(t, b)
+	owner := exec.Command("nft", "-i")
+	in, err := owner.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := owner.Start(); err != nil {
+		t.Fatal(err)
+	}
+	end := sync.OnceFunc(func() { _ = in.Close(); _ = owner.Wait() })
+	defer end()
+	if _, err := io.WriteString(in, "add table ip causeway { flags owner; }\n"); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); !strings.Contains(nstest.Run(t, "nft", "list", "tables"), "table ip causeway"); {
+		if time.Now().After(deadline) {
+			t.Fatal("nft has not made its table")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if r, err := b.Sync(t.Context(), d, nil); !errors.Is(err, unix.EPERM) {
+		t.Errorf("Sync: %+v, %v; want a refusal with EPERM", r, err)
+	}
+	end() // the table goes with its owner
+	r, err := b.Sync(t.Context(), d, []types.NamespacedName{})
+	if err != nil || !r.Full || len(r.Refused) > 0 {
+		t.Errorf("next Sync: %+v, %v; want a full one that succeeds", r, err)
 	}
 }
 
