@@ -83,31 +83,9 @@ func (e *exchanged) takeOver(ours Mode) *Chooser {
 	}
 	load.more(t, e.some)
 	e.others.serve(t, e.theirs)
-	removed, waits := make(chan error, 1), make(chan struct{})
-	tell := sync.OnceFunc(func() { close(waits) })
-	go func() { removed <- remove(t.Context(), func(int) { tell() }) }()
 	if e.theirs == "ipvs" {
-		// Its open connections need what it left, until they end; those that are
-		// opened meanwhile do not.
-		select {
-		case <-waits:
-		case err := <-removed:
-			t.Fatalf("removed while connections are open, error %v", err)
-		}
-		if addrs := deviceAddresses(t); len(addrs) > 0 {
-			t.Errorf("the node would send from %v", addrs)
-		}
-		second := e.net.start(t)
-		second.more(t, e.some)
-		select {
-		case err := <-removed:
-			t.Errorf("removed while connections are open, error %v", err)
-		default:
-		}
-		load.verify(t, false)
-		load = second
-	}
-	if err := <-removed; err != nil {
+		load = e.drain(load)
+	} else if err := remove(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
 	load.more(t, e.some)
@@ -119,6 +97,46 @@ func (e *exchanged) takeOver(ours Mode) *Chooser {
 	}
 	e.others.verify(t)
 	return next
+}
+
+// drain removes what mode ipvs left: open connections need it until they end,
+// those that are opened meanwhile do not. It returns a load of such ones.
+func (e *exchanged) drain(load *load) *load {
+	t := e.t
+	begin := func(ctx context.Context) chan error {
+		removed, waits := make(chan error, 1), make(chan struct{})
+		tell := sync.OnceFunc(func() { close(waits) })
+		go func() { removed <- remove(ctx, func(int) { tell() }) }()
+		select {
+		case <-waits:
+		case err := <-removed:
+			t.Fatalf("removed while connections are open, error %v", err)
+		}
+		return removed
+	}
+	// What is stopped halfway is taken up by the next one.
+	ctx, cancel := context.WithCancel(t.Context())
+	stopped := begin(ctx)
+	cancel()
+	if err := <-stopped; !errors.Is(err, context.Canceled) {
+		t.Errorf("a removal that is stopped: %v", err)
+	}
+	removed := begin(t.Context())
+	if addrs := deviceAddresses(t); len(addrs) > 0 {
+		t.Errorf("the node would send from %v", addrs)
+	}
+	second := e.net.start(t)
+	second.more(t, e.some)
+	select {
+	case err := <-removed:
+		t.Errorf("removed while connections are open, error %v", err)
+	default:
+	}
+	load.verify(t, false)
+	if err := <-removed; err != nil {
+		t.Fatal(err)
+	}
+	return second
 }
 
 // handBack goes back to kube-proxy. Its ports are the agent's as long as that
