@@ -12,7 +12,7 @@ import (
 // Refusals gives the messages that the kernel refused, nil if err is anything
 // else: then it is not known whether the transaction was applied.
 func Refusals(err error) []*Error {
-	switch e := err.(type) {
+	switch e := err.(type) { //nolint:errorlint // this is what unwraps
 	case *Error:
 		return []*Error{e}
 	case interface{ Unwrap() []error }:
