@@ -26,6 +26,8 @@ type count struct {
 type touched struct {
 	servers  map[vsnl.Key]bool
 	elements map[elementID]bool
+	// gone are virtual servers that were wanted until now, as they then were.
+	gone map[vsnl.Key]*server
 	// full says that anything may differ, also what is not named.
 	full bool
 }
@@ -35,7 +37,7 @@ func newWanted() wanted {
 }
 
 func newTouched() *touched {
-	return &touched{servers: map[vsnl.Key]bool{}, elements: map[elementID]bool{}}
+	return &touched{servers: map[vsnl.Key]bool{}, elements: map[elementID]bool{}, gone: map[vsnl.Key]*server{}}
 }
 
 func (w *wanted) add(r rendered, t *touched) {
@@ -59,6 +61,7 @@ func (w *wanted) add(r rendered, t *touched) {
 func (w *wanted) remove(r rendered, t *touched) {
 	for key := range r.servers {
 		w.serving -= w.servers[key].size()
+		t.gone[key] = w.servers[key]
 		delete(w.servers, key)
 		t.servers[key] = true
 	}
@@ -145,8 +148,8 @@ func (b *Backend) load(found state) error {
 			}
 		}
 		b.have.servers[s.Key] = p
-		if a := action(s.Mark); a.byMark() {
-			b.render.marks.reserve(a & markIndex)
+		if index := indexOf(s.Key); index != 0 {
+			b.render.marks.reserve(index)
 		}
 	}
 	for key := range b.draining {
