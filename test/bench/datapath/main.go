@@ -21,17 +21,13 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"os/signal"
 	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
-	"github.com/go-logr/logr"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/nftables"
@@ -62,21 +58,7 @@ func serverAddrs() []netip.Addr {
 	return addrs
 }
 
-func main() { os.Exit(run()) }
-
-func run() int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if !proxybench.Inside() {
-		return proxybench.Enter(ctx)
-	}
-	ctrllog.SetLogger(logr.Discard()) // envtest's
-	if err := bench(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "datapath:", err)
-		return 1
-	}
-	return 0
-}
+func main() { os.Exit(proxybench.Main(bench)) }
 
 func bench(ctx context.Context) error {
 	sizes, err := proxybench.Numbers("BENCH_SIZES", "1,10000,50000")

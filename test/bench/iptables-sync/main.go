@@ -30,35 +30,16 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
-
-	"github.com/go-logr/logr"
-	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/causeway-lb/causeway/test/bench/proxybench"
 	"github.com/causeway-lb/causeway/test/bench/report"
 )
 
-func main() { os.Exit(run()) }
-
-func run() int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if !proxybench.Inside() {
-		return proxybench.Enter(ctx)
-	}
-	ctrllog.SetLogger(logr.Discard()) // envtest's
-	if err := bench(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "iptables-sync:", err)
-		return 1
-	}
-	return 0
-}
+func main() { os.Exit(proxybench.Main(bench)) }
 
 // settings are what the environment says.
 type settings struct {

@@ -11,23 +11,40 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/go-logr/logr"
 	"golang.org/x/sys/unix"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 )
 
 const insideVariable = "CAUSEWAY_BENCH_INSIDE"
 
-// Inside says whether this process is the one that Enter started.
-func Inside() bool { return os.Getenv(insideVariable) != "" }
+// Main runs a benchmark in a network namespace of its own, until it ends or a
+// signal ends it, and returns the exit status.
+func Main(bench func(context.Context) error) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if os.Getenv(insideVariable) == "" {
+		return enter(ctx)
+	}
+	ctrllog.SetLogger(logr.Discard()) // envtest's
+	if err := bench(ctx); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", filepath.Base(os.Args[0]), err)
+		return 1
+	}
+	return 0
+}
 
-// Enter runs this program again in a network namespace of its own.
-func Enter(ctx context.Context) int {
+// enter runs this program again in a new network namespace.
+func enter(ctx context.Context) int {
 	cmd := exec.CommandContext(ctx, "/proc/self/exe")
+	cmd.Args[0] = os.Args[0]
 	cmd.Env = append(os.Environ(), insideVariable+"=1")
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
