@@ -11,6 +11,8 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+
+	"github.com/causeway-lb/causeway/internal/lab/apt"
 )
 
 // Dependency is a program of the host, and the Debian package that has it.
@@ -76,7 +78,7 @@ func InstallMissing(ctx context.Context, progress io.Writer, tests bool) error {
 	if len(missing) == 0 {
 		return nil
 	}
-	if _, err := exec.LookPath("apt-get"); err != nil || os.Geteuid() != 0 {
+	if !apt.CanInstall() {
 		return &MissingError{missing}
 	}
 	packages := make([]string, 0, len(missing))
@@ -84,25 +86,11 @@ func InstallMissing(ctx context.Context, progress io.Writer, tests bool) error {
 		packages = append(packages, d.Package)
 	}
 	fmt.Fprintf(progress, "Installing %s\n", strings.Join(packages, " "))
-	install := append([]string{"install", "-y", "-q", "--no-install-recommends"}, packages...)
-	if apt(ctx, progress, install...) != nil {
-		// The lists may be missing or old.
-		if err := errors.Join(apt(ctx, progress, "update", "-q"), apt(ctx, progress, install...)); err != nil {
-			return errors.Join(&MissingError{missing}, err)
-		}
+	if err := apt.Install(ctx, progress, packages...); err != nil {
+		return errors.Join(&MissingError{missing}, err)
 	}
 	if missing = Missing(tests); len(missing) > 0 {
 		return &MissingError{missing}
-	}
-	return nil
-}
-
-func apt(ctx context.Context, progress io.Writer, args ...string) error {
-	cmd := exec.CommandContext(ctx, "apt-get", append([]string{"-o", "DPkg::Lock::Timeout=300"}, args...)...)
-	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
-	cmd.Stdout, cmd.Stderr = progress, progress
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("apt-get %s: %w", args[0], err)
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/causeway-lb/causeway/internal/lab/apt"
 	"github.com/causeway-lb/causeway/internal/lab/cache"
 )
 
@@ -151,24 +152,14 @@ func makeImage(ctx context.Context, dir string, progress io.Writer) error {
 // fetchKernel downloads the kernel package and unpacks it, without installing
 // it. It returns the package's name, which ends in the kernel's version.
 func fetchKernel(ctx context.Context, dir, unpacked string, progress io.Writer) (string, error) {
-	name, err := kernelName(ctx)
+	var name string
+	err := apt.WithIndex(ctx, progress, func() (err error) { name, err = kernelName(ctx); return err })
 	if err != nil {
-		if updateErr := aptUpdate(ctx, progress); updateErr != nil {
-			return "", errors.Join(err, updateErr)
-		}
-		if name, err = kernelName(ctx); err != nil {
-			return "", err
-		}
+		return "", err
 	}
 	fmt.Fprintf(progress, "Fetching %s for the virtual machine (once)\n", name)
-	if err := command(ctx, dir, "apt-get", "-q", "download", name); err != nil {
-		// The index may be older than the mirror.
-		if updateErr := aptUpdate(ctx, progress); updateErr != nil {
-			return "", errors.Join(err, updateErr)
-		}
-		if err := command(ctx, dir, "apt-get", "-q", "download", name); err != nil {
-			return "", fmt.Errorf("download the kernel: %w", err)
-		}
+	if err := apt.Download(ctx, progress, dir, name); err != nil {
+		return "", fmt.Errorf("download the kernel: %w", err)
 	}
 	files, _ := filepath.Glob(filepath.Join(dir, name+"_*.deb"))
 	if len(files) != 1 {
@@ -191,7 +182,7 @@ func kernelName(ctx context.Context) (string, error) {
 			return "linux-image-" + name, nil
 		}
 	}
-	return "", fmt.Errorf("package %s is not in the package index: run apt-get update", kernelPackage)
+	return "", fmt.Errorf("package %s is not in the package index", kernelPackage)
 }
 
 // pruneModules removes all modules but the ones that networking needs.

@@ -11,6 +11,8 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+
+	"github.com/causeway-lb/causeway/internal/lab/apt"
 )
 
 // packages maps each program that the machine needs to Debian's package of it.
@@ -26,23 +28,13 @@ func ensurePrograms(ctx context.Context, progress io.Writer) error {
 	if len(missing) == 0 {
 		return nil
 	}
-	install := "apt-get install --no-install-recommends " + strings.Join(missing, " ")
-	if _, err := exec.LookPath("apt-get"); err != nil {
-		return fmt.Errorf("the virtual machine needs the programs of Debian's packages %s: install them", strings.Join(missing, ", "))
-	}
-	if os.Geteuid() != 0 {
-		return fmt.Errorf("the virtual machine needs packages that are missing. Install them as root: %s", install)
+	if !apt.CanInstall() {
+		return fmt.Errorf("the virtual machine needs packages that are missing. Install them as root: apt-get install --no-install-recommends %s",
+			strings.Join(missing, " "))
 	}
 	fmt.Fprintln(progress, "Installing", strings.Join(missing, ", "))
-	arguments := append([]string{"-q", "-y", "-o", "DPkg::Lock::Timeout=300", "install", "--no-install-recommends"}, missing...)
-	if err := command(ctx, "/", "apt-get", arguments...); err != nil {
-		// The index may be missing or older than the mirror.
-		if err := aptUpdate(ctx, progress); err != nil {
-			return err
-		}
-		if err := command(ctx, "/", "apt-get", arguments...); err != nil {
-			return fmt.Errorf("install packages: %w", err)
-		}
+	if err := apt.Install(ctx, progress, missing...); err != nil {
+		return fmt.Errorf("install packages: %w", err)
 	}
 	return nil
 }
@@ -57,17 +49,6 @@ func missingPackages() []string {
 	}
 	slices.Sort(missing)
 	return missing
-}
-
-func aptUpdate(ctx context.Context, progress io.Writer) error {
-	if os.Geteuid() != 0 {
-		return fmt.Errorf("the package index is missing or old: run as root: apt-get update")
-	}
-	fmt.Fprintln(progress, "Updating the package index")
-	if err := command(ctx, "/", "apt-get", "-q", "-o", "DPkg::Lock::Timeout=300", "update"); err != nil {
-		return fmt.Errorf("update the package index: %w", err)
-	}
-	return nil
 }
 
 // command runs a program in a directory. What it printed is in the error.
