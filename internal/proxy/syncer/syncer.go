@@ -324,9 +324,9 @@ func (s *Syncer) watchDrift(ctx context.Context, log logr.Logger, w backend.Watc
 func (s *Syncer) take() (dirty map[types.NamespacedName]cause, node *model.Node, verify bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	dirty, node, verify = s.dirty, s.node, s.verify
-	if len(dirty) > 0 {
-		s.dirty = map[types.NamespacedName]cause{}
+	node, verify = s.node, s.verify
+	if len(s.dirty) > 0 { // an empty one stays: Notify writes to it while the caller reads
+		dirty, s.dirty = s.dirty, map[types.NamespacedName]cause{}
 	}
 	s.node, s.verify = nil, false
 	return dirty, node, verify
