@@ -30,6 +30,9 @@
 //   - A node whose agent died while its kernel lives is succeeded quietly: the
 //     successor answers questions and announces nothing, so that clients stay
 //     with the node that has their connections.
+//   - Before a node answers for an address that another of ours announced, the
+//     segments of TCP connections that only that one knows are passed on to it
+//     (Strays); at most one node does so for an address.
 //   - Our own frames carry a seal (wire.Seal), by which our agents know each other
 //     where their gossip does not reach.
 //
