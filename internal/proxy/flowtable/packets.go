@@ -111,9 +111,6 @@ func (n *network) observe(t *testing.T, r *Row, f model.Family) Want {
 			if r.Want.Untouched {
 				return untouched
 			}
-			if !errors.Is(err, errTimeout) {
-				t.Logf("connection %d: %v", made, err)
-			}
 			return dropped
 		case r.Want.Untouched && r.To == PodItself:
 			return untouched

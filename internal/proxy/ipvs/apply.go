@@ -3,11 +3,13 @@
 package ipvs
 
 import (
+	"context"
 	"errors"
 	"maps"
 	"net/netip"
 	"slices"
 
+	"github.com/go-logr/logr"
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
@@ -28,9 +30,9 @@ type rebuilding struct {
 // see "Order" in the package's documentation. A step's errors do not
 // keep the other virtual servers from being served; they are returned joined,
 // and steps that build on the failed one are left out.
-func (b *Backend) apply(t *touched, r *rebuilding) (backend.Report, error) {
+func (b *Backend) apply(ctx context.Context, t *touched, r *rebuilding) (backend.Report, error) {
 	var report backend.Report
-	if err := b.raiseServers(t, &report); err != nil {
+	if err := b.raiseServers(ctx, t, &report); err != nil {
 		return report, err
 	}
 	if err := b.refreshOwn(t); err != nil {
@@ -159,14 +161,14 @@ func (b *Backend) strayRoutes(t *touched, report *backend.Report) []error {
 
 // raiseServers brings up what is wanted of virtual and real servers, and takes
 // new connections from what is not.
-func (b *Backend) raiseServers(t *touched, report *backend.Report) error {
+func (b *Backend) raiseServers(ctx context.Context, t *touched, report *backend.Report) error {
 	keys := slices.Collect(maps.Keys(t.servers))
 	for {
 		var changes []vsnl.Change
 		for _, key := range keys {
-			changes = b.raise(changes, key, t)
+			changes = b.raise(changes, key)
 		}
-		errs, retry := b.do(changes, report)
+		errs, retry := b.do(ctx, changes, report)
 		if len(retry) == 0 {
 			return errors.Join(errs...)
 		}
@@ -174,12 +176,9 @@ func (b *Backend) raiseServers(t *touched, report *backend.Report) error {
 	}
 }
 
-func (b *Backend) raise(changes []vsnl.Change, key vsnl.Key, t *touched) []vsnl.Change {
+func (b *Backend) raise(changes []vsnl.Change, key vsnl.Key) []vsnl.Change {
 	w, h := b.want.servers[key], b.have.servers[key]
-	if w == nil {
-		return b.fade(changes, key, h, t.gone[key])
-	}
-	if h == nil && len(w.reals) == 0 {
+	if w == nil || h == nil && len(w.reals) == 0 {
 		return changes
 	}
 	settings := w.Settings
@@ -204,17 +203,8 @@ func (b *Backend) raise(changes []vsnl.Change, key vsnl.Key, t *touched) []vsnl.
 		}
 		b.undrain(key, real)
 	}
-	if w.atOnce {
-		return changes
-	}
-	return b.quieten(changes, key, h, w.reals)
-}
-
-// quieten takes new connections from the real servers that are not wanted, and
-// has them drain.
-func (b *Backend) quieten(changes []vsnl.Change, key vsnl.Key, h *present, wanted map[netip.AddrPort]uint32) []vsnl.Change {
 	for real, weight := range h.reals {
-		if _, ok := wanted[real]; ok {
+		if _, wanted := w.reals[real]; wanted || w.atOnce {
 			continue
 		}
 		if weight != 0 {
@@ -225,19 +215,11 @@ func (b *Backend) quieten(changes []vsnl.Change, key vsnl.Key, h *present, wante
 	return changes
 }
 
-// fade is for a virtual server that is wanted no more. One that marks lead to
-// has connections that can go on without it being wanted: the other view of
-// its frontend has become the same, or only the Service is gone. Those of one
-// with an address end with the route to it.
-func (b *Backend) fade(changes []vsnl.Change, key vsnl.Key, h *present, was *server) []vsnl.Change {
-	if h == nil || key.Mark == 0 || was == nil || was.atOnce {
-		return changes
-	}
-	return b.quieten(changes, key, h, nil)
-}
-
 // available is the scheduler to use in place of one that the kernel may lack.
 func (b *Backend) available(scheduler string) string {
+	if scheduler == affinityScheduler && b.lacking[scheduler] {
+		scheduler = affinityFallback
+	}
 	if b.lacking[scheduler] {
 		return b.cfg.Scheduler
 	}
@@ -246,7 +228,7 @@ func (b *Backend) available(scheduler string) string {
 
 // do carries out changes and remembers those that succeeded. retry are virtual
 // servers whose scheduler the kernel turned out to lack.
-func (b *Backend) do(changes []vsnl.Change, report *backend.Report) (errs []error, retry []vsnl.Key) {
+func (b *Backend) do(ctx context.Context, changes []vsnl.Change, report *backend.Report) (errs []error, retry []vsnl.Key) {
 	failed := map[vsnl.Key]bool{}
 	for i, err := range b.servers.Do(changes) {
 		c := &changes[i]
@@ -255,6 +237,10 @@ func (b *Backend) do(changes []vsnl.Change, report *backend.Report) (errs []erro
 		case err == nil:
 			b.done(c, report)
 		case errors.Is(err, unix.ENOENT) && c.Op <= vsnl.SetServer && scheduler != b.cfg.Scheduler:
+			if !b.lacking[scheduler] {
+				logr.FromContextOrDiscard(ctx).Info("Kernel lacks IPVS scheduler, using the default",
+					"scheduler", scheduler, "default", b.cfg.Scheduler)
+			}
 			b.lacking[scheduler] = true // so that available gives another
 			failed[c.Server] = true
 			retry = append(retry, c.Server)
@@ -297,20 +283,20 @@ func (b *Backend) done(c *vsnl.Change, report *backend.Report) {
 	}
 }
 
-// releaseMark frees the index of a virtual server, unless its frontend has
-// another one by the same index: seen from inside only or not, with affinity or
-// without.
+// releaseMark frees the index of a virtual server's mark, unless the same
+// frontend has another one by the same index: seen from inside only, or not.
 func (b *Backend) releaseMark(key vsnl.Key) {
-	index := indexOf(key)
-	if index == 0 {
+	a := action(key.Mark)
+	if !a.byMark() {
 		return
 	}
-	for _, key := range index.keys(key.IPv6 || key.Addr.Is6()) {
+	for _, mark := range []action{a, a ^ markInside} {
+		key.Mark = uint32(mark)
 		if b.want.servers[key] != nil || b.have.servers[key] != nil {
 			return
 		}
 	}
-	b.render.marks.release(index)
+	b.render.marks.release(a & markIndex)
 }
 
 // lowerServers deletes what nothing leads to any more.
@@ -321,12 +307,11 @@ func (b *Backend) lowerServers(t *touched, report *backend.Report) []error {
 		switch {
 		case h == nil && w == nil:
 			b.releaseMark(key) // it never came up
-		case h != nil && w == nil && !b.drains(key, h):
+		case h != nil && w == nil:
 			changes = append(changes, vsnl.Change{Op: vsnl.DeleteServer, Server: key})
-		case h == nil || w == nil:
-		case len(h.reals)+len(w.reals) == 0: // it only stood for what has drained
+		case h != nil && len(h.reals)+len(w.reals) == 0: // it only stood for what has drained
 			changes = append(changes, vsnl.Change{Op: vsnl.DeleteServer, Server: key})
-		case w.atOnce:
+		case h != nil && w.atOnce:
 			for real := range h.reals {
 				if _, wanted := w.reals[real]; !wanted {
 					changes = append(changes, vsnl.Change{Op: vsnl.DeleteReal, Server: key, Real: vsnl.RealServer{AddrPort: real}})
@@ -337,7 +322,7 @@ func (b *Backend) lowerServers(t *touched, report *backend.Report) []error {
 			}
 		}
 	}
-	errs, _ := b.do(changes, report)
+	errs, _ := b.do(context.Background(), changes, report)
 	return errs
 }
 

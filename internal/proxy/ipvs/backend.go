@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
@@ -119,8 +118,6 @@ type Backend struct {
 	applied map[types.NamespacedName]*model.Service
 	want    wanted
 	have    kernel
-	// probed says that the kernel has Config.Scheduler.
-	probed bool
 	// lacking are schedulers that this kernel turned out not to have.
 	lacking  map[string]bool
 	draining map[vsnl.Key]map[netip.AddrPort]time.Time
@@ -208,8 +205,8 @@ func (b *Backend) Close() error {
 	return b.release()
 }
 
-// Sync implements backend.Backend. A Service's scheduler that the kernel does not
-// have is replaced by Config.Scheduler, and the Service gets a Problem.
+// Sync implements backend.Backend. A scheduler that the kernel does not have is
+// replaced by Config.Scheduler, and that is logged once.
 func (b *Backend) Sync(ctx context.Context, want model.Desired, changed []types.NamespacedName) (backend.Report, error) {
 	if err := ctx.Err(); err != nil {
 		return backend.Report{}, err
@@ -224,35 +221,20 @@ func (b *Backend) Sync(ctx context.Context, want model.Desired, changed []types.
 		return report, fmt.Errorf("sync ipvs: %w", err)
 	}
 	if full {
-		b.synced, b.node, b.applied = true, want.Node, map[types.NamespacedName]*model.Service{}
-		for name, svc := range want.Services {
-			b.applied[name] = svc
-			report.Problems = append(report.Problems, b.problems(svc)...)
+		b.synced, b.node, b.applied = true, want.Node, maps.Clone(want.Services)
+		if b.applied == nil {
+			b.applied = map[types.NamespacedName]*model.Service{}
 		}
 		return report, nil
 	}
-	for _, name := range distinct(changed) {
+	for _, name := range changed {
 		if svc := want.Services[name]; svc != nil {
 			b.applied[name] = svc
-			report.Problems = append(report.Problems, b.problems(svc)...)
 		} else {
 			delete(b.applied, name)
 		}
 	}
 	return report, nil
-}
-
-// SchedulerUnsupported is the reason of the Problem of a Service that asks for a
-// scheduler that the kernel lacks.
-const SchedulerUnsupported = "SchedulerUnsupported"
-
-func (b *Backend) problems(svc *model.Service) []model.Problem {
-	if !b.lacking[svc.Scheduler] {
-		return nil
-	}
-	return []model.Problem{{Service: svc.Name, Reason: SchedulerUnsupported, Message: fmt.Sprintf(
-		"the kernel of this node lacks the IPVS scheduler %s and uses %s: load the module ip_vs_%s there, then restart the agent, or choose another one",
-		svc.Scheduler, b.cfg.Scheduler, svc.Scheduler)}}
 }
 
 func (b *Backend) sync(ctx context.Context, want model.Desired, changed []types.NamespacedName, full bool) (backend.Report, error) {
@@ -267,7 +249,7 @@ func (b *Backend) sync(ctx context.Context, want model.Desired, changed []types.
 	for _, name := range changed {
 		b.want.add(b.render.render(want.Services[name]), t)
 	}
-	return b.apply(t, &rebuilding{node: &b.node})
+	return b.apply(ctx, t, &rebuilding{node: &b.node})
 }
 
 // distinct leaves one of each name: what is rendered is counted.
@@ -281,7 +263,7 @@ func distinct(names []types.NamespacedName) []types.NamespacedName {
 
 // fullSync reads the kernel and makes it match want, whatever it was.
 func (b *Backend) fullSync(ctx context.Context, want model.Desired) (backend.Report, error) {
-	if err := errors.Join(b.prepare(), b.probe()); err != nil {
+	if err := b.prepare(); err != nil {
 		return backend.Report{}, err
 	}
 	node := want.Node
@@ -292,9 +274,9 @@ func (b *Backend) fullSync(ctx context.Context, want model.Desired) (backend.Rep
 	}
 	b.restoreMarks(found)
 	b.render.byInterface, b.render.loopback = len(node.PodInterfaces) > 0, node.LocalhostNodePorts
-	t := newTouched()
-	t.full, t.gone = true, b.want.servers
 	b.want = newWanted()
+	t := newTouched()
+	t.full = true
 	for _, svc := range want.Services {
 		b.want.add(b.render.render(svc), t)
 	}
@@ -320,7 +302,7 @@ func (b *Backend) fullSync(ctx context.Context, want model.Desired) (backend.Rep
 	for id := range b.have.elements {
 		t.elements[id] = true
 	}
-	report, err := b.apply(t, b.rebuild(&node, found.rebuild))
+	report, err := b.apply(ctx, t, b.rebuild(&node, found.rebuild))
 	report.Drift = drift
 	if err != nil {
 		return report, err
@@ -330,25 +312,6 @@ func (b *Backend) fullSync(ctx context.Context, want model.Desired) (backend.Rep
 		return report, fmt.Errorf("let Services pass the firewall: %w", err)
 	}
 	return report, nil
-}
-
-// probe finds out once whether the kernel has the scheduler that all Services
-// fall back on.
-func (b *Backend) probe() error {
-	if b.probed {
-		return nil
-	}
-	key := vsnl.Key{Mark: uint32(markBase | markIndex)}
-	settings := vsnl.Settings{Scheduler: b.cfg.Scheduler, Tag: true}
-	errs := b.servers.Do([]vsnl.Change{{Op: vsnl.AddServer, Server: key, Settings: settings}, {Op: vsnl.DeleteServer, Server: key}})
-	if errors.Is(errs[0], unix.ENOENT) {
-		return &backend.UnsupportedError{Feature: fmt.Sprintf("IPVS scheduler %[1]s (module ip_vs_%[1]s)", b.cfg.Scheduler), Err: errs[0]}
-	}
-	if errors.Is(errs[0], unix.EEXIST) {
-		errs[0] = nil // left by a probe that was cut short
-	}
-	b.probed = errors.Join(errs...) == nil
-	return errors.Join(errs...)
 }
 
 // rebuild prepares to build tables anew: their elements are then not there.

@@ -3,17 +3,14 @@
 package ipvs
 
 import (
-	"cmp"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
-	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
@@ -45,18 +42,16 @@ func testService(proto model.Protocol, scheduler string, endpoints ...string) *m
 	}
 }
 
-func mustSync(t *testing.T, b *Backend, svcs ...*model.Service) backend.Report {
+func mustSync(t *testing.T, b *Backend, svcs ...*model.Service) {
 	t.Helper()
 	d := model.Desired{Services: map[types.NamespacedName]*model.Service{}}
 	changed := []types.NamespacedName{{Namespace: "default", Name: "web"}}
 	for _, s := range svcs {
 		d.Services[s.Name] = s
 	}
-	report, err := b.Sync(t.Context(), d, changed)
-	if err != nil {
+	if _, err := b.Sync(t.Context(), d, changed); err != nil {
 		t.Fatal(err)
 	}
-	return report
 }
 
 // weights gives the real servers of the only virtual server, nil if there is
@@ -94,7 +89,7 @@ const podA, podB = "10.244.1.2:8080", "10.244.1.3:8080"
 func TestDraining(t *testing.T) {
 	check := func(t *testing.T, k *fakeKernel, want map[string]uint32) {
 		t.Helper()
-		if diff := gocmp.Diff(want, k.weights(t)); diff != "" {
+		if diff := cmp.Diff(want, k.weights(t)); diff != "" {
 			t.Fatalf("real servers (-want +got):\n%s", diff)
 		}
 	}
@@ -196,31 +191,13 @@ func TestScheduler(t *testing.T) {
 	k.lacks["mh"] = true
 	b := newFakeBackend(k, Config{})
 	defer b.Close()
-	for _, tc := range []struct{ asked, used string }{{"", "wrr"}, {"lc", "lc"}, {"mh", "wrr"}, {"sed", "sed"}} {
-		report := mustSync(t, b, testService(model.TCP, tc.asked, podA))
+	for _, tc := range []struct{ asked, used string }{{"", "wrr"}, {"lc", "lc"}, {"mh", "sh"}, {"sed", "sed"}} {
+		mustSync(t, b, testService(model.TCP, tc.asked, podA))
 		for _, s := range k.servers {
 			if s.Scheduler != tc.used {
 				t.Errorf("asked for %q: %q, want %q", tc.asked, s.Scheduler, tc.used)
 			}
 		}
-		told := len(report.Problems) == 1 && report.Problems[0].Reason == SchedulerUnsupported
-		if replaced := tc.asked != "" && tc.asked != tc.used; told != replaced {
-			t.Errorf("asked for %q, got %q: problems %v", tc.asked, tc.used, report.Problems)
-		}
-	}
-}
-
-// A kernel without the node's own scheduler cannot do the mode, and that shows
-// before there is a Service.
-func TestSchedulerOfTheNodeIsMissing(t *testing.T) {
-	k := newFakeKernel()
-	k.lacks["lblcr"] = true
-	b := newFakeBackend(k, Config{Scheduler: "lblcr"})
-	defer b.Close()
-	_, err := b.Sync(t.Context(), model.Desired{}, nil)
-	var lacks *backend.UnsupportedError
-	if !errors.As(err, &lacks) || !strings.Contains(err.Error(), "ip_vs_lblcr") {
-		t.Errorf("error %v, want an UnsupportedError that names the module", err)
 	}
 }
 
@@ -237,7 +214,7 @@ func TestOrder(t *testing.T) {
 		"add virtual server 10.96.0.10:80/6 (wrr)", "add real server 10.244.1.2:8080 of 10.96.0.10:80/6", "commit", "route 10.96.0.10",
 		"unroute 10.96.0.10", "commit", "delete virtual server 10.96.0.10:80/6",
 	}
-	if diff := gocmp.Diff(want, k.calls); diff != "" {
+	if diff := cmp.Diff(want, k.calls); diff != "" {
 		t.Errorf("calls (-want +got):\n%s", diff)
 	}
 }
@@ -255,36 +232,21 @@ func TestOwnAddressGetsNoRoute(t *testing.T) {
 }
 
 // settled is what a kernel does with new connections: its state without what
-// drains. Marks and stand-ins are replaced by what they stand for.
+// drains. Marks are replaced by what they stand for.
 func settled(k *fakeKernel) []string {
 	var out []string
-	meaning := map[action]string{}
-	standIns := map[string]string{}
+	meaning := map[uint32]string{}
 	for id, value := range k.elements {
 		if a := actionOf(value); id.set <= setNodePortsOutside && a.byMark() {
-			meaning[a&markIndex] = fmt.Sprintf("%s %x inside %v", id.set, id.key, a&markInside != 0)
-			at := a.standIn(id.family)
-			standIns[string(at.AsSlice())] = "stand-in"
-			standIns[(a | markStandIn).data()] = meaning[a&markIndex]
-			standIns[string(appendEndpoint(nil, netip.AddrPortFrom(at, standInPort)))] = "stand-in"
+			meaning[uint32(a)] = fmt.Sprintf("%s %x", id.set, id.key)
+			value = "by mark"
 		}
-	}
-	for id, value := range k.elements {
-		key := fmt.Sprintf("%x", id.key)
-		switch id.set {
-		case setServices, setServicesOutside, setNodePorts, setNodePortsOutside:
-			if actionOf(value).byMark() {
-				value = "by mark"
-			}
-		case setAddresses, setStandIns:
-			key, value = cmp.Or(standIns[id.key], key), cmp.Or(standIns[value], value)
-		}
-		out = append(out, fmt.Sprintf("%d %s %s %x %v %x", id.family, id.set, key, id.keyEnd, id.end, value))
+		out = append(out, fmt.Sprintf("%d %s %x %x %v %x", id.family, id.set, id.key, id.keyEnd, id.end, value))
 	}
 	for key, s := range k.servers {
 		name := key.String()
-		if index := indexOf(key); index != 0 {
-			name = fmt.Sprintf("%v %v %s", key.Mark != 0, key.IPv6, meaning[index])
+		if key.Mark != 0 {
+			name = fmt.Sprintf("%v %s", key.IPv6, meaning[key.Mark])
 		}
 		for _, r := range s.Reals {
 			if r.Weight > 0 {
@@ -293,7 +255,7 @@ func settled(k *fakeKernel) []string {
 		}
 	}
 	for a := range k.routes {
-		out = append(out, "route "+cmp.Or(standIns[string(a.AsSlice())], a.String()))
+		out = append(out, "route "+a.String())
 	}
 	if k.opened {
 		out = append(out, "firewall open")
@@ -362,7 +324,7 @@ func convergeAfterFaults(t *testing.T, seed uint64) (failures int) {
 	if _, err := newFakeBackend(perfect, Config{}).Sync(t.Context(), story.Desired(), nil); err != nil {
 		t.Fatal(err)
 	}
-	if diff := gocmp.Diff(settled(perfect), settled(k)); diff != "" {
+	if diff := cmp.Diff(settled(perfect), settled(k)); diff != "" {
 		t.Fatalf("seed %d (-want +got):\n%s", seed, diff)
 	}
 	for key, s := range k.servers {

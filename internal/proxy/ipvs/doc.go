@@ -31,23 +31,6 @@
 // the announcer answers, who sees the packets earlier. IPv6 does not answer
 // for what is on no interface.
 //
-// # Affinity
-//
-// is the kernel's persistence, which does not translate ports where a mark
-// chose the virtual server (ip_vs_sched_persist). What has affinity and needs a
-// mark (NodePorts, and the inside view of policy Local) is translated by
-// nf_tables first, to an address that stands in for the mark:
-//
-//	nat-prerouting, nat-output: mark -> stand-in 255.240.0.0/12, 100::/96
-//	local-in, local-out: IPVS, a virtual server by that address
-//
-// Connection tracking carries such a connection from its second packet on.
-// Nobody can dial a stand-in from elsewhere.
-//
-// A client is kept until the time-out has passed since its last connection
-// began, and until IPVS has forgotten that connection: two minutes after a TCP
-// connection ended, five after the last datagram.
-//
 // # Removal
 //
 // A real server that is wanted no more gets weight 0 and is deleted when its
@@ -58,9 +41,6 @@
 // reused port does not follow an old one there (conn_reuse_mode), and the hashing
 // schedulers mh and sh take another one (dh can't: there they go at once). Who
 // goes on with a connection that IPVS has forgotten is reset by the tables.
-//
-// So it is with a whole virtual server that marks led to, when the two views of
-// its frontend have become the same, or its Service has gone.
 //
 // # Order
 //
@@ -81,6 +61,10 @@
 // Service. Others may have virtual servers of their own beside them.
 //
 // # Limits
+//
+// Affinity of a marked virtual server (NodePorts, and the inside view of policy
+// Local) is a consistent hash of the client's address without a time-out, as the
+// kernel's persistence does not translate ports there.
 //
 // Marks of translated packets are overwritten, and are 0 when they leave. IPVS
 // sends no packet from the loopback range anywhere else: NodePorts at 127.0.0.1

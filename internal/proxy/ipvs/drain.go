@@ -34,11 +34,6 @@ func (b *Backend) undrain(key vsnl.Key, real netip.AddrPort) {
 	}
 }
 
-// drains says that a virtual server only stands for connections.
-func (b *Backend) drains(key vsnl.Key, h *present) bool {
-	return key.Mark != 0 && len(h.reals) > 0 && len(b.draining[key]) == len(h.reals)
-}
-
 // schedule has sweep run once, after a while.
 func (b *Backend) schedule() {
 	if b.timer != nil || b.closed {
@@ -61,7 +56,7 @@ func (b *Backend) sweep() {
 	for key, reals := range b.draining {
 		changes = b.drained(changes, key, reals)
 	}
-	if errs, _ := b.do(changes, &backend.Report{}); len(ignoreAbsent(errs)) > 0 {
+	if errs, _ := b.do(context.Background(), changes, &backend.Report{}); len(ignoreAbsent(errs)) > 0 {
 		b.synced = false
 	}
 	if len(b.draining) > 0 {

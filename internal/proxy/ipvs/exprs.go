@@ -60,28 +60,6 @@ func (x *exprList) lookup(reg uint32, set setID, invert bool) {
 	x.add(&expr.Lookup{SourceRegister: reg, SetName: set.String(), Invert: invert})
 }
 
-// The registers of where a packet is to go, behind those of a map's key.
-const destAddr = r0 + 4
-
-func (p *program) destPort() uint32 { return destAddr + p.words() }
-
-// destination looks up where what r0 begins with is to go.
-func (x *exprList) destination(set setID) {
-	x.add(&expr.Lookup{SourceRegister: r0, DestRegister: destAddr, IsDestRegSet: true, SetName: set.String()})
-}
-
-// dnat sends the connection there.
-func (x *exprList) dnat() {
-	nat := &expr.NAT{
-		Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, Specified: true,
-		RegAddrMin: destAddr, RegAddrMax: destAddr, RegProtoMin: x.p.destPort(), RegProtoMax: x.p.destPort(),
-	}
-	if x.p.fam == model.IPv6 {
-		nat.Family = unix.NFPROTO_IPV6
-	}
-	x.add(nat)
-}
-
 func (x *exprList) mark(reg uint32) { x.add(&expr.Meta{Key: expr.MetaKeyMARK, Register: reg}) }
 
 func (x *exprList) setMark(reg uint32) {

@@ -22,8 +22,7 @@ const (
 	chainOutput     = "output"
 	chainMasquerade = "masquerading"
 	chainNAT        = "nat-postrouting"
-	chainStandIns   = "nat-prerouting"
-	chainNATOutput  = "nat-output"
+	chainLoopback   = "nat-output"
 	chainUnmark     = "unmark"
 	chainARP        = "input"
 )
@@ -71,29 +70,12 @@ func (p *program) chains() []chain {
 		make(chainPrerouting, &nfnl.Hook{Type: "filter", Num: hookPrerouting, Priority: prioMangle}, p.prerouting()),
 		make(chainOutput, &nfnl.Hook{Type: "filter", Num: hookOutput, Priority: prioMangle}, p.output()),
 		make(chainNAT, &nfnl.Hook{Type: "nat", Num: hookPostrouting, Priority: prioSrcNAT}, p.nat()),
-		make(chainStandIns, &nfnl.Hook{Type: "nat", Num: hookPrerouting, Priority: prioDstNAT}, p.natStandIns()),
-		make(chainNATOutput, &nfnl.Hook{Type: "nat", Num: hookOutput, Priority: prioDstNAT}, p.natOutput()),
 		make(chainUnmark, &nfnl.Hook{Type: "filter", Num: hookPostrouting, Priority: prioLast}, p.unmark()),
 	}
-	return chains
-}
-
-// natStandIns translates what a mark names to the virtual server with affinity
-// that stands in for it.
-func (p *program) natStandIns() []nfnl.Rule {
-	x := p.exprs()
-	x.mark(r0)
-	x.destination(setStandIns)
-	x.dnat()
-	return []nfnl.Rule{{Comment: "affinity", Exprs: x.list}}
-}
-
-func (p *program) natOutput() []nfnl.Rule {
-	rules := p.natStandIns()
 	if p.loopback() {
-		rules = append(rules, p.natLoopback())
+		chains = append(chains, make(chainLoopback, &nfnl.Hook{Type: "nat", Num: hookOutput, Priority: prioDstNAT}, p.natLoopback()))
 	}
-	return rules
+	return chains
 }
 
 // loopback says that NodePorts answer at 127.0.0.1. IPVS sends nothing elsewhere
@@ -103,7 +85,8 @@ func (p *program) loopback() bool { return p.fam == model.IPv4 && p.node.Localho
 
 // natLoopback takes a random slot of the NodePort. The mark has it masqueraded,
 // and names no virtual server.
-func (p *program) natLoopback() nfnl.Rule {
+func (p *program) natLoopback() []nfnl.Rule {
+	const addr, port = r0 + 4, r0 + 5
 	x := p.exprs()
 	x.toLoopback()
 	x.daddr(r0)
@@ -111,10 +94,13 @@ func (p *program) natLoopback() nfnl.Rule {
 	x.l4proto(r0)
 	x.dport(r0 + 1)
 	x.add(&expr.Numgen{Register: r0 + 2, Modulus: loopbackSlots, Type: unix.NFT_NG_RANDOM})
-	x.destination(setLoopbackPorts)
+	x.add(&expr.Lookup{SourceRegister: r0, DestRegister: addr, IsDestRegSet: true, SetName: setLoopbackPorts.String()})
 	x.markWith(markBase)
-	x.dnat()
-	return nfnl.Rule{Comment: "NodePorts at 127.0.0.1", Exprs: x.list}
+	x.add(&expr.NAT{
+		Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4,
+		RegAddrMin: addr, RegAddrMax: addr, RegProtoMin: port, RegProtoMax: port, Specified: true,
+	})
+	return []nfnl.Rule{{Comment: "NodePorts at 127.0.0.1", Exprs: x.list}}
 }
 
 func (p *program) prerouting() []nfnl.Rule {
@@ -138,7 +124,7 @@ func (p *program) output() []nfnl.Rule {
 	if p.loopback() {
 		x := p.exprs()
 		x.toLoopback()
-		rules = append(rules, nfnl.Rule{Comment: "translated in " + chainNATOutput, Exprs: append(x.list, verdict(expr.VerdictAccept))})
+		rules = append(rules, nfnl.Rule{Comment: "translated in " + chainLoopback, Exprs: append(x.list, verdict(expr.VerdictAccept))})
 	}
 	return append(rules, nfnl.Rule{Exprs: []expr.Any{goTo(chainInside)}})
 }

@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"net/netip"
 
-	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
@@ -33,14 +32,12 @@ const (
 	setLocalPods                     // ranges of the Pods of this node
 	setNodePortAddresses
 	setLoopbackPorts // protocol . port . slot -> endpoint
-	setStandIns      // mark -> address . port of a virtual server with affinity
 	numSets
 )
 
 var setNames = [numSets]string{
 	"services", "services-outside", "node-ports", "node-ports-outside", "addresses", "restricted", "source-ranges",
 	"local-endpoints", "hairpin", "local-pods", "node-port-addresses", "loopback-ports",
-	"stand-ins",
 }
 
 // String is the set's name in the kernel.
@@ -71,7 +68,6 @@ func sets(f model.Family) [numSets]nfnl.Set {
 		setLocalEndpoints: {Key: ts{addr}}, setHairpin: {Key: ts{addr, addr}},
 		setLocalPods: {Key: ts{addr}, Interval: true}, setNodePortAddresses: {Key: ts{addr}, Interval: true},
 		setLoopbackPorts: {Key: ts{nfnl.TypeProto, nfnl.TypeService, nfnl.TypeMark}, Data: ts{addr, nfnl.TypeService}},
-		setStandIns:      {Key: mark, Data: ts{addr, nfnl.TypeService}},
 	}
 	for id := range all {
 		all[id].Table, all[id].Name = tableOf(f), setNames[id]
@@ -93,13 +89,9 @@ const (
 	markBase   action = 0x5c000000
 	markMask   action = 0xff000000
 	markInside action = 1 << 23 // the client is on this node
-	// markStandIn leads to the stand-in of the index: no virtual server has such
-	// a mark.
-	markStandIn action = 1 << 19
 	// markIndex tells virtual servers apart. Index 0 leaves the choice to address
 	// and port. The bits between belong to the iptables mode.
-	markIndex action = 1<<19 - 1
-	maxIndex  action = markIndex - 1 // the last one is for trying out
+	markIndex action = 1<<20 - 1
 )
 
 // data is the action as a map's value.
@@ -114,51 +106,6 @@ func actionOf(data string) action {
 
 // byMark says whether a chooses a virtual server by mark.
 func (a action) byMark() bool { return a&markMask == markBase && a&markIndex != 0 }
-
-// standInPort is the port of every stand-in: its address says enough.
-const standInPort = 1
-
-// standIn is the address that an index has where a mark will not do: see
-// "Affinity" in the package's documentation. IPv4 takes it from the end of the
-// reserved block 240.0.0.0/4, IPv6 from the discard prefix (RFC 6666).
-func (a action) standIn(f model.Family) netip.Addr {
-	b := binary.BigEndian.AppendUint32(nil, uint32(a&markIndex))
-	if f == model.IPv4 {
-		b[0], b[1] = 255, 0xf0|b[1]
-		return netip.AddrFrom4([4]byte(b))
-	}
-	return netip.AddrFrom16([16]byte(append([]byte{1, 11: 0}, b...)))
-}
-
-// indexOf is the index that a virtual server's name was made of, 0 if of none.
-func indexOf(key vsnl.Key) action {
-	if a := action(key.Mark); a.byMark() {
-		return a & markIndex
-	}
-	if !key.Addr.IsValid() {
-		return 0
-	}
-	b := key.Addr.AsSlice()
-	index := action(binary.BigEndian.Uint32(b[len(b)-4:])) & markIndex
-	if index.standIn(model.FamilyOf(key.Addr)) != key.Addr {
-		return 0
-	}
-	return index
-}
-
-// keys are the virtual servers that an index can have in a family.
-func (a action) keys(ipv6 bool) []vsnl.Key {
-	mark := uint32(markBase | a)
-	keys := []vsnl.Key{{Mark: mark, IPv6: ipv6}, {Mark: mark | uint32(markInside), IPv6: ipv6}}
-	f := model.IPv4
-	if ipv6 {
-		f = model.IPv6
-	}
-	for _, p := range []model.Protocol{model.TCP, model.UDP, model.SCTP} {
-		keys = append(keys, vsnl.Key{Addr: a.standIn(f), Port: standInPort, Protocol: uint8(p)})
-	}
-	return keys
-}
 
 // elementID tells elements apart: two with the same cannot both exist.
 type elementID struct {
@@ -190,12 +137,6 @@ func (e elementID) compare(o elementID) int {
 func (e elementID) addr() netip.Addr {
 	a, _ := netip.AddrFromSlice([]byte(e.key))
 	return a
-}
-
-// appendEndpoint encodes address . port.
-func appendEndpoint(b []byte, a netip.AddrPort) []byte {
-	b = append(b, a.Addr().AsSlice()...)
-	return append(binary.BigEndian.AppendUint16(b, a.Port()), 0, 0)
 }
 
 // appendFrontend encodes address . protocol . port, without the address for a

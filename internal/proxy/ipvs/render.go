@@ -108,13 +108,17 @@ func loopbackPort(out *rendered, f *model.Frontend) {
 	at, sum := 0, 0
 	for i := range endpoints {
 		e := &endpoints[i]
-		value := appendEndpoint(nil, e.AddrPort)
+		value := append(binary.BigEndian.AppendUint16(e.AddrPort.Addr().AsSlice(), e.AddrPort.Port()), 0, 0)
 		for sum += int(e.Weight); at < sum*loopbackSlots/total; at++ {
 			key := binary.NativeEndian.AppendUint32(appendFrontend(nil, f.Key), uint32(at))
 			out.elements[elementID{family: model.IPv4, set: setLoopbackPorts, key: string(key)}] = string(value)
 		}
 	}
 }
+
+// affinityScheduler is Maglev hashing by the client's address; where the kernel
+// lacks it, plain hashing takes its place.
+const affinityScheduler, affinityFallback = "mh", "sh"
 
 // byAddress as flags of target: no mark chooses the virtual server.
 const byAddress action = markMask
@@ -133,11 +137,10 @@ func (r *renderer) target(out *rendered, svc *model.Service, f *model.Frontend, 
 		act |= flags | r.marks.get(id)
 		key = vsnl.Key{Mark: uint32(act), IPv6: id.family == model.IPv6}
 		if t.Affinity > 0 {
-			act |= markStandIn
-			at := netip.AddrPortFrom(act.standIn(id.family), standInPort)
-			key = vsnl.Key{Addr: at.Addr(), Port: at.Port(), Protocol: uint8(f.Protocol)}
-			out.elements[elementID{family: id.family, set: setStandIns, key: act.data()}] = string(appendEndpoint(nil, at))
-			out.elements[elementID{family: id.family, set: setAddresses, key: string(at.Addr().AsSlice())}] = ""
+			// With persistence a marked virtual server does not translate ports
+			// (ip_vs_sched_persist). A consistent hash of the client's address
+			// keeps a client with its endpoint too, without a time-out.
+			s.Settings = vsnl.Settings{Scheduler: affinityScheduler}
 		}
 	}
 	// dh goes on choosing real servers with weight 0, and then refuses.
@@ -220,7 +223,7 @@ func (m *marks) get(id elementID) action {
 	for {
 		i := m.next
 		m.next++
-		if m.next > maxIndex {
+		if m.next > markIndex {
 			m.next = 1
 		}
 		if _, taken := m.owner[i]; !taken {
@@ -232,9 +235,6 @@ func (m *marks) get(id elementID) action {
 
 // restore takes over an index that the kernel has for an element.
 func (m *marks) restore(id elementID, i action) {
-	if i > maxIndex {
-		return
-	}
 	if _, taken := m.owner[i]; !taken {
 		m.of[id], m.owner[i] = i, id
 	}

@@ -26,8 +26,6 @@ type count struct {
 type touched struct {
 	servers  map[vsnl.Key]bool
 	elements map[elementID]bool
-	// gone are virtual servers that were wanted until now, as they then were.
-	gone map[vsnl.Key]*server
 	// full says that anything may differ, also what is not named.
 	full bool
 }
@@ -37,7 +35,7 @@ func newWanted() wanted {
 }
 
 func newTouched() *touched {
-	return &touched{servers: map[vsnl.Key]bool{}, elements: map[elementID]bool{}, gone: map[vsnl.Key]*server{}}
+	return &touched{servers: map[vsnl.Key]bool{}, elements: map[elementID]bool{}}
 }
 
 func (w *wanted) add(r rendered, t *touched) {
@@ -61,7 +59,6 @@ func (w *wanted) add(r rendered, t *touched) {
 func (w *wanted) remove(r rendered, t *touched) {
 	for key := range r.servers {
 		w.serving -= w.servers[key].size()
-		t.gone[key] = w.servers[key]
 		delete(w.servers, key)
 		t.servers[key] = true
 	}
@@ -148,8 +145,8 @@ func (b *Backend) load(found state) error {
 			}
 		}
 		b.have.servers[s.Key] = p
-		if index := indexOf(s.Key); index != 0 {
-			b.render.marks.reserve(index)
+		if a := action(s.Mark); a.byMark() {
+			b.render.marks.reserve(a & markIndex)
 		}
 	}
 	for key := range b.draining {
