@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os/exec"
@@ -293,17 +294,36 @@ type kubeProxy struct {
 func kubeProxyProgram(t *testing.T) string {
 	t.Helper()
 	if nstest.InVM() {
-		at, err := filepath.Glob("/root/.cache/causeway/controlplane/*/kube-proxy")
-		if err != nil || len(at) != 1 {
-			t.Fatalf("kube-proxy in the machine: %v, %v", at, err)
-		}
-		return at[0]
+		return programInVM(t, "kube-proxy")
 	}
 	dir, err := controlplane.Assets(t.Context(), "kube-proxy")
 	if err != nil {
 		t.Fatal(err)
 	}
 	return filepath.Join(dir, "kube-proxy")
+}
+
+// programInVM finds a program that was taken to the virtual machine, where it has
+// the path that it has outside.
+func programInVM(t *testing.T, name string) string {
+	t.Helper()
+	var at string
+	err := filepath.WalkDir("/", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case path == "/proc" || path == "/sys" || path == "/dev":
+			return fs.SkipDir
+		case err != nil:
+			return err
+		case d.Name() == name && d.Type().IsRegular():
+			at = path
+			return fs.SkipAll
+		}
+		return nil
+	})
+	if err != nil || at == "" {
+		t.Fatalf("%s is not in the virtual machine: %v", name, err)
+	}
+	return at
 }
 
 // startKubeProxy starts it in a mode, and returns when the Service is
