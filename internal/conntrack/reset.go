@@ -52,13 +52,6 @@ func refuse(fam model.Family, entries []entry) error {
 	return conn.Commit(&tx)
 }
 
-func familyTable(fam model.Family, name string) nfnl.Table {
-	if fam == model.IPv4 {
-		return nfnl.Table{Family: nfnl.FamilyIPv4, Name: name}
-	}
-	return nfnl.Table{Family: nfnl.FamilyIPv6, Name: name}
-}
-
 func flowKey(e *entry) []byte {
 	var b []byte
 	for _, ap := range []netip.AddrPort{e.source, e.destination} {
@@ -74,10 +67,7 @@ func flowKey(e *entry) []byte {
 // destinations.
 func declareResets(tx *nfnl.Batch, fam model.Family, table nfnl.Table) {
 	const hookPrerouting, hookOutput, prioMangle = 0, 3, -150
-	addr := nfnl.TypeIPv4
-	if fam == model.IPv6 {
-		addr = nfnl.TypeIPv6
-	}
+	addr := typeOf(fam)
 	tx.AddTable(table)
 	tx.AddSet(nfnl.Set{
 		Table: table, Name: resetFlows, Key: []nfnl.Type{addr, nfnl.TypeService, addr, nfnl.TypeService},
@@ -96,31 +86,19 @@ func declareResets(tx *nfnl.Batch, fam model.Family, table nfnl.Table) {
 //	ip saddr . tcp sport . ip daddr . tcp dport @flows reject with tcp reset
 func resetRule(fam model.Family) []expr.Any {
 	const r0 = unix.NFT_REG32_00
-	const flagsOffset, synOrRst = 13, 0x02 | 0x04
-	source, destination, length := uint32(12), uint32(16), uint32(4)
-	if fam == model.IPv6 {
-		source, destination, length = 8, 24, 16
-	}
+	const synOrRst = 0x02 | 0x04
+	source, destination, length := addresses(fam)
 	words := length / 4
 	load := func(base expr.PayloadBase, reg, offset, length uint32) expr.Any {
 		return &expr.Payload{DestRegister: reg, Base: base, Offset: offset, Len: length}
 	}
 	const network, transport = expr.PayloadBaseNetworkHeader, expr.PayloadBaseTransportHeader
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: r0},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: r0, Data: []byte{byte(model.TCP)}},
-		load(transport, r0, flagsOffset, 1),
-		&expr.Bitwise{SourceRegister: r0, DestRegister: r0, Len: 1, Mask: []byte{synOrRst}, Xor: []byte{0}},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: r0, Data: []byte{0}},
-		&expr.Ct{Register: r0, Key: expr.CtKeySTATE},
-		&expr.Bitwise{SourceRegister: r0, DestRegister: r0, Len: 4,
-			Mask: binary.NativeEndian.AppendUint32(nil, expr.CtStateBitINVALID|expr.CtStateBitNEW), Xor: make([]byte, 4)},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: r0, Data: make([]byte, 4)},
+	return append(segments(synOrRst, expr.CtStateBitINVALID|expr.CtStateBitNEW),
 		load(network, r0, source, length),
 		load(transport, r0+words, 0, 2),
 		load(network, r0+words+1, destination, length),
 		load(transport, r0+2*words+1, 2, 2),
 		&expr.Lookup{SourceRegister: r0, SetName: resetFlows},
 		&expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
-	}
+	)
 }

@@ -3,7 +3,6 @@
 package conntrack
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -73,7 +72,7 @@ func (s *Strays) Pass(addr, node netip.Addr) error {
 		return nil
 	}
 	var tx nfnl.Batch
-	table := familyTable(familyOf(addr), strayTable)
+	table := familyTable(model.FamilyOf(addr), strayTable)
 	if old.IsValid() {
 		tx.DeleteElement(table, strayFormer, nfnl.Element{Key: string(addr.AsSlice())})
 		delete(s.former, addr)
@@ -96,7 +95,7 @@ func (s *Strays) write() error {
 		declareStrays(&tx, fam, table)
 		tx.FlushSet(table, strayFormer)
 		for addr, node := range s.former {
-			if familyOf(addr) == fam {
+			if model.FamilyOf(addr) == fam {
 				tx.AddElement(table, strayFormer, strayElement(addr, node))
 			}
 		}
@@ -114,22 +113,12 @@ func strayElement(addr, node netip.Addr) nfnl.Element {
 	return nfnl.Element{Key: string(addr.AsSlice()), Value: string(node.AsSlice())}
 }
 
-func familyOf(a netip.Addr) model.Family {
-	if a.Is4() {
-		return model.IPv4
-	}
-	return model.IPv6
-}
-
 // declareStrays makes what is missing of the table and writes its rule anew. The
 // chain stands behind connection tracking and resets, and before the translation
 // of destinations.
 func declareStrays(tx *nfnl.Batch, fam model.Family, table nfnl.Table) {
 	const hookPrerouting, behindResets = 0, -149
-	addr := nfnl.TypeIPv4
-	if fam == model.IPv6 {
-		addr = nfnl.TypeIPv6
-	}
+	addr := typeOf(fam)
 	tx.AddTable(table)
 	tx.AddSet(nfnl.Set{Table: table, Name: strayFormer, Key: []nfnl.Type{addr}, Data: []nfnl.Type{addr}})
 	tx.AddChain(nfnl.Chain{Table: table, Name: "prerouting", Hook: &nfnl.Hook{Type: "filter", Num: hookPrerouting, Priority: behindResets}})
@@ -146,24 +135,12 @@ func declareStrays(tx *nfnl.Batch, fam model.Family, table nfnl.Table) {
 // would be: the connection stays unknown here.
 func strayRule(fam model.Family) []expr.Any {
 	const r0 = unix.NFT_REG32_00
-	const flagsOffset, syn = 13, 0x02
-	destination, length := uint32(16), uint32(4)
-	if fam == model.IPv6 {
-		destination, length = 24, 16
-	}
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: r0},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: r0, Data: []byte{byte(model.TCP)}},
-		&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseTransportHeader, Offset: flagsOffset, Len: 1},
-		&expr.Bitwise{SourceRegister: r0, DestRegister: r0, Len: 1, Mask: []byte{syn}, Xor: []byte{0}},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: r0, Data: []byte{0}},
-		&expr.Ct{Register: r0, Key: expr.CtKeySTATE},
-		&expr.Bitwise{SourceRegister: r0, DestRegister: r0, Len: 4,
-			Mask: binary.NativeEndian.AppendUint32(nil, expr.CtStateBitNEW), Xor: make([]byte, 4)},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: r0, Data: make([]byte, 4)},
+	const syn = 0x02
+	_, destination, length := addresses(fam)
+	return append(segments(syn, expr.CtStateBitNEW),
 		&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseNetworkHeader, Offset: destination, Len: length},
 		&expr.Lookup{SourceRegister: r0, DestRegister: r0, IsDestRegSet: true, SetName: strayFormer},
 		&expr.Dup{RegAddr: r0},
 		&expr.Verdict{Kind: expr.VerdictDrop},
-	}
+	)
 }

@@ -60,7 +60,7 @@ func presentNFT() (bool, error) {
 		return false, nil //nolint:nilerr // no nf_tables, nothing in it
 	}
 	defer conn.Close()
-	for _, f := range []nfnl.Family{nfnl.FamilyIPv4, nfnl.FamilyIPv6} {
+	for _, f := range nfnl.Families {
 		for _, t := range []table{nat, filter} {
 			chains, err := conn.Chains(nfnl.Table{Family: f, Name: string(t)})
 			if err != nil {

@@ -75,12 +75,9 @@ func Present(ctx context.Context) (string, error) {
 	return strings.Join(what, ", "), nil
 }
 
-// families that kube-proxy has a table in.
-var families = []nfnl.Family{nfnl.FamilyIPv4, nfnl.FamilyIPv6}
-
 func findTables(conn *nfnl.Conn) ([]nfnl.Table, error) {
 	var found []nfnl.Table
-	for _, f := range families {
+	for _, f := range nfnl.Families {
 		t := nfnl.Table{Family: f, Name: tableName}
 		have, err := conn.ChainNames(t)
 		if err != nil {

@@ -15,7 +15,7 @@ func Present() (bool, error) {
 		return false, nil //nolint:nilerr // no nf_tables, nothing in it
 	}
 	defer conn.Close()
-	for _, f := range []nfnl.Family{nfnl.FamilyIPv4, nfnl.FamilyIPv6} {
+	for _, f := range nfnl.Families {
 		names, err := conn.Tables(f)
 		if err != nil || slices.Contains(names, TableName) {
 			return err == nil, err

@@ -20,6 +20,9 @@ const (
 	FamilyNetdev Family = unix.NFPROTO_NETDEV
 )
 
+// Families are those of a Service's addresses.
+var Families = [...]Family{FamilyIPv4, FamilyIPv6}
+
 // String is the name that nft uses: "ip", "ip6", "netdev".
 func (f Family) String() string {
 	switch f {

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package conntrack
+
+import (
+	"encoding/binary"
+
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
+)
+
+// familyTable is a table of resets or strays.
+func familyTable(fam model.Family, name string) nfnl.Table {
+	if fam == model.IPv4 {
+		return nfnl.Table{Family: nfnl.FamilyIPv4, Name: name}
+	}
+	return nfnl.Table{Family: nfnl.FamilyIPv6, Name: name}
+}
+
+// typeOf is the type of a family's addresses in sets.
+func typeOf(fam model.Family) nfnl.Type {
+	if fam == model.IPv4 {
+		return nfnl.TypeIPv4
+	}
+	return nfnl.TypeIPv6
+}
+
+// addresses says where in a packet its addresses are, and how long one is.
+func addresses(fam model.Family) (source, destination, length uint32) {
+	if fam == model.IPv4 {
+		return 12, 16, 4
+	}
+	return 8, 24, 16
+}
+
+// segments matches TCP segments without any of the flags, whose state to
+// connection tracking is one of states.
+func segments(flags byte, states uint32) []expr.Any {
+	const r0 = unix.NFT_REG32_00
+	const flagsOffset = 13
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: r0},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: r0, Data: []byte{byte(model.TCP)}},
+		&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseTransportHeader, Offset: flagsOffset, Len: 1},
+		&expr.Bitwise{SourceRegister: r0, DestRegister: r0, Len: 1, Mask: []byte{flags}, Xor: []byte{0}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: r0, Data: []byte{0}},
+		&expr.Ct{Register: r0, Key: expr.CtKeySTATE},
+		&expr.Bitwise{SourceRegister: r0, DestRegister: r0, Len: 4, Mask: binary.NativeEndian.AppendUint32(nil, states), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: r0, Data: make([]byte, 4)},
+	}
+}
