@@ -58,16 +58,7 @@ func echoTCP(t *testing.T, ns *nstest.NS, addr string) {
 		if err != nil {
 			return err
 		}
-		t.Cleanup(func() { _ = l.Close() })
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				go func() { defer c.Close(); _, _ = io.Copy(c, c) }()
-			}
-		}()
+		nstest.Serve(t, l, func(c *net.TCPConn) { _, _ = io.Copy(c, c) })
 		return nil
 	})
 }

@@ -364,16 +364,7 @@ func listen(t *testing.T, ns *nstest.NS, address string) net.Listener {
 	t.Helper()
 	var l net.Listener
 	ns.Must(t, func() (err error) { l, err = net.Listen("tcp4", address); return err })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = c.Write([]byte("node x\n"))
-			_ = c.Close()
-		}
-	}()
+	nstest.Serve(t, l, nstest.Say("node x\n"))
 	return l
 }
 

@@ -6,11 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"os/exec"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -175,25 +173,7 @@ func TestRefusedSync(t *testing.T) {
 	d := desired(10, 3)
 	mustSync(t, b, d)
 	mustCleanup(t, b)
-	owner := exec.Command("nft", "-i")
-	in, err := owner.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := owner.Start(); err != nil {
-		t.Fatal(err)
-	}
-	end := sync.OnceFunc(func() { _ = in.Close(); _ = owner.Wait() })
-	defer end()
-	if _, err := io.WriteString(in, "add table ip causeway { flags owner; }\n"); err != nil {
-		t.Fatal(err)
-	}
-	for deadline := time.Now().Add(10 * time.Second); !strings.Contains(nstest.Run(t, "nft", "list", "tables"), "table ip causeway"); {
-		if time.Now().After(deadline) {
-			t.Fatal("nft has not made its table")
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	end := nstest.Own(t, "ip causeway")
 	if r, err := b.Sync(t.Context(), d, nil); !errors.Is(err, unix.EPERM) {
 		t.Errorf("Sync: %+v, %v; want a refusal with EPERM", r, err)
 	}

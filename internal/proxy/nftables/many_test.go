@@ -5,6 +5,7 @@ package nftables
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"syscall"
@@ -30,17 +31,9 @@ func manyPods(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = c.Write([]byte(c.LocalAddr().(*net.TCPAddr).AddrPort().Addr().Unmap().String()))
-			_ = c.Close()
-		}
-	}()
+	nstest.Serve(t, l, func(c *net.TCPConn) {
+		_, _ = io.WriteString(c, c.LocalAddr().(*net.TCPAddr).AddrPort().Addr().Unmap().String())
+	})
 }
 
 // from dials from one client address and gives the endpoint that answers.

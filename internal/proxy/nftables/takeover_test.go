@@ -130,16 +130,7 @@ func listenAt(t *testing.T, addrs ...string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = l.Close() })
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				_ = c.Close()
-			}
-		}()
+		nstest.Serve(t, l, func(*net.TCPConn) {})
 	}
 }
 
@@ -291,17 +282,7 @@ func listenNames(t *testing.T, addrs ...string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = l.Close() })
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				_, _ = c.Write([]byte(a))
-				_ = c.Close()
-			}
-		}()
+		nstest.Serve(t, l, nstest.Say(a))
 	}
 }
 

@@ -72,23 +72,7 @@ func listen(t *testing.T, at string, serve func(*net.TCPConn)) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				serve(c.(*net.TCPConn))
-			}()
-		}
-	}()
-}
-
-func say(text string) func(*net.TCPConn) {
-	return func(c *net.TCPConn) { _, _ = io.WriteString(c, text) }
+	nstest.Serve(t, l, serve)
 }
 
 func dial(t *testing.T, network string) net.Conn {
@@ -177,8 +161,8 @@ func TestResetIsPassedOn(t *testing.T) {
 
 func TestRoundRobinFollowsWeights(t *testing.T) {
 	b := newNode(t, Config{})
-	listen(t, podA, say("A"))
-	listen(t, podB, say("B"))
+	listen(t, podA, nstest.Say("A"))
+	listen(t, podB, nstest.Say("B"))
 	d := desired(model.TCP, 0, podA, podB)
 	d.Services[web].Frontends[0].Inside.Endpoints[0].Weight = 3
 	mustSync(t, b, d)
@@ -194,7 +178,7 @@ func TestRoundRobinFollowsWeights(t *testing.T) {
 // An endpoint that refuses costs no connection while another one answers.
 func TestRefusingEndpointIsPassedOver(t *testing.T) {
 	b := newNode(t, Config{})
-	listen(t, podB, say("B"))
+	listen(t, podB, nstest.Say("B"))
 	mustSync(t, b, desired(model.TCP, 0, podA, podB))
 	for range 4 {
 		if got := readAll(t, dial(t, "tcp4")); got != "B" {
@@ -210,7 +194,7 @@ func TestRefusingEndpointIsPassedOver(t *testing.T) {
 func TestConnectionsOutliveTheirEndpoint(t *testing.T) {
 	b := newNode(t, Config{})
 	listen(t, podA, func(c *net.TCPConn) { _, _ = io.Copy(c, c) })
-	listen(t, podB, say("B"))
+	listen(t, podB, nstest.Say("B"))
 	mustSync(t, b, desired(model.TCP, 0, podA))
 	c := dial(t, "tcp4")
 	echo := func(when string) {
@@ -365,8 +349,8 @@ func TestUDPFlows(t *testing.T) {
 // and after the Service, for TCP and UDP.
 func TestNodeMayListenAtTheSamePort(t *testing.T) {
 	b := newNode(t, Config{})
-	listen(t, "0.0.0.0:80", say("node"))
-	listen(t, podA, say("A"))
+	listen(t, "0.0.0.0:80", nstest.Say("node"))
+	listen(t, podA, nstest.Say("A"))
 	serveUDP(t, podA, "A")
 	mustSync(t, b, desired(model.TCP, 0, podA))
 	if got := readAll(t, dial(t, "tcp4")); got != "A" {
@@ -442,7 +426,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 // SCTP is refused with a reason; the Service's other ports work.
 func TestSCTPIsAProblem(t *testing.T) {
 	b := newNode(t, Config{})
-	listen(t, podA, say("A"))
+	listen(t, podA, nstest.Say("A"))
 	d := desired(model.TCP, 0, podA)
 	svc := d.Services[web]
 	sctp := svc.Frontends[0]
