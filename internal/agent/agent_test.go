@@ -140,17 +140,7 @@ func pod(t *testing.T, name, addr string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = io.WriteString(c, name)
-			_ = c.Close()
-		}
-	}()
+	nstest.Serve(t, l, nstest.Say(name))
 }
 
 // ask dials and returns what the server says.
@@ -243,6 +233,27 @@ func TestAgent(t *testing.T) {
 
 	t.Run("keeps the old state while the kernel refuses the new one", func(t *testing.T) {
 		keepsOldState(t, kube, a.base, b)
+	})
+
+	t.Run("is unhealthy while the kernel refuses everything", func(t *testing.T) {
+		end := nstest.Own(t, "ip causeway")
+		for _, path := range []string{"/healthz", "/readyz"} {
+			eventually(t, 10*time.Second, "unhealthy", func() error { return get(a.base+path, http.StatusServiceUnavailable) })
+		}
+		if text, err := body(a.base + "/healthz"); err != nil || !strings.Contains(text, "operation not permitted") {
+			t.Errorf("/healthz says %s (%v), want why", text, err)
+		}
+		if v, err := metric("causeway_proxy_in_sync"); err != nil || v != 0 {
+			t.Errorf("metric in_sync is %v (%v), want 0", v, err)
+		}
+		if err := metricAbove("causeway_proxy_sync_errors_total", 0); err != nil {
+			t.Error(err)
+		}
+		end() // the table goes with its owner
+		eventually(t, 40*time.Second, "healthy again", func() error { return get(a.base+"/healthz", http.StatusOK) })
+		if err := answers("10.96.0.50:80", "one")(); err != nil {
+			t.Error(err)
+		}
 	})
 
 	t.Run("refuses without the Service", func(t *testing.T) {
