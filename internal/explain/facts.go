@@ -32,7 +32,9 @@ type Facts struct {
 	Pods   []corev1.Pod
 	Others []labels.Set
 	Nodes  []corev1.Node
-	// Agents and Controllers are Causeway's own Pods.
+	// System is the namespace in which Causeway runs; Agents and Controllers are
+	// its Pods.
+	System              string
 	Agents, Controllers []corev1.Pod
 	// Records are those of the Service's LoadBalancer addresses.
 	Records []v1alpha1.LoadBalancerAddress
@@ -58,7 +60,7 @@ func NewScheme() (*runtime.Scheme, error) {
 // an API server that does not answer, is an error; what else the user may not
 // read goes to Unread. system is the namespace in which Causeway runs.
 func Read(ctx context.Context, api client.Reader, service client.ObjectKey, system string) (*Facts, error) {
-	f := &Facts{Service: &corev1.Service{}, Now: time.Now(), unread: map[string]bool{}}
+	f := &Facts{Service: &corev1.Service{}, System: system, Now: time.Now(), unread: map[string]bool{}}
 	if err := api.Get(ctx, service, f.Service); err != nil {
 		return nil, fmt.Errorf("read Service %s: %w", service, err)
 	}

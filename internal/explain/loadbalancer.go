@@ -115,7 +115,7 @@ func (e *explainer) announcer(record *v1alpha1.LoadBalancerAddress) {
 	case !nodeReady(&e.Nodes[i]):
 		e.add(Wrong, "%s, a node that is not ready", text).Do = "No agent has taken it over, or none can tell the API server: see that the other agents run"
 	case !e.unread["agents"] && len(e.Agents) > 0 && !e.hasAgent(status.Node):
-		e.add(Wrong, "%s, where no agent is ready", text).Do = "See why: kubectl -n " + e.Agents[0].Namespace + " get pods -o wide"
+		e.add(Wrong, "%s, where no agent is ready", text).Do = "See why: kubectl -n " + e.System + " get pods -o wide"
 	default:
 		e.add(Fine, "%s", text)
 	}

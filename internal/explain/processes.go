@@ -21,7 +21,7 @@ func (e *explainer) processes() {
 	if !e.unread["controllers"] && !slices.ContainsFunc(e.Controllers, isReady) {
 		finding := e.add(Wrong, "No controller of Causeway is ready: what has to change in the API does not")
 		finding.Details = podsOf(e.Controllers)
-		finding.Do = "kubectl -n " + v1alpha1.SystemNamespace + " get pods, if that is where it was installed"
+		finding.Do = "kubectl -n " + e.System + " get pods, if that is where it was installed; --system-namespace says another"
 	}
 	if e.unread["agents"] || e.unread["Nodes"] || len(e.Nodes) == 0 {
 		return
