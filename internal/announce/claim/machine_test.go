@@ -69,6 +69,7 @@ func (b *bench) expect(state State, sent ...string) {
 var (
 	elected  = Want{Role: Elected, Elected: "me"}
 	hurry    = Want{Role: Elected, Elected: "me", Hurry: true}
+	quiet    = Want{Role: Elected, Elected: "me", Hurry: true, Quiet: true}
 	better   = Peer{Name: "better", MAC: wire.MAC{2, 0, 0, 0, 0, 1}, Alive: true, Eligible: true, Outranks: true}
 	worse    = Peer{Name: "worse", MAC: wire.MAC{2, 0, 0, 0, 0, 9}, Alive: true, Eligible: true}
 	stranger = Peer{MAC: wire.MAC{2, 0, 0, 0, 0, 0x66}}
@@ -104,8 +105,6 @@ func TestSilenceLeadsToAnnouncement(t *testing.T) {
 // TestQuiet: questions are answered, but nobody is told, until it ends.
 func TestQuiet(t *testing.T) {
 	b := newBench(t)
-	quiet := hurry
-	quiet.Quiet = true
 	b.set(quiet)
 	b.run(10 * time.Second)
 	b.expect(Announcing, "probe", "probe", "answer")
@@ -121,8 +120,6 @@ func TestQuiet(t *testing.T) {
 // clients are would bring them here.
 func TestQuietGivesWay(t *testing.T) {
 	b := newBench(t)
-	quiet := hurry
-	quiet.Quiet = true
 	b.set(quiet)
 	b.run(40 * time.Millisecond)
 	b.expect(Announcing, "probe", "probe", "answer")
