@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,7 +24,7 @@ import (
 
 // The lab, in short; see prepare.
 var (
-	suite   = &labtest.Suite{Name: "e2e"}
+	suite   = &labtest.Suite{Name: "e2e", Preparation: 2 * time.Minute, Test: 2 * time.Minute, Patience: 15 * time.Second}
 	cluster *lab.Lab
 	api     client.Client
 	lan     *observe.Watch

@@ -23,15 +23,13 @@ import (
 	"github.com/causeway-lb/causeway/internal/lab/reexec"
 )
 
-const (
-	prepareWithin = 3 * time.Minute
-	testWithin    = 3 * time.Minute
-)
-
 // Suite is a lab that the tests of a package share.
 type Suite struct {
 	// Name tells the lab apart from others on this machine.
 	Name string
+	// Preparation and Test bound the time of Prepare and of one test; Patience is how
+	// long addresses and answers may take to be as they should.
+	Preparation, Test, Patience time.Duration
 	// Change makes the lab different from the usual one; may be nil.
 	Change func(context.Context, *lab.Setup) error
 	// Prepare installs what the tests need. Cluster, API and LAN are there already.
@@ -77,7 +75,7 @@ func (s *Suite) Main(m *testing.M) {
 }
 
 func (s *Suite) prepare(ctx context.Context, l *lab.Lab) error {
-	ctx, cancel := context.WithTimeout(ctx, prepareWithin)
+	ctx, cancel := context.WithTimeout(ctx, s.Preparation)
 	defer cancel()
 	scheme := clientgoscheme.Scheme
 	if err := v1alpha1.AddToScheme(scheme); err != nil {
@@ -108,7 +106,7 @@ func (s *Suite) Need(t *testing.T) context.Context {
 	if s.Cluster == nil {
 		t.Skip("no lab here: " + s.whyNone)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), testWithin)
+	ctx, cancel := context.WithTimeout(t.Context(), s.Test)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -161,7 +159,7 @@ func DualStack(s *corev1.Service) {
 func (s *Suite) Ready(t *testing.T, ctx context.Context, service *corev1.Service) []netip.Addr {
 	t.Helper()
 	var addresses []netip.Addr
-	Eventually(t, ctx, 20*time.Second, "address of "+service.Name, func() error {
+	Eventually(t, ctx, s.Patience, "address of "+service.Name, func() error {
 		if err := s.API.Get(ctx, client.ObjectKeyFromObject(service), service); err != nil {
 			return err
 		}

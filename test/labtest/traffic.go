@@ -32,7 +32,7 @@ func (s *Suite) Answering(t *testing.T, ctx context.Context, from, address strin
 	t.Helper()
 	want = slices.Sorted(slices.Values(want))
 	var results traffic.Results
-	Eventually(t, ctx, 20*time.Second, "answers from "+address+" to "+from, func() error {
+	Eventually(t, ctx, s.Patience, "answers from "+address+" to "+from, func() error {
 		results = nil
 		for range 20 * len(want) {
 			results = append(results, s.Request(ctx, from, address))
@@ -53,7 +53,7 @@ func (s *Suite) Answering(t *testing.T, ctx context.Context, from, address strin
 func (s *Suite) Announcer(t *testing.T, ctx context.Context, address netip.Addr) *lab.Node {
 	t.Helper()
 	var node *lab.Node
-	Eventually(t, ctx, 20*time.Second, "one announcer of "+address.String(), func() error {
+	Eventually(t, ctx, s.Patience, "one announcer of "+address.String(), func() error {
 		node = nil
 		for range 3 {
 			macs, err := s.LAN.Ask(ctx, address, 150*time.Millisecond)

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -20,7 +21,7 @@ import (
 
 // The lab, in short; see prepare.
 var (
-	suite   = &labtest.Suite{Name: "dns", Change: addImages}
+	suite   = &labtest.Suite{Name: "dns", Preparation: 3 * time.Minute, Test: 3 * time.Minute, Patience: 20 * time.Second, Change: addImages}
 	cluster *lab.Lab
 	api     client.Client
 	// resolver is the network namespace of a Pod, which asks the questions.

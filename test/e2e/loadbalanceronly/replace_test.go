@@ -97,7 +97,7 @@ func (r *replacement) traffic(t *testing.T, ctx context.Context) (stop func()) {
 	t.Helper()
 	generate := func(from, address string) *traffic.Generator {
 		return traffic.Generate(ctx, traffic.Config{
-			From: cluster.Machine(from), Address: address, Interval: 10 * time.Millisecond, Timeout: 10 * time.Second,
+			From: cluster.Machine(from), Address: address, Interval: 10 * time.Millisecond, Timeout: 2 * time.Second,
 		})
 	}
 	generators := map[string]*traffic.Generator{

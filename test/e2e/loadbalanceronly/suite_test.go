@@ -26,7 +26,7 @@ import (
 
 // The lab, in short; see prepare.
 var (
-	suite   = &labtest.Suite{Name: "lb-only", Change: lab.WithKubeProxy}
+	suite   = &labtest.Suite{Name: "lb-only", Preparation: 2 * time.Minute, Test: 3 * time.Minute, Patience: 20 * time.Second, Change: lab.WithKubeProxy}
 	cluster *lab.Lab
 	api     client.Client
 
