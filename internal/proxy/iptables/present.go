@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/causeway-lb/causeway/internal/proxy/model"
@@ -62,14 +63,12 @@ func presentNFT() (bool, error) {
 	defer conn.Close()
 	for _, f := range nfnl.Families {
 		for _, t := range []table{nat, filter} {
-			chains, err := conn.Chains(nfnl.Table{Family: f, Name: string(t)})
+			names, err := conn.ChainNames(nfnl.Table{Family: f, Name: string(t)})
 			if err != nil {
 				return false, err
 			}
-			for name := range chains {
-				if strings.HasPrefix(name, prefix) {
-					return true, nil
-				}
+			if slices.ContainsFunc(names, func(name string) bool { return strings.HasPrefix(name, prefix) }) {
+				return true, nil
 			}
 		}
 	}
