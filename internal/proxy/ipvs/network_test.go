@@ -76,7 +76,7 @@ func serve(t *testing.T, pod *nstest.NS, name string) {
 		}
 		return err
 	})
-	t.Cleanup(func() { _ = l.Close(); _ = u.Close() })
+	t.Cleanup(func() { _ = u.Close() })
 	go func() {
 		buf := make([]byte, 64)
 		for {
@@ -87,22 +87,13 @@ func serve(t *testing.T, pod *nstest.NS, name string) {
 			_, _ = u.WriteTo([]byte(name), from)
 		}
 	}()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				from, _, _ := net.SplitHostPort(c.RemoteAddr().String())
-				fmt.Fprintln(c, name, from)
-				for lines := bufio.NewScanner(c); lines.Scan() && lines.Text() != "bye"; {
-					fmt.Fprintln(c, lines.Text())
-				}
-			}()
+	nstest.Serve(t, l, func(c *net.TCPConn) {
+		from, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+		fmt.Fprintln(c, name, from)
+		for lines := bufio.NewScanner(c); lines.Scan() && lines.Text() != "bye"; {
+			fmt.Fprintln(c, lines.Text())
 		}
-	}()
+	})
 }
 
 // session is a connection through a Service.
