@@ -3,13 +3,11 @@
 package ipvs
 
 import (
-	"context"
 	"errors"
 	"maps"
 	"net/netip"
 	"slices"
 
-	"github.com/go-logr/logr"
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
@@ -30,9 +28,9 @@ type rebuilding struct {
 // see "Order" in the package's documentation. A step's errors do not
 // keep the other virtual servers from being served; they are returned joined,
 // and steps that build on the failed one are left out.
-func (b *Backend) apply(ctx context.Context, t *touched, r *rebuilding) (backend.Report, error) {
+func (b *Backend) apply(t *touched, r *rebuilding) (backend.Report, error) {
 	var report backend.Report
-	if err := b.raiseServers(ctx, t, &report); err != nil {
+	if err := b.raiseServers(t, &report); err != nil {
 		return report, err
 	}
 	if err := b.refreshOwn(t); err != nil {
@@ -161,14 +159,14 @@ func (b *Backend) strayRoutes(t *touched, report *backend.Report) []error {
 
 // raiseServers brings up what is wanted of virtual and real servers, and takes
 // new connections from what is not.
-func (b *Backend) raiseServers(ctx context.Context, t *touched, report *backend.Report) error {
+func (b *Backend) raiseServers(t *touched, report *backend.Report) error {
 	keys := slices.Collect(maps.Keys(t.servers))
 	for {
 		var changes []vsnl.Change
 		for _, key := range keys {
 			changes = b.raise(changes, key)
 		}
-		errs, retry := b.do(ctx, changes, report)
+		errs, retry := b.do(changes, report)
 		if len(retry) == 0 {
 			return errors.Join(errs...)
 		}
@@ -228,7 +226,7 @@ func (b *Backend) available(scheduler string) string {
 
 // do carries out changes and remembers those that succeeded. retry are virtual
 // servers whose scheduler the kernel turned out to lack.
-func (b *Backend) do(ctx context.Context, changes []vsnl.Change, report *backend.Report) (errs []error, retry []vsnl.Key) {
+func (b *Backend) do(changes []vsnl.Change, report *backend.Report) (errs []error, retry []vsnl.Key) {
 	failed := map[vsnl.Key]bool{}
 	for i, err := range b.servers.Do(changes) {
 		c := &changes[i]
@@ -237,10 +235,6 @@ func (b *Backend) do(ctx context.Context, changes []vsnl.Change, report *backend
 		case err == nil:
 			b.done(c, report)
 		case errors.Is(err, unix.ENOENT) && c.Op <= vsnl.SetServer && scheduler != b.cfg.Scheduler:
-			if !b.lacking[scheduler] {
-				logr.FromContextOrDiscard(ctx).Info("Kernel lacks IPVS scheduler, using the default",
-					"scheduler", scheduler, "default", b.cfg.Scheduler)
-			}
 			b.lacking[scheduler] = true // so that available gives another
 			failed[c.Server] = true
 			retry = append(retry, c.Server)
@@ -322,7 +316,7 @@ func (b *Backend) lowerServers(t *touched, report *backend.Report) []error {
 			}
 		}
 	}
-	errs, _ := b.do(context.Background(), changes, report)
+	errs, _ := b.do(changes, report)
 	return errs
 }
 

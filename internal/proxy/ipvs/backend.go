@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
@@ -118,6 +119,8 @@ type Backend struct {
 	applied map[types.NamespacedName]*model.Service
 	want    wanted
 	have    kernel
+	// probed says that the kernel has Config.Scheduler.
+	probed bool
 	// lacking are schedulers that this kernel turned out not to have.
 	lacking  map[string]bool
 	draining map[vsnl.Key]map[netip.AddrPort]time.Time
@@ -205,8 +208,8 @@ func (b *Backend) Close() error {
 	return b.release()
 }
 
-// Sync implements backend.Backend. A scheduler that the kernel does not have is
-// replaced by Config.Scheduler, and that is logged once.
+// Sync implements backend.Backend. A Service's scheduler that the kernel does not
+// have is replaced by Config.Scheduler, and the Service gets a Problem.
 func (b *Backend) Sync(ctx context.Context, want model.Desired, changed []types.NamespacedName) (backend.Report, error) {
 	if err := ctx.Err(); err != nil {
 		return backend.Report{}, err
@@ -221,20 +224,35 @@ func (b *Backend) Sync(ctx context.Context, want model.Desired, changed []types.
 		return report, fmt.Errorf("sync ipvs: %w", err)
 	}
 	if full {
-		b.synced, b.node, b.applied = true, want.Node, maps.Clone(want.Services)
-		if b.applied == nil {
-			b.applied = map[types.NamespacedName]*model.Service{}
+		b.synced, b.node, b.applied = true, want.Node, make(map[types.NamespacedName]*model.Service, len(want.Services))
+		for name, svc := range want.Services {
+			b.applied[name] = svc
+			report.Problems = append(report.Problems, b.problems(svc)...)
 		}
 		return report, nil
 	}
-	for _, name := range changed {
+	for _, name := range distinct(changed) {
 		if svc := want.Services[name]; svc != nil {
 			b.applied[name] = svc
+			report.Problems = append(report.Problems, b.problems(svc)...)
 		} else {
 			delete(b.applied, name)
 		}
 	}
 	return report, nil
+}
+
+// SchedulerUnsupported is the reason of the Problem of a Service that asks for a
+// scheduler that the kernel lacks.
+const SchedulerUnsupported = "SchedulerUnsupported"
+
+func (b *Backend) problems(svc *model.Service) []model.Problem {
+	if !b.lacking[svc.Scheduler] {
+		return nil
+	}
+	return []model.Problem{{Service: svc.Name, Reason: SchedulerUnsupported, Message: fmt.Sprintf(
+		"the kernel of this node lacks the IPVS scheduler %[1]s and uses %[2]s: load the module ip_vs_%[1]s there and restart the agent, or choose another one",
+		svc.Scheduler, b.available(svc.Scheduler))}}
 }
 
 func (b *Backend) sync(ctx context.Context, want model.Desired, changed []types.NamespacedName, full bool) (backend.Report, error) {
@@ -249,7 +267,7 @@ func (b *Backend) sync(ctx context.Context, want model.Desired, changed []types.
 	for _, name := range changed {
 		b.want.add(b.render.render(want.Services[name]), t)
 	}
-	return b.apply(ctx, t, &rebuilding{node: &b.node})
+	return b.apply(t, &rebuilding{node: &b.node})
 }
 
 // distinct leaves one of each name: what is rendered is counted.
@@ -263,7 +281,7 @@ func distinct(names []types.NamespacedName) []types.NamespacedName {
 
 // fullSync reads the kernel and makes it match want, whatever it was.
 func (b *Backend) fullSync(ctx context.Context, want model.Desired) (backend.Report, error) {
-	if err := b.prepare(); err != nil {
+	if err := errors.Join(b.prepare(), b.probe()); err != nil {
 		return backend.Report{}, err
 	}
 	node := want.Node
@@ -302,7 +320,7 @@ func (b *Backend) fullSync(ctx context.Context, want model.Desired) (backend.Rep
 	for id := range b.have.elements {
 		t.elements[id] = true
 	}
-	report, err := b.apply(ctx, t, b.rebuild(&node, found.rebuild))
+	report, err := b.apply(t, b.rebuild(&node, found.rebuild))
 	report.Drift = drift
 	if err != nil {
 		return report, err
@@ -312,6 +330,26 @@ func (b *Backend) fullSync(ctx context.Context, want model.Desired) (backend.Rep
 		return report, fmt.Errorf("let Services pass the firewall: %w", err)
 	}
 	return report, nil
+}
+
+// probe finds out once whether the kernel has the scheduler that all Services
+// fall back on.
+func (b *Backend) probe() error {
+	if b.probed {
+		return nil
+	}
+	key := vsnl.Key{Mark: uint32(markProbe)}
+	settings := vsnl.Settings{Scheduler: b.cfg.Scheduler, Tag: true}
+	errs := b.servers.Do([]vsnl.Change{{Op: vsnl.AddServer, Server: key, Settings: settings}, {Op: vsnl.DeleteServer, Server: key}})
+	if errors.Is(errs[0], unix.ENOENT) {
+		return &backend.UnsupportedError{Feature: fmt.Sprintf("IPVS scheduler %[1]s (module ip_vs_%[1]s)", b.cfg.Scheduler), Err: errs[0]}
+	}
+	if errors.Is(errs[0], unix.EEXIST) {
+		errs[0] = nil // left by a probe that was cut short
+	}
+	err := errors.Join(errs...)
+	b.probed = err == nil
+	return err
 }
 
 // rebuild prepares to build tables anew: their elements are then not there.

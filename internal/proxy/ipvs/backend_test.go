@@ -3,10 +3,12 @@
 package ipvs
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -42,16 +44,18 @@ func testService(proto model.Protocol, scheduler string, endpoints ...string) *m
 	}
 }
 
-func mustSync(t *testing.T, b *Backend, svcs ...*model.Service) {
+func mustSync(t *testing.T, b *Backend, svcs ...*model.Service) backend.Report {
 	t.Helper()
 	d := model.Desired{Services: map[types.NamespacedName]*model.Service{}}
 	changed := []types.NamespacedName{{Namespace: "default", Name: "web"}}
 	for _, s := range svcs {
 		d.Services[s.Name] = s
 	}
-	if _, err := b.Sync(t.Context(), d, changed); err != nil {
+	report, err := b.Sync(t.Context(), d, changed)
+	if err != nil {
 		t.Fatal(err)
 	}
+	return report
 }
 
 // weights gives the real servers of the only virtual server, nil if there is
@@ -185,19 +189,41 @@ func TestLeave(t *testing.T) {
 	}
 }
 
-// The Service's scheduler is used; one that the kernel lacks is replaced.
+// The Service's scheduler is used; one that the kernel lacks is replaced, and
+// the Service's owner is told, by changes and by full Syncs.
 func TestScheduler(t *testing.T) {
 	k := newFakeKernel()
 	k.lacks["mh"] = true
 	b := newFakeBackend(k, Config{})
 	defer b.Close()
 	for _, tc := range []struct{ asked, used string }{{"", "wrr"}, {"lc", "lc"}, {"mh", "sh"}, {"sed", "sed"}} {
-		mustSync(t, b, testService(model.TCP, tc.asked, podA))
+		for _, full := range []bool{false, true} {
+			b.synced = b.synced && !full
+			report := mustSync(t, b, testService(model.TCP, tc.asked, podA))
+			told := len(report.Problems) == 1 && report.Problems[0].Reason == SchedulerUnsupported
+			if replaced := tc.asked != "" && tc.asked != tc.used; told != replaced {
+				t.Errorf("asked for %q, got %q: problems %v", tc.asked, tc.used, report.Problems)
+			}
+		}
 		for _, s := range k.servers {
 			if s.Scheduler != tc.used {
 				t.Errorf("asked for %q: %q, want %q", tc.asked, s.Scheduler, tc.used)
 			}
 		}
+	}
+}
+
+// A kernel without the node's own scheduler cannot do the mode, and that shows
+// before there is a Service.
+func TestSchedulerOfTheNodeIsMissing(t *testing.T) {
+	k := newFakeKernel()
+	k.lacks["lblcr"] = true
+	b := newFakeBackend(k, Config{Scheduler: "lblcr"})
+	defer b.Close()
+	_, err := b.Sync(t.Context(), model.Desired{}, nil)
+	var lacks *backend.UnsupportedError
+	if !errors.As(err, &lacks) || !strings.Contains(err.Error(), "ip_vs_lblcr") {
+		t.Errorf("error %v, want an UnsupportedError that names the module", err)
 	}
 }
 

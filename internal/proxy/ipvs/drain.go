@@ -56,7 +56,7 @@ func (b *Backend) sweep() {
 	for key, reals := range b.draining {
 		changes = b.drained(changes, key, reals)
 	}
-	if errs, _ := b.do(context.Background(), changes, &backend.Report{}); len(ignoreAbsent(errs)) > 0 {
+	if errs, _ := b.do(changes, &backend.Report{}); len(ignoreAbsent(errs)) > 0 {
 		b.synced = false
 	}
 	if len(b.draining) > 0 {

@@ -92,6 +92,8 @@ const (
 	// markIndex tells virtual servers apart. Index 0 leaves the choice to address
 	// and port. The bits between belong to the iptables mode.
 	markIndex action = 1<<20 - 1
+	// markProbe has the last index, which no virtual server is given.
+	markProbe = markBase | markIndex
 )
 
 // data is the action as a map's value.

@@ -223,7 +223,7 @@ func (m *marks) get(id elementID) action {
 	for {
 		i := m.next
 		m.next++
-		if m.next > markIndex {
+		if m.next == markIndex {
 			m.next = 1
 		}
 		if _, taken := m.owner[i]; !taken {
