@@ -296,13 +296,14 @@ func (b *Backend) releaseMark(key vsnl.Key) {
 // lowerServers deletes what nothing leads to any more.
 func (b *Backend) lowerServers(t *touched, report *backend.Report) []error {
 	var changes []vsnl.Change
+	b.touchFading(t)
 	for key := range t.servers {
 		w, h := b.want.servers[key], b.have.servers[key]
 		switch {
 		case h == nil && w == nil:
 			b.releaseMark(key) // it never came up
-		case h != nil && w == nil:
-			changes = append(changes, vsnl.Change{Op: vsnl.DeleteServer, Server: key})
+		case w == nil:
+			changes = b.fade(changes, key, h)
 		case h != nil && len(h.reals)+len(w.reals) == 0: // it only stood for what has drained
 			changes = append(changes, vsnl.Change{Op: vsnl.DeleteServer, Server: key})
 		case h != nil && w.atOnce:
@@ -318,6 +319,61 @@ func (b *Backend) lowerServers(t *touched, report *backend.Report) []error {
 	}
 	errs, _ := b.do(changes, report)
 	return errs
+}
+
+// fade takes away a virtual server that nothing leads to any more, if it can be
+// missed: where its connections can go on, it stays until they have ended.
+func (b *Backend) fade(changes []vsnl.Change, key vsnl.Key, h *present) []vsnl.Change {
+	if len(h.reals) == 0 || !b.outlives(key, h) {
+		return append(changes, vsnl.Change{Op: vsnl.DeleteServer, Server: key})
+	}
+	for real, weight := range h.reals {
+		if weight != 0 {
+			changes = append(changes, vsnl.Change{Op: vsnl.SetReal, Server: key, Real: vsnl.RealServer{AddrPort: real}})
+		}
+		b.drain(key, real)
+	}
+	return changes
+}
+
+// touchFading adds the virtual servers that were left for their connections at
+// addresses that are led here no more.
+func (b *Backend) touchFading(t *touched) {
+	gone := map[netip.Addr]bool{}
+	for id := range t.elements {
+		if id.set == setAddresses && b.want.elements[id] == nil {
+			gone[id.addr()] = true
+		}
+	}
+	if len(gone) == 0 {
+		return
+	}
+	for key := range b.draining {
+		if gone[key.Addr] && b.want.servers[key] == nil {
+			t.servers[key] = true
+		}
+	}
+}
+
+// outlives says whether connections of a virtual server that is wanted no more
+// still get to it: its frontend's views have become the same or ceased to be, or
+// its port was taken out of a Service whose address stays, or was a NodePort.
+// UDP must not: see "Removal" in the package's documentation.
+func (b *Backend) outlives(key vsnl.Key, h *present) bool {
+	if key.Mark == 0 {
+		address := elementID{family: model.FamilyOf(key.Addr), set: setAddresses, key: string(key.Addr.AsSlice())}
+		return model.Protocol(key.Protocol) != model.UDP && b.want.elements[address] != nil
+	}
+	if id, known := b.render.marks.owner[action(key.Mark)&markIndex]; known && id.key != "" {
+		return id.protocol() != model.UDP
+	}
+	// An earlier process had it. That only lets drain what may.
+	for _, weight := range h.reals {
+		if weight != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // ignoreAbsent leaves out that something to delete was not there.

@@ -155,6 +155,26 @@ func TestDraining(t *testing.T) {
 		next.sweep()
 		check(t, k, map[string]uint32{podB: 1})
 	})
+	t.Run("one port of an address that goes", func(t *testing.T) {
+		k, b, _ := begin(t, model.TCP)
+		other := testService(model.TCP, "", podA)
+		other.Frontends[0].Port = 81
+		mustSync(t, b, other)
+		ours := func() []vsnl.RealServer {
+			reals, _ := b.servers.ReadReals(vsnl.Key{Addr: other.Frontends[0].Addr, Port: 80, Protocol: uint8(model.TCP)})
+			return reals
+		}
+		if reals := ours(); len(reals) != 2 || reals[0].Weight+reals[1].Weight != 0 {
+			t.Fatalf("with a connection: %v, want both to drain", reals)
+		}
+		b.sweep()
+		if reals := ours(); len(reals) != 1 {
+			t.Fatalf("with a connection: %v, want what has it", reals)
+		}
+		k.connect(0, podA)
+		b.sweep()
+		check(t, k, map[string]uint32{podA: 1}) // the other port's
+	})
 	t.Run("a deleted Service does not wait", func(t *testing.T) {
 		k, b, _ := begin(t, model.TCP)
 		mustSync(t, b)

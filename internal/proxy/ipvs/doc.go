@@ -42,6 +42,10 @@
 // schedulers mh and sh take another one (dh can't: there they go at once). Who
 // goes on with a connection that IPVS has forgotten is reset by the tables.
 //
+// So it is with a whole virtual server whose connections still get to it: where
+// the two views of a frontend become the same, or cease to be, as when a
+// policy changes, and where a NodePort or one port of an address goes.
+//
 // # Order
 //
 // What packets are led to exists before they are led there: virtual servers,

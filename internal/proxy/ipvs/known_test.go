@@ -266,6 +266,56 @@ func ownPorts(t *testing.T, n *network) {
 	}
 }
 
+// Open connections through a NodePort go on when its views become the same, or
+// cease to be, and when its Service goes. What sends by UDP moves on.
+func TestOpenConnectionsOfOtherViews(t *testing.T) {
+	newTestBackend(t, Config{}) // ends the test here where the kernel has no IPVS
+	n := newNetwork(t)
+	both, local := target(addrA, addrB), target(addrA)
+	for _, tc := range []struct {
+		name          string
+		before, after *model.Service
+	}{
+		{"external policy from Local to Cluster", web(model.TCP, both, local), web(model.TCP, both, both)},
+		{"external policy from Cluster to Local", web(model.TCP, both, both), web(model.TCP, both, local)},
+		{"the Service goes", web(model.TCP, both, local), nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := newTestBackend(t, Config{DrainInterval: 20 * time.Millisecond})
+			apply(t, b, tc.before)
+			var long []*session
+			for len(long) < 4 {
+				if s := n.mustDial(t, atNodePort, 0); s.who == "A" {
+					long = append(long, s)
+				}
+			}
+			if tc.after != nil {
+				apply(t, b, tc.after)
+			} else {
+				remove(t, b)
+			}
+			for range 3 {
+				for _, s := range long {
+					if err := s.echo(); err != nil {
+						t.Fatalf("an open connection: %v", err)
+					}
+				}
+				time.Sleep(40 * time.Millisecond) // the sweep would cut them
+			}
+			if tc.after == nil {
+				if s, err := n.dial(atNodePort, 0, patience); err == nil {
+					t.Errorf("a new connection is answered by %s", s.who)
+				}
+			} else {
+				n.mustDial(t, atNodePort, 0)
+			}
+			for _, s := range long {
+				s.bye(t)
+			}
+		})
+	}
+}
+
 // The schedulers that kube-proxy has.
 var schedulers = []string{"rr", "wrr", "lc", "wlc", "lblc", "lblcr", "sh", "dh", "mh", "sed", "nq"}
 

@@ -141,6 +141,15 @@ func (e elementID) addr() netip.Addr {
 	return a
 }
 
+// protocol is that of an element of a services map.
+func (e elementID) protocol() model.Protocol {
+	key := e.key
+	if e.set == setServices || e.set == setServicesOutside {
+		key = key[len(e.family.Unspecified().AsSlice()):]
+	}
+	return model.Protocol(key[0])
+}
+
 // appendFrontend encodes address . protocol . port, without the address for a
 // NodePort.
 func appendFrontend(b []byte, k model.Key) []byte {

@@ -222,6 +222,14 @@ func apply(t *testing.T, b *Backend, svc *model.Service) {
 	}
 }
 
+// remove syncs that the Service has gone.
+func remove(t *testing.T, b *Backend) {
+	t.Helper()
+	if _, err := b.Sync(t.Context(), model.Desired{Node: b.node}, []types.NamespacedName{webName}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // reals are the real servers of the ClusterIP's virtual server in the kernel,
 // by address and with their weights.
 func reals(t *testing.T, b *Backend, p model.Protocol) map[string]uint32 {
