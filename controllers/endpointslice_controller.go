@@ -231,7 +231,7 @@ func (p *slicePass) keep(ctx context.Context, existing []*discoveryv1.EndpointSl
 			sliceDelay.Observe(now.Sub(p.trigger).Seconds())
 		}
 		ctrl.LoggerFrom(ctx).V(1).Info("Wrote slices", "service", p.name, "created", len(plan.Create),
-			"updated", len(plan.Update), "deleted", len(plan.Delete), "endpoints", plan.Endpoints)
+			"updated", len(plan.Update)+len(plan.Shrink), "deleted", len(plan.Delete), "endpoints", plan.Endpoints)
 	}
 	p.r.gauges.set(p.name, &serviceCount{managed: true, endpoints: plan.Endpoints, slices: plan.Slices, needed: plan.Needed})
 	p.report(append(plan.Problems, p.foreignFamilies()...), now)

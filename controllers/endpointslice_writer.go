@@ -35,42 +35,43 @@ type sliceWriter struct {
 	index *endpointslice.Index
 }
 
-// write carries out a plan: creates and updates all at once, and then, if each
-// of them succeeded, the deletes, because endpoints may have moved. It returns
-// errOutdated if another writer was there first, and otherwise what failed,
-// joined; all that could be written has been.
+// write carries out a plan: creates and updates all at once, then the updates
+// that give endpoints away, then the deletes, each if all before succeeded. It
+// returns errOutdated if another writer was there first, and otherwise what
+// failed, joined; all that could be written has been.
 func (w *sliceWriter) write(ctx context.Context, plan *endpointslice.Plan) error {
-	group, errs := new(errgroup.Group), make([]error, len(plan.Create)+len(plan.Update))
-	group.SetLimit(parallelWrites)
-	for i, slice := range plan.Create {
-		group.Go(func() error {
-			errs[i] = w.create(ctx, slice)
-			return nil
-		})
+	creates := len(plan.Create)
+	err := atOnce(slices.Concat(plan.Create, plan.Update), func(i int, slice *discoveryv1.EndpointSlice) error {
+		if i < creates {
+			return w.create(ctx, slice)
+		}
+		return w.update(ctx, slice)
+	})
+	if err != nil {
+		return err
 	}
-	for i, slice := range plan.Update {
-		group.Go(func() error {
-			errs[len(plan.Create)+i] = w.update(ctx, slice)
-			return nil
-		})
-	}
-	_ = group.Wait() // the errors are in errs
-	if err := joinOutdated(errs); err != nil {
+	err = atOnce(plan.Shrink, func(_ int, slice *discoveryv1.EndpointSlice) error { return w.update(ctx, slice) })
+	if err != nil {
 		return err
 	}
 	return w.delete(ctx, plan.Delete)
 }
 
 func (w *sliceWriter) delete(ctx context.Context, list []*discoveryv1.EndpointSlice) error {
+	return atOnce(list, func(_ int, slice *discoveryv1.EndpointSlice) error { return w.deleteOne(ctx, slice) })
+}
+
+// atOnce makes one write for each slice, several at a time, and joins the errors.
+func atOnce(list []*discoveryv1.EndpointSlice, write func(int, *discoveryv1.EndpointSlice) error) error {
 	group, errs := new(errgroup.Group), make([]error, len(list))
 	group.SetLimit(parallelWrites)
 	for i, slice := range list {
 		group.Go(func() error {
-			errs[i] = w.deleteOne(ctx, slice)
+			errs[i] = write(i, slice)
 			return nil
 		})
 	}
-	_ = group.Wait()
+	_ = group.Wait() // the errors are in errs
 	return joinOutdated(errs)
 }
 

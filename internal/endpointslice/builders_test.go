@@ -94,7 +94,7 @@ func apply(t *testing.T, existing []*discoveryv1.EndpointSlice, plan Plan) []*di
 		created.UID, created.ResourceVersion = types.UID("uid-of-"+slice.Name), "1"
 		byName[slice.Name] = created
 	}
-	for _, slice := range plan.Update {
+	for _, slice := range slices.Concat(plan.Update, plan.Shrink) {
 		old := byName[slice.Name]
 		if old == nil || old.UID != slice.UID || old.ResourceVersion != slice.ResourceVersion {
 			t.Fatalf("update of %q: not based on what exists", slice.Name)

@@ -87,3 +87,18 @@ func TestForeignFamilies(t *testing.T) {
 	}, []discoveryv1.AddressType{discoveryv1.AddressTypeIPv4})
 	diff(t, "names", []string{"wrong", "name"}, got)
 }
+
+// A rival may put more endpoints into a slice than we do. What does not fit is
+// elsewhere before the slice loses it.
+func TestTakeOverOfLargeSlices(t *testing.T) {
+	service := testService()
+	service.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
+	in := Input{Service: service, Pods: testPods(250), Nodes: testNodes, MaxEndpoints: 1000}
+	in.Slices = rivalsOf(apply(t, nil, Compute(in)))
+	in.MaxEndpoints = 0
+	plan := Compute(in)
+	if len(plan.Create) != 2 || len(plan.Update) != 0 || len(plan.Shrink) != 1 || plan.Writes() != 3 {
+		t.Errorf("%d creates, %d updates before and %d after them; want 2, 0 and 1", len(plan.Create), len(plan.Update), len(plan.Shrink))
+	}
+	diff(t, "sizes", []int{100, 100, 50}, sizes(apply(t, in.Slices, plan), discoveryv1.AddressTypeIPv4))
+}

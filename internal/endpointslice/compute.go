@@ -62,11 +62,13 @@ type Input struct {
 }
 
 // Plan is how to get from the existing slices to the wanted ones. Create and
-// Update may be written in any order or at once. Delete comes after all of them
-// have succeeded, because endpoints may have moved from the slices in it.
+// Update may be written in any order or at once. Shrink comes after all of them
+// have succeeded, and Delete after all of that, because endpoints move from the
+// slices in these to the ones before.
 type Plan struct {
 	Create []*discoveryv1.EndpointSlice // named, ready to be created
 	Update []*discoveryv1.EndpointSlice // with the resource version they are based on
+	Shrink []*discoveryv1.EndpointSlice // updates that give endpoints away
 	Delete []*discoveryv1.EndpointSlice // the input's own objects, not to be changed
 
 	// Endpoints is how many there are afterwards, Slices in how many slices, and
@@ -85,7 +87,9 @@ type Plan struct {
 func (p *Plan) Empty() bool { return p.Writes() == 0 }
 
 // Writes counts the plan's API writes.
-func (p *Plan) Writes() int { return len(p.Create) + len(p.Update) + len(p.Delete) }
+func (p *Plan) Writes() int {
+	return len(p.Create) + len(p.Update) + len(p.Shrink) + len(p.Delete)
+}
 
 // Sparse tells whether a compaction is worth its writes: at least half of the
 // slices could go.

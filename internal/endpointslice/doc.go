@@ -36,8 +36,9 @@
 //
 // # Invariants
 //
-//   - Whatever part of a plan's creates and updates has been written, and in
-//     whatever order, no endpoint is missing that was there before and stays.
+//   - Whatever part of a plan has been written, in the order that Plan asks for,
+//     no endpoint is missing that was there before and stays. The one exception:
+//     a change of the Service's ports makes endpoints of two slices trade places.
 //   - The order of Pods, slices and Nodes in the input is irrelevant.
 //   - Computing again on the result changes nothing.
 //   - Arguments are never changed, and slices to create or update share no

@@ -68,6 +68,7 @@ type draft struct {
 	group    int32
 	targets  []int32 // indexes, in the order of the endpoints
 	write    bool    // differs from existing
+	gives    bool    // endpoints of existing move to other slices
 }
 
 func (d *draft) name() string {
@@ -86,13 +87,19 @@ type packing struct {
 
 	// spares are slices that are not needed as they are: they will be updated to
 	// something else, or deleted. Either costs one write.
-	spares []*discoveryv1.EndpointSlice
+	spares []spare
 	// left are slices whose endpoints have moved to others. They can only be
 	// deleted, and only after those have been written: an update to something
 	// else might come first, and then endpoints would be missing for a while.
 	left []*discoveryv1.EndpointSlice
 	// duplicates counts endpoints that have a place in an earlier slice.
 	duplicates int
+}
+
+// spare is a slice that is not needed as it is.
+type spare struct {
+	slice *discoveryv1.EndpointSlice
+	gives bool // endpoints of it move to other slices
 }
 
 // packingGroup is the part of a packing that has one port list.
@@ -160,9 +167,9 @@ func (l *layout) keep(p *packing, family discoveryv1.AddressType, keyOf keyFunc)
 	}
 	room := p.roomNeeded()
 	for _, existing := range obsolete {
-		group := p.heir(existing, byKey, keyOf, room)
+		group, moves := p.heir(existing, byKey, keyOf, room)
 		if group == nil {
-			p.spares = append(p.spares, existing)
+			p.spares = append(p.spares, spare{slice: existing, gives: moves})
 			l.plan.Removed += len(existing.Endpoints)
 			continue
 		}
@@ -183,7 +190,7 @@ func (l *layout) addDraft(p *packing, group *packingGroup, d *draft) {
 	l.plan.Removed += len(d.existing.Endpoints) - len(d.targets)
 	d.write = d.write || !l.template.upToDate(d.existing)
 	if d.write && len(d.targets) == 0 {
-		p.spares = append(p.spares, d.existing)
+		p.spares = append(p.spares, spare{slice: d.existing, gives: d.gives})
 		return
 	}
 	group.drafts = append(group.drafts, d)
@@ -206,24 +213,25 @@ func (p *packing) roomNeeded() []int {
 
 // heir returns the group to which most of the endpoints of a slice belong whose
 // own ports nobody has any more, among the groups that need room; nil for none.
-// Such a slice gets other ports in place, and keeps its endpoints.
-func (p *packing) heir(existing *discoveryv1.EndpointSlice, byKey map[string]int32, keyOf keyFunc, room []int) *packingGroup {
+// Such a slice gets other ports in place, and keeps its endpoints. It tells, too,
+// whether any endpoint stays at all, there or elsewhere.
+func (p *packing) heir(existing *discoveryv1.EndpointSlice, byKey map[string]int32, keyOf keyFunc, room []int) (best *packingGroup, stays bool) {
 	counts := make([]int, len(p.lists))
 	for i := range existing.Endpoints {
 		for _, group := range p.groups {
 			key, ok := keyOf(&existing.Endpoints[i], group.key)
 			if index, wanted := byKey[key]; ok && wanted && p.targets[index].group == group.list && !p.targets[index].placed {
 				counts[group.list]++
+				stays = true
 			}
 		}
 	}
-	var best *packingGroup
 	for _, group := range p.groups {
 		if n := counts[group.list]; n > 0 && room[group.list] > 0 && (best == nil || n > counts[best.list]) {
 			best = group
 		}
 	}
-	return best
+	return best, stays
 }
 
 func (l *layout) mayAdopt(slice *discoveryv1.EndpointSlice) bool {
@@ -243,12 +251,17 @@ func (p *packing) keepSlice(existing *discoveryv1.EndpointSlice, group *packingG
 		endpoint := &existing.Endpoints[i]
 		key, ok := keyOf(endpoint, group.key)
 		index, wanted := byKey[key]
-		if ok && wanted && p.targets[index].placed {
-			p.duplicates++
-		}
-		if !ok || !wanted || p.targets[index].placed || p.targets[index].group != group.list ||
-			len(d.targets) == p.max {
+		if !ok || !wanted {
 			d.write = true
+			continue
+		}
+		if p.targets[index].placed {
+			d.write = true
+			p.duplicates++
+			continue
+		}
+		if p.targets[index].group != group.list || len(d.targets) == p.max {
+			d.write, d.gives = true, true
 			continue
 		}
 		p.targets[index].placed = true
@@ -286,7 +299,10 @@ func (l *layout) write(p *packing, family discoveryv1.AddressType) {
 		l.plan.Needed += total
 	}
 	l.plan.Slices += total
-	l.plan.Delete = append(append(l.plan.Delete, p.spares...), p.left...)
+	for _, spare := range p.spares {
+		l.plan.Delete = append(l.plan.Delete, spare.slice)
+	}
+	l.plan.Delete = append(l.plan.Delete, p.left...)
 }
 
 func (l *layout) writeDraft(p *packing, d *draft, family discoveryv1.AddressType) {
@@ -306,9 +322,12 @@ func (l *layout) writeDraft(p *packing, d *draft, family discoveryv1.AddressType
 	for i := range p.lists[d.group] {
 		slice.Ports = append(slice.Ports, *p.lists[d.group][i].DeepCopy())
 	}
-	if d.existing != nil {
+	switch {
+	case d.gives:
+		l.plan.Shrink = append(l.plan.Shrink, slice)
+	case d.existing != nil:
 		l.plan.Update = append(l.plan.Update, slice)
-	} else if !l.deleting {
+	case !l.deleting:
 		l.plan.Create = append(l.plan.Create, slice)
 	}
 }
@@ -320,13 +339,13 @@ func (l *layout) placeholder(p *packing, family discoveryv1.AddressType) int {
 		return 0
 	}
 	for i, spare := range p.spares {
-		if len(spare.Endpoints) == 0 && len(spare.Ports) == 0 && l.template.upToDate(spare) {
+		if s := spare.slice; len(s.Endpoints) == 0 && len(s.Ports) == 0 && l.template.upToDate(s) {
 			p.spares = slices.Delete(p.spares, i, i+1)
 			return 1
 		}
 	}
 	if len(p.spares) > 0 {
-		l.plan.Update = append(l.plan.Update, l.template.update(p.spares[0]))
+		l.plan.Update = append(l.plan.Update, l.template.update(p.spares[0].slice))
 		p.spares = p.spares[1:]
 		return 1
 	}
@@ -351,6 +370,7 @@ func (l *layout) dropOtherFamilies(families []discoveryv1.AddressType) {
 func (l *layout) finish() Plan {
 	slices.SortFunc(l.plan.Create, byName)
 	slices.SortFunc(l.plan.Update, byName)
+	slices.SortFunc(l.plan.Shrink, byName)
 	slices.SortFunc(l.plan.Delete, byName)
 	return l.plan
 }

@@ -133,11 +133,11 @@ func (p *packing) compact() {
 // settle lets slices that would be created take the place of spares, in the
 // order of names.
 func (p *packing) settle() {
-	slices.SortFunc(p.spares, byName)
+	slices.SortFunc(p.spares, func(a, b spare) int { return byName(a.slice, b.slice) })
 	for _, group := range p.groups {
 		for _, d := range group.drafts {
 			if d.existing == nil && len(p.spares) > 0 {
-				d.existing, p.spares = p.spares[0], p.spares[1:]
+				d.existing, d.gives, p.spares = p.spares[0].slice, p.spares[0].gives, p.spares[1:]
 			}
 		}
 	}

@@ -3,6 +3,7 @@
 package endpointslice
 
 import (
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -23,6 +24,9 @@ func TestHistories(t *testing.T) {
 		var existing []*discoveryv1.EndpointSlice
 		for step := range 40 {
 			w.step()
+			if w.rng.IntN(10) == 0 { // as slices that another controller made are taken over
+				limit = 2 + w.rng.IntN(9)
+			}
 			in := w.input(existing, limit)
 			in.Compact = w.rng.IntN(10) == 0
 			before := copyInput(in)
@@ -32,6 +36,7 @@ func TestHistories(t *testing.T) {
 			diff(t, "the arguments were changed", before.Service, in.Service)
 			diff(t, "the order of the input matters", plan, Compute(shuffled(in, w.rng)))
 
+			checkOnTheWay(t, w.rng, existing, plan)
 			existing = apply(t, existing, plan)
 			again := Compute(w.input(existing, limit))
 			if !again.Empty() {
@@ -55,6 +60,47 @@ func copyInput(in Input) Input {
 		out.Slices[i] = out.Slices[i].DeepCopy()
 	}
 	return out
+}
+
+// checkOnTheWay carries out a part of the plan, as the order of its writes
+// allows, and looks for endpoints that are there before and after and not then.
+func checkOnTheWay(t *testing.T, rng *rand.Rand, existing []*discoveryv1.EndpointSlice, plan Plan) {
+	t.Helper()
+	before, after := served(existing), served(apply(t, existing, plan))
+	for step := range 6 {
+		part := Plan{Create: someOf(rng, plan.Create), Update: someOf(rng, plan.Update)}
+		if step%3 > 0 {
+			part = Plan{Create: plan.Create, Update: plan.Update, Shrink: someOf(rng, plan.Shrink)}
+		}
+		if step%3 > 1 {
+			part.Shrink, part.Delete = plan.Shrink, someOf(rng, plan.Delete)
+		}
+		on := served(apply(t, existing, part))
+		for place := range before {
+			if after[place] && !on[place] {
+				t.Errorf("%s is missing after a part of the writes", place)
+			}
+		}
+	}
+}
+
+// served returns a line for each address and port that the slices have.
+func served(list []*discoveryv1.EndpointSlice) map[string]bool {
+	places := map[string]bool{}
+	for _, slice := range list {
+		for i := range slice.Ports {
+			for _, endpoint := range slice.Endpoints {
+				places[endpoint.Addresses[0]+" "+keyOfPort(&slice.Ports[i])] = true
+			}
+		}
+	}
+	return places
+}
+
+func someOf[T any](rng *rand.Rand, list []T) []T {
+	list = slices.Clone(list)
+	rng.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	return list[:rng.IntN(len(list)+1)]
 }
 
 // checkState compares the slices with the Pods, by the plainest possible rules.

@@ -5,6 +5,7 @@ package endpointslice
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"testing"
 
@@ -97,7 +98,7 @@ func (o *ours) pass(t *testing.T, h *history, limit int) {
 		}
 		o.create(slice)
 	}
-	for _, slice := range plan.Update {
+	for _, slice := range slices.Concat(plan.Update, plan.Shrink) {
 		if o.slices[slice.Name] == nil {
 			t.Fatalf("update of slice %s, which does not exist", slice.Name)
 		}
