@@ -24,7 +24,8 @@ func OwnerOf(svc *corev1.Service) Owner {
 
 // ParseRequest reads what a Service of type LoadBalancer asks for. The
 // annotation causeway.dev/addresses goes before the deprecated
-// spec.loadBalancerIP. An error is a *Refused with ReasonInvalidRequest.
+// spec.loadBalancerIP. An error is a *Refused with ReasonInvalidRequest; the
+// request's Current is right all the same.
 func ParseRequest(svc *corev1.Service, namespaceLabels map[string]string) (Request, error) {
 	req := Request{
 		Owner:           OwnerOf(svc),
@@ -45,13 +46,13 @@ func ParseRequest(svc *corev1.Service, namespaceLabels map[string]string) (Reque
 	for _, p := range svc.Spec.Ports {
 		req.Ports = append(req.Ports, Port{Protocol: protocolOf(p.Protocol), Port: uint16(p.Port)})
 	}
-	if len(req.SharingKey) > 253 {
-		return req, invalid("annotation %s is %d characters long: use at most 253", v1alpha1.SharingKeyAnnotation, len(req.SharingKey))
-	}
 	for _, in := range svc.Status.LoadBalancer.Ingress {
 		if addr, err := netip.ParseAddr(in.IP); err == nil {
 			req.Current = append(req.Current, addr.Unmap())
 		}
+	}
+	if len(req.SharingKey) > 253 {
+		return req, invalid("annotation %s is %d characters long: use at most 253", v1alpha1.SharingKeyAnnotation, len(req.SharingKey))
 	}
 	var err error
 	req.Addresses, err = requestedAddresses(svc)

@@ -88,6 +88,18 @@ func TestParseRequestRefuses(t *testing.T) {
 			t.Errorf("%q: %v, want ...%s...", asked, err, message)
 		}
 	}
+	// What the Service has is known all the same: it keeps that.
+	for name, value := range map[string]string{
+		v1alpha1.SharingKeyAnnotation: strings.Repeat("k", 254), v1alpha1.AddressesAnnotation: "nonsense",
+	} {
+		got, err := ParseRequest(service(func(svc *corev1.Service) {
+			svc.Annotations[name] = value
+			svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.9"}}
+		}), nil)
+		if err == nil || len(got.Current) != 1 {
+			t.Errorf("bad annotation %s: %v, current addresses %v", name, err, got.Current)
+		}
+	}
 	_, err := ParseRequest(service(func(svc *corev1.Service) {
 		svc.Spec.IPFamilies = svc.Spec.IPFamilies[:1]
 		svc.Spec.LoadBalancerIP = "2001:db8::1"
