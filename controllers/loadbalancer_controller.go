@@ -132,7 +132,7 @@ func (r *LoadBalancerReconciler) serve(ctx context.Context, svc *corev1.Service,
 		r.waiting.remove(key)
 		return ctrl.Result{RequeueAfter: again}, nil
 	}
-	r.waiting.add(key, held.Unmet, svc.Spec.IPFamilies)
+	r.waiting.add(key, held.Unmet)
 	return ctrl.Result{RequeueAfter: soonest(again, pendingRetry+rand.N(pendingRetry/10))}, nil
 }
 

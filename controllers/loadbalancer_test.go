@@ -47,6 +47,26 @@ var _ = Describe("a LoadBalancer Service", func() {
 		Expect(isGone(ctx, first)()).To(BeTrue())
 	})
 
+	It("is given what becomes free, though one waits longer that cannot take it", func(ctx SpecContext) {
+		s := newLBSpec(ctx)
+		s.pool(ctx, func(p *v1alpha1.LoadBalancerPoolSpec) {
+			p.ServiceSelector = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{
+				{Key: "stranger", Operator: metav1.LabelSelectorOpDoesNotExist}}}
+		}, s.v4Range(10, 10))
+		first := s.service(ctx, "first", nil)
+		Eventually(addressesOf(ctx, first)).Should(Equal([]string{s.v4(10)}))
+		stranger := s.service(ctx, "stranger", func(svc *corev1.Service) { svc.Labels = map[string]string{"stranger": "yes"} })
+		Eventually(allocatedOf(ctx, stranger)).Should(Equal("False/NoPool"))
+		dual := s.service(ctx, "dual", func(svc *corev1.Service) {
+			svc.Spec.IPFamilyPolicy = ptr.To(corev1.IPFamilyPolicyRequireDualStack)
+		})
+		Eventually(allocatedOf(ctx, dual)).Should(HavePrefix("False/"))
+		last := s.service(ctx, "last", nil)
+		Eventually(allocatedOf(ctx, last)).Should(Equal("False/PoolExhausted"))
+		Expect(k8sClient.Delete(ctx, first)).To(Succeed())
+		Eventually(addressesOf(ctx, last)).Should(Equal([]string{s.v4(10)}))
+	})
+
 	It("lets go of its address when it changes its type, and nothing of ours is left on it", func(ctx SpecContext) {
 		s := newLBSpec(ctx)
 		s.pool(ctx, nil, s.v4Range(10, 10))

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"sync"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/causeway-lb/causeway/internal/provisioner"
@@ -27,9 +26,9 @@ type waiting struct {
 
 type waiter struct {
 	turn     uint64 // order of arrival
-	pools    []string
+	families int    // how many it lacks
+	full     []provisioner.FullPool
 	addrs    []netip.Addr
-	families []corev1.IPFamily
 }
 
 func newWaiting() *waiting {
@@ -37,7 +36,7 @@ func newWaiting() *waiting {
 }
 
 // add makes key wait; it keeps its turn if it waits already.
-func (w *waiting) add(key types.NamespacedName, refused *provisioner.Refused, families []corev1.IPFamily) {
+func (w *waiting) add(key types.NamespacedName, refused *provisioner.Refused) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	turn := w.waiters[key].turn
@@ -45,7 +44,7 @@ func (w *waiting) add(key types.NamespacedName, refused *provisioner.Refused, fa
 		w.turn++
 		turn = w.turn
 	}
-	w.waiters[key] = waiter{turn: turn, pools: slices.Clone(refused.Pools), addrs: slices.Clone(refused.Addresses), families: slices.Clone(families)}
+	w.waiters[key] = waiter{turn: turn, families: len(refused.Families), full: slices.Clone(refused.Full), addrs: slices.Clone(refused.Addresses)}
 	pendingServices.Set(float64(len(w.waiters)))
 }
 
@@ -59,23 +58,19 @@ func (w *waiting) remove(key types.NamespacedName) {
 
 // freed returns whom to try when addr, of a pool, has become free: those who
 // ask for it, and the one who has waited longest for any address of the pool.
+// Who lacks the other family, too, may not be able to take this one yet, so the
+// next in line is tried as well.
 func (w *waiting) freed(addr netip.Addr, pool string) []types.NamespacedName {
+	want := provisioner.FullPool{Pool: pool, Family: provisioner.FamilyOf(addr)}
+	candidates := w.those(func(_ types.NamespacedName, x waiter) bool { return slices.Contains(x.full, want) })
+	out := w.forAddr(addr)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	var out []types.NamespacedName
-	var first types.NamespacedName
-	var firstTurn uint64
-	family := provisioner.FamilyOf(addr)
-	for key, x := range w.waiters {
-		switch {
-		case slices.Contains(x.addrs, addr):
-			out = append(out, key)
-		case slices.Contains(x.pools, pool) && slices.Contains(x.families, family) && (firstTurn == 0 || x.turn < firstTurn):
-			first, firstTurn = key, x.turn
+	for _, key := range candidates {
+		out = append(out, key)
+		if w.waiters[key].families < 2 {
+			break
 		}
-	}
-	if firstTurn != 0 {
-		out = append(out, first)
 	}
 	return out
 }

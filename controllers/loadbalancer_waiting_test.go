@@ -17,15 +17,25 @@ import (
 func TestWaitingWakesTheLongestWaiterAndWhoAsks(t *testing.T) {
 	w := newWaiting()
 	key := func(name string) types.NamespacedName { return types.NamespacedName{Namespace: "ns", Name: name} }
-	v4 := []corev1.IPFamily{corev1.IPv4Protocol}
-	v6 := []corev1.IPFamily{corev1.IPv6Protocol}
-	inPools := func(pools ...string) *provisioner.Refused { return &provisioner.Refused{Pools: pools} }
-	w.add(key("six"), inPools("a"), v6)
-	w.add(key("other"), inPools("b"), v4)
-	w.add(key("first"), inPools("a", "b"), v4)
-	w.add(key("second"), inPools("a"), v4)
-	w.add(key("asking"), &provisioner.Refused{Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}, v4)
-	w.add(key("six"), inPools("a"), v6) // keeps its turn
+	waits := func(pools ...provisioner.FullPool) *provisioner.Refused {
+		return &provisioner.Refused{Families: []corev1.IPFamily{corev1.IPv4Protocol}, Full: pools}
+	}
+	four := func(pool string) provisioner.FullPool {
+		return provisioner.FullPool{Pool: pool, Family: corev1.IPv4Protocol}
+	}
+	six := func(pool string) provisioner.FullPool {
+		return provisioner.FullPool{Pool: pool, Family: corev1.IPv6Protocol}
+	}
+	w.add(key("six"), waits(six("a")))
+	w.add(key("nowhere"), waits()) // no pool admits it
+	w.add(key("other"), waits(four("b")))
+	both := waits(four("a"), six("c"))
+	both.Families = append(both.Families, corev1.IPv6Protocol)
+	w.add(key("both"), both)
+	w.add(key("first"), waits(four("a"), four("b")))
+	w.add(key("second"), waits(four("a")))
+	w.add(key("asking"), &provisioner.Refused{Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}})
+	w.add(key("six"), waits(six("a"))) // keeps its turn
 
 	freed := func(addr, pool string) []string {
 		var names []string
@@ -38,10 +48,11 @@ func TestWaitingWakesTheLongestWaiterAndWhoAsks(t *testing.T) {
 		addr, pool string
 		want       []string
 	}{
-		{"192.0.2.1", "a", []string{"asking", "first"}},
-		{"192.0.2.2", "a", []string{"first"}},
+		{"192.0.2.1", "a", []string{"asking", "both", "first"}},
+		{"192.0.2.2", "a", []string{"both", "first"}},
 		{"192.0.2.2", "b", []string{"other"}},
 		{"2001:db8::1", "a", []string{"six"}},
+		{"2001:db8::1", "c", []string{"both"}},
 		{"192.0.2.2", "c", nil},
 	} {
 		if diff := cmp.Diff(test.want, freed(test.addr, test.pool)); diff != "" {
@@ -49,10 +60,10 @@ func TestWaitingWakesTheLongestWaiterAndWhoAsks(t *testing.T) {
 		}
 	}
 	w.remove(key("first"))
-	if diff := cmp.Diff([]string{"second"}, freed("192.0.2.2", "a")); diff != "" {
+	if diff := cmp.Diff([]string{"both", "second"}, freed("192.0.2.2", "a")); diff != "" {
 		t.Errorf("after the first has gone (-want +got):\n%s", diff)
 	}
-	if got := w.all(); len(got) != 4 || got[0].Name != "six" {
+	if got := w.all(); len(got) != 6 || got[0].Name != "six" {
 		t.Errorf("all: %v", got)
 	}
 }

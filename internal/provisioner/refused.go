@@ -2,7 +2,11 @@
 
 package provisioner
 
-import "net/netip"
+import (
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+)
 
 // Reasons of a Refused; they are the reasons of the condition
 // causeway.dev/Allocated and of the events, too.
@@ -35,11 +39,20 @@ type Refused struct {
 	Reason string
 	// Message names the cause and what to do, as a sentence for users.
 	Message string
-	// Pools and Addresses are what could help: an address that a pool gets back,
-	// or one of these addresses becoming free, or an edit of such a pool. Both
-	// empty means that only an edit of the Service helps.
-	Pools     []string
+	// Families are those for which no pool has an address.
+	Families []corev1.IPFamily
+	// Full and Addresses are what could help: an address that a full pool gets
+	// back, or one of these addresses becoming free. Both empty means that only
+	// an edit helps, of the Service or of a pool.
+	Full      []FullPool
 	Addresses []netip.Addr
+}
+
+// FullPool is a pool that would give a Service an address of a family if it had
+// a free one.
+type FullPool struct {
+	Pool   string
+	Family corev1.IPFamily
 }
 
 // Error gives the message.

@@ -157,14 +157,14 @@ func (p *planner) ranges(f corev1.IPFamily) string {
 
 // nothing says why no pool has an address of the family for the request.
 func (p *planner) nothing(f corev1.IPFamily) *provisioner.Refused {
-	var excuses, exhausted, waits []string
+	var excuses, exhausted []string
+	var full []provisioner.FullPool
 	named := false
 	for _, s := range p.x.order {
 		if p.req.Pool != "" && s.Name != p.req.Pool {
 			continue
 		}
 		named = true
-		waits = append(waits, s.Name)
 		why, serves := p.excuse(s)
 		switch {
 		case !serves:
@@ -173,15 +173,15 @@ func (p *planner) nothing(f corev1.IPFamily) *provisioner.Refused {
 			excuses = append(excuses, fmt.Sprintf("%s has no %s addresses", s.Name, f))
 		default:
 			exhausted = append(exhausted, s.exhausted(f))
+			full = append(full, provisioner.FullPool{Pool: s.Name, Family: f})
 		}
 	}
-	r := &provisioner.Refused{Reason: provisioner.ReasonNoPool, Pools: waits}
+	r := &provisioner.Refused{Reason: provisioner.ReasonNoPool, Families: []corev1.IPFamily{f}, Full: full}
 	switch {
 	case len(exhausted) > 0:
 		r.Reason = provisioner.ReasonPoolExhausted
 		r.Message = fmt.Sprintf("No free %s address: %s. Add addresses to a pool or delete Services that no longer need theirs; one that is freed is given to this Service", f, list(exhausted))
 	case p.req.Pool != "" && !named:
-		r.Pools = []string{p.req.Pool}
 		r.Message = fmt.Sprintf("There is no LoadBalancerPool %s: create it, or change annotation %s", p.req.Pool, v1alpha1.PoolAnnotation)
 	case len(excuses) > 0:
 		r.Message = fmt.Sprintf("No LoadBalancerPool gives this Service an %s address: pool %s. Change a pool, or the Service's labels or annotations", f, list(excuses))
@@ -218,10 +218,9 @@ func merge(all []*provisioner.Refused) *provisioner.Refused {
 	for _, r := range all[1:] {
 		out.Message += "; " + r.Message
 		out.Addresses = slices.Concat(out.Addresses, r.Addresses)
-		out.Pools = slices.Concat(out.Pools, r.Pools)
+		out.Families = slices.Concat(out.Families, r.Families)
+		out.Full = slices.Concat(out.Full, r.Full)
 	}
-	slices.Sort(out.Pools)
-	out.Pools = slices.Compact(out.Pools)
 	return &out
 }
 
