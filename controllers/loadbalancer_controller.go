@@ -60,6 +60,7 @@ type LoadBalancerReconciler struct {
 	waiting *waiting
 	remote  remote
 	touch   func(pools ...string) // has the pools' status computed again
+	indexed *gate                 // opened by the watches that feed the Index
 	backoff workqueue.TypedRateLimiter[types.NamespacedName]
 }
 

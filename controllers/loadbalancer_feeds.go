@@ -139,6 +139,7 @@ func (r *LoadBalancerReconciler) poolFeed() handler.EventHandler {
 		func(_ context.Context, last *v1alpha1.LoadBalancerPool, q queue) {
 			r.Index.DeletePool(last.Name)
 			changed(q)
+			r.touch(last.Name) // for what rested in it
 		})
 }
 

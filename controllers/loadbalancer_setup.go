@@ -18,8 +18,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/provisioner"
@@ -82,6 +84,7 @@ func addLoadBalancer(mgr ctrl.Manager, opts Options) error {
 		Recorder: mgr.GetEventRecorder("causeway-controller"),
 		Traffic:  cachedTraffic{mgr.GetClient()},
 		touch:    poolController.Touch,
+		indexed:  &poolController.indexed,
 	}).SetupWithManager(mgr)
 }
 
@@ -134,16 +137,22 @@ func (r *LoadBalancerReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	if r.touch == nil {
 		r.touch = func(...string) {}
 	}
+	if r.indexed == nil {
+		r.indexed = &gate{}
+	}
 	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](200*time.Millisecond, serveBackoffMax)
+	fill := func(kind client.Object, feed handler.EventHandler) source.Source {
+		return r.indexed.after(source.Kind(mgr.GetCache(), kind, feed))
+	}
 	build := ctrl.NewControllerManagedBy(mgr).
 		Named("loadbalancer").
 		For(&corev1.Service{}, builder.WithPredicates(servicePredicate())).
 		Watches(&corev1.Service{}, r.serviceFeed(), builder.WithPredicates(servicePredicate())).
-		Watches(&v1alpha1.LoadBalancerAddress{}, r.addressFeed()).
-		Watches(&v1alpha1.LoadBalancerPool{}, r.poolFeed()).
 		Watches(&corev1.Namespace{}, r.namespaceFeed(), builder.WithPredicates(predicate.LabelChangedPredicate{})).
-		Watches(&corev1.Node{}, r.exclusionFeed(nodeExclusions)).
-		Watches(&networkingv1.ServiceCIDR{}, r.exclusionFeed(serviceExclusions)).
+		WatchesRawSource(fill(&v1alpha1.LoadBalancerAddress{}, r.addressFeed())).
+		WatchesRawSource(fill(&v1alpha1.LoadBalancerPool{}, r.poolFeed())).
+		WatchesRawSource(fill(&corev1.Node{}, r.exclusionFeed(nodeExclusions))).
+		WatchesRawSource(fill(&networkingv1.ServiceCIDR{}, r.exclusionFeed(serviceExclusions))).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers, RateLimiter: limiter})
 	if r.needsNodes() {
 		if err := indexSlices(mgr); err != nil {

@@ -33,7 +33,9 @@ import (
 const poolStatusDelay = 200 * time.Millisecond
 
 // LoadBalancerPoolReconciler reports pools' counters and conditions, ends
-// quarantines, and keeps a deleted pool until its last address is released.
+// quarantines, and keeps a deleted pool until its last address is released. It
+// begins when the Index is complete: what rests in a pool that is not yet known
+// looks as if nobody waited for it.
 type LoadBalancerPoolReconciler struct {
 	Client client.Client
 	Index  *pool.Index
@@ -41,6 +43,7 @@ type LoadBalancerPoolReconciler struct {
 	Forget   func(context.Context, pool.Record) error
 	Recorder events.EventRecorder
 
+	indexed gate // open when the Index has been told all that there is
 	mu      sync.Mutex
 	q       queue
 	touched map[string]bool // before q was there
@@ -53,6 +56,7 @@ func (r *LoadBalancerPoolReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Named("loadbalancerpool").
 		For(&v1alpha1.LoadBalancerPool{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		WatchesRawSource(source.Func(r.attach)).
+		WatchesRawSource(r.indexed.wait()).
 		Complete(r)
 	if err != nil {
 		return fmt.Errorf("set up controller for LoadBalancerPools: %w", err)
@@ -96,7 +100,7 @@ func (r *LoadBalancerPoolReconciler) Reconcile(ctx context.Context, req ctrl.Req
 	obj := &v1alpha1.LoadBalancerPool{}
 	if err := r.Client.Get(ctx, req.NamespacedName, obj); apierrors.IsNotFound(err) {
 		setPoolMetrics(req.Name, nil, nil)
-		return ctrl.Result{}, nil
+		return ctrl.Result{}, r.expire(ctx, req.Name)
 	} else if err != nil {
 		return ctrl.Result{}, fmt.Errorf("get LoadBalancerPool: %w", err)
 	}
@@ -108,11 +112,11 @@ func (r *LoadBalancerPoolReconciler) Reconcile(ctx context.Context, req ctrl.Req
 		return ctrl.Result{}, err
 	}
 	if done, err := r.finalize(ctx, obj, users); done || err != nil {
-		return ctrl.Result{}, ignoreConflict(err)
+		return againAfterConflict(err)
 	}
 	report, _ := r.Index.Report(req.Name) // a pool that cannot be read has none
 	if err := r.report(ctx, obj, report, users); err != nil {
-		return ctrl.Result{}, ignoreConflict(err)
+		return againAfterConflict(err)
 	}
 	setPoolMetrics(req.Name, report.IPv4, report.IPv6)
 	if report.NextExpiry.IsZero() {
@@ -121,12 +125,13 @@ func (r *LoadBalancerPoolReconciler) Reconcile(ctx context.Context, req ctrl.Req
 	return ctrl.Result{RequeueAfter: max(time.Until(report.NextExpiry), 10*time.Millisecond)}, nil
 }
 
-// ignoreConflict: the change that came in between is reconciled by its event.
-func ignoreConflict(err error) error {
+// againAfterConflict: the cache lags, as a rule behind our own last write, which
+// brings no event.
+func againAfterConflict(err error) (ctrl.Result, error) {
 	if apierrors.IsConflict(err) {
-		return nil
+		return ctrl.Result{RequeueAfter: poolStatusDelay}, nil
 	}
-	return client.IgnoreNotFound(err)
+	return ctrl.Result{}, client.IgnoreNotFound(err)
 }
 
 // expire deletes the records whose quarantine is over, and those that are in no
@@ -141,8 +146,8 @@ func (r *LoadBalancerPoolReconciler) expire(ctx context.Context, name string) er
 }
 
 // users are the Services that hold addresses of a pool that is being deleted.
-// They are read from the cache, not from the index, which may not be complete
-// yet: what is deleted is gone.
+// They are read from the cache, not from the index, which knows nothing of a pool
+// that cannot be read.
 func (r *LoadBalancerPoolReconciler) users(ctx context.Context, obj *v1alpha1.LoadBalancerPool) ([]string, error) {
 	if obj.DeletionTimestamp.IsZero() {
 		return nil, nil
