@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -163,6 +164,30 @@ var _ = Describe("a LoadBalancerPool", func() {
 		Expect(k8sClient.Delete(ctx, a)).To(Succeed())
 		Expect(k8sClient.Delete(ctx, b)).To(Succeed())
 		Eventually(isGone(ctx, p)).Should(BeTrue())
+	})
+
+	It("that drains can be edited in other ways, whatever its policy is then", func(ctx SpecContext) {
+		s := newLBSpec(ctx)
+		p := s.pool(ctx, nil, s.v4Range(10, 19))
+		a := s.service(ctx, "a", nil)
+		Eventually(addressesOf(ctx, a)).Should(Equal([]string{s.v4(10)}))
+		edit(ctx, p, func(p *v1alpha1.LoadBalancerPool) { p.Spec.Addresses = []v1alpha1.AddressRange{s.v4Range(15, 19)} })
+		edit(ctx, p, func(p *v1alpha1.LoadBalancerPool) {
+			p.Spec.RemovalPolicy, p.Spec.Disabled = v1alpha1.RemovalRefuse, true
+		})
+		edit(ctx, p, func(p *v1alpha1.LoadBalancerPool) { p.Spec.RemovalPolicy = v1alpha1.RemovalDrain })
+	})
+
+	It("takes with it the records that rest in it", func(ctx SpecContext) {
+		s := newLBSpec(ctx)
+		p := s.pool(ctx, func(p *v1alpha1.LoadBalancerPoolSpec) { p.Quarantine = &metav1.Duration{Duration: time.Hour} }, s.v4Range(10, 19))
+		a := s.service(ctx, "a", nil)
+		Eventually(addressesOf(ctx, a)).Should(Equal([]string{s.v4(10)}))
+		Expect(k8sClient.Delete(ctx, a)).To(Succeed())
+		Eventually(func(g Gomega) *metav1.Time { return recordOf(ctx, s.v4(10))(g).Spec.ReleasedAt }).ShouldNot(BeNil())
+		record := recordOf(ctx, s.v4(10))(Default)
+		Expect(k8sClient.Delete(ctx, p)).To(Succeed())
+		Eventually(isGone(ctx, record)).Should(BeTrue())
 	})
 
 	It("does not give out what belongs to a node, to Pods or to Services", func(ctx SpecContext) {

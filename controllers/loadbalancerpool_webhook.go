@@ -45,7 +45,8 @@ func (v *LoadBalancerPoolValidator) ValidateCreate(ctx context.Context, obj *v1a
 }
 
 // ValidateUpdate implements admission.Validator. An object that is being
-// deleted is let through: only its finalizers change.
+// deleted is let through: only its finalizers change. So are addresses that were
+// outside the pool before: this edit does not take them away.
 func (v *LoadBalancerPoolValidator) ValidateUpdate(ctx context.Context, before, now *v1alpha1.LoadBalancerPool) (admission.Warnings, error) {
 	if !now.DeletionTimestamp.IsZero() || slices.Equal(before.Spec.Addresses, now.Spec.Addresses) && before.Generation == now.Generation {
 		return nil, nil
@@ -54,7 +55,10 @@ func (v *LoadBalancerPoolValidator) ValidateUpdate(ctx context.Context, before, 
 	if err != nil {
 		return nil, err
 	}
-	users, err := v.losers(ctx, now.Name, func(r pool.Record) bool { return !p.Contains(r.Address) })
+	had, unreadable := pool.FromPool(before)
+	users, err := v.losers(ctx, now.Name, func(r pool.Record) bool {
+		return !p.Contains(r.Address) && (unreadable != nil || had.Contains(r.Address))
+	})
 	if err != nil || len(users) == 0 {
 		return nil, err
 	}
