@@ -227,6 +227,7 @@ func selectionRows() []Row {
 		{Name: "headless", Setup: setup{ready(A), spec(func(s *corev1.ServiceSpec) { s.ClusterIP, s.ClusterIPs = "None", []string{"None"} })}, From: Client, To: NodePort, Want: untouched},
 		{Name: "ExternalName", Setup: setup{ready(A), serviceType(corev1.ServiceTypeExternalName)}, From: Client, To: NodePort, Want: untouched},
 		{Name: "another proxy's Service", Setup: setup{ready(A), label(model.ServiceProxyNameLabel, "other")}, From: Client, To: NodePort, Want: untouched},
+		{Name: "another proxy's Service, without its name", Setup: setup{ready(A), label(model.ServiceProxyNameLabel, "")}, From: Client, To: NodePort, Want: untouched},
 		{Name: "this proxy's Service by name", Setup: setup{ready(A), label(model.ServiceProxyNameLabel, "mine"), node(func(n *model.Node) { n.ServiceProxyName = "mine" })}, From: X, To: ClusterIP, Want: to(A)},
 		{Name: "a bad port spoils only itself", Setup: setup{ready(A), spec(func(s *corev1.ServiceSpec) {
 			s.Ports = append(s.Ports, corev1.ServicePort{Name: "bad", Port: 99999, Protocol: "QUIC"})

@@ -68,7 +68,8 @@ func computeService(in Input, node *nodeFacts) (*Service, []Problem) {
 // isProxied says whether the Service has frontends on nodes at all, and this
 // proxy is the one that programs them.
 func isProxied(svc *corev1.Service, proxyName string) bool {
-	return svc.Labels[ServiceProxyNameLabel] == proxyName &&
+	name, labelled := svc.Labels[ServiceProxyNameLabel]
+	return name == proxyName && labelled == (proxyName != "") &&
 		svc.Spec.Type != corev1.ServiceTypeExternalName &&
 		svc.Spec.ClusterIP != corev1.ClusterIPNone && svc.Spec.ClusterIP != ""
 }
