@@ -5,6 +5,7 @@ package model
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"time"
@@ -49,6 +50,8 @@ type State struct {
 	desired  map[types.NamespacedName]*Service
 	// claims has the claimants of each frontend, the winner first.
 	claims map[Key][]claim
+	// touched are those whom the last step may concern.
+	touched map[types.NamespacedName]bool
 }
 
 type entry struct {
@@ -110,6 +113,7 @@ func (s *State) Delete(name types.NamespacedName) []Change {
 func (s *State) replace(name types.NamespacedName, next *entry) []Change {
 	prev := s.services[name]
 	touched := map[types.NamespacedName]bool{name: true}
+	s.touched = touched
 	if prev != nil && !(next != nil && prev.sameClaims(next)) {
 		for i := range prev.computed.Frontends {
 			s.unclaim(prev.computed.Frontends[i].Key, name, touched)
@@ -208,6 +212,11 @@ func (s *State) won(e *entry) *Service {
 	}
 	return &out
 }
+
+// Touched gives the Services whose Problems the last Set or Delete may have
+// changed: that Service, and those that claim a frontend that it came to claim,
+// or claims no more. In no order.
+func (s *State) Touched() iter.Seq[types.NamespacedName] { return maps.Keys(s.touched) }
 
 // Problems lists what cannot be programmed of a Service, conflicts included.
 func (s *State) Problems(name types.NamespacedName) []Problem {

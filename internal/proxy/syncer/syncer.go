@@ -437,7 +437,9 @@ func (s *Syncer) compute(name types.NamespacedName) {
 	for _, c := range changes {
 		s.note(c.Name, c.Old)
 	}
-	s.tell(name)
+	for name := range s.state.Touched() {
+		s.tell(name)
+	}
 }
 
 // tell reports what is wrong with a Service, by the model and by the Backend.
@@ -513,11 +515,14 @@ func (s *Syncer) setAside(log logr.Logger, refused []types.NamespacedName) {
 func (s *Syncer) rebuild(node model.Node) {
 	old := s.state
 	s.state = model.NewState(node)
-	for _, name := range s.cfg.Source.Names() {
+	names := s.cfg.Source.Names()
+	for _, name := range names {
 		if in, ok := s.cfg.Source.Input(name); ok {
 			s.state.Set(in)
-			s.tell(name)
 		}
+	}
+	for _, name := range names { // now that all claims are known
+		s.tell(name)
 	}
 	prev, next := old.Desired().Services, s.state.Desired().Services
 	for name, svc := range prev {

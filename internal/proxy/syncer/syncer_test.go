@@ -9,11 +9,14 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
@@ -375,4 +378,67 @@ func TestBurstsAreCoalesced(t *testing.T) {
 	if k.syncs > 10 {
 		t.Errorf("%d syncs for one burst", k.syncs)
 	}
+}
+
+// rivals are Services that want the same address, the older ones first.
+type rivals struct {
+	mu    sync.Mutex
+	names []string
+}
+
+func (r *rivals) Names() (names []types.NamespacedName) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, n := range r.names {
+		names = append(names, types.NamespacedName{Namespace: "default", Name: n})
+	}
+	return names
+}
+
+func (r *rivals) Input(n types.NamespacedName) (model.Input, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !slices.Contains(r.names, n.Name) {
+		return model.Input{}, false
+	}
+	age := int64(n.Name[0]) // a is the oldest
+	return model.Input{Service: &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, Name: n.Name, CreationTimestamp: metav1.NewTime(time.Unix(age, 0))},
+		Spec:       corev1.ServiceSpec{ClusterIP: "10.96.0.10", Ports: []corev1.ServicePort{{Port: 80}}},
+	}}, true
+}
+
+func (r *rivals) set(s *Syncer, changed string, names ...string) {
+	r.mu.Lock()
+	r.names = names
+	r.mu.Unlock()
+	s.Notify(types.NamespacedName{Namespace: "default", Name: changed}, time.Time{})
+}
+
+// Whoever gains or loses an address by another Service's coming or going is told,
+// and so is who loses it to another one than before.
+func TestRivalsAreTold(t *testing.T) {
+	var mu sync.Mutex
+	told := map[string]string{} // loser -> winner
+	source := &rivals{names: []string{"c", "b"}}
+	s := start(t, Config{Backend: newKernel(), Source: source, Problems: func(n types.NamespacedName, ps []model.Problem) {
+		mu.Lock()
+		defer mu.Unlock()
+		delete(told, n.Name)
+		for _, p := range ps {
+			_, text, _ := strings.Cut(p.Message, "belongs to Service default/")
+			told[n.Name], _, _ = strings.Cut(text, ",")
+		}
+	}})
+	is := func(want map[string]string) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("told %v", want), func() bool { mu.Lock(); defer mu.Unlock(); return maps.Equal(want, told) })
+	}
+	is(map[string]string{"c": "b"})
+	source.set(s, "a", "c", "b", "a")
+	is(map[string]string{"b": "a", "c": "a"})
+	source.set(s, "a", "c", "b")
+	is(map[string]string{"c": "b"})
+	source.set(s, "b", "c")
+	is(map[string]string{})
 }
