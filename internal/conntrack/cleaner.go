@@ -25,25 +25,33 @@ type Cleaner struct {
 	done  func(deleted int, elapsed time.Duration, err error)
 
 	mu     sync.Mutex
-	scopes map[model.Key]Scope
+	scopes map[scopeID]Scope
 	wake   chan struct{}
+}
+
+// scopeID is what there is one Scope of at a time.
+type scopeID struct {
+	key        model.Key
+	unanswered bool
 }
 
 // NewCleaner gives a Cleaner of the kernel's table. tcp cuts TCP connections
 // to endpoints that went, and resets their clients. done, unless nil, is told of every run.
 func NewCleaner(tcp bool, done func(deleted int, elapsed time.Duration, err error)) *Cleaner {
-	return &Cleaner{tcp: tcp, clean: Table{Reset: tcp}.Clean, done: done, scopes: map[model.Key]Scope{}, wake: make(chan struct{}, 1)}
+	return &Cleaner{tcp: tcp, clean: Table{Reset: tcp}.Clean, done: done, scopes: map[scopeID]Scope{}, wake: make(chan struct{}, 1)}
 }
 
 // Changed takes in changes that the kernel's rules already reflect.
 func (c *Cleaner) Changed(changes []model.Change) {
 	c.mu.Lock()
 	for _, ch := range changes {
+		c.spare(ch.New)
 		for _, s := range Plan(ch, c.tcp) {
-			if old, ok := c.scopes[s.Key]; ok {
-				s.Gone = append(without(old.Gone, s.Keep), s.Gone...)
+			id := scopeID{s.Key, s.Unanswered}
+			if old, ok := c.scopes[id]; ok {
+				s.Gone = union(without(old.Gone, s.Keep), s.Gone)
 			}
-			c.scopes[s.Key] = s
+			c.scopes[id] = s
 		}
 	}
 	waiting := len(c.scopes) > 0
@@ -52,6 +60,23 @@ func (c *Cleaner) Changed(changes []model.Change) {
 		select {
 		case c.wake <- struct{}{}:
 		default:
+		}
+	}
+}
+
+// spare leaves the flows alone that a Service may have again; mu is held.
+func (c *Cleaner) spare(svc *model.Service) {
+	if len(c.scopes) == 0 || svc == nil {
+		return
+	}
+	for i := range svc.Frontends {
+		for _, unanswered := range []bool{false, true} {
+			id := scopeID{svc.Frontends[i].Key, unanswered}
+			if s, ok := c.scopes[id]; ok {
+				s.Keep = keep(&svc.Frontends[i], unanswered)
+				s.Gone = without(s.Gone, s.Keep)
+				c.scopes[id] = s
+			}
 		}
 	}
 }

@@ -4,8 +4,10 @@ package conntrack
 
 import (
 	"context"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -35,10 +37,23 @@ func udp(frontend string, endpoints ...string) *model.Service {
 
 func tcp(frontend string, endpoints ...string) *model.Service {
 	t := &model.Target{}
+	f := model.Frontend{Key: key(frontend, model.TCP), Inside: t, Outside: t}
 	for _, e := range endpoints {
 		t.Endpoints = append(t.Endpoints, model.Endpoint{AddrPort: ap(e)})
+		f.Serving = append(f.Serving, ap(e))
 	}
-	return &model.Service{Frontends: []model.Frontend{{Key: key(frontend, model.TCP), Inside: t, Outside: t}}}
+	return &model.Service{Frontends: []model.Frontend{f}}
+}
+
+// draining adds endpoints that get no new connections.
+func draining(svc *model.Service, endpoints ...string) *model.Service {
+	for i := range svc.Frontends {
+		for _, e := range endpoints {
+			svc.Frontends[i].Serving = append(svc.Frontends[i].Serving, ap(e))
+		}
+		slices.SortFunc(svc.Frontends[i].Serving, netip.AddrPort.Compare)
+	}
+	return svc
 }
 
 var byString = cmp.Options{
@@ -61,6 +76,14 @@ func TestPlan(t *testing.T) {
 		{name: "Service goes", old: udp(fe, a), want: []Scope{{Key: key(fe, model.UDP), Gone: []netip.AddrPort{ap(a)}}}},
 		{name: "Service comes", new: udp(fe, a), want: []Scope{{Key: key(fe, model.UDP), Keep: []netip.AddrPort{ap(a)}}}},
 		{name: "TCP connections that never came about", old: tcp(fe, a, b), new: tcp(fe, b), want: []Scope{{Key: key(fe, model.TCP), Keep: []netip.AddrPort{ap(b)}, Gone: []netip.AddrPort{ap(a)}, Unanswered: true}}},
+		{name: "TCP endpoint drains", old: tcp(fe, a, b), new: draining(tcp(fe, b), a), want: []Scope{{Key: key(fe, model.TCP), Keep: []netip.AddrPort{ap(b)}, Gone: []netip.AddrPort{ap(a)}, Unanswered: true}}},
+		{name: "TCP on request, endpoint drains", old: tcp(fe, a, b), new: draining(tcp(fe, b), a), tcp: true, want: []Scope{{Key: key(fe, model.TCP), Keep: []netip.AddrPort{ap(b)}, Gone: []netip.AddrPort{ap(a)}, Unanswered: true}}},
+		{name: "TCP on request, endpoint has drained", old: draining(tcp(fe, b), a), new: tcp(fe, b), tcp: true, want: []Scope{{Key: key(fe, model.TCP), Keep: []netip.AddrPort{ap(b)}, Gone: []netip.AddrPort{ap(a)}}}},
+		{name: "TCP on request, one drains and one goes", old: tcp(fe, a, b), new: draining(tcp(fe), a), tcp: true, want: []Scope{
+			{Key: key(fe, model.TCP), Keep: []netip.AddrPort{ap(a)}, Gone: []netip.AddrPort{ap(b)}},
+			{Key: key(fe, model.TCP), Gone: []netip.AddrPort{ap(a), ap(b)}, Unanswered: true},
+		}},
+		{name: "TCP on request, Service goes", old: tcp(fe, a), tcp: true, want: []Scope{{Key: key(fe, model.TCP), Gone: []netip.AddrPort{ap(a)}}}},
 		{name: "TCP on request", old: tcp(fe, a, b), new: tcp(fe, b), tcp: true, want: []Scope{{Key: key(fe, model.TCP), Keep: []netip.AddrPort{ap(b)}, Gone: []netip.AddrPort{ap(a)}}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -230,6 +253,28 @@ func TestCleanerJoinsChanges(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// What comes back before the flows are looked for keeps them.
+func TestCleanerSparesWhatIsBack(t *testing.T) {
+	const fe, a, b = "10.96.0.10:80", "10.244.1.2:80", "10.244.1.3:80"
+	for _, tc := range []struct {
+		tcp      bool
+		old, new *model.Service
+		want     Scope
+	}{
+		{false, udp(fe, a, b), udp(fe, b), Scope{Key: key(fe, model.UDP), Keep: []netip.AddrPort{ap(a), ap(b)}}},
+		{false, tcp(fe, a, b), tcp(fe, b), Scope{Key: key(fe, model.TCP), Keep: []netip.AddrPort{ap(a), ap(b)}, Unanswered: true}},
+		{true, tcp(fe, a, b), tcp(fe, b), Scope{Key: key(fe, model.TCP), Keep: []netip.AddrPort{ap(a), ap(b)}}},
+	} {
+		cl := NewCleaner(tc.tcp, nil)
+		cl.Changed([]model.Change{{Old: tc.old, New: tc.new}})
+		cl.Changed([]model.Change{{Old: tc.new, New: tc.old}})
+		got := slices.Collect(maps.Values(cl.scopes))
+		if diff := cmp.Diff([]Scope{tc.want}, got, byString); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
 	}
 }
 

@@ -27,7 +27,9 @@
 // refused if there is none.
 //
 // If asked, TCP flows to endpoints that went are ended too, and their clients
-// told. Nobody knows the sequence numbers that a reset must have, but the
+// told: when the endpoint is in no slice any more, or its node is dead. One that
+// only gets no new connections, as it ends or is not ready, may finish those it
+// has. Nobody knows the sequence numbers that a reset must have, but the
 // client's next segment does: before its entry is deleted, the flow is noted
 // in a set of the tables "ip causeway-resets" and "ip6 causeway-resets", and a
 // segment of a noted flow that connection tracking does not know any more is

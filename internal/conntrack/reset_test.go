@@ -192,6 +192,17 @@ func TestResetOfDeletedService(t *testing.T) {
 				t.Fatal(err)
 			}
 			conns := connect()
+			// While the endpoint only gets no new connections, it finishes those it has.
+			idle, _ := web(8081)
+			drain := Plan(model.Change{Name: svc.Name, Old: svc, New: draining(idle, endpoint)}, true)
+			if n, err := (Table{Reset: true}).Clean(drain); err != nil || n != 0 {
+				t.Errorf("Clean: %d, %v; want none of those that drain", n, err)
+			}
+			for _, o := range conns {
+				if err := says(o.c, 5*time.Second); err != nil {
+					t.Errorf("%s, while its endpoint drains: %v", o.name, err)
+				}
+			}
 			program(other)
 			if n, err := (Table{Reset: true}).Clean(gone); err != nil || n != len(conns) {
 				t.Errorf("Clean: %d, %v; want %d", n, err, len(conns))
@@ -207,8 +218,7 @@ func TestResetOfDeletedService(t *testing.T) {
 
 			// The Service comes back with another endpoint, and so do the clients,
 			// from the same ports.
-			svc, _ = web(8081)
-			program(svc, other)
+			program(idle, other)
 			for _, o := range conns {
 				port := o.c.LocalAddr().(*net.TCPAddr).Port
 				_ = o.c.Close()

@@ -12,9 +12,9 @@ import (
 // Scope is where stale entries can be: flows that dialled one frontend.
 type Scope struct {
 	Key model.Key
-	// Keep are the endpoints that flows may stay with.
+	// Keep are the endpoints that flows may stay with, sorted.
 	Keep []netip.AddrPort
-	// Gone are endpoints that are known to have gone. For a NodePort only flows
+	// Gone, sorted, are endpoints that are known to have gone. For a NodePort only flows
 	// to these are ended, or ones that were not translated at all: the port
 	// number alone does not make a flow a Service's.
 	Gone []netip.AddrPort
@@ -29,7 +29,7 @@ func (s *Scope) isNodePort() bool { return s.Key.Addr.IsUnspecified() }
 // dialled, endpoint where it was led to. local says whether an address is
 // this node's.
 func (s *Scope) Stale(destination, endpoint netip.AddrPort, local func(netip.Addr) bool) bool {
-	if destination.Port() != s.Key.Port || slices.Contains(s.Keep, endpoint) {
+	if destination.Port() != s.Key.Port || contains(s.Keep, endpoint) {
 		return false
 	}
 	if !s.isNodePort() {
@@ -38,7 +38,7 @@ func (s *Scope) Stale(destination, endpoint netip.AddrPort, local func(netip.Add
 	if !local(destination.Addr()) {
 		return false
 	}
-	return slices.Contains(s.Gone, endpoint) || endpoint == destination
+	return contains(s.Gone, endpoint) || endpoint == destination
 }
 
 // Plan gives the scopes in which a change of a Service can leave stale
@@ -48,19 +48,33 @@ func Plan(c model.Change, tcp bool) []Scope {
 	var scopes []Scope
 	before, after := frontends(c.Old), frontends(c.New)
 	for key, old := range before {
-		keep := serving(after[key])
-		gone := without(serving(old), keep)
-		if after[key] == nil || len(gone) > 0 {
-			scopes = append(scopes, Scope{Key: key, Keep: keep, Gone: gone, Unanswered: key.Protocol == model.TCP && !tcp})
+		next := after[key]
+		left := func(unanswered bool) (s Scope, any bool) {
+			s = Scope{Key: key, Keep: keep(next, unanswered), Unanswered: unanswered}
+			s.Gone = without(keep(old, unanswered), s.Keep)
+			return s, next == nil || len(s.Gone) > 0
+		}
+		var all Scope
+		var any bool
+		if tcp || key.Protocol != model.TCP {
+			if all, any = left(false); any {
+				scopes = append(scopes, all)
+			}
+		}
+		if key.Protocol != model.TCP {
+			continue
+		}
+		if s, some := left(true); some && !(any && len(without(s.Gone, all.Gone)) == 0) {
+			scopes = append(scopes, s)
 		}
 	}
 	for key, f := range after {
 		// What was dialled before the frontend existed was led nowhere.
 		if before[key] == nil && key.Protocol != model.TCP {
-			scopes = append(scopes, Scope{Key: key, Keep: serving(f)})
+			scopes = append(scopes, Scope{Key: key, Keep: keep(f, false)})
 		}
 	}
-	slices.SortFunc(scopes, func(a, b Scope) int { return a.Key.Compare(b.Key) })
+	slices.SortStableFunc(scopes, func(a, b Scope) int { return a.Key.Compare(b.Key) })
 	return scopes
 }
 
@@ -75,30 +89,47 @@ func frontends(svc *model.Service) map[model.Key]*model.Frontend {
 	return m
 }
 
-// serving gives the endpoints of a frontend: those that serve for UDP and
-// SCTP, those that get new connections for TCP.
-func serving(f *model.Frontend) []netip.AddrPort {
-	if f == nil {
+// keep gives the endpoints of a frontend that flows may stay with: those that
+// serve, and for flows that were never answered those that get new ones.
+func keep(f *model.Frontend, unanswered bool) []netip.AddrPort {
+	switch {
+	case f == nil:
 		return nil
-	}
-	if f.Protocol != model.TCP {
+	case !unanswered:
 		return f.Serving
 	}
-	var aps []netip.AddrPort
-	for _, t := range []*model.Target{f.Inside, f.Outside} {
-		for _, ep := range t.Endpoints {
-			if !slices.Contains(aps, ep.AddrPort) {
-				aps = append(aps, ep.AddrPort)
-			}
-		}
+	aps := addrPorts(f.Inside)
+	if f.Outside != f.Inside {
+		aps = union(aps, addrPorts(f.Outside))
 	}
 	return aps
+}
+
+func addrPorts(t *model.Target) []netip.AddrPort {
+	var aps []netip.AddrPort
+	for i := range t.Endpoints {
+		aps = append(aps, t.Endpoints[i].AddrPort)
+	}
+	return aps
+}
+
+// What follows is for sorted lists: a Service may have thousands of endpoints.
+
+func contains(aps []netip.AddrPort, ap netip.AddrPort) bool {
+	_, found := slices.BinarySearchFunc(aps, ap, netip.AddrPort.Compare)
+	return found
+}
+
+func union(a, b []netip.AddrPort) []netip.AddrPort {
+	all := slices.Concat(a, b)
+	slices.SortFunc(all, netip.AddrPort.Compare)
+	return slices.Compact(all)
 }
 
 func without(aps, minus []netip.AddrPort) []netip.AddrPort {
 	var left []netip.AddrPort
 	for _, ap := range aps {
-		if !slices.Contains(minus, ap) {
+		if !contains(minus, ap) {
 			left = append(left, ap)
 		}
 	}

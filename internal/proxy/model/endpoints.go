@@ -16,10 +16,12 @@ import (
 type candidate struct {
 	Endpoint
 	ready, serving, terminating bool
-	hints                       *discoveryv1.EndpointHints
+	// dead: it is on a node that does not run.
+	dead  bool
+	hints *discoveryv1.EndpointHints
 }
 
-// usable is a terminating endpoint that still serves: the fall-back when
+// fallback is a terminating endpoint that still serves: the fall-back when
 // nothing is ready (KEP-1669).
 func (c *candidate) fallback() bool { return c.serving && c.terminating }
 
@@ -102,7 +104,7 @@ func newCandidate(ep *discoveryv1.Endpoint, fam Family, port uint16, node *nodeF
 	if ep.NodeName != nil {
 		c.Local = node.Name != "" && *ep.NodeName == node.Name
 		if node.dead[*ep.NodeName] {
-			c.ready, c.terminating = false, true
+			c.ready, c.terminating, c.dead = false, true, true
 		}
 	}
 	return c, true
@@ -165,16 +167,18 @@ func choose(cs []candidate, node *nodeFacts) choice {
 
 // servingOf gives what Frontend.Serving wants.
 func servingOf(cs []candidate, proto Protocol) []netip.AddrPort {
-	if proto == TCP {
-		return nil
-	}
-	var aps []netip.AddrPort
-	for i := range cs {
-		if cs[i].ready || cs[i].serving {
-			aps = append(aps, cs[i].AddrPort)
+	pick := func(dead bool) (aps []netip.AddrPort) {
+		for i := range cs {
+			if c := &cs[i]; c.dead == dead && (c.ready || c.serving || proto == TCP) {
+				aps = append(aps, c.AddrPort)
+			}
 		}
+		return aps
 	}
-	return aps
+	if aps := pick(false); len(aps) > 0 {
+		return aps
+	}
+	return pick(true)
 }
 
 func pick(cs []candidate, ok func(*candidate) bool) []Endpoint {

@@ -202,10 +202,10 @@ type Frontend struct {
 	// SourceRanges are the only clients that may connect, if Restricted.
 	SourceRanges []netip.Prefix
 	Restricted   bool
-	// Serving are the endpoints that an established flow may stay with: all
-	// that serve, wherever they are and whether or not new flows go there.
-	// Sorted; kept for UDP and SCTP only, whose flows do not end by themselves
-	// when an endpoint goes.
+	// Serving are the endpoints that an established flow may stay with, wherever
+	// they are and whether or not new flows go there: all that serve, and for TCP
+	// all that there are, as one that ends may still finish its connections. Those
+	// on dead nodes are among them only if there are no others. Sorted.
 	Serving []netip.AddrPort
 }
 
