@@ -49,7 +49,7 @@ func (c *Cleaner) Changed(changes []model.Change) {
 		for _, s := range Plan(ch, c.tcp) {
 			id := scopeID{s.Key, s.Unanswered}
 			if old, ok := c.scopes[id]; ok {
-				s.Gone = union(without(old.Gone, s.Keep), s.Gone)
+				s.Gone, s.AllGone = union(without(old.Gone, s.Keep), s.Gone), s.AllGone || old.AllGone
 			}
 			c.scopes[id] = s
 		}

@@ -75,6 +75,7 @@ func TestPlan(t *testing.T) {
 		{name: "last endpoint goes", old: udp(fe, a), new: udp(fe), want: []Scope{{Key: key(fe, model.UDP), Gone: []netip.AddrPort{ap(a)}}}},
 		{name: "Service goes", old: udp(fe, a), want: []Scope{{Key: key(fe, model.UDP), Gone: []netip.AddrPort{ap(a)}}}},
 		{name: "Service comes", new: udp(fe, a), want: []Scope{{Key: key(fe, model.UDP), Keep: []netip.AddrPort{ap(a)}}}},
+		{name: "NodePort comes", new: udp("0.0.0.0:30053", a), want: []Scope{{Key: key("0.0.0.0:30053", model.UDP), Keep: []netip.AddrPort{ap(a)}, AllGone: true}}},
 		{name: "TCP connections that never came about", old: tcp(fe, a, b), new: tcp(fe, b), want: []Scope{{Key: key(fe, model.TCP), Keep: []netip.AddrPort{ap(b)}, Gone: []netip.AddrPort{ap(a)}, Unanswered: true}}},
 		{name: "TCP endpoint drains", old: tcp(fe, a, b), new: draining(tcp(fe, b), a), want: []Scope{{Key: key(fe, model.TCP), Keep: []netip.AddrPort{ap(b)}, Gone: []netip.AddrPort{ap(a)}, Unanswered: true}}},
 		{name: "TCP on request, endpoint drains", old: tcp(fe, a, b), new: draining(tcp(fe, b), a), tcp: true, want: []Scope{{Key: key(fe, model.TCP), Keep: []netip.AddrPort{ap(b)}, Gone: []netip.AddrPort{ap(a)}, Unanswered: true}}},
@@ -209,6 +210,38 @@ func TestCleanMovesFlows(t *testing.T) {
 				t.Errorf("second Clean: %d flows, %v; want none", n, err)
 			}
 		})
+	}
+}
+
+// An agent that starts does not know which endpoints went before: flows to a
+// NodePort that lead elsewhere than to an endpoint that serves are ended.
+func TestCleanNodePortAtStart(t *testing.T) {
+	nstest.Require(t, "ip", "nft")
+	const node, dialled, a, b = "192.0.2.11", "192.0.2.11:30053", "10.244.1.2:53", "10.244.1.3:53"
+	echo(t, a, "A")
+	echo(t, b, "B")
+	nstest.Loopback(t, node+"/32")
+	dnat := func(to string) {
+		nstest.Run(t, "nft", "add table ip t; delete table ip t; add table ip t;"+
+			"add chain ip t o { type nat hook output priority -100; };"+
+			"add rule ip t o ip daddr "+node+" udp dport 30053 dnat to "+to)
+	}
+	dnat(a)
+	stale := newFlow(t, dialled)
+	if got := stale.ask(t); got != "A" {
+		t.Fatalf("answer %q, want A", got)
+	}
+	dnat(b)
+	fine := newFlow(t, dialled)
+	if got := stale.ask(t) + fine.ask(t); got != "AB" {
+		t.Fatalf("answers %q, want AB", got)
+	}
+	n, err := Table{}.Clean(Plan(model.Change{New: udp("0.0.0.0:30053", b)}, false))
+	if err != nil || n != 1 {
+		t.Errorf("Clean: %d flows, %v; want 1", n, err)
+	}
+	if got := stale.ask(t) + fine.ask(t); got != "BB" {
+		t.Errorf("answers %q, want BB", got)
 	}
 }
 

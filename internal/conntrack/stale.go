@@ -18,6 +18,8 @@ type Scope struct {
 	// to these are ended, or ones that were not translated at all: the port
 	// number alone does not make a flow a Service's.
 	Gone []netip.AddrPort
+	// AllGone says that it is not known which endpoints have gone: all but Keep.
+	AllGone bool
 	// Unanswered leaves flows alone that have been answered, by whomever.
 	Unanswered bool
 }
@@ -38,7 +40,7 @@ func (s *Scope) Stale(destination, endpoint netip.AddrPort, local func(netip.Add
 	if !local(destination.Addr()) {
 		return false
 	}
-	return contains(s.Gone, endpoint) || endpoint == destination
+	return s.AllGone || contains(s.Gone, endpoint) || endpoint == destination
 }
 
 // Plan gives the scopes in which a change of a Service can leave stale
@@ -69,9 +71,10 @@ func Plan(c model.Change, tcp bool) []Scope {
 		}
 	}
 	for key, f := range after {
-		// What was dialled before the frontend existed was led nowhere.
+		// What was dialled before the frontend existed was led nowhere, and where an
+		// earlier process led it is not known.
 		if before[key] == nil && key.Protocol != model.TCP {
-			scopes = append(scopes, Scope{Key: key, Keep: keep(f, false)})
+			scopes = append(scopes, Scope{Key: key, Keep: keep(f, false), AllGone: key.Addr.IsUnspecified()})
 		}
 	}
 	slices.SortStableFunc(scopes, func(a, b Scope) int { return a.Key.Compare(b.Key) })
