@@ -101,12 +101,15 @@ func (w *watched) contents(t *testing.T) map[string][]string {
 	all := map[string][]string{}
 	for _, f := range model.Families {
 		table := tableOf(f)
+		if exists, dormant, err := w.conn.Dormant(table); err != nil || !exists || dormant {
+			all[table.String()] = []string{fmt.Sprint(exists, dormant, err)}
+		}
 		chains, err := w.conn.Chains(table)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for name, ch := range chains {
-			rules := []string{fmt.Sprintf("hook %+v", ch.Hook)}
+			rules := []string{fmt.Sprintf("hook %+v, drops %v", ch.Hook, ch.PolicyDrop)}
 			for _, r := range ch.Rules {
 				rules = append(rules, r.Exprs+r.UserData)
 			}
@@ -252,7 +255,14 @@ func chainHarms() (harms []harm) {
 			"flush chain T masquerading; delete set T hairpin",
 			"flush chain T masquerading; flush chain T inside; delete map T services",
 			"delete table T",
+			"add table T { flags dormant; }",
+			"add chain T filter-forward { policy drop; }",
+			"add chain T nat-output { policy drop; }",
+			"delete element T classes { 0x7fff : drop }; add element T classes { 0x7fff : accept }",
+			"delete element T classes { 3 : goto endpoints-3 }; add element T classes { 3 : jump endpoints-3 }",
+			"add element T node-port-affinity { A . tcp . 1 : 1 }; add set T theirs { type inet_service; }",
 		} {
+			commands = strings.ReplaceAll(commands, " A ", " "+f.Unspecified().String()+" ")
 			harms = append(harms, nftHarm(strings.ReplaceAll(commands, " T", " "+table.String())))
 		}
 	}

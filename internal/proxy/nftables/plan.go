@@ -28,6 +28,8 @@ type plan struct {
 	expected map[elementID]bool
 	// recreate: the table is missing or was made by another version.
 	recreate, exists bool
+	// wake: somebody has switched the table's hooks off.
+	wake bool
 	// chains are to be (re)written, drop are to go.
 	chains []chain
 	known  map[string]bool
@@ -60,6 +62,10 @@ func (f *family) plan(c *nfnl.Conn, want model.Desired, expected map[elementID]b
 	p.recreate = !have.compatible(f.table, &want.Node, f.fam)
 	if p.recreate {
 		have.chains = nil
+	}
+	if have.dormant {
+		p.wake = true
+		p.drift()
 	}
 	if err := p.planChains(c, have); err != nil {
 		return nil, err
@@ -117,9 +123,17 @@ func (p *plan) isNew(e element) bool {
 	return true
 }
 
-func (p *plan) drift(set setID, key string) {
-	if p.expected != nil && !p.expected[elementID{set, key}] {
+// drift counts somebody else's doing.
+func (p *plan) drift() {
+	if p.expected != nil {
 		p.report.Drift++
+	}
+}
+
+// driftOf counts it unless the element was to change anyhow.
+func (p *plan) driftOf(set setID, key string) {
+	if !p.expected[elementID{set, key}] {
+		p.drift()
 	}
 }
 
@@ -181,14 +195,14 @@ func (p *plan) compare(c *nfnl.Conn, set setID) error {
 			continue
 		}
 		el := nfnl.Element{Key: string(t.key(i)), Value: string(t.value(i))}
-		p.drift(set, el.Key)
+		p.driftOf(set, el.Key)
 		if e.seen {
 			p.remove(set, el)
 		}
 		p.insert(set, el)
 	}
 	for key := range extra {
-		p.drift(set, key)
+		p.driftOf(set, key)
 		p.remove(set, nfnl.Element{Key: key})
 	}
 	return nil
@@ -219,7 +233,7 @@ func (p *plan) compareLoose(c *nfnl.Conn, set setID) error {
 		if ok && old.Value == e.Value {
 			continue
 		}
-		p.drift(set, id.key)
+		p.driftOf(set, id.key)
 		if ok {
 			p.remove(set, old)
 		}
@@ -231,7 +245,7 @@ func (p *plan) compareLoose(c *nfnl.Conn, set setID) error {
 			continue // no longer used, which is not worth a word
 		}
 		p.report.Deleted++
-		p.drift(set, id.key)
+		p.driftOf(set, id.key)
 	}
 	return nil
 }
@@ -251,7 +265,7 @@ func (p *plan) replaceRanges(set setID, have map[elementID]nfnl.Element) {
 	if slices.Equal(old, next) {
 		return
 	}
-	p.drift(set, "")
+	p.driftOf(set, "")
 	p.report.Deleted += len(old)
 	if len(old) > 0 {
 		p.del.FlushSet(p.f.table, set.String())
@@ -274,15 +288,13 @@ func (p *plan) planChains(c *nfnl.Conn, have *tableState) error {
 			return err
 		}
 	}
-	compare := p.expected != nil
 	for _, ch := range all {
 		p.known[ch.Name] = true
-		if kernel := have.chains[ch.Name]; kernel != nil && slices.Equal(kernel.Rules, p.f.form[ch.Name]) {
+		kernel := have.chains[ch.Name]
+		if kernel != nil && !kernel.PolicyDrop && slices.Equal(kernel.Rules, p.f.form[ch.Name]) {
 			continue
 		}
-		if compare {
-			p.report.Drift++
-		}
+		p.drift()
 		p.chains = append(p.chains, ch)
 	}
 	unused := map[string]bool{}
@@ -294,8 +306,8 @@ func (p *plan) planChains(c *nfnl.Conn, have *tableState) error {
 	for _, name := range slices.Sorted(maps.Keys(have.chains)) {
 		if !p.known[name] {
 			p.drop = append(p.drop, name)
-			if compare && !unused[name] {
-				p.report.Drift++
+			if !unused[name] {
+				p.drift()
 			}
 		}
 	}
@@ -408,6 +420,9 @@ func (p *plan) write(tx *nfnl.Batch) {
 		tx.DeleteTable(t)
 		p.create(tx)
 	}
+	if p.wake {
+		tx.AddTable(t)
+	}
 	for _, ch := range p.chains {
 		tx.AddChain(ch.Chain)
 		tx.FlushChain(t, ch.Name)
@@ -429,21 +444,17 @@ func (p *plan) write(tx *nfnl.Batch) {
 
 // tableState is what the kernel has in one table, but for the elements.
 type tableState struct {
-	exists bool
-	chains map[string]*nfnl.ReadChain
-	sets   map[string]nfnl.ReadSet
+	exists, dormant bool
+	chains          map[string]*nfnl.ReadChain
+	sets            map[string]nfnl.ReadSet
 }
 
 func (f *family) read(c *nfnl.Conn) (*tableState, error) {
-	tables, err := c.Tables(f.table.Family)
-	if err != nil {
-		return nil, err
-	}
 	s := &tableState{}
-	if !slices.Contains(tables, f.table.Name) {
-		return s, nil
+	var err error
+	if s.exists, s.dormant, err = c.Dormant(f.table); err != nil || !s.exists {
+		return s, err
 	}
-	s.exists = true
 	if s.chains, err = c.Chains(f.table); err != nil {
 		return nil, err
 	}

@@ -169,7 +169,7 @@ func (b *Batch) fail(err error) {
 	}
 }
 
-// AddTable creates t; a table that exists is left as it is.
+// AddTable creates t; of a table that exists it switches the hooks on.
 func (b *Batch) AddTable(t Table) {
 	off := b.begin(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, t.Family, "add table "+t.String())
 	b.attrString(unix.NFTA_TABLE_NAME, t.Name)
@@ -205,7 +205,14 @@ type Chain struct {
 	Hook  *Hook
 }
 
-// AddChain creates c; a chain that exists with the same hook is left as it is.
+// Netfilter's verdicts as policies of base chains and values of verdict maps.
+const (
+	nfDrop   = 0
+	nfAccept = 1
+)
+
+// AddChain creates c; one that exists with the same hook stays. What no rule of
+// a base chain decides on is accepted.
 func (b *Batch) AddChain(c Chain) {
 	off := b.begin(unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, c.Table.Family, "add chain "+c.Table.String()+" "+c.Name)
 	b.attrString(unix.NFTA_CHAIN_TABLE, c.Table.Name)
@@ -215,6 +222,7 @@ func (b *Batch) AddChain(c Chain) {
 		b.attrU32(unix.NFTA_HOOK_HOOKNUM, h.Num)
 		b.attrU32(unix.NFTA_HOOK_PRIORITY, uint32(h.Priority))
 		b.unnest(n)
+		b.attrU32(unix.NFTA_CHAIN_POLICY, nfAccept)
 		b.attrString(unix.NFTA_CHAIN_TYPE, h.Type)
 	}
 	b.end(off)

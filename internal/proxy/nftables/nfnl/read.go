@@ -101,10 +101,34 @@ func (c *Conn) Tables(f Family) ([]string, error) {
 	return names, nil
 }
 
+// Dormant says whether t exists, and whether its hooks are switched off.
+func (c *Conn) Dormant(t Table) (exists, dormant bool, err error) {
+	err = c.dump(unix.NFT_MSG_GETTABLE, t.Family, nil, func() { exists, dormant = false, false }, func(b []byte) {
+		name, flags := "", uint32(0)
+		Attrs(b, func(typ uint16, data []byte) {
+			switch typ {
+			case unix.NFTA_TABLE_NAME:
+				name = CString(data)
+			case unix.NFTA_TABLE_FLAGS:
+				flags = bigEndian32(data)
+			}
+		})
+		if name == t.Name {
+			exists, dormant = true, flags&unix.NFT_TABLE_F_DORMANT != 0
+		}
+	})
+	if err != nil {
+		return false, false, fmt.Errorf("look for table %s: %w", t, err)
+	}
+	return exists, dormant, nil
+}
+
 // ReadChain is a chain as the kernel has it.
 type ReadChain struct {
 	Name string
 	Hook *Hook
+	// PolicyDrop says that what no rule decides on is dropped.
+	PolicyDrop bool
 	// Rules are the raw NFTA_RULE_EXPRESSIONS and the comment of each rule, in
 	// order.
 	Rules []ReadRule
@@ -173,6 +197,8 @@ func decodeChain(b []byte) (ch *ReadChain, table string) {
 			ch.Name = CString(data)
 		case unix.NFTA_CHAIN_TYPE:
 			typ = CString(data)
+		case unix.NFTA_CHAIN_POLICY:
+			ch.PolicyDrop = bigEndian32(data) == nfDrop
 		case unix.NFTA_CHAIN_HOOK:
 			ch.Hook = &Hook{}
 			Attrs(data, func(t uint16, data []byte) {
@@ -363,13 +389,27 @@ func decodeData(b []byte) []byte {
 		case unix.NFTA_DATA_VALUE:
 			v = data
 		case unix.NFTA_DATA_VERDICT:
-			v = []byte(Drop)
-			Attrs(data, func(typ uint16, data []byte) {
-				if typ == unix.NFTA_VERDICT_CHAIN {
-					v = []byte(Goto(CString(data)))
-				}
-			})
+			v = decodeVerdict(data)
 		}
 	})
 	return v
+}
+
+func decodeVerdict(b []byte) []byte {
+	code, chain := uint32(nfDrop), ""
+	Attrs(b, func(typ uint16, data []byte) {
+		switch typ {
+		case unix.NFTA_VERDICT_CODE:
+			code = bigEndian32(data)
+		case unix.NFTA_VERDICT_CHAIN:
+			chain = CString(data)
+		}
+	})
+	switch code {
+	case nfDrop:
+		return []byte(Drop)
+	case nftGoto:
+		return []byte(Goto(chain))
+	}
+	return []byte(otherVerdict)
 }

@@ -198,6 +198,11 @@ func Goto(chain string) string { return verdictPrefix + chain }
 // Drop is the Value of a verdict map's element that drops.
 const Drop = verdictPrefix
 
+// otherVerdict is the Value of an element read whose verdict is neither.
+const otherVerdict = verdictPrefix + "\x00"
+
+const nftGoto = 0xfffffffc // NFT_GOTO, -4
+
 // verdictPrefix cannot begin a data value: those are never longer than 64
 // bytes and verdicts are told apart by the set's type anyway.
 const verdictPrefix = "\x00verdict:"
@@ -283,9 +288,8 @@ func (b *Batch) elementData(v string) {
 	n := b.nest(unix.NFTA_SET_ELEM_DATA)
 	vd := b.nest(unix.NFTA_DATA_VERDICT)
 	if chain == "" {
-		b.attrU32(unix.NFTA_VERDICT_CODE, 0) // NF_DROP
+		b.attrU32(unix.NFTA_VERDICT_CODE, nfDrop)
 	} else {
-		const nftGoto = 0xfffffffc // NFT_GOTO, -4
 		b.attrU32(unix.NFTA_VERDICT_CODE, nftGoto)
 		b.attrString(unix.NFTA_VERDICT_CHAIN, chain)
 	}
