@@ -16,6 +16,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/modes"
 	"github.com/causeway-lb/causeway/internal/proxy/nftables"
+	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 	"github.com/causeway-lb/causeway/internal/proxy/syncer"
 	"github.com/causeway-lb/causeway/test/bench/proxybench"
 	"github.com/causeway-lb/causeway/test/bench/report"
@@ -107,6 +108,46 @@ func fedRun(ctx context.Context, s *samples, n int, changes bool) error {
 			return err
 		}
 		s.serviceAdd = append(s.serviceAdd, took)
+	}
+	quiet(applied)
+	return fedRepairs(ctx, s, applied)
+}
+
+const fedRepairsEach = 5
+
+// fedRepairs measures from somebody else's transaction to the commit that makes
+// good for it.
+func fedRepairs(ctx context.Context, s *samples, applied <-chan syncer.Applied) error {
+	other, err := nfnl.Dial()
+	if err != nil {
+		return err
+	}
+	defer other.Close()
+	table := nfnl.Table{Family: nfnl.FamilyIPv4, Name: nftables.TableName}
+	var element, flush nfnl.Batch
+	element.DeleteElement(table, "services", nfnl.Element{Key: string(proxybench.FrontendKey(proxybench.ClusterIP(1)))})
+	flush.DeleteTable(table)
+	flush.DeleteTable(nfnl.Table{Family: nfnl.FamilyIPv6, Name: nftables.TableName})
+	for range fedRepairsEach {
+		for _, harm := range []struct {
+			tx   *nfnl.Batch
+			took *[]float64
+		}{{&element, &s.repairElement}, {&flush, &s.repairFlush}} {
+			start := time.Now()
+			if err := other.Commit(harm.tx); err != nil {
+				return fmt.Errorf("do harm: %w", err)
+			}
+			for repaired := false; !repaired; {
+				select {
+				case a := <-applied:
+					repaired = a.Report.Drift > 0
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+			*harm.took = append(*harm.took, time.Since(start).Seconds())
+			quiet(applied)
+		}
 	}
 	return nil
 }

@@ -12,7 +12,9 @@
 // computing included; start_to_synced is from starting the process to that.
 // endpoint_change and service_add run from sending the write to the API server
 // to the kernel's notification of the commit that carries it; fed, from the
-// call that a reflector makes with what the watch delivered. rss_mb is
+// call that a reflector makes with what the watch delivered. repair_element and
+// repair_flush run from another process's transaction, which deletes one
+// element or both tables, to the commit that makes good for it. rss_mb is
 // the most that the process and its children had at a time; cpu_s is their CPU
 // time for start, first sync and all changes.
 //
@@ -97,7 +99,7 @@ func benchBoth(ctx context.Context, result *report.Report, n, runs int) error {
 
 // samples is what one contender showed in one case.
 type samples struct {
-	start, fullSync, endpointChange, serviceAdd, rss, cpu []float64
+	start, fullSync, endpointChange, serviceAdd, repairElement, repairFlush, rss, cpu []float64
 }
 
 func add(result *report.Report, name string, ours samples, peer *samples, peerName string) {
@@ -116,6 +118,8 @@ func add(result *report.Report, name string, ours samples, peer *samples, peerNa
 	one("start_to_synced", "s", func(s *samples) []float64 { return s.start })
 	one("endpoint_change", "s", func(s *samples) []float64 { return s.endpointChange })
 	one("service_add", "s", func(s *samples) []float64 { return s.serviceAdd })
+	one("repair_element", "s", func(s *samples) []float64 { return s.repairElement })
+	one("repair_flush", "s", func(s *samples) []float64 { return s.repairFlush })
 	one("rss_mb", "MB", func(s *samples) []float64 { return s.rss })
 	one("cpu_s", "s", func(s *samples) []float64 { return s.cpu })
 }

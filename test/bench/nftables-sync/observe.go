@@ -81,5 +81,5 @@ func endpointPatterns(a netip.Addr) [][]byte {
 // frontendPatterns are how a ClusterIP and port 80 over TCP appear: both have
 // a map with that key.
 func frontendPatterns(a netip.Addr) [][]byte {
-	return [][]byte{append(a.AsSlice(), 6, 0, 0, 0, 0, 80, 0, 0)}
+	return [][]byte{proxybench.FrontendKey(a)}
 }

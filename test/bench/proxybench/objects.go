@@ -33,6 +33,9 @@ func ClusterIP(i int) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, 96, byte((i + 16) >> 8), byte(i + 16)})
 }
 
+// FrontendKey is a ClusterIP, port 80 over TCP, as a map of nf_tables has it.
+func FrontendKey(a netip.Addr) []byte { return append(a.AsSlice(), 6, 0, 0, 0, 0, 80, 0, 0) }
+
 // endpointAddr gives the address of endpoint number k of all.
 func endpointAddr(k int) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, byte(128 + k>>16), byte(k >> 8), byte(k)})
