@@ -73,17 +73,27 @@ func (m *Machine) hearProbing(now time.Time, kind wire.Kind, from Peer) {
 	m.hearHeld(now, from)
 }
 
-// patience is how long to leave the address to a holder of ours; negative for
-// as long as it answers.
-func (m *Machine) patience(holder Peer) time.Duration {
+// due is when to claim an address that a holder of ours has; zero for never while
+// that one answers. A holder that may not know yet that it has to go is given
+// Courtesy.
+func (m *Machine) due(now time.Time, holder Peer) time.Time {
+	wait := m.backoff
 	switch {
 	case !holder.Alive && holder.Outranks:
 		// Membership has lost it but the link has not. It would not yield.
-		return Never
-	case !holder.Alive, !holder.Eligible:
-		return 0
+		return time.Time{}
+	case !holder.Alive:
+	case !holder.Eligible:
+		wait += m.timing.Courtesy
+	case m.want.Failback < 0:
+		return time.Time{}
+	default:
+		return m.heldSince.Add(wait + max(m.want.Failback, m.timing.Courtesy))
 	}
-	return m.want.Failback
+	if at := now.Add(wait); m.retry.IsZero() || at.Before(m.retry) {
+		return at
+	}
+	return m.retry
 }
 
 // hold leaves the address to a holder for now, and watches it.
@@ -117,18 +127,13 @@ func (m *Machine) setRetry(t time.Time) {
 // or lost it, and the policy may have been edited.
 func (m *Machine) hearHeld(now time.Time, from Peer) {
 	m.hold(now, from)
-	wait := m.patience(from)
-	switch {
-	case wait < 0:
-		m.retry = time.Time{}
-	case wait == 0 && m.backoff == 0:
-		m.announce(now)
-	case wait == 0 && !m.retry.IsZero():
-		m.setRetry(m.retry)
-	case wait == 0:
-		m.setRetry(now.Add(m.backoff))
+	switch at := m.due(now, from); {
+	case at.IsZero():
+		m.retry = at
+	case at.After(now):
+		m.setRetry(at)
 	default:
-		m.setRetry(m.heldSince.Add(wait + m.backoff))
+		m.announce(now)
 	}
 }
 
@@ -142,11 +147,13 @@ func (m *Machine) hearRival(now time.Time, from Peer) {
 		m.yield(now, from) // clients have never come here
 	case !from.Outranks:
 		m.port.Announce() // tells the rival to stop and clients to come back
-	case now.Sub(m.since) < settle && !m.crossed:
-		// It may have been sent before our first announcement arrived there. If
-		// not, this makes the rival repeat it.
-		m.crossed = true
-		m.port.Announce()
+	case now.Sub(m.since) < settle:
+		// It may have been sent before our first announcement arrived there. If the
+		// rival insists, the next one will make it repeat the claim.
+		if !m.crossed {
+			m.crossed = true
+			m.port.Announce()
+		}
 	default:
 		m.yield(now, from)
 	}

@@ -51,7 +51,7 @@ type Want struct {
 	// Elected is the node that this agent's view elects; empty for none.
 	Elected string
 	// Failback is how long this node, elected, leaves the address to another of
-	// ours that announces it and may: 0 not at all.
+	// ours that announces it and may: 0 only for Timing's Courtesy.
 	Failback time.Duration
 	// Hurry asks for the short probe: the address was announced by a node that
 	// has stopped, and clients wait.
@@ -110,6 +110,10 @@ type Timing struct {
 	// Release is how long a node that may no longer announce goes on answering
 	// if it hears no successor.
 	Release time.Duration
+	// Courtesy is how long this node, elected, leaves the address to one of ours
+	// that is alive and has it: that one may not know yet that it has to go, and
+	// would defend the address.
+	Courtesy time.Duration
 	// Backoff is how long a node that was told off by a holder waits before it
 	// tries again; doubled each time up to MaxBackoff.
 	Backoff, MaxBackoff time.Duration
@@ -137,6 +141,7 @@ func DefaultTiming() Timing {
 
 		LostRecheck: 200 * time.Millisecond,
 		Release:     2 * time.Second,
+		Courtesy:    100 * time.Millisecond,
 		Backoff:     500 * time.Millisecond,
 		MaxBackoff:  30 * time.Second,
 		Defend:      10 * time.Second,
@@ -144,8 +149,8 @@ func DefaultTiming() Timing {
 	}
 }
 
-// settle is how long after its first announcement a node expects claims of the
-// former holder that crossed it on the wire.
+// settle is how long after its first announcement a node takes claims of the
+// former holder for ones that crossed it on the wire.
 const settle = 50 * time.Millisecond
 
 // Conflict is a stranger that has the address.

@@ -234,8 +234,8 @@ func TestTwoAnnouncing(t *testing.T) {
 	b.expect(Held, "silent")
 }
 
-// TestCrossedClaims: the former holder's last claim, sent before it heard the
-// new one, does not silence both.
+// TestCrossedClaims: the former holder's last claims, sent before it heard the
+// new one, do not silence both. An announcement is several frames.
 func TestCrossedClaims(t *testing.T) {
 	b := newBench(t)
 	b.set(hurry)
@@ -243,22 +243,28 @@ func TestCrossedClaims(t *testing.T) {
 	b.log.lines = nil
 	b.hear(wire.Claim, better)
 	b.expect(Announcing, "announce")
+	b.hear(wire.Claim, better)
+	b.run(99 * time.Millisecond)
+	b.expect(Announcing)
+	b.run(time.Millisecond)
+	b.expect(Announcing, "announce")
 	b.hear(wire.Claim, better) // it insists
 	b.expect(Held, "silent")
 }
 
 func TestFailback(t *testing.T) {
+	courtesy := DefaultTiming().Courtesy
 	tests := []struct {
 		name     string
 		failback time.Duration
 		holder   Peer
 		after    time.Duration // taken not before, and at once then; -1: never
 	}{
-		{"immediate", 0, worse, 0},
-		{"immediate, from one that outranks (bounded load)", 0, better, 0},
+		{"immediate", 0, worse, courtesy},
+		{"immediate, from one that outranks (bounded load)", 0, better, courtesy},
 		{"delayed", time.Minute, worse, time.Minute},
 		{"never", Never, worse, -1},
-		{"never, but the holder may not announce any more", Never, Peer{Name: "p", Alive: true}, 0},
+		{"never, but the holder may not announce any more", Never, Peer{Name: "p", Alive: true}, courtesy},
 		{"never, but membership lost the holder", Never, lost(worse), 0},
 	}
 	for _, tc := range tests {
@@ -300,7 +306,11 @@ func TestHolderThatBecomesIneligibleIsRelieved(t *testing.T) {
 	cordoned := worse
 	cordoned.Eligible = false
 	b.hear(wire.Claim, cordoned)
-	b.expect(Announcing, "probe 09", "answer", "announce")
+	b.hear(wire.Claim, cordoned)
+	b.run(99 * time.Millisecond) // the holder may not know yet
+	b.expect(Held, "probe 09")
+	b.run(time.Millisecond)
+	b.expect(Announcing, "answer", "announce")
 }
 
 // TestHandOver: the old announcer answers until it has heard its successor.

@@ -31,6 +31,10 @@ type world struct {
 	nodes []*node
 	addrs []elect.Address
 	trace []string
+
+	intact bool    // no frame is lost
+	served []*node // by address: to whom the last announcement has brought the clients
+	moves  int     // of clients
 }
 
 type node struct {
@@ -42,6 +46,7 @@ type node struct {
 	lan      int // segment it is on
 	gossip   int
 	seen     []bool // by node: alive in this node's view
+	cordons  []bool // by node: cordoned in this node's view
 	lost     time.Time
 	shouted  time.Time
 	machines []*claim.Machine
@@ -89,8 +94,9 @@ func newWorld(t *testing.T, seed uint64, nodes, addresses int) *world {
 		w.addrs = append(w.addrs, elect.Address{Addr: netip.AddrFrom4([4]byte{192, 0, 2, byte(200 + i)}), Pool: pool})
 	}
 	for i := range nodes {
-		w.nodes = append(w.nodes, &node{w: w, id: i, name: fmt.Sprintf("node-%d", i+1), seen: make([]bool, nodes)})
+		w.nodes = append(w.nodes, &node{w: w, id: i, name: fmt.Sprintf("node-%d", i+1), seen: make([]bool, nodes), cordons: make([]bool, nodes)})
 	}
+	w.served = make([]*node, addresses)
 	for _, n := range w.nodes {
 		n.start()
 	}
@@ -131,6 +137,9 @@ func (n *node) start() {
 func (n *node) restart() {
 	n.start()
 	clear(n.seen)
+	for _, o := range n.w.nodes {
+		n.cordons[o.id] = o.cordoned
+	}
 	epoch := n.epoch
 	n.w.after(350*time.Millisecond, func() {
 		if n.epoch == epoch {
@@ -154,7 +163,7 @@ func (n *node) elect() {
 	complete := true
 	for _, o := range n.w.nodes {
 		nodes = append(nodes, elect.Node{
-			Name: o.name, Alive: o == n || n.seen[o.id], Cordoned: o.cordoned, InSync: true,
+			Name: o.name, Alive: o == n || n.seen[o.id], Cordoned: n.cordons[o.id], InSync: true,
 			Interfaces: []elect.Interface{{Name: "eth0", Up: true}},
 		})
 		complete = complete && (o == n || n.seen[o.id])
@@ -198,16 +207,31 @@ func (n *node) schedule(a int) {
 }
 
 func (p port) Answer(on bool) { p.n.answers[p.a] = on }
+
+// Announce sends two frames, as ARP's does.
 func (p port) Announce() {
-	for _, o := range p.n.w.nodes {
-		p.n.deliver(o, p.a, wire.Claim)
+	p.n.w.clients(p.a, p.n)
+	for range 2 {
+		for _, o := range p.n.w.nodes {
+			p.n.deliver(o, p.a, wire.Claim)
+		}
 	}
 }
+
 func (p port) Probe(to wire.MAC) {
 	for _, o := range p.n.w.nodes {
 		if to.IsZero() || to == o.mac() {
 			p.n.deliver(o, p.a, wire.Probe)
 		}
+	}
+}
+
+// clients come to the last one that announced an address.
+func (w *world) clients(a int, n *node) {
+	if w.served[a] != n {
+		w.served[a] = n
+		w.moves++
+		w.note("clients of %v come to %s", w.addrs[a].Addr, n.name)
 	}
 }
 
@@ -217,7 +241,7 @@ func (n *node) mac() wire.MAC { return wire.MAC{2, 0, 0, 0, 0, byte(n.id + 1)} }
 // lost.
 func (n *node) deliver(to *node, a int, kind wire.Kind) {
 	w := n.w
-	if to == n || w.rng.IntN(100) == 0 {
+	if to == n || !w.intact && w.rng.IntN(100) == 0 {
 		return
 	}
 	w.after(w.between(50*time.Microsecond, 3*time.Millisecond), func() {
@@ -305,17 +329,27 @@ func (w *world) disturb() {
 			n.restart()
 		}
 	case 7:
-		w.note("%s cordoned %v", n.name, !n.cordoned)
-		n.cordoned = !n.cordoned
-		for _, o := range w.nodes {
-			o.elect()
-		}
+		w.cordon(n, !n.cordoned)
 	case 8:
 		w.note("%s killed and started", n.name)
 		n.kill()
 		n.restart()
 	}
 	w.observe()
+}
+
+// cordon changes a node, which the others learn at different times.
+func (w *world) cordon(n *node, yes bool) {
+	w.note("%s cordoned %v", n.name, yes)
+	n.cordoned = yes
+	for _, o := range w.nodes {
+		w.after(w.between(0, claim.DefaultTiming().Courtesy*9/10), func() {
+			if o.cordons[n.id] != n.cordoned {
+				o.cordons[n.id] = n.cordoned
+				o.elect()
+			}
+		})
+	}
 }
 
 // run lets d pass and checks every millisecond.
@@ -394,17 +428,52 @@ func TestSimulation(t *testing.T) {
 				w.run(w.between(1500*time.Millisecond, 4*time.Second))
 			}
 			for _, n := range w.nodes {
-				n.lan, n.gossip, n.cordoned = 0, 0, false
+				n.lan, n.gossip = 0, 0
 				if !n.up {
 					n.restart()
 				}
 			}
 			for _, n := range w.nodes {
-				n.elect()
+				w.cordon(n, false)
 			}
 			w.observe()
 			w.run(40 * time.Second) // beyond every back-off
 			w.settled()
+		})
+	}
+}
+
+// TestPlannedMoves: while all hear each other, a cordon moves the clients of an
+// address once, though the nodes learn of it at different times, and there is
+// always somebody who answers.
+func TestPlannedMoves(t *testing.T) {
+	for seed := range uint64(50) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			w := newWorld(t, seed, 2+int(seed%4), 3)
+			w.intact = true
+			w.run(2 * time.Second)
+			for range 20 {
+				before := slices.Clone(w.served)
+				w.moves, w.trace = 0, nil
+				w.cordon(w.nodes[w.rng.IntN(len(w.nodes)-1)], w.rng.IntN(2) == 0) // one is never cordoned
+				for range 3000 {
+					w.run(time.Millisecond)
+					for a := range w.addrs {
+						if answering, _ := w.count(0, a); answering == 0 {
+							t.Fatalf("nobody answers for %v:\n%s", w.addrs[a].Addr, strings.Join(w.trace, "\n"))
+						}
+					}
+				}
+				moved := 0
+				for a := range w.addrs {
+					if w.served[a] != before[a] {
+						moved++
+					}
+				}
+				if w.moves != moved {
+					t.Fatalf("%d moves of clients for %d addresses:\n%s", w.moves, moved, strings.Join(w.trace, "\n"))
+				}
+			}
 		})
 	}
 }
