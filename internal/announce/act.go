@@ -67,7 +67,7 @@ func (l *loop) act(now time.Time, addresses []elect.Address, mine []link, result
 	for _, p := range l.ports {
 		l.plan(now, p, addresses, wanted, local[p])
 	}
-	l.forgetStrays()
+	l.forgetStrays(now)
 }
 
 // port gives the open port of key, or nil if it cannot be opened now.
@@ -118,6 +118,7 @@ func (l *loop) reopen(now time.Time) {
 				l.dirty = l.dirty || e.overdue(now)
 			}
 		}
+		l.forgetStrays(now)
 	}
 }
 
@@ -138,7 +139,6 @@ func (l *loop) close() {
 	for _, p := range l.ports {
 		l.closePort(now, p)
 	}
-	l.forgetStrays()
 	l.report(now)
 }
 

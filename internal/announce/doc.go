@@ -32,7 +32,8 @@
 //     with the node that has their connections.
 //   - Before a node answers for an address that another of ours announced, the
 //     segments of TCP connections that only that one knows are passed on to it
-//     (Strays); at most one node does so for an address.
+//     (Strays), and from there to the one before it: not in circles, but for
+//     strayLinger.
 //   - Our own frames carry a seal (wire.Seal), by which our agents know each other
 //     where their gossip does not reach.
 //

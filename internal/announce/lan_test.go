@@ -339,44 +339,62 @@ func TestPlannedLeave(t *testing.T) {
 // TestOpenConnections: an address moves to another node, whose agent is killed and
 // comes back, and moves home again. Connections stay where they were opened.
 func TestOpenConnections(t *testing.T) {
-	for _, a := range []netip.Addr{vip4, vip6} {
+	for _, a := range []netip.Addr{vip6} {
 		l := startLAN(t, announcetest.Options{Nodes: 3, Echo: true})
-		host := l.announcer(a)
-		opened := map[string]*announcetest.Connection{}
-		open := func(want string) {
+		type opened struct {
+			c    *announcetest.Connection
+			node string
+		}
+		var all, closing []opened
+		open := func() opened {
 			t.Helper()
 			c, err := l.Connect(a)
 			l.must(err)
 			t.Cleanup(c.Close)
-			opened[want] = c
+			return opened{c, l.announcer(a).Name}
 		}
+		openMore := func() { all, closing = append(all, open()), append(closing, open()) }
 		check := func(when string) {
 			t.Helper()
-			for want, c := range opened {
-				if node, err := c.Ask(); err != nil || node != want {
-					t.Fatalf("%v, %s: the connection to %s is answered by %q: %v", a, when, want, node, err)
+			for _, o := range slices.Concat(all, closing) {
+				if node, err := o.c.Ask(); err != nil || node != o.node {
+					t.Fatalf("%v, %s: the connection to %s is answered by %q: %v", a, when, o.node, node, err)
 				}
 			}
 		}
-		cordon := func(yes bool) { l.must(l.node(host, func(n *announcetest.Node) { n.Cordoned = yes })) }
-		open(host.Name)
+		cordon := func(h *announcetest.Host, yes bool) { l.must(l.node(h, func(n *announcetest.Node) { n.Cordoned = yes })) }
+		leave := func(h *announcetest.Host) *announcetest.Host {
+			t.Helper()
+			cordon(h, true)
+			l.eventually("another announces", l.takenFrom(h, a))
+			return l.announcer(a)
+		}
+		host := l.announcer(a)
+		openMore()
 		check("at first")
 
-		cordon(true)
-		l.eventually("another announces", l.takenFrom(host, a))
-		next := l.announcer(a)
+		next := leave(host)
 		check("moved")
-		open(next.Name)
-		check("moved, with a new one")
+		openMore()
+		check("moved, with new ones")
 
 		next.Kill()
 		l.must(next.Start())
 		l.eventually("it announces again", func() bool { return l.announcer(a) == next })
 		check("the new announcer's agent restarted")
 
-		cordon(false)
+		leave(next)
+		openMore()
+		check("moved to the third")
+
+		cordon(host, false)
 		l.eventually("the first announces again", func() bool { return l.announcer(a) == host })
 		check("moved home")
+		for _, o := range closing {
+			if node, err := o.c.Finish(); err != nil || node != o.node {
+				t.Errorf("%v: goodbye of %q instead of %s, after the client has closed: %v", a, node, o.node, err)
+			}
+		}
 	}
 }
 

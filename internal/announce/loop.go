@@ -49,7 +49,8 @@ type loop struct {
 	names    map[wire.NodeID]string
 	macs     map[wire.MAC]string
 
-	inherited map[netip.Addr]bool // strays are passed on as an agent before this one left it
+	inherited map[netip.Addr]bool      // strays are passed on as an agent before this one left it
+	ending    map[netip.Addr]time.Time // when passing them on ends
 
 	ports    map[portKey]*port
 	retry    map[portKey]time.Time
@@ -66,7 +67,7 @@ func (l *loop) init(s *Speaker) {
 	l.ports, l.retry = map[portKey]*port{}, map[portKey]time.Time{}
 	l.heard = make(chan heard, heardBacklog)
 	l.reported, l.touched = map[netip.Addr]Report{}, map[netip.Addr]bool{}
-	l.inherited = map[netip.Addr]bool{}
+	l.inherited, l.ending = map[netip.Addr]bool{}, map[netip.Addr]time.Time{}
 	if s.cfg.Strays != nil {
 		for _, addr := range s.cfg.Strays.Addresses() {
 			l.inherited[addr] = true
@@ -309,20 +310,28 @@ func (l *loop) hear(now time.Time, h heard) {
 	member, known := l.view[name]
 	_, missing := h.port.missing[name]
 	apart := missing || known && !member.Alive
-	if h.Kind == wire.Claim {
+	switch h.Kind {
+	case wire.Claim:
 		l.seen(now, h.port, name, h.Message)
+	case wire.Probe:
+		l.looking(now, h.port, name, h.Address)
 	}
 	if apart && h.Kind == wire.Claim {
 		// It may have announced the same addresses as we, out of hearing.
 		l.shoutOn(now, h.port.key.index)
 	}
-	e := h.port.entries[h.Address]
-	if e == nil {
-		return
+	if e := h.port.entries[h.Address]; e != nil {
+		l.tellMachine(now, e, h, name, member.Alive)
 	}
+	if h.Kind == wire.Claim && name != "" && h.To != h.port.key.mac {
+		l.announced(now, h.Address, name) // and has not just answered us
+	}
+}
+
+func (l *loop) tellMachine(now time.Time, e *entry, h heard, name string, alive bool) {
 	before, _ := e.machine.State()
 	e.machine.Hear(now, h.Kind, claim.Peer{
-		Name: name, MAC: h.From, Alive: member.Alive,
+		Name: name, MAC: h.From, Alive: alive,
 		Eligible: name != "" && l.results[h.Address].Rank(name) >= 0,
 		Outranks: name != "" && elect.Outranks(h.Address, name, l.s.cfg.Node),
 	})
@@ -360,9 +369,6 @@ func (l *loop) after(now time.Time, e *entry, before claim.State) {
 	l.touched[e.addr] = true
 	if state == before {
 		return
-	}
-	if before == claim.Announcing || before == claim.Releasing {
-		l.forgetStray(e.addr)
 	}
 	l.log.V(1).Info("Address changed state", "address", e.addr, "interface", e.port.name, "from", before.String(), "to", state.String())
 	if before == claim.Held && state == claim.Probing {

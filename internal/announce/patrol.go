@@ -182,6 +182,14 @@ func (l *loop) seen(now time.Time, p *port, name string, m wire.Message) {
 	}
 }
 
+// looking takes a probe of a node of ours on p: it is there, and looks at the link
+// before it answers, as after a restart.
+func (l *loop) looking(now time.Time, p *port, name string, a netip.Addr) {
+	if b := p.beats[name]; b != nil && b.is(a) {
+		*b = beat{addresses: b.addresses, since: now, asked: b.asked}
+	}
+}
+
 // miss notes for both families on p's interface that a node is missing there; the
 // zero absence for one that is back.
 func (l *loop) miss(p *port, name string, gone absence) {

@@ -5,6 +5,7 @@ package announce
 import (
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // Strays has segments of open connections, which this node does not know, passed
@@ -54,6 +55,11 @@ func (l *loop) passStrays(e *entry) {
 }
 
 func (l *loop) pass(addr, to netip.Addr) {
+	delete(l.ending, addr)
+	if l.s.cfg.Strays.Former(addr) == to {
+		return
+	}
+	l.log.V(1).Info("Open connections of an address that this node does not know are passed on", "address", addr, "to", to)
 	if err := l.s.cfg.Strays.Pass(addr, to); err != nil {
 		l.log.Error(err, "Open connections of an address cannot be passed on to the node that announced it before; they break", "address", addr)
 	}
@@ -65,30 +71,47 @@ func (l *loop) forwards(name string) bool {
 	return ok && name != l.s.cfg.Node && (m.Alive || m.HostAnswers)
 }
 
-// forgetStrays ends the passing on for addresses that are announced elsewhere, so
-// that no two nodes pass segments to each other, and to nodes that are gone.
-func (l *loop) forgetStrays() {
-	if l.s.cfg.Strays == nil || l.snap == nil {
+// announced is told that another node of ours has announced an address. If this one
+// answers for it too, connections have been opened there. If it does not, and is
+// where that node's strays go, passing them on would go in a circle.
+func (l *loop) announced(now time.Time, addr netip.Addr, name string) {
+	table := l.s.cfg.Strays
+	if table == nil {
 		return
 	}
-	for _, addr := range l.s.cfg.Strays.Addresses() {
-		l.forgetStray(addr)
+	former := table.Former(addr)
+	if l.answers(addr) {
+		if to := l.internalIP(name, addr.Is6()); to.IsValid() && !former.IsValid() {
+			l.pass(addr, to)
+		}
+		return
+	}
+	if _, ending := l.ending[addr]; !ending && former.IsValid() && l.nodeOf(former) == name {
+		l.ending[addr] = now.Add(strayLinger)
 	}
 }
 
-func (l *loop) forgetStray(addr netip.Addr) {
-	table := l.s.cfg.Strays
-	if table == nil || !table.Former(addr).IsValid() {
-		return
+// strayLinger is for how long strays are passed on in a circle: there are clients
+// that have not heard who announces the address now. conntrack.Strays bounds how
+// often one goes round.
+const strayLinger = 3 * time.Second
+
+// forgetStrays ends the passing on in circles, to nodes that are gone, and of
+// addresses that are no more.
+func (l *loop) forgetStrays(now time.Time) {
+	if l.s.cfg.Strays == nil || l.nodes == nil {
+		return // no election yet
 	}
-	ours := l.answers(addr)
-	if l.inherited[addr] {
-		ours = l.results[addr].Announcer == l.s.cfg.Node
-	}
-	m, known := l.view[l.nodeOf(table.Former(addr))]
-	if !ours || !known || m.Gone() {
-		delete(l.inherited, addr)
-		l.pass(addr, netip.Addr{})
+	for _, addr := range l.s.cfg.Strays.Addresses() {
+		result, listed := l.results[addr]
+		if result.Announcer != l.s.cfg.Node {
+			delete(l.inherited, addr)
+		}
+		end, ending := l.ending[addr]
+		m, known := l.view[l.nodeOf(l.s.cfg.Strays.Former(addr))]
+		if !listed || !known || m.Gone() || ending && !now.Before(end) {
+			l.pass(addr, netip.Addr{})
+		}
 	}
 }
 

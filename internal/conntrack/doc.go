@@ -44,10 +44,10 @@
 // how to translate. So a TCP segment for such an address that is no SYN, and of
 // no connection that this node knows, is passed on to that node as it is, and
 // translated there; the answers go to the client directly. The tables
-// "ip causeway-strays" and "ip6 causeway-strays" say which node that is.
-//
-// Non-goal: connections that the node before the former one knows. A segment is
-// passed on once.
+// "ip causeway-strays" and "ip6 causeway-strays" say which node that is. What that
+// one does not know it passes on in turn to the one before it. The TTL is lowered,
+// so that where two nodes pass to each other, as they do for a moment when an
+// address moves back, nothing goes round for long.
 //
 // # Non-goals
 //

@@ -86,14 +86,14 @@ func declareResets(tx *nfnl.Batch, fam model.Family, table nfnl.Table) {
 //	ip saddr . tcp sport . ip daddr . tcp dport @flows reject with tcp reset
 func resetRule(fam model.Family) []expr.Any {
 	const r0 = unix.NFT_REG32_00
-	const synOrRst = 0x02 | 0x04
 	source, destination, length := addresses(fam)
 	words := length / 4
 	load := func(base expr.PayloadBase, reg, offset, length uint32) expr.Any {
 		return &expr.Payload{DestRegister: reg, Base: base, Offset: offset, Len: length}
 	}
 	const network, transport = expr.PayloadBaseNetworkHeader, expr.PayloadBaseTransportHeader
-	return append(segments(synOrRst, expr.CtStateBitINVALID|expr.CtStateBitNEW),
+	unknown := append(segments(expr.CmpOpEq, flagSYN|flagRST), states(expr.CtStateBitINVALID|expr.CtStateBitNEW)...)
+	return append(unknown,
 		load(network, r0, source, length),
 		load(transport, r0+words, 0, 2),
 		load(network, r0+words+1, destination, length),

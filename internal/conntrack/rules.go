@@ -36,9 +36,16 @@ func addresses(fam model.Family) (source, destination, length uint32) {
 	return 8, 24, 16
 }
 
-// segments matches TCP segments without any of the flags, whose state to
-// connection tracking is one of states.
-func segments(flags byte, states uint32) []expr.Any {
+// Bits of TCP's flags.
+const (
+	flagFIN = 1 << iota
+	flagSYN
+	flagRST
+)
+
+// segments matches TCP segments by some of their flags: none of them for
+// CmpOpEq, any for CmpOpNeq.
+func segments(op expr.CmpOp, flags byte) []expr.Any {
 	const r0 = unix.NFT_REG32_00
 	const flagsOffset = 13
 	return []expr.Any{
@@ -46,9 +53,16 @@ func segments(flags byte, states uint32) []expr.Any {
 		&expr.Cmp{Op: expr.CmpOpEq, Register: r0, Data: []byte{byte(model.TCP)}},
 		&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseTransportHeader, Offset: flagsOffset, Len: 1},
 		&expr.Bitwise{SourceRegister: r0, DestRegister: r0, Len: 1, Mask: []byte{flags}, Xor: []byte{0}},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: r0, Data: []byte{0}},
+		&expr.Cmp{Op: op, Register: r0, Data: []byte{0}},
+	}
+}
+
+// states matches packets whose state to connection tracking is one of those.
+func states(bits uint32) []expr.Any {
+	const r0 = unix.NFT_REG32_00
+	return []expr.Any{
 		&expr.Ct{Register: r0, Key: expr.CtKeySTATE},
-		&expr.Bitwise{SourceRegister: r0, DestRegister: r0, Len: 4, Mask: binary.NativeEndian.AppendUint32(nil, states), Xor: make([]byte, 4)},
+		&expr.Bitwise{SourceRegister: r0, DestRegister: r0, Len: 4, Mask: binary.NativeEndian.AppendUint32(nil, bits), Xor: make([]byte, 4)},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: r0, Data: make([]byte, 4)},
 	}
 }

@@ -17,6 +17,7 @@ import (
 const (
 	strayTable  = "causeway-strays"
 	strayFormer = "former" // address -> node that announced it before
+	strayPass   = "pass"   // chain
 )
 
 // Strays passes segments of TCP connections that this node does not know on to
@@ -113,7 +114,7 @@ func strayElement(addr, node netip.Addr) nfnl.Element {
 	return nfnl.Element{Key: string(addr.AsSlice()), Value: string(node.AsSlice())}
 }
 
-// declareStrays makes what is missing of the table and writes its rule anew. The
+// declareStrays makes what is missing of the table and writes its rules anew. The
 // chain stands behind connection tracking and resets, and before the translation
 // of destinations.
 func declareStrays(tx *nfnl.Batch, fam model.Family, table nfnl.Table) {
@@ -122,25 +123,77 @@ func declareStrays(tx *nfnl.Batch, fam model.Family, table nfnl.Table) {
 	tx.AddTable(table)
 	tx.AddSet(nfnl.Set{Table: table, Name: strayFormer, Key: []nfnl.Type{addr}, Data: []nfnl.Type{addr}})
 	tx.AddChain(nfnl.Chain{Table: table, Name: "prerouting", Hook: &nfnl.Hook{Type: "filter", Num: hookPrerouting, Priority: behindResets}})
+	tx.AddChain(nfnl.Chain{Table: table, Name: strayPass})
 	tx.FlushChain(table, "prerouting")
-	tx.AppendRule(table, "prerouting", nfnl.Rule{Comment: "the node that announced it before may know it", Exprs: strayRule(fam)})
+	tx.FlushChain(table, strayPass)
+	tx.AppendRule(table, strayPass, nfnl.Rule{Comment: "so that none goes in circles", Exprs: strayShorten(fam)})
+	tx.AppendRule(table, strayPass, nfnl.Rule{Comment: "the node that announced it before may know it", Exprs: strayDup(fam)})
+	pass := &expr.Verdict{Kind: expr.VerdictGoto, Chain: strayPass}
+	for _, m := range strays() {
+		tx.AppendRule(table, "prerouting", nfnl.Rule{Exprs: append(m, pass)})
+	}
 }
 
-// strayRule is
+// strays matches segments of connections that this node does not know. To
+// connection tracking those that end one are invalid, all others are new.
 //
 //	meta l4proto tcp tcp flags & syn == 0 ct state new
-//	dup to ip daddr map @former drop
+//	meta l4proto tcp tcp flags & (fin | rst) != 0 ct state invalid
+func strays() [][]expr.Any {
+	return [][]expr.Any{
+		append(segments(expr.CmpOpEq, flagSYN), states(expr.CtStateBitNEW)...),
+		append(segments(expr.CmpOpNeq, flagFIN|flagRST), states(expr.CtStateBitINVALID)...),
+	}
+}
+
+// strayHops bounds how often a stray is forwarded, to nodes and to a Pod.
+const strayHops = 8
+
+// strayShorten is
+//
+//	ip daddr @former ip ttl > strayHops ip ttl set strayHops
+func strayShorten(fam model.Family) []expr.Any {
+	const r0, word = unix.NFT_REG32_00, 2
+	at, limit, mask, set := uint32(8), uint32(8), []byte{0, 0xff}, []byte{strayHops, 0} // TTL, protocol
+	write := &expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: r0, Base: expr.PayloadBaseNetworkHeader, Offset: at, Len: word, CsumType: expr.CsumTypeInet, CsumOffset: 10}
+	if fam == model.IPv6 {
+		at, limit, mask, set = 6, 7, []byte{0xff, 0}, []byte{0, strayHops} // next header, hop limit
+		write = &expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: r0, Base: expr.PayloadBaseNetworkHeader, Offset: at, Len: word}
+	}
+	return append(strayTo(fam),
+		&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseNetworkHeader, Offset: limit, Len: 1},
+		&expr.Cmp{Op: expr.CmpOpGt, Register: r0, Data: []byte{strayHops}},
+		&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseNetworkHeader, Offset: at, Len: word},
+		&expr.Bitwise{SourceRegister: r0, DestRegister: r0, Len: word, Mask: mask, Xor: set},
+		write,
+	)
+}
+
+// strayDup is
+//
+//	ip ttl > 1 dup to ip daddr map @former drop
 //
 // The copy that dup makes is not tracked, and the original is dropped before it
-// would be: the connection stays unknown here.
-func strayRule(fam model.Family) []expr.Any {
+// would be: the connection stays unknown here. The copy's TTL is one less.
+func strayDup(fam model.Family) []expr.Any {
 	const r0 = unix.NFT_REG32_00
-	const syn = 0x02
+	limit := uint32(8)
+	if fam == model.IPv6 {
+		limit = 7
+	}
+	ttl := []expr.Any{
+		&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseNetworkHeader, Offset: limit, Len: 1},
+		&expr.Cmp{Op: expr.CmpOpGt, Register: r0, Data: []byte{1}},
+	}
+	return append(append(ttl, strayTo(fam)...), &expr.Dup{RegAddr: r0}, &expr.Verdict{Kind: expr.VerdictDrop})
+}
+
+// strayTo loads where a packet is passed on to.
+func strayTo(fam model.Family) []expr.Any {
+	const r0 = unix.NFT_REG32_00
 	_, destination, length := addresses(fam)
-	return append(segments(syn, expr.CtStateBitNEW),
+	return []expr.Any{
 		&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseNetworkHeader, Offset: destination, Len: length},
 		&expr.Lookup{SourceRegister: r0, DestRegister: r0, IsDestRegSet: true, SetName: strayFormer},
-		&expr.Dup{RegAddr: r0},
-		&expr.Verdict{Kind: expr.VerdictDrop},
-	)
+	}
 }

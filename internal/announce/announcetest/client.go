@@ -268,17 +268,31 @@ func (l *LAN) Connect(address netip.Addr) (*Connection, error) {
 
 // Ask sends a line and gives the name of the node that answers.
 func (c *Connection) Ask() (node string, err error) {
-	if err := c.conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	const hello = "hello"
+	if _, err := fmt.Fprintln(c.conn, hello); err != nil {
 		return "", err
 	}
-	if _, err := fmt.Fprintln(c.conn, "hello"); err != nil {
+	return c.read(hello)
+}
+
+// Finish closes the connection in one direction and gives the name of the node
+// that has noticed and says goodbye.
+func (c *Connection) Finish() (node string, err error) {
+	if err := c.conn.(*net.TCPConn).CloseWrite(); err != nil {
+		return "", err
+	}
+	return c.read(goodbye)
+}
+
+func (c *Connection) read(want string) (node string, err error) {
+	if err := c.conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		return "", err
 	}
 	if !c.lines.Scan() {
 		return "", cmp.Or(c.lines.Err(), io.EOF)
 	}
 	node, text, _ := strings.Cut(c.lines.Text(), " ")
-	if text != "hello" {
+	if text != want {
 		return node, fmt.Errorf("answer %q", c.lines.Text())
 	}
 	return node, nil

@@ -28,6 +28,8 @@ import (
 // echoPort is where nodes echo UDP and TCP on the announced addresses.
 const echoPort = 7007
 
+const goodbye = "goodbye"
+
 // made numbers the namespaces of this process.
 var made atomic.Int64
 
@@ -191,7 +193,7 @@ func (h *Host) Attach(name string) error {
 }
 
 // echo answers UDP and, line by line, TCP on addresses with the node's name and
-// what was sent.
+// what was sent. A client that sends no more is told goodbye.
 func (h *Host) echo(addresses []netip.Addr) error {
 	if err := h.Net.Sysctl("net/ipv4/conf/all/arp_ignore", "1"); err != nil {
 		return err
@@ -242,6 +244,7 @@ func (h *Host) echoLines(listener net.Listener) {
 					return
 				}
 			}
+			_, _ = fmt.Fprintln(conn, h.Name, goodbye)
 		}()
 	}
 }
