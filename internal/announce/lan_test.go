@@ -362,7 +362,9 @@ func TestOpenConnections(t *testing.T) {
 				}
 			}
 		}
-		cordon := func(h *announcetest.Host, yes bool) { l.must(l.node(h, func(n *announcetest.Node) { n.Cordoned = yes })) }
+		cordon := func(h *announcetest.Host, yes bool) {
+			l.must(l.node(h, func(n *announcetest.Node) { n.Cordoned = yes }))
+		}
 		leave := func(h *announcetest.Host) *announcetest.Host {
 			t.Helper()
 			cordon(h, true)
