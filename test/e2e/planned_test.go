@@ -113,7 +113,8 @@ func spare(t *testing.T, ctx context.Context, name string) *appsv1.Deployment {
 	if err := api.Get(ctx, client.ObjectKey{Namespace: "default", Name: "go-http"}, sample); err != nil {
 		t.Fatal(err)
 	}
-	labels := map[string]string{"app": name}
+	// Pods of a run before that still end are none of its.
+	labels := map[string]string{"app": name, "run": fmt.Sprint(time.Now().UnixNano())}
 	out := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Spec: *sample.Spec.DeepCopy()}
 	out.Spec.Replicas, out.Spec.Selector = new(int32(2)), &metav1.LabelSelector{MatchLabels: labels}
 	out.Spec.Template.Labels = labels
