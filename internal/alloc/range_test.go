@@ -161,3 +161,23 @@ func TestSubtract(t *testing.T) {
 		t.Errorf("subtract (-want +got):\n%s", diff)
 	}
 }
+
+// Gaps in IPv6 can be wider than a number of 64 bits.
+func TestSubtractWideGaps(t *testing.T) {
+	k := Addresses()
+	span := func(s string) Span[netip.Addr] {
+		r, err := ParseRange(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Span
+	}
+	var got []string
+	for _, s := range k.Subtract([]Span[netip.Addr]{span("2001:db8::/48")}, []Span[netip.Addr]{span("2001:db8:0:5::/64")}) {
+		got = append(got, k.Text(s))
+	}
+	want := []string{"2001:db8::-2001:db8:0:4:ffff:ffff:ffff:ffff", "2001:db8:0:6::-2001:db8:0:ffff:ffff:ffff:ffff:ffff"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("subtract (-want +got):\n%s", diff)
+	}
+}

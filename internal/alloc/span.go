@@ -20,10 +20,13 @@ type Kind[V comparable] struct {
 	Name string
 	// Compare orders two values.
 	Compare func(a, b V) int
-	// Distance is to-from, for from <= to, at most 2^64-1.
+	// Distance is to-from, for from <= to, or 2^64-1 when that is more.
 	Distance func(from, to V) uint64
 	// Add is v+n. It does not overflow where it is used: inside a span.
 	Add func(v V, n uint64) V
+	// Previous is the value before v. It does not underflow where it is used: v
+	// is not the first value of a span.
+	Previous func(v V) V
 	// Format writes a value.
 	Format func(V) string
 }
@@ -36,6 +39,7 @@ func Addresses() Kind[netip.Addr] {
 		Compare:  netip.Addr.Compare,
 		Distance: addrDistance,
 		Add:      addrAdd,
+		Previous: netip.Addr.Prev,
 		Format:   netip.Addr.String,
 	}
 }
@@ -47,6 +51,7 @@ func Ports() Kind[uint16] {
 		Compare:  cmp.Compare[uint16],
 		Distance: func(from, to uint16) uint64 { return uint64(to) - uint64(from) },
 		Add:      func(v uint16, n uint64) uint16 { return v + uint16(n) },
+		Previous: func(v uint16) uint16 { return v - 1 },
 		Format:   func(v uint16) string { return strconv.Itoa(int(v)) },
 	}
 }
@@ -116,7 +121,7 @@ next:
 				continue
 			}
 			if k.Compare(s.First, both.First) < 0 {
-				out = append(out, Span[V]{s.First, k.Add(s.First, k.Distance(s.First, both.First)-1)})
+				out = append(out, Span[V]{s.First, k.Previous(both.First)})
 			}
 			if k.Compare(both.Last, s.Last) >= 0 {
 				continue next
