@@ -53,6 +53,6 @@
 //
 // # Non-goals
 //
-// No policy (who may use which pool) and no API objects; see package request
+// No policy (who may use which pool) and no API objects; see package book
 // and the controllers. No persistence: a ledger is rebuilt from the API.
 package alloc
