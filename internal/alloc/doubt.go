@@ -2,9 +2,7 @@
 
 package alloc
 
-import (
-	"time"
-)
+import "time"
 
 // Doubt says that a value may be in use by somebody who cannot be seen, until
 // then. A value that somebody holds or picked is left as it is.
@@ -116,31 +114,22 @@ func (l *Ledger[V]) mindBooked(v V) {
 // never is later than any time that matters.
 var never = time.Unix(1<<40, 0)
 
-// doubtful returns an Unproven value of the pool, above the lower band if
-// possible, or else the one that was Doubted first.
-func (l *Ledger[V]) doubtful(p *pool[V]) (v V, ok bool) {
-	if p.counts[Unproven]+p.counts[Doubted] == 0 {
+// doubtedFirst returns the value of the pool that has been Doubted for longest,
+// among those that are not booked. Its cost follows the number of leases that
+// end by themselves.
+func (l *Ledger[V]) doubtedFirst(p *pool[V]) (v V, ok bool) {
+	if p.counts[Doubted] == 0 {
 		return v, false
 	}
-	best := Lease[V]{}
-	inBand := func(v V) bool { n, _ := p.index(v); return n < p.lower }
-	for value, leases := range l.leases {
-		n, inside := p.index(value)
-		state := strongest(leases)
-		if !inside || p.never.Has(n) || state > Doubted || l.IsBooked(value) {
+	var since time.Time
+	for _, end := range l.ends.queue {
+		leases := l.leases[end.value]
+		if strongest(leases) != Doubted || l.IsBooked(end.value) || !p.gives(end.value) {
 			continue
 		}
-		lease := leases[0]
-		switch {
-		case !ok, state < best.State:
-		case state > best.State:
-			continue
-		case state == Doubted && !lease.Since.Before(best.Since):
-			continue
-		case state == Unproven && !(inBand(best.Value) && !inBand(value)):
-			continue
+		if at := leases[0].Since; !ok || at.Before(since) || at.Equal(since) && l.kind.Compare(end.value, v) < 0 {
+			v, since, ok = end.value, at, true
 		}
-		best, v, ok = lease, value, true
 	}
 	return v, ok
 }

@@ -61,6 +61,7 @@ type Lease[V comparable] struct {
 	// Until is when the lease ends; zero when Held.
 	Until time.Time
 
+	novel   bool          // of a pick: the owner was not remembered to have had the value before
 	doubt   time.Duration // how long the value is Doubted after Until
 	settled time.Time     // of a doubt: who looks at the value then sees what it is about
 }

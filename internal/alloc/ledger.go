@@ -76,7 +76,8 @@ type Ask struct {
 }
 
 // Next picks a free value of the pool at random, from above the lower band
-// while there is one. It returns ErrNoPool, ErrFull or ErrQuota.
+// while there is one; an unproven one when there is none, and a doubted one when
+// there are none of these either. It returns ErrNoPool, ErrFull or ErrQuota.
 func (l *Ledger[V]) Next(name string, ask Ask) (V, error) {
 	var none V
 	l.Expire(ask.Now)
@@ -87,29 +88,33 @@ func (l *Ledger[V]) Next(name string, ask Ask) (V, error) {
 	if err := p.full(ask.Owner); err != nil {
 		return none, err
 	}
-	if p.taken != nil {
-		if n, ok := ask.Turn.find(p.taken, p.lower, ask.Random); ok {
-			v := p.value(n)
-			l.pick(v, ask)
-			return v, nil
-		}
-		if v, ok := l.doubtful(p); ok {
-			l.pick(v, ask)
-			return v, nil
-		}
+	v, ok := p.free(ask)
+	if !ok {
+		v, ok = l.doubtedFirst(p)
 	}
-	return none, &FullError{Pool: name, Stats: p.stats(), Next: l.nextEnd(p)}
+	if !ok {
+		return none, &FullError{Pool: name, Stats: p.stats(), Next: l.nextEnd(p)}
+	}
+	l.pick(v, ask)
+	return v, nil
 }
 
-// nextEnd is when the first lease of the pool that ends by itself does so; zero
-// when there is none.
+// nextEnd is when the first value of the pool that is picked or rests is free
+// again; zero when there is none.
 func (l *Ledger[V]) nextEnd(p *pool[V]) (first time.Time) {
-	for lease := range l.All() {
-		if _, ok := p.index(lease.Value); !ok || lease.State == Held {
+	for _, end := range l.ends.queue {
+		leases := l.leases[end.value]
+		if state := strongest(leases); state != Picked && state != Resting || !p.has(end.value) {
 			continue
 		}
-		if first.IsZero() || lease.Until.Before(first) {
-			first = lease.Until
+		var last time.Time
+		for _, lease := range leases {
+			if lease.State >= Resting {
+				last = later(last, lease.Until)
+			}
+		}
+		if first.IsZero() || last.Before(first) {
+			first = last
 		}
 	}
 	return first
@@ -151,23 +156,29 @@ func (l *Ledger[V]) Take(v V, ask Ask) error {
 
 func (l *Ledger[V]) pick(v V, ask Ask) {
 	until := ask.Now.Add(ask.Hold)
-	l.put(Lease[V]{Value: v, Owner: ask.Owner, State: Picked, Since: ask.Now, Until: until, doubt: ask.Doubt})
+	novel := l.memory.add(ask.Owner, v)
+	l.put(Lease[V]{Value: v, Owner: ask.Owner, State: Picked, Since: ask.Now, Until: until, novel: novel, doubt: ask.Doubt})
 	l.ends.add(until, v)
-	l.memory.add(ask.Owner, v)
 }
 
-// Drop undoes a pick that its owner does not want after all. The value is free
-// at once.
+// Drop undoes a pick that its owner does not want after all. The value is what
+// it was before, and so is what the owner is remembered to have had.
 func (l *Ledger[V]) Drop(v V, owner Owner) {
-	l.memory.drop(owner, v)
-	l.cut(v, func(lease Lease[V]) bool { return lease.State == Picked && lease.Owner.same(owner) })
+	l.cut(v, func(lease Lease[V]) bool {
+		undone := lease.State == Picked && lease.Owner.same(owner)
+		if undone && lease.novel {
+			l.memory.drop(owner, v)
+		}
+		return undone
+	})
 }
 
-// Deny says that the owner cannot have a value after all, because it is booked:
-// whatever the owner had to do with it is forgotten.
+// Deny undoes a pick that its owner cannot have, because the value is booked. A
+// later Service of the owner's name has no claim to it either; strangers are
+// kept from it as before.
 func (l *Ledger[V]) Deny(v V, owner Owner) {
+	l.Drop(v, owner)
 	l.memory.drop(owner, v)
-	l.cut(v, func(lease Lease[V]) bool { return lease.State != Held })
 	l.Booked(v, true)
 }
 
@@ -175,6 +186,7 @@ func (l *Ledger[V]) Deny(v V, owner Owner) {
 // others. Picks of these values, by whomever, are settled by that. Values that
 // it no longer has go to rest. Equal calls change nothing.
 func (l *Ledger[V]) Observe(owner Owner, values []V, now time.Time) {
+	l.Expire(now) // nobody may ever ask this ledger for a value
 	before := l.held[owner]
 	if slices.Equal(before, values) {
 		return
@@ -242,8 +254,8 @@ const lag = 10 * time.Second
 // gives it no longer. Until then a value may come into use though it is not.
 const flight = time.Minute
 
-// Expire ends the picks and rests whose time is up. The methods that choose do
-// so themselves.
+// Expire ends the picks and rests whose time is up. The methods that choose and
+// Observe do so themselves.
 func (l *Ledger[V]) Expire(now time.Time) {
 	for {
 		v, ok := l.ends.pop(now)

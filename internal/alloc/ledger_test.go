@@ -293,6 +293,146 @@ func TestBookedValuesAreDoubted(t *testing.T) {
 	}
 }
 
+// A ledger that is told of Services and never asked for a value, like that of a
+// replica which does not grant, keeps no more than what can still matter.
+func TestLedgerThatNobodyAsksStaysSmall(t *testing.T) {
+	l := NewLedger(Ports())
+	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30009), Quarantine: time.Minute})
+	for i := range 1000 {
+		now := t0.Add(time.Duration(i) * time.Hour)
+		for _, v := range []uint16{30000 + uint16(i%10), 31000 + uint16(i)} { // in the pool and in none
+			l.Observe(owner("a"), []uint16{v}, now)
+			l.Forget(owner("a"), now)
+		}
+	}
+	if len(l.ends.queue) > 4 || len(l.leases) > 4 {
+		t.Errorf("%d deadlines and %d leases are left of 2,000 Services", len(l.ends.queue), len(l.leases))
+	}
+}
+
+// To take a value and give it back changes nothing, least of all what its former
+// owner can come back to.
+func TestDropUndoesAPick(t *testing.T) {
+	l := NewLedger(Ports())
+	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30009), Quarantine: time.Minute})
+	a := owner("a")
+	l.Observe(a, []uint16{30003}, t0)
+	l.Forget(a, t0)
+	for range 2 {
+		if err := l.Take(30003, Ask{Owner: a, Now: t0, Hold: time.Minute}); err != nil {
+			t.Fatal(err)
+		}
+		l.Drop(30003, a)
+		if diff := cmp.Diff([]uint16{30003}, l.Remembers(a)); diff != "" {
+			t.Errorf("remembered after the pick was undone (-want +got):\n%s", diff)
+		}
+		if got := strongest(l.Leases(30003)); got != Resting {
+			t.Errorf("the value is %s, want it to rest as before", got)
+		}
+	}
+	l.Drop(mustNext(t, l, "p", Ask{Owner: a, Now: t0, Hold: time.Minute}), a)
+	if diff := cmp.Diff([]uint16{30003}, l.Remembers(a)); diff != "" {
+		t.Errorf("a value that was never had is remembered (-want +got):\n%s", diff)
+	}
+}
+
+// Whoever stores Services may not have freed a released value yet. That is no
+// reason to give it to a stranger as soon as it is freed.
+func TestDenyEndsNoRest(t *testing.T) {
+	l := NewLedger(Ports())
+	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30001), Quarantine: time.Minute})
+	a := owner("a")
+	l.Booked(30000, true)
+	l.Observe(a, []uint16{30000}, t0)
+	l.Forget(a, t0)
+	if err := l.Take(30000, Ask{Owner: a, Now: t0, Hold: time.Minute}); err != nil {
+		t.Fatal(err)
+	}
+	l.Deny(30000, a)
+	if len(l.Remembers(a)) > 0 {
+		t.Errorf("denied, yet remembered: %v", l.Remembers(a))
+	}
+	l.Booked(30000, false)
+	if got := strongest(l.Leases(30000)); got != Resting {
+		t.Errorf("a denied value that is no longer booked is %s, want it to rest on", got)
+	}
+}
+
+func TestFullPoolSaysWhenTheNextIsFree(t *testing.T) {
+	l := NewLedger(Ports())
+	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30002), Quarantine: time.Minute})
+	next := func(now time.Time) time.Time {
+		t.Helper()
+		var full *FullError
+		if _, err := l.Next("p", Ask{Owner: owner("b"), Now: now}); !errors.As(err, &full) {
+			t.Fatalf("next of a full pool: %v", err)
+		}
+		return full.Next
+	}
+	l.Booked(30000, true) // for as long as anyone can tell
+	l.Observe(owner("a"), []uint16{30001, 30002}, t0)
+	if got := next(t0); !got.IsZero() {
+		t.Errorf("held and booked values are free at %s", got)
+	}
+	l.Observe(owner("a"), []uint16{30001}, t0)
+	if got, want := next(t0), t0.Add(time.Minute); !got.Equal(want) {
+		t.Errorf("a resting value is free at %s, want %s", got, want)
+	}
+	if err := l.Take(30002, Ask{Owner: owner("c"), Now: t0, Hold: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := next(t0), t0.Add(time.Hour); !got.Equal(want) {
+		t.Errorf("a resting value that was picked is free at %s, want %s", got, want)
+	}
+}
+
+// The same calls give the same values, also where all are in doubt.
+func TestEqualCallsGiveEqualLedgers(t *testing.T) {
+	picks := func() (out []uint16) {
+		l := NewLedger(Ports())
+		l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30099), LowerBand: NodePortBand})
+		for v := uint16(30040); v < 30080; v++ {
+			l.Doubt(v, t0, t0.Add(time.Hour))
+		}
+		l.Unprove(t0, t0.Add(time.Hour))
+		for i := range uint64(100) {
+			out = append(out, mustNext(t, l, "p", Ask{Owner: owner(fmt.Sprint(i)), Now: t0, Hold: time.Hour, Random: i * 0x9e3779b97f4a7c15}))
+		}
+		return out
+	}
+	first := picks()
+	if diff := cmp.Diff(first, picks()); diff != "" {
+		t.Errorf("picks (-first +second):\n%s", diff)
+	}
+	for i, v := range first {
+		if doubted := v >= 30040 && v < 30080; doubted != (i >= 60) {
+			t.Errorf("pick %d is %d: the doubted values come last", i, v)
+		}
+		if band := v < 30016; band != (i >= 44 && i < 60) {
+			t.Errorf("pick %d is %d: the lower band comes after the other unproven values", i, v)
+		}
+	}
+}
+
+// Excluded values are excluded, whatever is thought of them.
+func TestExcludedValuesAreNeverFree(t *testing.T) {
+	l := NewLedger(Ports())
+	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30003), Exclude: ports(30003, 30003)})
+	want := Stats{Capacity: 4, Excluded: 1, Free: 3}
+	l.Observe(owner("a"), []uint16{30003}, t0)
+	if diff := cmp.Diff(Stats{Capacity: 4, Held: 1, Free: 3}, l.Stats("p")); diff != "" {
+		t.Errorf("held (-want +got):\n%s", diff)
+	}
+	l.Forget(owner("a"), t0)
+	if diff := cmp.Diff(want, l.Stats("p")); diff != "" {
+		t.Errorf("just released, and so doubted (-want +got):\n%s", diff)
+	}
+	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30003), Exclude: ports(30003, 30003)})
+	if diff := cmp.Diff(want, l.Stats("p")); diff != "" {
+		t.Errorf("the same, computed again (-want +got):\n%s", diff)
+	}
+}
+
 // Whatever happens, what is kept incrementally equals what a new ledger, told
 // the outcome, computes; and nobody is given what somebody else has.
 func TestIncrementalEqualsRebuilt(t *testing.T) {
@@ -341,11 +481,11 @@ func (w *walk) repool() {
 func (w *walk) step() {
 	o, v := w.owner(), uint16(w.rng.IntN(120))
 	ask := Ask{Owner: o, Now: w.now, Hold: time.Duration(w.rng.IntN(5)) * time.Second, Doubt: time.Duration(w.rng.IntN(2)*3) * time.Second, Random: w.rng.Uint64()}
-	switch w.rng.IntN(10) {
+	switch w.rng.IntN(11) {
 	case 0, 1, 2:
 		if v, err := w.l.Next([]string{"p", "q"}[w.rng.IntN(2)], ask); err == nil {
 			for _, lease := range w.l.Leases(v) {
-				if lease.State != Doubted && lease.Owner != o {
+				if lease.State > Doubted && lease.Owner != o {
 					w.t.Fatalf("picked %d for %s, which has leases %v", v, o, w.l.Leases(v))
 				}
 			}
@@ -372,6 +512,17 @@ func (w *walk) step() {
 		if w.rng.IntN(10) == 0 {
 			w.repool()
 		}
+	case 10:
+		switch w.rng.IntN(4) {
+		case 0:
+			w.l.Unprove(w.now, w.now.Add(time.Second))
+		case 1:
+			w.l.Trust(v, w.now)
+		case 2:
+			w.l.Booked(v, w.rng.IntN(2) == 0)
+		case 3:
+			w.l.Deny(v, o)
+		}
 	}
 }
 
@@ -394,7 +545,10 @@ func (w *walk) check() {
 		}
 		got, want := w.l.pools[spec.Name], fresh.pools[spec.Name]
 		if diff := cmp.Diff(want.taken.Snapshot(), got.taken.Snapshot()); diff != "" {
-			w.t.Errorf("%s: bitmap (-rebuilt +incremental):\n%s", spec.Name, diff)
+			w.t.Errorf("%s: taken (-rebuilt +incremental):\n%s", spec.Name, diff)
+		}
+		if diff := cmp.Diff(want.claimed.Snapshot(), got.claimed.Snapshot()); diff != "" {
+			w.t.Errorf("%s: claimed (-rebuilt +incremental):\n%s", spec.Name, diff)
 		}
 		if diff := cmp.Diff(want.perName, got.perName); diff != "" {
 			w.t.Errorf("%s: per namespace (-rebuilt +incremental):\n%s", spec.Name, diff)

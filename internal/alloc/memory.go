@@ -20,12 +20,14 @@ type name struct{ namespace, name string }
 
 func newMemory[V comparable]() memory[V] { return memory[V]{values: map[name][]V{}} }
 
-// add remembers one more value.
-func (m *memory[V]) add(o Owner, v V) {
+// add remembers one more value, and tells whether it was not remembered before.
+func (m *memory[V]) add(o Owner, v V) (novel bool) {
 	had := m.of(o)
-	if !slices.Contains(had, v) && len(had) < maxValues {
-		m.set(o, append(had, v))
+	if slices.Contains(had, v) || len(had) >= maxValues {
+		return false
 	}
+	m.set(o, append(had, v))
+	return true
 }
 
 // set remembers these values and no others. It keeps the slice's length, and

@@ -36,8 +36,9 @@ func NodePortBand(capacity uint64) uint64 { return bitmap.LowerBand(capacity, 16
 type pool[V comparable] struct {
 	Pool[V]
 	kind    Kind[V]
-	starts  []uint64 // of each span in the bitmap
-	taken   *bitmap.Bitmap
+	starts  []uint64       // of each span in the bitmap
+	taken   *bitmap.Bitmap // values with a lease, and the excluded ones
+	claimed *bitmap.Bitmap // the same without the Unproven
 	never   *bitmap.Bitmap // the excluded values
 	lower   uint64
 	counts  [states]uint64 // values by state; Free is not kept
@@ -56,7 +57,7 @@ func newPool[V comparable](kind Kind[V], spec Pool[V]) *pool[V] {
 	if size == 0 {
 		return p
 	}
-	p.taken, p.never = bitmap.New(size), bitmap.New(size)
+	p.taken, p.claimed, p.never = bitmap.New(size), bitmap.New(size), bitmap.New(size)
 	for _, e := range spec.Exclude {
 		p.exclude(e)
 	}
@@ -77,8 +78,9 @@ func (p *pool[V]) exclude(e Span[V]) {
 			continue
 		}
 		to := from + min(p.kind.Distance(both.First, both.Last), p.taken.Size()-1-from) + 1
-		p.taken.SetRange(from, to)
-		p.never.SetRange(from, to)
+		for _, set := range []*bitmap.Bitmap{p.taken, p.claimed, p.never} {
+			set.SetRange(from, to)
+		}
 	}
 }
 
@@ -108,14 +110,57 @@ func (p *pool[V]) moved(v V, from, to State) {
 	if !ok || from == to {
 		return
 	}
+	excluded := p.never.Has(n)
+	if excluded {
+		from, to = certain(from), certain(to) // in doubt or not, nobody is given it
+	}
 	p.counts[from]--
 	p.counts[to]++
-	switch {
-	case from == Free:
-		p.taken.Set(n)
-	case to == Free && !p.never.Has(n):
-		p.taken.Clear(n)
+	if !excluded {
+		mark(p.taken, n, to > Free)
+		mark(p.claimed, n, to > Unproven)
 	}
+}
+
+// certain is the state without doubts.
+func certain(s State) State {
+	if s <= Doubted {
+		return Free
+	}
+	return s
+}
+
+func mark(set *bitmap.Bitmap, n uint64, used bool) {
+	if used {
+		set.Set(n)
+	} else {
+		set.Clear(n)
+	}
+}
+
+// free returns a value that has no lease, or else one that is Unproven.
+func (p *pool[V]) free(ask Ask) (v V, ok bool) {
+	if p.taken == nil {
+		return v, false
+	}
+	for _, set := range []*bitmap.Bitmap{p.taken, p.claimed} {
+		if n, ok := ask.Turn.find(set, p.lower, ask.Random); ok {
+			return p.value(n), true
+		}
+	}
+	return v, false
+}
+
+// has tells whether the value is one of the pool's, and gives whether Next may
+// choose it.
+func (p *pool[V]) has(v V) bool {
+	_, ok := p.index(v)
+	return ok
+}
+
+func (p *pool[V]) gives(v V) bool {
+	n, ok := p.index(v)
+	return ok && !p.never.Has(n)
 }
 
 func (p *pool[V]) stats() Stats {
