@@ -218,9 +218,11 @@ func (b *Book) Concerns(svc, old *corev1.Service) bool {
 	if !b.HasPools() || exempt(svc) {
 		return false
 	}
-	if old == nil || !slices.Equal(external(svc), external(old)) {
-		return true
+	var had []field
+	if old != nil {
+		had = external(old)
 	}
 	needs := NeedsOf(svc, old, b.Families())
-	return len(needs.Addresses)+len(needs.Ports) > 0
+	return !slices.Equal(external(svc), had) ||
+		len(b.clusterIP) > 0 && len(needs.Addresses) > 0 || len(b.nodePort) > 0 && len(needs.Ports) > 0
 }

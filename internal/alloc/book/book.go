@@ -151,6 +151,20 @@ func (b *Book) Outside(pool string) []string {
 	return out
 }
 
+// OutsidePorts returns the parts of a NodePortPool that lie outside the API
+// server's range, as text, in order.
+func (b *Book) OutsidePorts(pool string) []string {
+	var out []string
+	for _, p := range b.nodePort {
+		if p.name == pool {
+			for _, s := range b.outsidePorts(p) {
+				out = append(out, alloc.Ports().Text(s))
+			}
+		}
+	}
+	return out
+}
+
 // Clashes returns what a ClusterIPPool or NodePortPool shares with other pools
 // of its kind, as text, in order.
 func (b *Book) Clashes(pool string) []string {

@@ -118,6 +118,8 @@ func TestRefusals(t *testing.T) {
 		{"an address of another's pool", "red", service(ips("10.96.8.3")), Foreign, "spec.clusterIPs[0]: 10.96.8.3 belongs to ClusterIPPool blue, which does not select this Service"},
 		{"a port of another's pool", "red", service(nodePorts(30103)), Foreign, "spec.ports[0].nodePort: 30103 belongs to NodePortPool blue"},
 		{"an external IP of another's pool", "red", service(func(s *corev1.ServiceSpec) { s.ExternalIPs = []string{"198.51.100.1", "10.96.8.4"} }), Foreign, "spec.externalIPs[1]: 10.96.8.4 belongs to"},
+		{"an address of another's pool with leading zeros", "red", service(ips("10.96.008.003")), Foreign, "spec.clusterIPs[0]: 10.96.8.3 belongs to ClusterIPPool blue"},
+		{"an external IP of another's pool with leading zeros", "red", service(func(s *corev1.ServiceSpec) { s.ExternalIPs = []string{"10.96.008.004"} }), Foreign, "spec.externalIPs[0]: 10.96.8.4 belongs to"},
 		{"an address outside one's pool", "blue", service(ips("10.96.1.1")), Outside, "10.96.1.1 is not in ClusterIPPool blue, which serves this Service"},
 		{"a port outside one's pool", "blue", service(nodePorts(30200)), Outside, "30200 is not in NodePortPool blue"},
 		{"a reserved port", "blue", service(nodePorts(30109)), Reserved, "30109 is reserved in NodePortPool blue"},
@@ -222,6 +224,91 @@ func TestDryRunLeavesNoTrace(t *testing.T) {
 	}
 	if got := b.ports.Remembers(OwnerOf(req.Service)); len(got) > 0 {
 		t.Errorf("a dry run is remembered: %v", got)
+	}
+}
+
+// To ask with a dry run first, or to be refused for another reason, costs a Service
+// nothing of what it can come back to.
+func TestComesBackAfterADryRunAndARefusal(t *testing.T) {
+	b := fixture(t)
+	svc := stored(named("web", ips("10.96.8.7"), nodePorts(30107)), Grant{})
+	b.Observe(svc, t0)
+	b.Forget(OwnerOf(svc), t0)
+	now := t0.Add(time.Minute) // what was released is certain to be free
+	dry := request(named("web", nodePorts(0)), "blue", now)
+	dry.DryRun = true
+	if _, err := b.Admit(dry); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Admit(request(named("web", nodePorts(make([]int32, 10)...)), "blue", now)); err == nil {
+		t.Fatal("ten ports of nine were granted")
+	}
+	g, err := b.Admit(request(named("web", nodePorts(0)), "blue", now))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if g.ClusterIPs[0] != "10.96.8.7" || g.NodePorts[0] != 30107 {
+		t.Errorf("granted %v and %v, want what it had", g.ClusterIPs, g.NodePorts)
+	}
+}
+
+// Ports that the API server would refuse are given to nobody.
+func TestPortsOutsideTheAPIServersRange(t *testing.T) {
+	b := fixture(t)
+	set := func(ranges ...v1alpha1.PortRange) {
+		if err := b.SetNodePortPool(&v1alpha1.NodePortPool{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: v1alpha1.NodePortPoolSpec{Ranges: ranges}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set("29000-30001", "32767-40000", "20000")
+	if diff := cmp.Diff([]string{"20000", "29000-29999", "32768-40000"}, b.OutsidePorts("p")); diff != "" {
+		t.Errorf("outside (-want +got):\n%s", diff)
+	}
+	for i := range 3 {
+		g, err := b.Admit(request(named(fmt.Sprint("s", i), nodePorts(0)), "red", t0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := g.NodePorts[0]; n < 30000 || n > 32767 {
+			t.Errorf("granted %d", n)
+		}
+	}
+	_, err := b.Admit(request(named("one more", nodePorts(0)), "red", t0))
+	var refused *Refused
+	if !errors.As(err, &refused) || refused.Reason != Full {
+		t.Errorf("a fourth port of three: %v", err)
+	}
+}
+
+// Whoever may grant is not asked where there is nothing to grant.
+func TestConcerns(t *testing.T) {
+	onlyLoadBalancers := New(Config{})
+	onlyLoadBalancers.SetServiceCIDRs([]netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")})
+	if err := onlyLoadBalancers.SetLoadBalancerPool(&v1alpha1.LoadBalancerPool{
+		ObjectMeta: metav1.ObjectMeta{Name: "lan"}, Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"198.51.100.0/28"}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	externalIP := func(s *corev1.ServiceSpec) { s.ExternalIPs = []string{"198.51.100.3"} }
+	for _, tc := range []struct {
+		name     string
+		b        *Book
+		svc, old *corev1.Service
+		want     bool
+	}{
+		{"no pools", New(Config{}), service(nodePorts(0)), nil, false},
+		{"created", fixture(t), service(), nil, true},
+		{"created headless", fixture(t), service(ips("None")), nil, false},
+		{"created headless, with an external IP", fixture(t), service(ips("None"), externalIP), nil, true},
+		{"touched", fixture(t), service(ips("10.96.8.7")), service(ips("10.96.8.7")), false},
+		{"with a NodePort now", fixture(t), service(ips("10.96.8.7"), nodePorts(0)), service(ips("10.96.8.7")), true},
+		{"created where there are only LoadBalancerPools", onlyLoadBalancers, service(nodePorts(0)), nil, false},
+		{"created with an external IP there", onlyLoadBalancers, service(externalIP), nil, true},
+		{"with an external IP now", onlyLoadBalancers, service(ips("10.96.0.5"), externalIP), service(ips("10.96.0.5")), true},
+	} {
+		if got := tc.b.Concerns(tc.svc, tc.old); got != tc.want {
+			t.Errorf("%s: %v, want %v", tc.name, got, tc.want)
+		}
 	}
 }
 

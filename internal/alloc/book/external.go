@@ -77,8 +77,8 @@ type field struct {
 func external(svc *corev1.Service) []field {
 	var out []field
 	add := func(name, text string) {
-		if a, err := netip.ParseAddr(strings.TrimSpace(text)); err == nil {
-			out = append(out, field{name, a.Unmap()})
+		if a, ok := parseAddr(strings.TrimSpace(text)); ok {
+			out = append(out, field{name, a})
 		}
 	}
 	for i, s := range svc.Spec.ExternalIPs {

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	netutils "k8s.io/utils/net"
 
 	"github.com/causeway-lb/causeway/internal/alloc"
 )
@@ -67,11 +68,11 @@ func addressNeeds(svc, old *corev1.Service, cluster []corev1.IPFamily) []Address
 		}
 		need := AddressNeed{Index: i, Family: family}
 		if i < len(ips) {
-			asked, err := netip.ParseAddr(ips[i])
-			if err != nil {
+			asked, ok := parseAddr(ips[i])
+			if !ok {
 				return nil
 			}
-			need.Asked = asked.Unmap()
+			need.Asked = asked
 		}
 		out = append(out, need)
 	}
@@ -106,8 +107,8 @@ func families(svc, old *corev1.Service, ips []string, cluster []corev1.IPFamily)
 	}
 	out := slices.Clone(svc.Spec.IPFamilies)
 	for i := len(out); i < len(ips); i++ {
-		if a, err := netip.ParseAddr(ips[i]); err == nil {
-			out = append(out, alloc.FamilyOf(a.Unmap()))
+		if a, ok := parseAddr(ips[i]); ok {
+			out = append(out, alloc.FamilyOf(a))
 		}
 	}
 	if len(out) == 0 {
@@ -137,7 +138,7 @@ func sameDualStack(svc, old *corev1.Service, ips, before []string) bool {
 
 func portNeeds(svc, old *corev1.Service) []PortNeed {
 	var out []PortNeed
-	if svc.Spec.Type == corev1.ServiceTypeNodePort || svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
+	if canHaveNodePorts(svc) {
 		out = nodePortNeeds(svc, old)
 	}
 	if needsHealthCheck(svc) && (old == nil || !needsHealthCheck(old)) {
@@ -194,14 +195,14 @@ func nodePortNeeds(svc, old *corev1.Service) []PortNeed {
 }
 
 // carryOver returns the NodePorts of svc as the API server completes them from
-// old: by name of the port, where both have NodePorts and the number is not
+// old: by name of the port, where both can have NodePorts and the number is not
 // used for another port now.
 func carryOver(svc, old *corev1.Service) []int32 {
 	numbers := make([]int32, len(svc.Spec.Ports))
 	for i, p := range svc.Spec.Ports {
 		numbers[i] = p.NodePort
 	}
-	if old == nil || !allocatesNodePorts(old) || !allocatesNodePorts(svc) {
+	if old == nil || !canHaveNodePorts(old) || !canHaveNodePorts(svc) {
 		return numbers
 	}
 	before := map[string]int32{}
@@ -217,6 +218,11 @@ func carryOver(svc, old *corev1.Service) []int32 {
 	return numbers
 }
 
+func canHaveNodePorts(svc *corev1.Service) bool {
+	return svc.Spec.Type == corev1.ServiceTypeNodePort || svc.Spec.Type == corev1.ServiceTypeLoadBalancer
+}
+
+// allocatesNodePorts tells whether the Service gets NodePorts without asking.
 func allocatesNodePorts(svc *corev1.Service) bool {
 	switch svc.Spec.Type {
 	case corev1.ServiceTypeNodePort:
@@ -232,6 +238,14 @@ func needsHealthCheck(svc *corev1.Service) bool {
 	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 }
 
+// parseAddr reads an address as the API server does, which before Kubernetes 1.36
+// took leading zeros for decimal: 10.96.017.009 is 10.96.17.9 to it, and to all who
+// forward.
+func parseAddr(s string) (netip.Addr, bool) {
+	a, ok := netip.AddrFromSlice(netutils.ParseIPSloppy(s))
+	return a.Unmap(), ok
+}
+
 // port is a port number of the API, and 0 for one that is none.
 func port(n int32) uint16 {
 	if n < 0 || n > 65535 {
@@ -244,10 +258,10 @@ func port(n int32) uint16 {
 func holds(svc *corev1.Service) (v4, v6 []netip.Addr, ports []uint16) {
 	if hasClusterIP(svc) {
 		for _, s := range clusterIPs(svc) {
-			switch a, err := netip.ParseAddr(s); {
-			case err != nil:
-			case a.Unmap().Is4():
-				v4 = append(v4, a.Unmap())
+			switch a, ok := parseAddr(s); {
+			case !ok:
+			case a.Is4():
+				v4 = append(v4, a)
 			default:
 				v6 = append(v6, a)
 			}

@@ -149,7 +149,13 @@ func (b *Book) DeleteClusterIPPool(name string) {
 	b.setRestOfAddresses()
 }
 
-// SetNodePortPool is SetClusterIPPool for ports.
+// outsidePorts returns the parts of a pool that the API server gives to nobody.
+func (b *Book) outsidePorts(p policy) []alloc.PortRange {
+	return alloc.Ports().Subtract(p.ports, []alloc.PortRange{b.config.NodePorts})
+}
+
+// SetNodePortPool is SetClusterIPPool for ports: those outside the API server's
+// range are not given out.
 func (b *Book) SetNodePortPool(pool *v1alpha1.NodePortPool) error {
 	p, bad := newPolicy(pool.ObjectMeta, pool.Spec.Priority, pool.Spec.NamespaceSelector, pool.Spec.ServiceSelector)
 	errs := []error{bad, nil, nil}
@@ -159,7 +165,7 @@ func (b *Book) SetNodePortPool(pool *v1alpha1.NodePortPool) error {
 	b.ports.SetPool(alloc.Pool[uint16]{
 		Name:            pool.Name,
 		Spans:           p.ports,
-		Exclude:         p.reserved,
+		Exclude:         slices.Concat(p.reserved, b.outsidePorts(p)),
 		LowerBand:       band(pool.Spec.StaticBand, alloc.NodePortBand),
 		Quarantine:      quarantine(pool.Spec.Quarantine),
 		MaxPerNamespace: limit(pool.Spec.MaxPerNamespace),
@@ -188,14 +194,19 @@ func (b *Book) SetLoadBalancerPool(pool *v1alpha1.LoadBalancerPool) error {
 // DeleteLoadBalancerPool forgets such a pool.
 func (b *Book) DeleteLoadBalancerPool(name string) { b.loadBalancer = without(b.loadBalancer, name) }
 
-// SetServiceCIDRs says which addresses the API server allocates from.
+// SetServiceCIDRs says which addresses the API server allocates from. It costs a
+// step for each lease and pool, unless they are as before.
 func (b *Book) SetServiceCIDRs(cidrs []netip.Prefix) {
-	b.cidrs = nil
+	var ranges []alloc.Range
 	for _, c := range cidrs {
 		if r, err := alloc.ParseRange(c.Masked().String()); err == nil {
-			b.cidrs = append(b.cidrs, r)
+			ranges = append(ranges, r)
 		}
 	}
+	if slices.Equal(ranges, b.cidrs) {
+		return
+	}
+	b.cidrs = ranges
 	for _, p := range b.clusterIP {
 		ranges, _ := alloc.ParseRanges("ranges", b.specs[p.name].Spec.Ranges) // SetClusterIPPool told of errors
 		b.setPoolOfAddresses(b.specs[p.name], p, ranges)
@@ -261,6 +272,11 @@ func (b *Book) Knows(pool string, generation int64) bool { return knows(b.cluste
 // KnowsPorts is Knows for a NodePortPool.
 func (b *Book) KnowsPorts(pool string, generation int64) bool {
 	return knows(b.nodePort, pool, generation)
+}
+
+// KnowsLoadBalancers is Knows for a LoadBalancerPool.
+func (b *Book) KnowsLoadBalancers(pool string, generation int64) bool {
+	return knows(b.loadBalancer, pool, generation)
 }
 
 func knows(policies []policy, name string, generation int64) bool {
