@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -76,8 +77,11 @@ func usage(s alloc.Stats) *v1alpha1.AllocationUsage {
 	}
 }
 
+// observeUsage sets the metrics of a pool's values of one kind; nil for a pool
+// that has none, or is gone.
 func observeUsage(pool, kind string, u *v1alpha1.AllocationUsage) {
 	if u == nil {
+		poolValues.DeletePartialMatch(prometheus.Labels{"pool": pool, "kind": kind})
 		return
 	}
 	for state, n := range map[string]int64{"used": u.Used, "quarantined": u.Quarantined, "excluded": u.Excluded, "free": u.Free} {

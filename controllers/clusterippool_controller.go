@@ -93,6 +93,8 @@ func (r *ClusterIPPoolReconciler) Reconcile(ctx context.Context, req reconcile.R
 	var pool v1alpha1.ClusterIPPool
 	if err := r.Client.Get(ctx, req.NamespacedName, &pool); err != nil {
 		if client.IgnoreNotFound(err) == nil {
+			observeUsage(req.Name, "IPv4", nil)
+			observeUsage(req.Name, "IPv6", nil)
 			return r.removeCIDRs(ctx, req.Name, nil)
 		}
 		return reconcile.Result{}, fmt.Errorf("get ClusterIPPool: %w", err)

@@ -37,7 +37,8 @@
 //     without, and the API server asks again: see ServiceAllocator.
 //
 // The replica that grants need not be the leader that writes status. Its death
-// costs requests a wait of at most 6 s; the death of all costs nothing but
+// costs requests a wait until its lease has ended and its successor has prepared
+// (termFor, preparation); the death of all costs nothing but
 // pools: failurePolicy is Ignore, the API server allocates, and the condition
 // causeway.dev/InPool tells what came of it.
 //

@@ -56,17 +56,21 @@ func listNodePortPools(c client.Reader) func(context.Context) []client.Object {
 func (r *NodePortPoolReconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	var pool v1alpha1.NodePortPool
 	if err := r.Client.Get(ctx, req.NamespacedName, &pool); err != nil {
-		return reconcile.Result{}, client.IgnoreNotFound(fmt.Errorf("get NodePortPool: %w", err))
+		if client.IgnoreNotFound(err) == nil {
+			observeUsage(req.Name, "ports", nil)
+			return reconcile.Result{}, nil
+		}
+		return reconcile.Result{}, fmt.Errorf("get NodePortPool: %w", err)
 	}
 	before := pool.DeepCopy()
 	var known, passing bool
-	var clashes []string
+	var clashes, outside []string
 	r.book.with(func(b *book.Book) {
 		known = b.KnowsPorts(pool.Name, pool.Generation)
 		b.Expire(r.book.now())
 		stats := b.Ports().Stats(pool.Name)
 		pool.Status.Ports, passing = usage(stats), stats.Picked+stats.Resting > 0
-		clashes = b.PortClashes(pool.Name)
+		clashes, outside = b.PortClashes(pool.Name), b.OutsidePorts(pool.Name)
 	})
 	if !known {
 		return reconcile.Result{RequeueAfter: notSeenRecheck}, nil
@@ -77,6 +81,7 @@ func (r *NodePortPoolReconciler) Reconcile(ctx context.Context, req reconcile.Re
 	pool.Status.ObservedGeneration = pool.Generation
 	setConditions(&pool.Status.Conditions, pool.Generation, errors.Join(bad, worse),
 		trouble{v1alpha1.PoolOverlapping, clashes, "Overlapping", "a port can be in one pool only: change one of them", "Apart"},
+		trouble{v1alpha1.PoolOutsideNodePortRange, outside, "Outside", "the API server refuses these, which are not in its --service-node-port-range as the controller's flag of that name says: take them out, or change the flags of both", "Inside"},
 		trouble{v1alpha1.PoolStrays, r.problems.strays(pool.Name, false), "Strays", "see the condition " + v1alpha1.ConditionInPool + " of these Services", "None"},
 	)
 	if !equality.Semantic.DeepEqual(before.Status, pool.Status) {

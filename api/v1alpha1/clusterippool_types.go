@@ -168,6 +168,10 @@ const (
 	// pool because they lie in none of its ServiceCIDRs.
 	PoolOutsideServiceCIDR = "OutsideServiceCIDR"
 
+	// PoolOutsideNodePortRange is True when the API server refuses ports of the
+	// pool because they lie outside its --service-node-port-range.
+	PoolOutsideNodePortRange = "OutsideNodePortRange"
+
 	// PoolStrays is True when Services have values of the pool that do not select
 	// them, or the pool selects Services whose values are not from it.
 	PoolStrays = "Strays"

@@ -44,8 +44,9 @@ type NodePortPool struct {
 type NodePortPoolSpec struct {
 	// Ranges are ranges of ports ("30000-30499") and single ports ("30080").
 	// They must not overlap each other or another NodePortPool: the admission
-	// webhook refuses that and says which. Ports have to lie in the API server's
-	// --service-node-port-range, or it refuses them.
+	// webhook refuses that and says which. Ports outside the API server's
+	// --service-node-port-range, which it refuses, are given to nobody and
+	// reported in the condition OutsideNodePortRange.
 	//
 	// +required
 	// +listType=set
@@ -133,8 +134,9 @@ type NodePortPoolStatus struct {
 	Ports *AllocationUsage `json:"ports,omitempty"`
 
 	// Conditions are Ready (ports can be given out), Overlapping (part of the
-	// pool belongs to another pool) and Strays (Services have ports that these
-	// selectors and ranges would not give them).
+	// pool belongs to another pool), OutsideNodePortRange (the API server refuses
+	// part of the pool) and Strays (Services have ports that these selectors and
+	// ranges would not give them).
 	// +optional
 	// +listType=map
 	// +listMapKey=type
