@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -56,8 +55,15 @@ type portAudit struct {
 	namespace string
 	wanted    chan time.Duration // when to audit next; room for one
 
-	mu   sync.Mutex // one audit at a time
-	lost int        // found by the last one
+	running chan struct{} // room for one: audits take turns
+	lost    int           // found by the last one
+}
+
+func newPortAudit(c client.Client, b *serviceBook, t grantor, namespace string) *portAudit {
+	return &portAudit{
+		client: c, book: b, term: t, namespace: namespace,
+		wanted: make(chan time.Duration, 1), running: make(chan struct{}, 1),
+	}
 }
 
 // NeedLeaderElection is false: the holder of the term audits.
@@ -100,8 +106,12 @@ func (a *portAudit) Start(ctx context.Context) error {
 // run audits once and tells whether it came to the end. That it cannot is no
 // reason not to grant.
 func (a *portAudit) run(ctx context.Context) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	select {
+	case a.running <- struct{}{}:
+		defer func() { <-a.running }()
+	case <-ctx.Done():
+		return false
+	}
 	var todo []uint16
 	a.book.with(func(b *book.Book) { todo = b.Ports().Unused() })
 	var lost atomic.Int64

@@ -78,7 +78,7 @@ var _ = Describe("the audit of NodePorts", func() {
 			ObjectMeta: metav1.ObjectMeta{Name: "p"},
 			Spec:       v1alpha1.NodePortPoolSpec{Ranges: []v1alpha1.PortRange{v1alpha1.PortRange(fmt.Sprint(lost)), "31400-31402"}},
 		})).To(Succeed())
-		audit := &portAudit{client: k8sClient, book: b, term: everHolder{}, namespace: v1alpha1.SystemNamespace, wanted: make(chan time.Duration, 1)}
+		audit := newPortAudit(k8sClient, b, everHolder{}, v1alpha1.SystemNamespace)
 		audit.begin(ctx)
 		var order []uint16
 		for i := range 4 {
@@ -110,7 +110,7 @@ var _ = Describe("the audit of NodePorts", func() {
 		}
 		var early, lost uint16
 		slow := slowAnswer{Client: k8sClient, meanwhile: func() {}}
-		audit := &portAudit{client: &slow, book: b, term: everHolder{}, namespace: v1alpha1.SystemNamespace, wanted: make(chan time.Duration, 1)}
+		audit := newPortAudit(&slow, b, everHolder{}, v1alpha1.SystemNamespace)
 		audit.begin(ctx)
 		// The API server has looked at both ports. Before it says so, an update is
 		// granted one of them and loses its race.
@@ -141,7 +141,7 @@ var _ = Describe("the audit of NodePorts", func() {
 			ObjectMeta: metav1.ObjectMeta{Name: "p"},
 			Spec:       v1alpha1.NodePortPoolSpec{Ranges: []v1alpha1.PortRange{"31403-31404"}},
 		})).To(Succeed())
-		audit := &portAudit{client: k8sClient, book: b, term: everHolder{}, namespace: "no-such-" + strings.ToLower(rand8()), wanted: make(chan time.Duration, 1)}
+		audit := newPortAudit(k8sClient, b, everHolder{}, "no-such-"+strings.ToLower(rand8()))
 		audit.begin(ctx)
 		Expect(audit.run(ctx)).To(BeFalse())
 		_, err := b.book.Ports().Next("p", alloc.Ask{Now: time.Now(), Hold: time.Hour})
