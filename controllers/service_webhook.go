@@ -36,6 +36,8 @@ const (
 	// little less than the webhook's timeoutSeconds.
 	patience   = 9 * time.Second
 	retryEvery = 100 * time.Millisecond
+	// forwardFor is how long another replica may take to answer.
+	forwardFor = 2 * time.Second
 )
 
 // The second webhook is the same again, for a Service that the first left
@@ -105,7 +107,7 @@ func (a *ServiceAllocator) answer(ctx context.Context, req admission.Request) (a
 			return admission.Errored(http.StatusServiceUnavailable, errNotHolder), "nobody"
 		}
 		if address := a.term.holder(); address != "" {
-			response, err := a.peer.forward(ctx, address, serviceWebhookPath, req)
+			response, err := a.forward(ctx, address, req)
 			if err == nil {
 				return response, "forwarded"
 			}
@@ -117,6 +119,14 @@ func (a *ServiceAllocator) answer(ctx context.Context, req admission.Request) (a
 			return leaveToAPIServer(errors.New("no replica of Causeway may grant addresses and ports")), "nobody"
 		}
 	}
+}
+
+// forward asks another replica, for no longer than forwardFor: one whose node has
+// lost its power answers nothing, while a successor may be there already.
+func (a *ServiceAllocator) forward(ctx context.Context, address string, req admission.Request) (admission.Response, error) {
+	ctx, cancel := context.WithTimeout(ctx, forwardFor)
+	defer cancel()
+	return a.peer.forward(ctx, address, serviceWebhookPath, req)
 }
 
 func isDryRun(req admission.Request) bool { return req.DryRun != nil && *req.DryRun }
@@ -233,6 +243,9 @@ func (a *ServiceAllocator) letGo(ctx context.Context, ask book.Request, former [
 	if ask.DryRun {
 		return false, nil
 	}
+	if len(former) > 0 {
+		a.book.awaitHold()
+	}
 	for _, addr := range former {
 		var hold networkingv1.IPAddress
 		err := a.Live.Get(ctx, client.ObjectKey{Name: addr.String()}, &hold)
@@ -242,7 +255,7 @@ func (a *ServiceAllocator) letGo(ctx context.Context, ask book.Request, former [
 		case err != nil:
 			return false, fmt.Errorf("read IPAddress %s: %w", addr, err)
 		}
-		if _, _, _, ours := readHold(&hold); ours {
+		if isHold(&hold) {
 			err = a.Client.Delete(ctx, &hold, client.Preconditions{UID: &hold.UID})
 			if client.IgnoreNotFound(err) != nil {
 				return false, fmt.Errorf("release IPAddress %s: %w", addr, err)
@@ -250,7 +263,7 @@ func (a *ServiceAllocator) letGo(ctx context.Context, ask book.Request, former [
 			continue
 		}
 		if !slices.Contains(ask.Service.Spec.ClusterIPs, addr.String()) && ask.Service.Spec.ClusterIP != addr.String() {
-			a.book.with(func(b *book.Book) { b.Addresses(alloc.FamilyOf(addr)).Deny(addr, book.OwnerOf(ask.Service)) })
+			a.book.deny(addr, book.OwnerOf(ask.Service), &hold)
 			again = true
 		}
 	}

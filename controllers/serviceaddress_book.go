@@ -4,7 +4,9 @@ package controllers
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -37,6 +39,11 @@ type serviceBook struct {
 	book  *book.Book
 	cidrs map[string]*networkingv1.ServiceCIDR
 	seen  map[types.UID]string // the version of each Service that the book has
+	holds map[string]types.UID // the IPAddresses with which addresses are kept from the API server's allocator
+	// How far the watches have told: nothing older than that is news.
+	toldServices, toldIPAddresses string
+
+	holding sync.Mutex // while one of the holds is being made; see holdKeeper
 
 	synced   chan struct{} // closed when the book has everything that the API had at start
 	changed  func()        // called after every change; it must not block
@@ -51,6 +58,7 @@ func newServiceBook(c cache.Cache, config book.Config) *serviceBook {
 		book:     book.New(config),
 		cidrs:    map[string]*networkingv1.ServiceCIDR{},
 		seen:     map[types.UID]string{},
+		holds:    map[string]types.UID{},
 		synced:   make(chan struct{}),
 		changed:  func() {},
 		unproven: func() {},
@@ -93,6 +101,16 @@ func (b *serviceBook) Start(ctx context.Context) error {
 	return nil
 }
 
+// ready is a health check: whether the book has everything that the API had.
+func (b *serviceBook) ready(*http.Request) error {
+	select {
+	case <-b.synced:
+		return nil
+	default:
+		return errors.New("Services and pools have not all been read yet")
+	}
+}
+
 // handler calls set and forget with the lock held.
 func (b *serviceBook) handler(set, forget func(any)) toolscache.ResourceEventHandler {
 	locked := func(f func()) {
@@ -130,7 +148,9 @@ func (b *serviceBook) with(f func(*book.Book)) {
 }
 
 func (b *serviceBook) setService(obj any) {
-	b.observe(obj.(*corev1.Service))
+	svc := obj.(*corev1.Service)
+	b.toldServices = newer(b.toldServices, svc.ResourceVersion)
+	b.observe(svc)
 }
 
 // observe has the book see a Service, unless it saw a later version. The lock is
@@ -148,6 +168,14 @@ func older(version, than string) bool {
 	return err == nil && order < 0
 }
 
+// newer returns the later of two versions; the first may be empty, for none.
+func newer(v, w string) string {
+	if v == "" || older(v, w) {
+		return w
+	}
+	return v
+}
+
 // catchUp has the book see what the API server says is stored, which the watch
 // may tell a moment later: a Service that was just changed, and is changed
 // again, would not be known to be without what it let go. One that the book does
@@ -162,6 +190,7 @@ func (b *serviceBook) catchUp(stored *corev1.Service) {
 
 func (b *serviceBook) forgetService(obj any) {
 	svc := obj.(*corev1.Service)
+	b.toldServices = newer(b.toldServices, svc.ResourceVersion)
 	delete(b.seen, svc.UID)
 	b.book.Forget(book.OwnerOf(svc), b.now())
 }
@@ -206,6 +235,10 @@ func (b *serviceBook) unprovePorts() {
 func (b *serviceBook) setLoadBalancerPool(ctx context.Context) func(any) {
 	return func(obj any) {
 		pool := obj.(*v1alpha1.LoadBalancerPool)
+		if b.book.KnowsLoadBalancers(pool.Name, pool.Generation) {
+			return
+		}
+		defer b.pools()
 		if err := b.book.SetLoadBalancerPool(pool); err != nil {
 			logf.FromContext(ctx).Info("LoadBalancerPool is guarded in part", "pool", pool.Name, "reason", err.Error())
 		}
@@ -285,6 +318,12 @@ func (b *serviceBook) setIPAddress(obj any) {
 	if err != nil {
 		return
 	}
+	b.toldIPAddresses = newer(b.toldIPAddresses, ip.ResourceVersion)
+	if isHold(ip) {
+		b.holds[ip.Name] = ip.UID
+	} else {
+		delete(b.holds, ip.Name)
+	}
 	ledger := b.book.Addresses(alloc.FamilyOf(addr))
 	owner, since, until, ours := readHold(ip)
 	if !ours {
@@ -295,9 +334,24 @@ func (b *serviceBook) setIPAddress(obj any) {
 }
 
 func (b *serviceBook) forgetIPAddress(obj any) {
-	if addr, err := netip.ParseAddr(obj.(client.Object).GetName()); err == nil {
+	ip := obj.(client.Object)
+	b.toldIPAddresses = newer(b.toldIPAddresses, ip.GetResourceVersion())
+	delete(b.holds, ip.GetName())
+	if addr, err := netip.ParseAddr(ip.GetName()); err == nil {
 		b.book.Addresses(alloc.FamilyOf(addr)).Booked(addr, false)
 	}
+}
+
+// deny takes an address back that was picked for an owner and that an IPAddress
+// which is not ours stands for. If the watch has told of the end of that object
+// already, nothing is left to take back for: nobody would ever tell of it again.
+func (b *serviceBook) deny(addr netip.Addr, owner alloc.Owner, booking client.Object) {
+	b.with(func(bk *book.Book) {
+		ledger := bk.Addresses(alloc.FamilyOf(addr))
+		if ledger.IsBooked(addr) || older(b.toldIPAddresses, booking.GetResourceVersion()) {
+			ledger.Deny(addr, owner)
+		}
+	})
 }
 
 // correct replaces what the book believes about a Service by what the API
@@ -312,7 +366,9 @@ func (b *serviceBook) correct(ctx context.Context, live client.Reader, holder al
 		if err != nil || string(svc.UID) != holder.UID {
 			bk.Forget(holder, b.now())
 		}
-		if err == nil {
+		// A Service that the book does not know, and that is no news, was deleted
+		// after it was read.
+		if _, known := b.seen[svc.UID]; err == nil && (known || older(b.toldServices, svc.ResourceVersion)) {
 			b.observe(&svc)
 		}
 	})

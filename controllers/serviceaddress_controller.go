@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"gomodules.xyz/jsonpatch/v2"
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -193,10 +194,30 @@ func (r *ServiceAddressReconciler) allocate(ctx context.Context, svc *corev1.Ser
 	case len(response.Patch) == 0:
 		return reconcile.Result{}, nil // no pool, nothing to give
 	}
-	if err := r.Client.Patch(ctx, svc, client.RawPatch(types.JSONPatchType, response.Patch)); err != nil {
+	patch, err := onlyIfUnchanged(svc, response.Patch)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if err := r.Client.Patch(ctx, svc, patch); err != nil {
 		return reconcile.Result{}, fmt.Errorf("write addresses and ports: %w", err)
 	}
 	return reconcile.Result{}, r.report(ctx, svc, nil)
+}
+
+// onlyIfUnchanged returns a JSON patch that the API server refuses when the
+// Service is no longer what it was made for: its ports may have moved, or it may
+// have been given what it lacked.
+func onlyIfUnchanged(svc *corev1.Service, patch []byte) (client.Patch, error) {
+	var operations []jsonpatch.Operation
+	if err := json.Unmarshal(patch, &operations); err != nil {
+		return nil, fmt.Errorf("read grant: %w", err)
+	}
+	test := jsonpatch.NewOperation("test", "/metadata/resourceVersion", svc.ResourceVersion)
+	out, err := json.Marshal(append([]jsonpatch.Operation{test}, operations...))
+	if err != nil {
+		return nil, fmt.Errorf("write grant: %w", err)
+	}
+	return client.RawPatch(types.JSONPatchType, out), nil
 }
 
 // problems are those of all Services, for the pools' status and the metrics.

@@ -50,7 +50,7 @@ func setupAllocation(mgr ctrl.Manager, opts Options) error {
 	}
 	b := newServiceBook(mgr.GetCache(), config)
 	t := newTerm(mgr.GetConfig(), opts.SystemNamespace, opts.Allocation.Peers.Address, b.synced)
-	audit := &portAudit{client: mgr.GetClient(), book: b, term: t, namespace: opts.SystemNamespace, wanted: make(chan time.Duration, 1)}
+	audit := newPortAudit(mgr.GetClient(), b, t, opts.SystemNamespace)
 	b.unproven = func() { audit.next(auditNow) }
 	t.prepare = audit.begin
 	keeper := &holdKeeper{client: mgr.GetClient(), book: b, term: t}
@@ -58,6 +58,10 @@ func setupAllocation(mgr ctrl.Manager, opts Options) error {
 		if err := mgr.Add(runnable); err != nil {
 			return err
 		}
+	}
+	// Until then nobody is to be sent here who could be served elsewhere.
+	if err := mgr.AddReadyzCheck("allocation", b.ready); err != nil {
+		return err
 	}
 	allocator := &ServiceAllocator{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(),

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"net/netip"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	admissionv1 "k8s.io/api/admission/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/uuid"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
+
+	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/alloc"
+	"github.com/causeway-lb/causeway/internal/alloc/book"
+)
+
+// oldNews is an API server whose answers arrive after something else has happened.
+type oldNews struct {
+	client.Client
+	meanwhile func()
+}
+
+func (o *oldNews) Get(ctx context.Context, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+	err := o.Client.Get(ctx, key, obj, opts...)
+	o.meanwhile()
+	return err
+}
+
+// successor is a term that another replica seems to hold, until it is this one's.
+type successor struct {
+	address string
+	mine    atomic.Bool
+}
+
+func (s *successor) held() bool       { return s.mine.Load() }
+func (s *successor) holder() string   { return s.address }
+func (s *successor) turn() alloc.Turn { return alloc.Turn{} }
+
+var _ = Describe("a book that is behind, or ahead", func() {
+	// bookOf is a book of its own with a pool for everybody.
+	bookOf := func(ranges ...v1alpha1.AddressRange) *serviceBook {
+		GinkgoHelper()
+		b := newServiceBook(nil, book.Config{})
+		b.book.SetServiceCIDRs([]netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")})
+		Expect(b.book.SetClusterIPPool(&v1alpha1.ClusterIPPool{
+			ObjectMeta: metav1.ObjectMeta{Name: "p"},
+			Spec:       v1alpha1.ClusterIPPoolSpec{Ranges: ranges, Quarantine: &metav1.Duration{Duration: time.Hour}},
+		})).To(Succeed())
+		Expect(b.book.SetNodePortPool(&v1alpha1.NodePortPool{
+			ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: v1alpha1.NodePortPoolSpec{Ranges: []v1alpha1.PortRange{"31440-31459"}},
+		})).To(Succeed())
+		close(b.synced)
+		return b
+	}
+	created := func(svc *corev1.Service) admission.Request {
+		GinkgoHelper()
+		raw, err := json.Marshal(svc)
+		Expect(err).NotTo(HaveOccurred())
+		return admission.Request{AdmissionRequest: admissionv1.AdmissionRequest{
+			UID: uuid.NewUUID(), Operation: admissionv1.Create, Namespace: svc.Namespace, Name: svc.Name, Object: runtime.RawExtension{Raw: raw},
+		}}
+	}
+
+	It("keeps no address from the API server that a Service is just given", func(ctx SpecContext) {
+		b := bookOf("10.96.43.1-10.96.43.9")
+		keeper := &holdKeeper{client: k8sClient, book: b, term: everHolder{}}
+		address := netip.MustParseAddr("10.96.43.7")
+		owner := alloc.Owner{Namespace: "shop", Name: "web", UID: "first"}
+		hold := &networkingv1.IPAddress{ObjectMeta: metav1.ObjectMeta{Name: address.String()}}
+		deleteAfterwards(hold)
+		there := func() bool {
+			GinkgoHelper()
+			err := k8sClient.Get(ctx, client.ObjectKeyFromObject(hold), hold)
+			Expect(client.IgnoreNotFound(err)).To(Succeed())
+			return err == nil
+		}
+		ledger := b.book.Addresses(corev1.IPv4Protocol)
+		ledger.Observe(owner, []netip.Addr{address}, time.Now())
+		ledger.Forget(owner, time.Now())
+		Expect(keeper.sync(ctx)).To(Succeed())
+		Expect(there()).To(BeTrue(), "it rests")
+		b.with(func(*book.Book) { b.setIPAddress(&metav1.PartialObjectMetadata{ObjectMeta: hold.ObjectMeta}) })
+
+		again := alloc.Owner{Namespace: "shop", Name: "web", UID: "request"}
+		lease := ledger.Leases(address)[0]
+		Expect(ledger.Take(address, alloc.Ask{Owner: again, Now: time.Now(), Hold: time.Minute})).To(Succeed())
+		Expect(client.IgnoreNotFound(k8sClient.Delete(ctx, hold))).To(Succeed()) // as the webhook does
+		b.with(func(*book.Book) { b.forgetIPAddress(&metav1.PartialObjectMetadata{ObjectMeta: hold.ObjectMeta}) })
+		Expect(keeper.sync(ctx)).To(Succeed())
+		Expect(there()).To(BeFalse(), "the API server is about to book it")
+		Expect(keeper.create(ctx, lease)).To(Succeed())
+		Expect(there()).To(BeFalse(), "not even if it was wanted a moment ago")
+
+		ledger.Drop(address, again)
+		Expect(keeper.sync(ctx)).To(Succeed())
+		Expect(there()).To(BeTrue(), "it rests on")
+	})
+
+	It("learns of no Service whose end it was told of", func(ctx SpecContext) {
+		b := bookOf("10.96.43.16/28")
+		svc := newService(newNamespace(ctx), "web", nil)
+		create(ctx, svc)
+		slow := &oldNews{Client: k8sClient, meanwhile: func() {
+			gone := svc.DeepCopy()
+			Expect(k8sClient.Delete(ctx, gone)).To(Succeed())
+			later := newService(svc.Namespace, "later", nil)
+			create(ctx, later)
+			gone.ResourceVersion = later.ResourceVersion // no older than that of its deletion
+			b.with(func(*book.Book) { b.forgetService(gone) })
+		}}
+		b.with(func(*book.Book) { b.setService(svc) })
+		Expect(b.correct(ctx, slow, book.OwnerOf(svc))).To(Succeed())
+		Expect(b.book.Addresses(corev1.IPv4Protocol).Has(book.OwnerOf(svc))).To(BeEmpty())
+
+		By("one that it has not heard of yet")
+		late := newService(svc.Namespace, "late", nil)
+		create(ctx, late)
+		Expect(b.correct(ctx, k8sClient, alloc.Owner{Namespace: late.Namespace, Name: late.Name, UID: "request"})).To(Succeed())
+		Expect(b.book.Addresses(corev1.IPv4Protocol).Has(book.OwnerOf(late))).To(HaveLen(1))
+	})
+
+	It("takes no address for booked for ever that was freed while it looked", func(ctx SpecContext) {
+		b := bookOf("10.96.43.32/28")
+		address := netip.MustParseAddr("10.96.43.40")
+		booking := &networkingv1.IPAddress{ObjectMeta: metav1.ObjectMeta{Name: address.String(), ResourceVersion: "100"}}
+		gone := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: address.String(), ResourceVersion: "101"}}
+		b.with(func(*book.Book) { b.forgetIPAddress(gone) })
+		b.deny(address, alloc.Owner{Namespace: "shop", Name: "web"}, booking)
+		Expect(b.book.Addresses(corev1.IPv4Protocol).IsBooked(address)).To(BeFalse())
+		booking.ResourceVersion = "102"
+		b.deny(address, alloc.Owner{Namespace: "shop", Name: "web"}, booking)
+		Expect(b.book.Addresses(corev1.IPv4Protocol).IsBooked(address)).To(BeTrue())
+	})
+
+	It("gives nothing to a Service that is no longer what it was", func(ctx SpecContext) {
+		ns := newNamespace(ctx)
+		svc := newService(ns, "web", func(svc *corev1.Service) {
+			svc.Spec.Type, svc.Spec.ClusterIP = corev1.ServiceTypeNodePort, "10.96.43.50"
+		})
+		create(ctx, svc)
+		stale := svc.DeepCopy()
+		stale.Spec.Ports[0].NodePort = 0 // as it may have been before
+		Expect(k8sClient.Patch(ctx, svc, client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":{"touched":"yes"}}}`)))).To(Succeed())
+		r := &ServiceAddressReconciler{Client: k8sClient, allocator: &ServiceAllocator{
+			Client: k8sClient, Live: k8sClient, book: bookOf("10.96.43.48/28"), term: everHolder{},
+		}}
+		_, err := r.allocate(ctx, stale)
+		Expect(err).To(MatchError(ContainSubstring("write addresses and ports")))
+		Expect(refresh(ctx, svc.DeepCopy())(Default).Spec).To(Equal(svc.Spec))
+	})
+
+	It("asks the successor of a replica that takes requests and answers none", func(ctx SpecContext) {
+		certs := testEnv.WebhookInstallOptions.LocalServingCertDir
+		certificate, err := tls.LoadX509KeyPair(filepath.Join(certs, "tls.crt"), filepath.Join(certs, "tls.key"))
+		Expect(err).NotTo(HaveOccurred())
+		silent, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{certificate}})
+		Expect(err).NotTo(HaveOccurred())
+		DeferCleanup(silent.Close)
+		term := &successor{address: silent.Addr().String()}
+		go func() {
+			conn, err := silent.Accept()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			_, _ = conn.Read(make([]byte, 1<<20)) // the request
+			term.mine.Store(true)                 // its lease has ended meanwhile
+			<-ctx.Done()
+		}()
+		allocator := &ServiceAllocator{
+			Client: k8sClient, Live: k8sClient, book: bookOf("10.96.43.64/28"), term: term,
+			peer: newPeer(Peers{ServerName: "127.0.0.1", CA: func(context.Context) ([]byte, error) {
+				return testEnv.WebhookInstallOptions.LocalServingCAData, nil
+			}}, v1alpha1.SystemNamespace, k8sClient),
+		}
+		response := allocator.Handle(ctx, created(newService(newNamespace(ctx), "web", nil)))
+		Expect(response.Warnings).To(BeEmpty())
+		Expect(response.Patches).To(ContainElement(HaveField("Path", "/spec/clusterIP")))
+	}, SpecTimeout(time.Minute))
+
+	It("waits for no other audit when a term begins", func(ctx SpecContext) {
+		audit := newPortAudit(k8sClient, bookOf("10.96.43.80/28"), everHolder{}, v1alpha1.SystemNamespace)
+		audit.running <- struct{}{} // one that does not come to its end
+		short, cancel := context.WithTimeout(ctx, time.Millisecond)
+		defer cancel()
+		done := make(chan struct{})
+		go func() { audit.begin(short); close(done) }()
+		Eventually(done).Should(BeClosed())
+	})
+})
