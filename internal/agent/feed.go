@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
 // feed puts what a reflector reads into the Store. It implements
@@ -241,11 +242,15 @@ func stripService(svc *corev1.Service) *corev1.Service {
 	}
 }
 
-// stripSlice keeps addresses, conditions, hints and node names; names of
+// stripSlice keeps addresses, conditions, hints, the weight and node names; names of
 // nodes are the same string everywhere. The Store's lock is held.
 func (s *Store) stripSlice(sl *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
+	var annotations map[string]string
+	if weight, ok := sl.Annotations[model.WeightAnnotation]; ok {
+		annotations = map[string]string{model.WeightAnnotation: weight}
+	}
 	out := &discoveryv1.EndpointSlice{
-		ObjectMeta:  stripMeta(sl.ObjectMeta, nil, nil),
+		ObjectMeta:  stripMeta(sl.ObjectMeta, nil, annotations),
 		AddressType: sl.AddressType,
 		Ports:       sl.Ports,
 		Endpoints:   make([]discoveryv1.Endpoint, len(sl.Endpoints)),

@@ -13,6 +13,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
+
+	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
 func nn(name string) types.NamespacedName {
@@ -124,6 +126,7 @@ func TestReplace(t *testing.T) {
 func TestStripKeepsWhatPoliciesReadAndTheOriginal(t *testing.T) {
 	s := NewStore()
 	original := sliceOf("web-1", "web", "10.244.1.2", "10.244.1.3")
+	original.Annotations[model.WeightAnnotation] = "3"
 	before := original.DeepCopy()
 	must(t, s.sliceFeed().Add(original))
 	if diff := cmp.Diff(before, original); diff != "" {
@@ -132,6 +135,9 @@ func TestStripKeepsWhatPoliciesReadAndTheOriginal(t *testing.T) {
 	got := s.Slices(nn("web"))[0]
 	if len(got.Endpoints) != 2 || got.Endpoints[0].TargetRef != nil || len(got.Endpoints[0].Addresses) != 1 || *got.Endpoints[0].NodeName != "node-1" {
 		t.Errorf("stripped to %+v", got.Endpoints)
+	}
+	if diff := cmp.Diff(map[string]string{model.WeightAnnotation: "3"}, got.Annotations); diff != "" {
+		t.Errorf("annotations (-want +got):\n%s", diff)
 	}
 	if got.Endpoints[0].NodeName != got.Endpoints[1].NodeName {
 		t.Error("the node's name is there twice")

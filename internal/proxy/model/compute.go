@@ -118,7 +118,7 @@ func (c *computation) family(clusterIP netip.Addr) {
 			c.problem("InvalidPort", "port %d/%s cannot be programmed: use TCP, UDP or SCTP and 1-65535", port.Port, port.Protocol)
 			continue
 		}
-		cs := candidates(c.in.Slices, fam, port, proto, c.node)
+		cs := c.candidates(fam, port, proto)
 		c.countLocal(cs)
 		t := newTargets(svc, choose(cs, c.node))
 		serving := servingOf(cs, proto)

@@ -6,10 +6,34 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 )
+
+// WeightAnnotation on an EndpointSlice gives each of its endpoints that share of
+// new connections relative to others of the Service, from 1 to MaxWeight; 1 is
+// the share of those without.
+const WeightAnnotation = "causeway.dev/weight"
+
+// MaxWeight bounds weights: tables grow with their sum.
+const MaxWeight = 100
+
+// weight is the slice's, 1 and a problem if that is none.
+func (c *computation) weight(sl *sliceT) uint16 {
+	raw, ok := sl.Annotations[WeightAnnotation]
+	if !ok {
+		return 1
+	}
+	n, err := strconv.ParseUint(raw, 10, 16)
+	if err != nil || n < 1 || n > MaxWeight {
+		c.problem("InvalidWeight", "EndpointSlice %s has annotation %s=%q, which counts as 1: use a whole number from 1 to %d; "+
+			"endpoints that are to get no connections must not be ready", sl.Name, WeightAnnotation, raw, MaxWeight)
+		return 1
+	}
+	return uint16(n)
+}
 
 // candidate is one endpoint of one Service port with all that the choice
 // among endpoints depends on.
@@ -28,7 +52,8 @@ func (c *candidate) fallback() bool { return c.serving && c.terminating }
 // candidates collects the endpoints of one port from the slices of one
 // family. Slices that do not carry the port are ignored, as are endpoints
 // whose address does not parse.
-func candidates(sls []*discoveryv1.EndpointSlice, fam Family, port *corev1.ServicePort, proto Protocol, node *nodeFacts) []candidate {
+func (c *computation) candidates(fam Family, port *corev1.ServicePort, proto Protocol) []candidate {
+	sls := c.in.Slices
 	n := 0
 	for _, sl := range sls {
 		if sliceFamily(sl) == fam {
@@ -45,9 +70,10 @@ func candidates(sls []*discoveryv1.EndpointSlice, fam Family, port *corev1.Servi
 			if !ok {
 				continue
 			}
+			weight := c.weight(sl)
 			for j := range sl.Endpoints {
-				if c, ok := newCandidate(&sl.Endpoints[j], fam, number, node); ok {
-					cs = append(cs, c)
+				if cand, ok := newCandidate(&sl.Endpoints[j], fam, number, weight, c.node); ok {
+					cs = append(cs, cand)
 				}
 			}
 		}
@@ -82,7 +108,7 @@ func slicePort(p *discoveryv1.EndpointPort, name string, proto Protocol) (uint16
 	return uint16(*p.Port), got == name && string(gotProto) == proto.String()
 }
 
-func newCandidate(ep *discoveryv1.Endpoint, fam Family, port uint16, node *nodeFacts) (candidate, bool) {
+func newCandidate(ep *discoveryv1.Endpoint, fam Family, port, weight uint16, node *nodeFacts) (candidate, bool) {
 	if len(ep.Addresses) == 0 {
 		return candidate{}, false
 	}
@@ -95,7 +121,7 @@ func newCandidate(ep *discoveryv1.Endpoint, fam Family, port uint16, node *nodeF
 		return candidate{}, false
 	}
 	c := candidate{
-		Endpoint:    Endpoint{AddrPort: netip.AddrPortFrom(addr, port), Weight: 1},
+		Endpoint:    Endpoint{AddrPort: netip.AddrPortFrom(addr, port), Weight: weight},
 		ready:       isTrue(ep.Conditions.Ready, true),
 		serving:     isTrue(ep.Conditions.Serving, true),
 		terminating: isTrue(ep.Conditions.Terminating, false),

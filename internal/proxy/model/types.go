@@ -166,8 +166,8 @@ type Endpoint struct {
 	AddrPort netip.AddrPort
 	// Local says that it runs on this node.
 	Local bool
-	// Weight is its share of new connections relative to the others, at least 1.
-	// The API has no weights: Compute gives every endpoint 1.
+	// Weight is its share of new connections relative to the others, from 1 to
+	// MaxWeight: that of its slice's WeightAnnotation.
 	Weight uint16
 }
 

@@ -146,3 +146,31 @@ func TestManyEndpointsWithPackets(t *testing.T) {
 		}
 	}
 }
+
+// An endpoint of nine times the weight gets nine times the connections.
+func TestWeightsWithPackets(t *testing.T) {
+	b := newBackend(t)
+	defer mustCleanup(t, b)
+	manyPods(t)
+	nstest.Everywhere(t)
+	light, heavy := netip.MustParseAddr("10.244.9.1"), netip.MustParseAddr("10.244.9.2")
+	target := &model.Target{Endpoints: []model.Endpoint{
+		{AddrPort: netip.AddrPortFrom(light, 8080), Local: true, Weight: 1},
+		{AddrPort: netip.AddrPortFrom(heavy, 8080), Local: true, Weight: 9},
+	}}
+	frontend := netip.MustParseAddr("10.96.0.0")
+	mustSync(t, b, model.Desired{Services: map[types.NamespacedName]*model.Service{name(0): {
+		Name: name(0), Frontends: []model.Frontend{{
+			Key: model.Key{Addr: frontend, Port: 80, Protocol: model.TCP}, Inside: target, Outside: target,
+		}},
+	}}})
+	// Of 600, 60 are for the light one; less than 20 or more than 110 does not
+	// happen by chance.
+	reached := map[netip.Addr]int{}
+	for range 600 {
+		reached[from(t, netip.MustParseAddr("10.244.9.200"), frontend)]++
+	}
+	if n := reached[light]; n < 20 || n > 110 || n+reached[heavy] != 600 {
+		t.Errorf("of 600 connections %v, want about 60 to %s", reached, light)
+	}
+}

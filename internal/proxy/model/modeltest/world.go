@@ -183,6 +183,9 @@ func (w *World) slices(svc *corev1.Service) []*discoveryv1.EndpointSlice {
 			ObjectMeta:  metav1.ObjectMeta{Namespace: svc.Namespace, Name: fmt.Sprintf("%s-%d", svc.Name, i)},
 			AddressType: discoveryv1.AddressTypeIPv4,
 		}
+		if w.chance(10) {
+			sl.Annotations = map[string]string{model.WeightAnnotation: []string{"3", "100", "nonsense"}[w.rand.IntN(3)]}
+		}
 		if v6 {
 			sl.AddressType = discoveryv1.AddressTypeIPv6
 		}
