@@ -263,6 +263,29 @@ func TestAffinityOutlivesTheProcess(t *testing.T) {
 	}
 }
 
+// A client that has stayed away for the time-out is led anywhere again.
+func TestAffinityEnds(t *testing.T) {
+	b := newBackend(t)
+	nstest.Everywhere(t)
+	var pods []string
+	for i := range 8 {
+		pods = append(pods, fmt.Sprintf("10.244.1.%d", 10+i))
+	}
+	listenNames(t, pods...)
+	d := withEndpoints(pods...)
+	d.Services[name(0)].Frontends[0].Inside.Affinity = time.Second
+	mustSync(t, b, d)
+	home := who(t, "10.96.0.0:80")
+	// One in eight leads to the same one by chance: ten in a row do not.
+	for range 10 {
+		time.Sleep(1200 * time.Millisecond) // the client stays away
+		if who(t, "10.96.0.0:80") != home {
+			return
+		}
+	}
+	t.Errorf("still led to %s", home)
+}
+
 func without(all []string, one string) []string {
 	var out []string
 	for _, a := range all {
