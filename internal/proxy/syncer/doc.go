@@ -17,8 +17,9 @@
 //     the resync interval, everything is read back and compared.
 //   - A Service that the Backend reports as refused holds nobody up: it counts
 //     as not yet synced, and is tried again when it changes and on a timer.
-//   - Status says InSync only between a successful Sync and the next reason to
-//     doubt it.
+//   - Status says InSync from a successful Sync until one fails. What others do
+//     to the kernel meanwhile is repaired by the Sync that finds it: until then
+//     Status does not know of it.
 //
 // # Non-goals
 //
