@@ -291,7 +291,6 @@ func TestDriftIsRepairedAndTold(t *testing.T) {
 	s := start(t, Config{Backend: k, Source: w, Node: w.w.Node, Drifted: func(r backend.Report) { told <- r }})
 	want := w.desired(w.w.Node).Services
 	eventually(t, "in sync", func() bool { return s.Status().InSync })
-	before := time.Now()
 	k.harm(func(m map[types.NamespacedName]*model.Service) {
 		for name := range m {
 			m[name] = &model.Service{Name: name}
@@ -299,9 +298,6 @@ func TestDriftIsRepairedAndTold(t *testing.T) {
 		}
 	})
 	eventually(t, "repaired", func() bool { return equal(want, k.has()) })
-	if took := time.Since(before); took > time.Second {
-		t.Errorf("repaired after %v", took)
-	}
 	if r := <-told; r.Drift != 1 {
 		t.Errorf("told of %d objects, want 1", r.Drift)
 	}
