@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/types"
@@ -270,3 +271,38 @@ func FuzzParse(f *testing.F) {
 }
 
 func mustAddrPort(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
+
+// A port's chains, with which goes what is remembered of its clients, keep
+// their names when another port comes, loses its endpoints or goes.
+func TestChainsOfOtherPorts(t *testing.T) {
+	frontend := func(port uint16, endpoints ...string) model.Frontend {
+		tgt := &model.Target{Action: model.Reject, Affinity: time.Hour}
+		for _, e := range endpoints {
+			tgt.Action = model.Forward
+			tgt.Endpoints = append(tgt.Endpoints, model.Endpoint{AddrPort: mustAddrPort(e), Weight: 1})
+		}
+		return model.Frontend{Key: model.Key{Addr: mustAddrPort("10.96.0.10:0").Addr(), Port: port, Protocol: model.TCP}, Inside: tgt, Outside: tgt}
+	}
+	https := frontend(443, "10.244.2.1:8443", "10.244.2.2:8443")
+	// lists are those of the endpoints of https, by endpoint.
+	lists := func(frontends ...model.Frontend) map[string]string {
+		r := renderer{fam: model.IPv4, marks: newMarks(DefaultMark)}
+		all := r.service(&model.Service{Name: types.NamespacedName{Namespace: "default", Name: "web"}, Frontends: frontends})
+		out := map[string]string{}
+		for i, text := range all {
+			if _, to, found := strings.Cut(text, "--to-destination "); found && strings.HasSuffix(to, ":8443") {
+				out[to] = all[id{nat, i.chain, "0"}]
+			}
+		}
+		return out
+	}
+	want := lists(https)
+	if len(want) != 2 {
+		t.Fatalf("lists of clients %v, want one for each endpoint", want)
+	}
+	for _, before := range []model.Frontend{frontend(80, "10.244.2.1:8080"), frontend(80)} {
+		if diff := cmp.Diff(want, lists(before, https)); diff != "" {
+			t.Errorf("lists of clients (-want +got):\n%s", diff)
+		}
+	}
+}

@@ -88,17 +88,20 @@ func (r *renderer) service(svc *model.Service) rules {
 	type distinct struct {
 		*model.Target
 		model.Protocol
+		chain string
 	}
 	var targets []distinct
-	target := func(t *model.Target, p model.Protocol) string {
-		for i, o := range targets {
-			if o.Protocol == p && o.Target.Equal(t) {
-				return name("T", svc.Name, r.fam, i)
+	// The first view of a frontend that has a target names its chain: that is
+	// the ClusterIP as a rule, and other ports change nothing about it.
+	target := func(t *model.Target, of model.Key, outside bool) string {
+		for _, o := range targets {
+			if o.Protocol == of.Protocol && o.Target.Equal(t) {
+				return o.chain
 			}
 		}
-		targets = append(targets, distinct{t, p})
-		chain := name("T", svc.Name, r.fam, len(targets)-1)
-		r.target(out, chain, t, p)
+		chain := name("T", svc.Name, of, outside)
+		targets = append(targets, distinct{t, of.Protocol, chain})
+		r.target(out, chain, t, of.Protocol)
 		return chain
 	}
 	for i := range svc.Frontends {
@@ -106,23 +109,23 @@ func (r *renderer) service(svc *model.Service) rules {
 		if f.Family() != r.fam {
 			continue
 		}
-		r.frontend(out, f, false, jump(f.Inside, f.Protocol, target))
+		r.frontend(out, f, false, jump(f.Inside, func() string { return target(f.Inside, f.Key, false) }))
 		if !f.Outside.Equal(f.Inside) {
-			r.frontend(out, f, true, jump(f.Outside, f.Protocol, target))
+			r.frontend(out, f, true, jump(f.Outside, func() string { return target(f.Outside, f.Key, true) }))
 		}
 	}
 	return out
 }
 
 // jump is the end of a rule that leads to a target.
-func jump(t *model.Target, p model.Protocol, target func(*model.Target, model.Protocol) string) string {
+func jump(t *model.Target, chain func() string) string {
 	switch t.Action {
 	case model.Reject:
 		return "-g " + chainReject
 	case model.Drop:
 		return "-g " + chainDrop
 	}
-	return "-g " + target(t, p)
+	return "-g " + chain()
 }
 
 func protocol(p model.Protocol) string {
