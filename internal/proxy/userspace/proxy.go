@@ -156,12 +156,24 @@ func (p *proxy) find(at netip.AddrPort, proto model.Protocol) *frontend {
 	return p.frontends[model.Key{Addr: model.FamilyOf(addr).Unspecified(), Port: at.Port(), Protocol: proto}]
 }
 
-// isFrontend says that an endpoint is an address of Services itself. The proxy
-// would dial itself for ever.
+// isFrontend says that an endpoint is an address of Services itself, or a
+// NodePort of this node. The proxy would dial itself for ever.
 func (p *proxy) isFrontend(ep netip.AddrPort, proto model.Protocol) bool {
 	p.mu.RLock()
-	defer p.mu.RUnlock()
-	return p.frontends[model.Key{Addr: ep.Addr(), Port: ep.Port(), Protocol: proto}] != nil
+	address := p.frontends[model.Key{Addr: ep.Addr(), Port: ep.Port(), Protocol: proto}] != nil
+	nodePort := p.frontends[model.Key{Addr: model.FamilyOf(ep.Addr()).Unspecified(), Port: ep.Port(), Protocol: proto}] != nil
+	p.mu.RUnlock()
+	return address || nodePort && isLocal(ep.Addr())
+}
+
+// isLocal says whether an address is this node's: a socket can be bound to it.
+func isLocal(a netip.Addr) bool {
+	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))
+	if err != nil {
+		return false
+	}
+	_ = c.Close()
+	return true
 }
 
 // put takes over the frontends of some Services.

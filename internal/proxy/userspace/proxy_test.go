@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/causeway-lb/causeway/internal/proxy/model"
@@ -537,7 +538,7 @@ func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
 func TestChecksum(t *testing.T) {
 	// A datagram whose sum over everything, checksum included, is all ones.
-	for range 1000 {
+	for range 3000 {
 		b := make([]byte, udpHeader+rand.IntN(64))
 		for i := range b {
 			b[i] = byte(rand.Uint32())
@@ -552,5 +553,26 @@ func TestChecksum(t *testing.T) {
 		if again := checksum(b, from, to); again != 0xffff {
 			t.Fatalf("checksum over %x: %#x, want 0xffff", b, again)
 		}
+	}
+}
+
+// So is one whose endpoint is its own NodePort: the proxy would dial itself
+// until no file descriptor is left.
+func TestNodePortOfItself(t *testing.T) {
+	const nodeIP = "192.0.2.11"
+	b := newNode(t, Config{MaxDescriptors: 600})
+	nstest.Loopback(t, nodeIP+"/32")
+	d := desired(model.TCP, 0, nodeIP+":30080")
+	svc := d.Services[web]
+	port := svc.Frontends[0]
+	port.Kind, port.Key.Addr, port.Key.Port = model.NodePort, netip.IPv4Unspecified(), 30080
+	svc.Frontends = append(svc.Frontends, port)
+	mustSync(t, b, d)
+	mustBeReset(t, "a Service whose endpoint is its own NodePort")
+	if n := testutil.ToFloat64(b.proxy.metrics.refused.WithLabelValues(tcp, reasonLimit)); n > 0 {
+		t.Errorf("%v connections were refused for want of descriptors", n)
+	}
+	if n := testutil.ToFloat64(b.proxy.metrics.refused.WithLabelValues(tcp, reasonNoEndpoint)); n != 1 {
+		t.Errorf("%v connections found no endpoint, want the one", n)
 	}
 }
