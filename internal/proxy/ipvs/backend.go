@@ -242,17 +242,43 @@ func (b *Backend) Sync(ctx context.Context, want model.Desired, changed []types.
 	return report, nil
 }
 
-// SchedulerUnsupported is the reason of the Problem of a Service that asks for a
-// scheduler that the kernel lacks.
-const SchedulerUnsupported = "SchedulerUnsupported"
+// Reasons of the Problems of Services.
+const (
+	// SchedulerUnsupported is a scheduler that the kernel lacks.
+	SchedulerUnsupported = "SchedulerUnsupported"
+	// AffinityTimeoutUnsupported is affinity behind a mark.
+	AffinityTimeoutUnsupported = "AffinityTimeoutUnsupported"
+)
 
+// problems are what the mode cannot do of a Service.
 func (b *Backend) problems(svc *model.Service) []model.Problem {
-	if !b.lacking[svc.Scheduler] {
-		return nil
+	var ps []model.Problem
+	if b.lacking[svc.Scheduler] {
+		ps = append(ps, model.Problem{Service: svc.Name, Reason: SchedulerUnsupported, Message: fmt.Sprintf(
+			"the kernel of this node lacks the IPVS scheduler %[1]s and uses %[2]s: load the module ip_vs_%[1]s there and restart the agent, or choose another one",
+			svc.Scheduler, b.available(svc.Scheduler))})
 	}
-	return []model.Problem{{Service: svc.Name, Reason: SchedulerUnsupported, Message: fmt.Sprintf(
-		"the kernel of this node lacks the IPVS scheduler %[1]s and uses %[2]s: load the module ip_vs_%[1]s there and restart the agent, or choose another one",
-		svc.Scheduler, b.available(svc.Scheduler))}}
+	if where := hashedAffinity(svc); where != "" {
+		ps = append(ps, model.Problem{Service: svc.Name, Reason: AffinityTimeoutUnsupported, Message: fmt.Sprintf(
+			"%s: proxy mode ipvs keeps a client with its endpoint by a hash of the client's address there, without the time-out of sessionAffinityConfig; "+
+				"use mode nftables or iptables if the time-out matters", where)})
+	}
+	return ps
+}
+
+// hashedAffinity names the first frontend whose affinity has no time-out.
+func hashedAffinity(svc *model.Service) string {
+	for i := range svc.Frontends {
+		f := &svc.Frontends[i]
+		switch {
+		case f.Inside.Affinity+f.Outside.Affinity == 0:
+		case f.Kind == model.NodePort:
+			return fmt.Sprintf("NodePort %d/%s", f.Port, f.Protocol)
+		case f.Inside.Affinity > 0 && !f.Outside.Equal(f.Inside):
+			return fmt.Sprintf("%s/%s from this node and its Pods", netip.AddrPortFrom(f.Addr, f.Port), f.Protocol)
+		}
+	}
+	return ""
 }
 
 func (b *Backend) sync(ctx context.Context, want model.Desired, changed []types.NamespacedName, full bool) (backend.Report, error) {

@@ -247,6 +247,37 @@ func TestSchedulerOfTheNodeIsMissing(t *testing.T) {
 	}
 }
 
+// Where affinity has no time-out the Service's owner is told, and nowhere else.
+func TestAffinityWithoutTimeoutIsAProblem(t *testing.T) {
+	b := newFakeBackend(newFakeKernel(), Config{})
+	defer b.Close()
+	sticky, local := target(addrA, addrB), target(addrA)
+	sticky.Affinity, local.Affinity = time.Hour, time.Hour
+	balancer := func(inside, outside *model.Target) *model.Service {
+		svc := web(model.TCP, inside, outside)
+		svc.Frontends[1].Kind, svc.Frontends[1].Addr = model.LoadBalancerIP, netip.MustParseAddr("192.0.2.200")
+		return svc
+	}
+	clusterIP := web(model.TCP, sticky, sticky)
+	clusterIP.Frontends = clusterIP.Frontends[:1]
+	for _, tc := range []struct {
+		name string
+		svc  *model.Service
+		want string // in the message; "" is none
+	}{
+		{"ClusterIP", clusterIP, ""},
+		{"NodePort", web(model.TCP, sticky, sticky), "NodePort 30080/TCP"},
+		{"NodePort without affinity", web(model.TCP, target(addrA), target(addrA)), ""},
+		{"load balancer IP", balancer(sticky, sticky), ""},
+		{"load balancer IP, policy Local", balancer(sticky, local), "192.0.2.200:30080/TCP"},
+	} {
+		ps := mustSync(t, b, tc.svc).Problems
+		if tc.want == "" && len(ps) > 0 || tc.want != "" && (len(ps) != 1 || ps[0].Reason != AffinityTimeoutUnsupported || !strings.Contains(ps[0].Message, tc.want)) {
+			t.Errorf("%s: problems %v, want %q", tc.name, ps, tc.want)
+		}
+	}
+}
+
 // Packets are led to what exists only.
 func TestOrder(t *testing.T) {
 	k := newFakeKernel()
