@@ -443,14 +443,14 @@ func (b *Backend) Cleanup(ctx context.Context) error {
 
 // Watch implements backend.Watcher for the tables. Virtual servers and routes
 // have no notifications that would tell others' changes from our own; they are
-// compared when the tables are, when the node loses an address, and on the timer.
+// compared when the tables are, when the node gets or loses an address, and on
+// the timer.
 func (b *Backend) Watch(ctx context.Context, notify func()) error {
 	m, err := nfnl.NewMonitor(b.port)
 	if err != nil {
 		return err
 	}
 	defer m.Close()
-	// With an address go the routes that have it as their source.
 	addresses := make(chan netlink.AddrUpdate, 16)
 	if err := netlink.AddrSubscribe(addresses, ctx.Done()); err != nil {
 		return fmt.Errorf("watch addresses: %w", err)
@@ -468,7 +468,7 @@ func (b *Backend) Watch(ctx context.Context, notify func()) error {
 				if !ok {
 					return
 				}
-				if !u.NewAddr {
+				if b.concerns(u) {
 					notify()
 				}
 			}
@@ -480,4 +480,18 @@ func (b *Backend) Watch(ctx context.Context, notify func()) error {
 			notify()
 		}
 	})
+}
+
+// concerns says whether the news about an address changes anything: with an
+// address go the routes that have it as their source, and a Service's address
+// that is the node's own is treated differently. Those of links come and go
+// with every Pod, and others are told of again and again.
+func (b *Backend) concerns(u netlink.AddrUpdate) bool {
+	a, ok := netip.AddrFromSlice(u.LinkAddress.IP)
+	if !ok || a.Unmap().IsLinkLocalUnicast() {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.have.own[a.Unmap()] != u.NewAddr
 }
