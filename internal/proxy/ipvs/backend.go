@@ -451,35 +451,32 @@ func (b *Backend) Watch(ctx context.Context, notify func()) error {
 		return err
 	}
 	defer m.Close()
-	addresses := make(chan netlink.AddrUpdate, 16)
-	if err := netlink.AddrSubscribe(addresses, ctx.Done()); err != nil {
-		return fmt.Errorf("watch addresses: %w", err)
-	}
 	var watch sync.WaitGroup
 	defer watch.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	watching, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	addresses := make(chan netlink.AddrUpdate)
+	if err := netlink.AddrSubscribe(addresses, watching.Done()); err != nil {
+		return fmt.Errorf("watch addresses: %w", err)
+	}
 	watch.Go(func() {
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case u, ok := <-addresses:
-				if !ok {
-					return
-				}
-				if b.concerns(u) {
-					notify()
-				}
+		for u := range addresses { // until the socket is closed, or fails
+			if watching.Err() == nil && b.concerns(u) {
+				notify()
 			}
 		}
+		cancel(errors.New("watch addresses: the kernel told more than was read"))
 	})
 	notify() // what happened before the monitor listened is unknown
-	return m.Run(ctx, func(t nfnl.Table) {
+	err = m.Run(watching, func(t nfnl.Table) {
 		if t.Name == Name || t.Name == "" {
 			notify()
 		}
 	})
+	if err == nil && ctx.Err() == nil {
+		err = context.Cause(watching)
+	}
+	return err
 }
 
 // concerns says whether the news about an address changes anything: with an

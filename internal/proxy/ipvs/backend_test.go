@@ -3,6 +3,7 @@
 package ipvs
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -21,6 +22,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/proxy/backend/backendtest"
 	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/proxy/nstest"
 )
 
 func TestContractOnFake(t *testing.T) {
@@ -332,6 +334,34 @@ func TestAddressesThatConcern(t *testing.T) {
 		if got := b.concerns(u); got != tc.want {
 			t.Errorf("%s comes %v: concerns %v, want %v", tc.address, tc.comes, got, tc.want)
 		}
+	}
+}
+
+// A node that gets an address has everything compared, and the watch ends with
+// its context.
+func TestWatchAddresses(t *testing.T) {
+	nstest.Require(t, "ip")
+	b := newFakeBackend(newFakeKernel(), Config{})
+	defer b.Close()
+	notified := make(chan struct{}, 16)
+	told := func(what string) {
+		t.Helper()
+		select {
+		case <-notified:
+		case <-time.After(patience):
+			t.Fatalf("not notified: %s", what)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- b.Watch(ctx, func() { notified <- struct{}{} }) }()
+	told("what was before is unknown")
+	nstest.Loopback(t, "192.0.2.77/32")
+	told("an address came")
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }
 
