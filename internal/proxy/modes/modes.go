@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
@@ -183,11 +184,14 @@ func (c *Chooser) fix() {
 
 // removeOld removes the objects of modes that are not in use, and says whether
 // there were any. A mode whose objects can't be removed is tried again with the
-// next full Sync; that is not an error of the mode in use.
+// next full Sync; that is logged, and is not an error of the mode in use.
 func (c *Chooser) removeOld(ctx context.Context) (some bool) {
 	var left []Mode
 	for _, mode := range c.old {
-		present, gone := c.removed(ctx, mode)
+		present, gone, err := c.removed(ctx, mode)
+		if err != nil {
+			logr.FromContextOrDiscard(ctx).Error(err, "Objects of another mode could not be removed, trying again", "mode", mode)
+		}
 		some = some || present && gone
 		if !gone {
 			left = append(left, mode)
@@ -201,26 +205,29 @@ func (c *Chooser) removeOld(ctx context.Context) (some bool) {
 func (c *Chooser) Remaining() []Mode { return slices.Clone(c.old) }
 
 // removed says whether there was something of a mode, as far as that can be
-// told, and whether nothing is left.
-func (c *Chooser) removed(ctx context.Context, mode Mode) (present, gone bool) {
+// told, and whether nothing is left. What is left without an error is in use.
+func (c *Chooser) removed(ctx context.Context, mode Mode) (present, gone bool, err error) {
 	kind := c.cfg.Kinds[mode]
 	if kind.Present != nil {
-		var err error
 		if present, err = kind.Present(); err != nil || !present {
-			return false, err == nil
+			return false, err == nil, err
 		}
 	}
 	b, err := kind.Open()
+	var lacks *backend.UnsupportedError
+	if errors.As(err, &lacks) {
+		return false, true, nil // then nothing of it can be there
+	}
 	if err != nil {
-		var lacks *backend.UnsupportedError
-		return false, errors.As(err, &lacks) // then nothing of it can be there
+		return false, false, err
 	}
 	defer b.Close()
 	if l, ok := b.(Leaver); ok {
 		done, err := l.Leave(ctx)
-		return present, done && err == nil
+		return present, done && err == nil, err
 	}
-	return present, b.Cleanup(ctx) == nil
+	err = b.Cleanup(ctx)
+	return present, err == nil, err
 }
 
 // Cleanup removes the objects of all modes.

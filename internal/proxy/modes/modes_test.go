@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/go-logr/logr"
+	"github.com/go-logr/logr/funcr"
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -26,8 +28,10 @@ type node struct {
 	// objects are the modes that have some; busy ones keep them for a while.
 	objects map[Mode]bool
 	busy    map[Mode]int
-	log     []string
-	open    int
+	// stuck is a mode whose objects cannot be removed.
+	stuck Mode
+	log   []string
+	open  int
 }
 
 func newNode(t *testing.T) *node {
@@ -81,6 +85,9 @@ func (f fake) Sync(_ context.Context, _ model.Desired, changed []types.Namespace
 }
 
 func (f fake) Cleanup(context.Context) error {
+	if f.mode == f.stuck {
+		return errBroken
+	}
 	f.note("clean %s", f.mode)
 	delete(f.objects, f.mode)
 	return nil
@@ -211,6 +218,31 @@ func TestMakeBeforeBreak(t *testing.T) {
 	}
 	if left := c.Remaining(); len(left) > 0 {
 		t.Errorf("remaining %v", left)
+	}
+}
+
+// Objects of the old mode that cannot be removed are tried again; that is told,
+// and does not keep the new mode from working.
+func TestStuckObjectsAreTold(t *testing.T) {
+	n := newNode(t)
+	n.objects[IPTables], n.stuck = true, IPTables
+	c, _ := choose(t, n, NFTables)
+	var told []string
+	ctx := logr.NewContext(t.Context(), funcr.New(func(_, args string) { told = append(told, args) }, funcr.Options{}))
+	sync := func() {
+		t.Helper()
+		if _, err := c.Sync(ctx, model.Desired{}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sync()
+	if len(told) != 1 || !strings.Contains(told[0], string(IPTables)) || !strings.Contains(told[0], errBroken.Error()) {
+		t.Errorf("told %q, want the mode and the reason", told)
+	}
+	n.stuck = ""
+	sync()
+	if len(told) != 1 || n.objects[IPTables] || len(c.Remaining()) > 0 {
+		t.Errorf("later: told %q, objects %v, remaining %v", told, n.objects, c.Remaining())
 	}
 }
 
