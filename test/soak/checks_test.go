@@ -3,11 +3,13 @@
 package soak
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -149,6 +151,30 @@ func (s *allocation) checkCounts() {
 				if int(c.got.Used) != c.want || c.got.Quarantined != 0 {
 					return fmt.Errorf("%s of %s: Services have %d, the pool counts %+v", c.what, tenant.namespace, c.want, *c.got)
 				}
+			}
+		}
+		return nil
+	})
+}
+
+// checkIPAddresses waits until the API server's records of addresses in use are
+// those of Services, and none that kept a released address from it is left.
+func (s *allocation) checkIPAddresses() {
+	s.eventually("no IPAddress is left of Services that are gone", time.Minute, func() error {
+		var addresses networkingv1.IPAddressList
+		var services corev1.ServiceList
+		if err := errors.Join(s.api.List(s.t.Context(), &addresses), s.api.List(s.t.Context(), &services)); err != nil {
+			return err
+		}
+		used := map[string]bool{}
+		for _, svc := range services.Items {
+			for _, ip := range svc.Spec.ClusterIPs {
+				used[ip] = true
+			}
+		}
+		for _, a := range addresses.Items {
+			if a.Labels[networkingv1.LabelManagedBy] == v1alpha1.ManagedBy || !used[a.Name] {
+				return fmt.Errorf("%s is kept for %s", a.Name, a.Annotations)
 			}
 		}
 		return nil
