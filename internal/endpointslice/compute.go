@@ -239,7 +239,7 @@ func (s *podSet) targets(family discoveryv1.AddressType, service *corev1.Service
 		targets = append(targets, target{
 			key:     pod.Name,
 			address: address, more: more,
-			ready:     service.Spec.PublishNotReadyAddresses || serving && !terminating,
+			ready:     ready(pod, service),
 			lifecycle: true, serving: serving, terminating: terminating,
 			node: pod.Spec.NodeName, zone: s.list[i].zone, hostname: hostname(pod, service),
 			pod:   pod,
@@ -250,6 +250,12 @@ func (s *podSet) targets(family discoveryv1.AddressType, service *corev1.Service
 		s.problems = append(s.problems, addressProblem(family, missing))
 	}
 	return targets
+}
+
+// ready tells whether the Pod's endpoint is ready: the Pod is and stays, or the
+// Service does not care.
+func ready(pod *corev1.Pod, service *corev1.Service) bool {
+	return service.Spec.PublishNotReadyAddresses || Ready(pod) && pod.DeletionTimestamp == nil
 }
 
 // podAddresses returns the Pod's addresses of a family: the first, and the rest.
@@ -315,11 +321,12 @@ func selectorProblems(in *Input) []Problem {
 		"selector %s cannot be a Pod's label, so that the Service has no endpoints; correct it", slices.Min(wrong))}}
 }
 
-// hostnameProblems reports Pods that would share one DNS name.
+// hostnameProblems reports Pods that share one DNS name, which only ready ones
+// have.
 func hostnameProblems(pods []podOnNode, service *corev1.Service) []Problem {
 	seen, twice := map[string]bool{}, map[string]bool{}
 	for i := range pods {
-		if name := hostname(pods[i].pod, service); name != "" {
+		if name := hostname(pods[i].pod, service); name != "" && ready(pods[i].pod, service) {
 			twice[name] = seen[name]
 			seen[name] = true
 		}

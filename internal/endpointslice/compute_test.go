@@ -264,6 +264,28 @@ func TestProblems(t *testing.T) {
 	}
 }
 
+// A Pod that is going or not ready has no DNS name, so that a Deployment whose
+// Pods have a hostname can roll without an alarm.
+func TestHostnameIsPassedOn(t *testing.T) {
+	service := testService()
+	for name, change := range map[string]func(*corev1.Pod){
+		"terminating": func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{} },
+		"not ready":   func(p *corev1.Pod) { setReady(p, false) },
+	} {
+		pods := testPods(2)
+		for _, pod := range pods {
+			pod.Spec.Hostname, pod.Spec.Subdomain = "same", "web"
+		}
+		change(pods[0])
+		service.Spec.PublishNotReadyAddresses = false
+		diff(t, name, []Problem(nil), Compute(Input{Service: service, Pods: pods, Nodes: testNodes}).Problems)
+		service.Spec.PublishNotReadyAddresses = true
+		if plan := Compute(Input{Service: service, Pods: pods, Nodes: testNodes}); len(plan.Problems) != 1 {
+			t.Errorf("%s, but published: problems %v", name, plan.Problems)
+		}
+	}
+}
+
 func TestReadyPodsWithoutAddresses(t *testing.T) {
 	service := testService()
 	pods := testPods(4)
