@@ -166,7 +166,8 @@ func answers(t *testing.T, a netip.Addr, port uint16, n int) map[string]int {
 	return out
 }
 
-const testNodePort = 31080
+// testNodePort is where fake nodes answer.
+var testNodePort = basePort() + 20
 
 // serve gives a Service with one port an address, and serves it there.
 func (b *bench) serve(t *testing.T, p *Provisioner, nodes []provisioner.Node, change func(*provisioner.Desired)) (netip.Addr, provisioner.Result) {

@@ -210,10 +210,14 @@ func (p *Provisioner) place(ctx context.Context, name string, have server, there
 			return err
 		}
 	}
-	if have.leaving {
-		return do("set server %s state ready", name)
+	if !have.leaving {
+		return nil
 	}
-	return nil
+	// Perhaps it was only added so far, and is not checked.
+	if err := do("enable health %s", name); err != nil {
+		return err
+	}
+	return do("set server %s state ready", name)
 }
 
 // empty takes servers out of a backend, all but those in keep, and returns how

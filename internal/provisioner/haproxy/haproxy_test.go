@@ -147,6 +147,22 @@ func TestDriftIsRepaired(t *testing.T) {
 			eventually(t, "repaired", answered)
 		})
 	}
+	t.Run("added and not yet checked, as a controller leaves it that dies in between", func(t *testing.T) {
+		silent := provisioner.Node{Name: "node-9", Addresses: []netip.Addr{b.addr(19)}}
+		b.do(t, fmt.Sprintf("add server %s/%s %s:%d %s", b.backend(t), silent.Name, b.addr(19), testNodePort, healthCheck))
+		b.serve(t, p, append(nodes, silent), nil)
+		eventually(t, "only the node that answers is up", func() error {
+			have, err := readState(t.Context(), p.Runtime, p.MapFile)
+			if err != nil {
+				return err
+			}
+			if s := have.servers[b.backend(t)][silent.Name]; s.up || s.leaving {
+				return fmt.Errorf("node-9: %+v", s)
+			}
+			return nil
+		})
+		b.serve(t, p, nodes, nil)
+	})
 	t.Run("strays are removed", func(t *testing.T) {
 		b.do(t, "add map "+b.config.MapFile+" 127.77.0.99:1 causeway-cluster-9")
 		b.do(t, "add server causeway-cluster-9/ghost 127.0.0.9:9")
@@ -159,7 +175,7 @@ func TestDriftIsRepaired(t *testing.T) {
 }
 
 func TestPolicyLocalFollowsTheHealthCheckNodePort(t *testing.T) {
-	const healthPort = 31999
+	healthPort := testNodePort + 1
 	b := newBench(t)
 	p := start(t, b.config)
 	nodes := []provisioner.Node{b.node(t, "node-1", 11, testNodePort), b.node(t, "node-2", 12, testNodePort)}
