@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -22,6 +23,10 @@ import (
 	"github.com/causeway-lb/causeway/internal/provisioner"
 	"github.com/causeway-lb/causeway/internal/provisioner/pool"
 )
+
+// reclaimTime is how long the owners of a record that somebody deleted have to
+// make it again, before others may have the address.
+const reclaimTime = 5 * time.Second
 
 type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 
@@ -64,8 +69,8 @@ func watchFuncs[T client.Object](seen func(ctx context.Context, before, now T, q
 	}
 }
 
-// serviceFeed tries those again whom a Service's ports may concern: who shares
-// an address with it, or would like to.
+// serviceFeed tries those again whom a Service's ports and policy may concern:
+// who shares an address with it, or would like to.
 func (r *LoadBalancerReconciler) serviceFeed() handler.EventHandler {
 	wake := func(svc *corev1.Service, q queue) {
 		owner := provisioner.OwnerOf(svc)
@@ -76,7 +81,7 @@ func (r *LoadBalancerReconciler) serviceFeed() handler.EventHandler {
 	}
 	return watchFuncs(
 		func(_ context.Context, before, now *corev1.Service, q queue) {
-			if before != nil && !slices.Equal(before.Spec.Ports, now.Spec.Ports) {
+			if before != nil && (!slices.Equal(before.Spec.Ports, now.Spec.Ports) || provisioner.LocalPods(before) != provisioner.LocalPods(now)) {
 				wake(now, q)
 			}
 		},
@@ -109,11 +114,19 @@ func (r *LoadBalancerReconciler) addressFeed() handler.EventHandler {
 		if err != nil {
 			return
 		}
+		known, there := r.Index.Lookup(rec.Address)
 		r.Index.Delete(rec.Address, rec.UID)
 		home := r.Index.Home(rec.Address)
 		r.touch(rec.Pool, home)
-		enqueue(q, keysOf(rec.Owners)) // somebody deleted it by hand: take it again
-		enqueue(q, r.waiting.freed(rec.Address, home))
+		enqueue(q, keysOf(rec.Owners))
+		wake := r.waiting.freed(rec.Address, home)
+		if byHand := there && known.UID == rec.UID; !byHand || len(rec.Owners) == 0 {
+			enqueue(q, wake)
+			return
+		}
+		for _, key := range wake { // its owners, if they are still there, take it again first
+			q.AddAfter(reconcile.Request{NamespacedName: key}, reclaimTime)
+		}
 	}
 	return watchFuncs(seen, gone)
 }
