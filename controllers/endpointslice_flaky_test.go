@@ -77,6 +77,9 @@ func (a *flakyAPI) Create(_ context.Context, object client.Object, _ ...client.C
 		return before
 	}
 	slice := object.(*discoveryv1.EndpointSlice)
+	if slice.Name == "" {
+		slice.Name = slice.GenerateName + strconv.Itoa(a.serial)
+	}
 	if a.slices[slice.Name] != nil {
 		return apierrors.NewAlreadyExists(discoveryv1.Resource("endpointslices"), slice.Name)
 	}
@@ -363,6 +366,30 @@ var _ = Describe("EndpointSlices that have become sparse", func() {
 		Expect(h.api.slices).To(HaveLen(1))
 		Expect(h.api.addresses()).To(Equal(before))
 		Expect(before).To(HaveLen(20))
+	})
+})
+
+var _ = Describe("An EndpointSlice that is deleted and held back by a finalizer", func() {
+	It("keeps its name from a new one, and nothing else", func(ctx SpecContext) {
+		h := newFlakyHistory(1)
+		h.settle(ctx)
+		leader := h.replicas[0]
+		leader.tell(h.api, len(h.api.watch))
+		Expect(h.api.slices).To(HaveLen(2))
+		held := map[string]bool{}
+		for _, slice := range maps.Clone(h.api.slices) {
+			leader.feed.index.ForgetSlice(slice) // as after a delete of ours
+			slice.DeletionTimestamp = &metav1.Time{Time: time.Unix(1_000, 0)}
+			held[slice.Name] = true
+		}
+		Expect(leader.pass(ctx)).To(Succeed())
+		count := 0
+		for name, slice := range h.api.slices {
+			if !held[name] {
+				count += len(slice.Endpoints)
+			}
+		}
+		Expect(count).To(Equal(h.steady))
 	})
 })
 

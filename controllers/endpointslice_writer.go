@@ -103,14 +103,15 @@ func (w *sliceWriter) create(ctx context.Context, slice *discoveryv1.EndpointSli
 
 // nameTaken deals with a name that is in use. Either the slice is ours, of a
 // create that had been reported as failed: then it is put into the index. Or it
-// is anybody's: then the API server is to choose a name.
+// is anybody's, or somebody's finalizer keeps it though it is deleted: then the
+// API server is to choose a name.
 func (w *sliceWriter) nameTaken(ctx context.Context, slice *discoveryv1.EndpointSlice) error {
 	existing, err := w.refresh(ctx, slice)
 	if err != nil {
 		return err
 	}
 	label := discoveryv1.LabelServiceName
-	if existing == nil || existing.Labels[label] == slice.Labels[label] {
+	if existing == nil || existing.Labels[label] == slice.Labels[label] && existing.DeletionTimestamp == nil {
 		return errOutdated
 	}
 	other := slice.DeepCopy()
