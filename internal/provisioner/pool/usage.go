@@ -3,7 +3,6 @@
 package pool
 
 import (
-	"cmp"
 	"maps"
 	"math"
 	"net/netip"
@@ -120,22 +119,6 @@ func (x *Index) Orphans() []Record {
 		out = append(out, x.records[a])
 	}
 	return out
-}
-
-// Holders returns the Services that hold an address of the pool, or one whose
-// record names it, in order and without repetition.
-func (x *Index) Holders(pool string) []provisioner.Owner {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	var out []provisioner.Owner
-	for _, r := range x.records {
-		home := x.home(r.Address)
-		if r.Pool == pool || home != nil && home.Name == pool {
-			out = append(out, r.Owners...)
-		}
-	}
-	slices.SortFunc(out, func(a, b provisioner.Owner) int { return cmp.Compare(a.String(), b.String()) })
-	return slices.Compact(out)
 }
 
 // Strays returns the Services whose record names another pool than the one
