@@ -41,7 +41,7 @@ func (r *EndpointsReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		WatchesRawSource(r.feed.Source(changeService | changePod | changeNode)).
 		WatchesRawSource(source.Kind[client.Object](mgr.GetCache(), &corev1.Endpoints{}, //nolint:staticcheck
 			&handler.EnqueueRequestForObject{}, relabelled())).
-		WithOptions(controller.Options{MaxConcurrentReconciles: 4}).
+		WithOptions(controller.Options{MaxConcurrentReconciles: 4, RateLimiter: retries()}).
 		Complete(r)
 }
 

@@ -89,7 +89,7 @@ func (r *EndpointSliceReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("endpointslice").
 		WatchesRawSource(r.feed.Source(changeService | changePod | changeNode | changeSlice)).
-		WithOptions(controller.Options{MaxConcurrentReconciles: cmp.Or(r.Workers, 8)}).
+		WithOptions(controller.Options{MaxConcurrentReconciles: cmp.Or(r.Workers, 8), RateLimiter: retries()}).
 		Complete(r)
 }
 

@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
@@ -48,6 +49,7 @@ func (r *EndpointSliceMirroringReconciler) SetupWithManager(mgr ctrl.Manager) er
 		WatchesRawSource(r.feed.Source(changeService | changeSlice)).
 		WatchesRawSource(source.Kind[client.Object](mgr.GetCache(), &corev1.Endpoints{}, //nolint:staticcheck
 			&handler.EnqueueRequestForObject{})).
+		WithOptions(controller.Options{RateLimiter: retries()}).
 		Complete(r)
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/causeway-lb/causeway/internal/provisioner"
 )
@@ -81,5 +82,18 @@ func TestServeBackoff(t *testing.T) {
 	got = append(got, b.When(service)/time.Second)
 	if diff := cmp.Diff([]time.Duration{5, 10, 20, 40, 80, 160, 300, 300, 300, 5}, got); diff != "" {
 		t.Errorf("seconds (-want +got):\n%s", diff)
+	}
+}
+
+// After an outage of the API server, however long, everything is tried again
+// within half a minute.
+func TestRetries(t *testing.T) {
+	limiter, service := retries(), reconcile.Request{NamespacedName: types.NamespacedName{Name: "web"}}
+	var last time.Duration
+	for range 40 {
+		last = limiter.When(service)
+	}
+	if last > 30*time.Second {
+		t.Errorf("tried again after %v", last)
 	}
 }

@@ -20,6 +20,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -57,6 +58,7 @@ func (r *LoadBalancerPoolReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		For(&v1alpha1.LoadBalancerPool{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		WatchesRawSource(source.Func(r.attach)).
 		WatchesRawSource(r.indexed.wait()).
+		WithOptions(controller.Options{RateLimiter: retries()}).
 		Complete(r)
 	if err != nil {
 		return fmt.Errorf("set up controller for LoadBalancerPools: %w", err)

@@ -4,10 +4,13 @@ package controllers
 
 import (
 	"fmt"
+	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 )
@@ -50,6 +53,13 @@ type Features struct {
 	Allocation bool
 	// Endpoints keeps EndpointSlices and Endpoints.
 	Endpoints bool
+}
+
+// retries is how soon a controller tries an object again whose reconciliation
+// failed: at once at first, every half minute at last. The default's last is a
+// quarter of an hour, so long after an API server has come back.
+func retries() workqueue.TypedRateLimiter[reconcile.Request] {
+	return workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](5*time.Millisecond, 30*time.Second)
 }
 
 // NewScheme returns a scheme with every type that the controllers use.
