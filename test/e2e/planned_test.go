@@ -84,7 +84,7 @@ func TestAgentUpgradeLosesNoRequest(t *testing.T) {
 	time.Sleep(500 * time.Millisecond)
 	const annotation = "causeway.dev/upgrade-test"
 	agents := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: lab.SystemNamespace, Name: "causeway-agent"}}
-	patch := client.RawPatch("application/merge-patch+json", fmt.Appendf(nil, `{"spec":{"template":{"metadata":{"annotations":{%q:%q}}}}}`, annotation, t.Name()))
+	patch := client.RawPatch("application/merge-patch+json", fmt.Appendf(nil, `{"spec":{"template":{"metadata":{"annotations":{%q:%q}}}}}`, annotation, time.Now()))
 	if err := api.Patch(ctx, agents, patch); err != nil {
 		t.Fatal(err)
 	}
