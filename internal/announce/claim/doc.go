@@ -20,6 +20,9 @@
 //   - A node that is to take an address over asks the link first. If the old
 //     announcer answers, it is alive, whatever membership thinks, and is left
 //     alone while it outranks the newcomer.
+//   - A holder that is alive may have to go and not know it yet: the news reach the
+//     nodes at different times. It is left alone for Timing's Courtesy, so that it
+//     does not defend the address and clients move once.
 //   - Of two that announce, the one that is outranked stops as soon as it hears
 //     the other; the other announces again so that it does hear, and so that the
 //     clients come back.
