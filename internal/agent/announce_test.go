@@ -242,6 +242,7 @@ func TestAnnouncer(t *testing.T) {
 		t.Fatal(err)
 	}
 	nstest.Run(t, "ip", "link", "add", "lan0", "type", "veth", "peer", "name", "lan1")
+	t.Cleanup(func() { nstest.Run(t, "ip", "link", "delete", "lan0") })
 	nstest.Run(t, "ip", "address", "add", "192.0.2.11/24", "dev", "lan0")
 	nstest.Run(t, "ip", "link", "set", "lan0", "up")
 	nstest.Run(t, "ip", "link", "set", "lan1", "up")
