@@ -7,7 +7,7 @@
 //	                 |
 //	 ----------------+------------ LAN 192.0.2.0/24, 2001:db8:0:1::/64
 //	   |                        |
-//	node-1 .11, .21          node-2 .12        node-1 is the one under test
+//	node-1 .11, .21          node-2 .12, .22   node-1 is the one under test
 //	 |  |   |                 |     |
 //	 A  B   X                 C     D
 //

@@ -19,6 +19,12 @@ type Limits struct {
 
 // limits by the name of the mode; those not listed can do every row.
 var limits = map[string]Limits{
+	"ipvs": {Rows: []string{
+		"another host's load balancer IP, no such port, from a Pod here",
+		"another host's load balancer IP, no such port, from the node",
+		"another host's load balancer IP, no such port, policy Local, from a Pod here",
+		"another host's load balancer IP, no such port, Pods known by interface",
+	}},
 	"userspace": {NodeAddress: true, Rows: []string{
 		"SCTP, ClusterIP from a Pod here",
 		"SCTP, load balancer IP from outside",

@@ -90,15 +90,18 @@ func (n *network) lan(t *testing.T, f model.Family) {
 	for _, p := range []Place{Client, Stranger, Node1, Node2} {
 		n.spaces[p].Address(t, "eth0", netip.PrefixFrom(p.Addr(f), link))
 	}
-	// Deprecated, so that masquerading never takes it for a source.
-	n.spaces[Node1].Run(t, "ip", "address", "add", netip.PrefixFrom(NodePort2.addr(f), link).String(),
-		"dev", "eth0", "preferred_lft", "0", "nodad")
+	// Deprecated, so that masquerading never takes one for a source.
+	for p, second := range map[Place]To{Node1: NodePort2, Node2: Foreign} {
+		n.spaces[p].Run(t, "ip", "address", "add", netip.PrefixFrom(second.addr(f), link).String(),
+			"dev", "eth0", "preferred_lft", "0", "nodad")
+	}
 	host := bits(f, 32, 128)
 	for _, p := range []Place{Client, Node2} {
 		for _, to := range []To{ClusterIP, LoadBalance, External} {
 			n.spaces[p].Route(t, netip.PrefixFrom(to.addr(f), host), Node1.Addr(f), "eth0")
 		}
 	}
+	n.spaces[Client].Route(t, netip.PrefixFrom(Foreign.addr(f), host), Node1.Addr(f), "eth0")
 	pods1, pods2 := podRange(Node1, f), podRange(Node2, f)
 	n.spaces[Client].Route(t, pods1, Node1.Addr(f), "eth0")
 	n.spaces[Client].Route(t, pods2, Node2.Addr(f), "eth0")

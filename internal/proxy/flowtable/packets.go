@@ -88,8 +88,11 @@ func (n *network) observe(t *testing.T, r *Row, f model.Family) Want {
 	dst := netip.AddrPortFrom(r.To.addr(f), r.DestinationPort())
 	src := r.Source(f)
 	once := r.Want.Action != model.Forward || r.Want.Untouched
+	// Untouched, it is answered by whoever has the address, if anybody does.
+	host := r.To.host()
+	answered := r.Want.Untouched && host != ""
 	n.patience = patience
-	if once && r.Want.Action != model.Reject {
+	if once && r.Want.Action != model.Reject && !answered {
 		n.patience = suspicion
 	}
 	all := len(r.Want.To)
@@ -103,16 +106,16 @@ func (n *network) observe(t *testing.T, r *Row, f model.Family) Want {
 		reply, err := n.dial(r.From, r.Proto(), src, dst)
 		switch {
 		case errors.Is(err, syscall.ECONNREFUSED):
-			if r.Want.Untouched {
+			if r.Want.Untouched && !answered {
 				return untouched // whoever has the address answered by itself
 			}
 			return rejected
 		case err != nil:
-			if r.Want.Untouched {
+			if r.Want.Untouched && !answered {
 				return untouched
 			}
 			return dropped
-		case r.Want.Untouched && r.To == PodItself:
+		case answered && reply.who == host:
 			return untouched
 		case once:
 			return to(reply.who)

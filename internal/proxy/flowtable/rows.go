@@ -15,7 +15,7 @@ import (
 // Rows is the table. Names are unique.
 func Rows() []Row {
 	return slices.Concat(
-		clusterIPRows(), externalRows(), localPolicyRows(), hairpinRows(), readinessRows(), topologyRows(),
+		clusterIPRows(), externalRows(), foreignRows(), localPolicyRows(), hairpinRows(), readinessRows(), topologyRows(),
 		affinityRows(), sourceRangeRows(), nodePortRows(), selectionRows(), protocolRows(), masqueradeRows(),
 	)
 }
@@ -76,6 +76,25 @@ func externalRows() []Row {
 		{Name: "NodePort, endpoint is another node", Setup: setup{ready(Node2)}, From: Client, To: NodePort, Want: to(Node2).masq(Node2)},
 		{Name: "NodePort without endpoints", From: Client, To: NodePort, Want: rejected},
 		{Name: "NodePort without endpoints from a Pod", From: X, To: NodePort, Want: rejected},
+	}
+}
+
+// foreignRows: load balancer IPs that are another host's own, where that host
+// answers at other ports.
+func foreignRows() []Row {
+	foreign := func(o ...Option) setup { return append(setup{ingress(Foreign), ready(A, C)}, o...) }
+	return []Row{
+		{Name: "another host's load balancer IP from a Pod here", Setup: foreign(), From: X, To: Foreign, Want: to(A, C)},
+		{Name: "another host's load balancer IP from the node", Setup: foreign(), From: Node1, To: Foreign, Want: to(A, C).masq(C)},
+		{Name: "another host's load balancer IP from outside", Setup: foreign(), From: Client, To: Foreign, Want: to(A, C).masq(C)},
+		{Name: "another host's load balancer IP, no such port, from a Pod here", Setup: foreign(), From: X, To: Foreign, Port: endpointPort, Want: untouched},
+		{Name: "another host's load balancer IP, no such port, from the node", Setup: foreign(), From: Node1, To: Foreign, Port: endpointPort, Want: untouched},
+		{Name: "another host's load balancer IP, no such port, from outside", Setup: foreign(), From: Client, To: Foreign, Port: endpointPort, Want: rejected},
+		{Name: "another host's load balancer IP, no such UDP port, from outside", Setup: foreign(), From: Client, To: Foreign, Protocol: model.UDP, Port: endpointPort, Want: rejected},
+		{Name: "another host's load balancer IP, no such port, policy Local, from a Pod here", Setup: foreign(externalLocal), From: X, To: Foreign, Port: endpointPort, Want: untouched},
+		{Name: "another host's load balancer IP, no such port, policy Local, from outside", Setup: foreign(externalLocal), From: Client, To: Foreign, Port: endpointPort, Want: rejected},
+		{Name: "another host's load balancer IP, no such port, Pods known by interface", Setup: foreign(byInterface), From: X, To: Foreign, Port: endpointPort, Want: untouched},
+		{Name: "another host's load balancer IP, no such port, Pods not known", Setup: foreign(noDetection), From: X, To: Foreign, Port: endpointPort, Want: rejected},
 	}
 }
 

@@ -79,6 +79,7 @@ type To string
 const (
 	ClusterIP   To = "ClusterIP"
 	LoadBalance To = "load balancer IP"
+	Foreign     To = "load balancer IP of node-2" // an address of its own
 	External    To = "external IP"
 	NodePort    To = "NodePort"             // at node-1's address
 	NodePort2   To = "NodePort at .21"      // at its second address
@@ -90,6 +91,7 @@ func (t To) addr(f model.Family) netip.Addr {
 	a := map[To][2]string{
 		ClusterIP:   {"10.96.0.10", "fd00:10:96::10"},
 		LoadBalance: {"192.0.2.200", "2001:db8:0:1::200"},
+		Foreign:     {"192.0.2.22", "2001:db8:0:1::22"},
 		External:    {"198.51.100.10", "2001:db8:198::10"},
 		NodePort:    {"192.0.2.11", "2001:db8:0:1::11"},
 		NodePort2:   {"192.0.2.21", "2001:db8:0:1::21"},
@@ -98,6 +100,9 @@ func (t To) addr(f model.Family) netip.Addr {
 	}[t]
 	return pickFamily(f, a[0], a[1])
 }
+
+// host is who answers there at endpointPort if no Service has the packet.
+func (t To) host() Place { return map[To]Place{PodItself: A, Foreign: Node2}[t] }
 
 func (t To) isNodePort() bool { return t == NodePort || t == NodePort2 || t == LocalPort }
 
@@ -363,6 +368,11 @@ func deadNode(name string) Option { return node(func(n *model.Node) { n.DeadNode
 
 func ipMode(m corev1.LoadBalancerIPMode) Option {
 	return func(s *Scene) { s.Service.Status.LoadBalancer.Ingress[0].IPMode = &m }
+}
+
+// ingress has a Service's load balancer IP be another one.
+func ingress(t To) Option {
+	return func(s *Scene) { s.Service.Status.LoadBalancer.Ingress[0].IP = t.addr(s.family).String() }
 }
 
 func label(key, value string) Option { return func(s *Scene) { s.Service.Labels[key] = value } }

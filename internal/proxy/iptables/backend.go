@@ -297,8 +297,8 @@ func (f *family) fullSync(ctx context.Context, want model.Desired, known bool) (
 
 // constantChains are there even when they have no rules.
 var constantChains = []chainID{
-	{nat, chainServices}, {nat, chainOutside}, {nat, chainPorts}, {nat, chainPortsO}, {nat, chainNodePorts},
-	{nat, chainNodePortsO}, {nat, chainHairpin}, {nat, chainLocal},
+	{nat, chainServices}, {nat, chainOutside}, {nat, chainClosed}, {nat, chainPorts}, {nat, chainPortsO},
+	{nat, chainNodePorts}, {nat, chainNodePortsO}, {nat, chainHairpin}, {nat, chainLocal},
 }
 
 func (c chainID) constant() bool { return slices.Contains(constantChains, c) }

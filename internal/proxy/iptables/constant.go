@@ -52,6 +52,7 @@ func (r *renderer) node(n *model.Node) rules {
 	out.list(nat, chainPrerouting, slices.Concat(entrance, inside, []string{
 		notPod + " -j " + chainOutside,
 		"-j " + chainServices,
+		notPod + " -j " + chainClosed,
 		notPod + " " + local + chainNodePortsO,
 		local + chainNodePorts,
 		clear,

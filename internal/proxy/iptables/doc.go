@@ -13,6 +13,9 @@
 //	   |               -d 10.96.3.7: reject
 //	CAUSEWAY-T-...     random: DNAT to an endpoint
 //
+// From outside, behind CAUSEWAY-SERVICES, CAUSEWAY-CLOSED refuses what is left at
+// load balancer IPs, in groups as well.
+//
 // # Cost
 //
 // A list of all frontends would be walked for every new connection. Addresses

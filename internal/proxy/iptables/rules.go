@@ -23,6 +23,7 @@ const (
 	chainPostrouting = prefix + "POSTROUTING"
 	chainServices    = prefix + "SERVICES"
 	chainOutside     = prefix + "OUTSIDE"
+	chainClosed      = prefix + "CLOSED"
 	chainNodePorts   = prefix + "NODEPORTS"
 	chainNodePortsO  = prefix + "NODEPORTS-OUTSIDE"
 	chainPorts       = prefix + "PORTS"
@@ -152,30 +153,42 @@ func (r *renderer) frontend(out rules, f *model.Frontend, outside bool, to strin
 	if outside {
 		root, kind = chainOutside, "DO"
 	}
-	bits := f.Addr.BitLen()
-	near, _ := f.Addr.Prefix(bits - 8)
-	group := name(kind, near)
-	host := fmt.Sprintf("-d %s/%d", f.Addr, bits)
-	out.add(nat, root, near.String(), fmt.Sprintf("-d %s -j %s", near, group))
+	group, host := out.group(root, kind, f.Addr), host(f.Addr)
 	key := f.Addr.StringExpanded() + fmt.Sprintf(" %03d %05d ", f.Protocol, f.Port)
 	if f.Restricted {
 		r.sourceRanges(out, f, group, key, host+" "+port, to)
 	} else {
 		out.add(nat, group, key, host+" "+port+" "+to)
 	}
-	if !outside && (f.Kind == model.ClusterIP || f.Kind == model.LoadBalancerIP) {
-		// Behind all ports of the address. Node's own addresses can be load
-		// balancer IPs too, where others listen.
-		own := ""
-		if f.Kind == model.LoadBalancerIP {
-			own = " -m addrtype ! --dst-type LOCAL"
-		}
-		for _, p := range []model.Protocol{model.TCP, model.UDP, model.SCTP} {
-			out.add(nat, group, fmt.Sprintf("%s ~%03d", f.Addr.StringExpanded(), p),
-				fmt.Sprintf("%s -p %s%s -g %s", host, strings.ToLower(p.String()), own, chainReject))
-		}
+	switch {
+	case outside:
+	case f.Kind == model.ClusterIP:
+		out.noSuchPort(group, f.Addr, "") // behind all ports of the address
+	case f.Kind == model.LoadBalancerIP:
+		// The node's own addresses can be load balancer IPs too, where others
+		// listen.
+		out.noSuchPort(out.group(chainClosed, "C", f.Addr), f.Addr, " -m addrtype ! --dst-type LOCAL")
 	}
 }
+
+// group leads from the root of a tree to the chain for an address and those
+// near it, and names that.
+func (r rules) group(root, kind string, a netip.Addr) string {
+	near, _ := a.Prefix(a.BitLen() - 8)
+	group := name(kind, near)
+	r.add(nat, root, near.String(), fmt.Sprintf("-d %s -j %s", near, group))
+	return group
+}
+
+// noSuchPort refuses what comes to an address that far.
+func (r rules) noSuchPort(chain string, a netip.Addr, match string) {
+	for _, p := range []model.Protocol{model.TCP, model.UDP, model.SCTP} {
+		r.add(nat, chain, fmt.Sprintf("%s ~%03d", a.StringExpanded(), p),
+			fmt.Sprintf("%s -p %s%s -g %s", host(a), strings.ToLower(p.String()), match, chainReject))
+	}
+}
+
+func host(a netip.Addr) string { return fmt.Sprintf("-d %s/%d", a, a.BitLen()) }
 
 // sourceRanges lets only these clients go on to the target.
 func (r *renderer) sourceRanges(out rules, f *model.Frontend, group, key, match, to string) {

@@ -70,6 +70,10 @@
 // Local) is a consistent hash of the client's address without a time-out, as the
 // kernel's persistence does not translate ports there.
 //
+// The local route takes all of an address. So nobody on the node, nor its Pods,
+// reaches another host whose own address is a load balancer IP at a port that no
+// Service has.
+//
 // Marks of translated packets are overwritten, and are 0 when they leave. IPVS
 // sends no packet from the loopback range anywhere else: NodePorts at 127.0.0.1
 // are nf_tables' alone. Needs Linux 5.9: reject in prerouting, and IPVS that

@@ -165,7 +165,8 @@ func (p *program) inside() []nfnl.Rule {
 }
 
 // noSuchPort ends here what dials an address of Services at another port:
-// behind the local route somebody might listen on all addresses.
+// behind the local route somebody might listen on all addresses. So it is from
+// inside too, where other modes let what dials a load balancer IP go its way.
 func (p *program) noSuchPort() nfnl.Rule {
 	x := p.exprs()
 	x.daddr(r0)

@@ -24,7 +24,7 @@ const (
 	setServicesOutside               // the same, seen from outside if that differs
 	setNodePorts                     // protocol . port -> action
 	setNodePortsOutside              // the same, seen from outside if that differs
-	setAddresses                     // ClusterIPs and load balancer IPs: other ports are refused
+	setAddresses                     // all but those of NodePorts: other ports are refused
 	setRestricted                    // frontends with source ranges
 	setSourceRanges                  // frontend . client range
 	setLocalEndpoints                // addresses of endpoints on this node

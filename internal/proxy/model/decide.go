@@ -57,7 +57,7 @@ func (d *Desired) Decide(p Packet) Decision {
 				}
 				continue
 			}
-			if f.Addr == p.Destination && (f.Kind == ClusterIP || f.Kind == LoadBalancerIP && !p.ToSelf) {
+			if f.Addr == p.Destination && (f.Kind == ClusterIP || f.Kind == LoadBalancerIP && !p.ToSelf && !inside) {
 				address = true
 			}
 		}

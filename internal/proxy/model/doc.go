@@ -25,6 +25,14 @@
 // the node's own endpoints first: what comes for a Service without any goes on
 // to the others, masqueraded.
 //
+// # Ports that no Service has
+//
+// At a ClusterIP they are refused in both views: the address is nobody else's.
+// A load balancer IP can be another host's own (a node's, that of a proxy
+// before the cluster), who answers at ports of its own. From outside such a
+// packet comes only because this node has said that the address is here; passed
+// on, it would come back. So it is refused. From inside it goes its way.
+//
 // # Masquerade
 //
 // A connection needs the node's address as its source when replies would

@@ -12,6 +12,8 @@
 //	    |               |                     |
 //	    |           outside                   |
 //	    |     services-outside -> class       |
+//	    |     services -> class               |
+//	    |     load balancer IP, no such port -> reject
 //	    |               | (no match)          |
 //	    +-----------> inside <----------------+
 //	             services -> class -> endpoints-<n>

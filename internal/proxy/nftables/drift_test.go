@@ -253,7 +253,7 @@ func chainHarms() (harms []harm) {
 			"flush map T classes; delete chain T endpoints-3",
 			"flush chain T nat-prerouting; flush chain T nat-output; delete set T restricted",
 			"flush chain T masquerading; delete set T hairpin",
-			"flush chain T masquerading; flush chain T inside; delete map T services",
+			"flush chain T masquerading; flush chain T inside; flush chain T outside; delete map T services",
 			"delete table T",
 			"add table T { flags dormant; }",
 			"add chain T filter-forward { policy drop; }",

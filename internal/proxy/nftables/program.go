@@ -102,10 +102,18 @@ func (p *program) restrictRule() nfnl.Rule {
 	return nfnl.Rule{Comment: "loadBalancerSourceRanges", Exprs: append(x.list, verdict(expr.VerdictDrop))}
 }
 
+// outsideRules look up services themselves, although the inside chain does too:
+// what is not there at a load balancer IP is refused, from outside alone.
 func (p *program) outsideRules() []nfnl.Rule {
+	lb := p.exprs()
+	lb.daddr(r0)
+	lb.lookup(r0, setLoadBalancerIPs)
+	lb.fibLocal(r0, false)
 	return []nfnl.Rule{
 		{Comment: "externalTrafficPolicy Local", Exprs: p.dispatch(use{outside: true})},
 		{Exprs: p.dispatch(use{outside: true, nodePort: true})},
+		{Exprs: p.dispatch(use{})},
+		{Comment: "no such port on a load balancer IP", Exprs: append(lb.list, goTo(chainReject))},
 		{Exprs: []expr.Any{goTo(chainInside)}},
 	}
 }
@@ -114,14 +122,9 @@ func (p *program) insideRules() []nfnl.Rule {
 	noPort := p.exprs()
 	noPort.daddr(r0)
 	noPort.lookup(r0, setClusterIPs)
-	lb := p.exprs()
-	lb.daddr(r0)
-	lb.lookup(r0, setLoadBalancerIPs)
-	lb.fibLocal(r0, false)
 	return []nfnl.Rule{
 		{Exprs: p.dispatch(use{})},
 		{Comment: "no such port on a ClusterIP", Exprs: append(noPort.list, goTo(chainReject))},
-		{Comment: "no such port on a load balancer IP", Exprs: append(lb.list, goTo(chainReject))},
 		{Exprs: p.dispatch(use{nodePort: true})},
 	}
 }

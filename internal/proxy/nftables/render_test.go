@@ -75,8 +75,8 @@ func (r *rendered) follow(p model.Packet) flowtable.Want {
 		return flowtable.Want{Action: model.Drop}
 	}
 	nodePort := p.ToSelf && r.inRanges(setNodePortAddresses, p.Destination)
-	local := !p.Self && r.isLocalPod(p)
-	if !p.Self && !local {
+	daddr := string(p.Destination.AsSlice())
+	if !p.Self && !r.isLocalPod(p) {
 		if w, ok := r.dispatch(use{outside: true}, fe, p); ok {
 			return w
 		}
@@ -85,12 +85,17 @@ func (r *rendered) follow(p model.Packet) flowtable.Want {
 				return w
 			}
 		}
+		if w, ok := r.dispatch(use{}, fe, p); ok {
+			return w
+		}
+		if r.has(setLoadBalancerIPs, daddr) && !p.ToSelf {
+			return flowtable.Want{Action: model.Reject}
+		}
 	}
 	if w, ok := r.dispatch(use{}, fe, p); ok {
 		return w
 	}
-	daddr := string(p.Destination.AsSlice())
-	if r.has(setClusterIPs, daddr) || r.has(setLoadBalancerIPs, daddr) && !p.ToSelf {
+	if r.has(setClusterIPs, daddr) {
 		return flowtable.Want{Action: model.Reject}
 	}
 	if nodePort {

@@ -360,6 +360,8 @@ func TestTakeOver(t *testing.T) {
 	for _, harm := range []string{
 		"flush chain ip causeway inside",
 		"add rule ip6 causeway masquerading counter drop",
+		// As a former version had it: not from outside alone.
+		"add rule ip causeway inside ip daddr @load-balancer-ips fib daddr type != local goto refuse",
 		"flush map ip causeway services",
 		"flush chain ip causeway endpoints-3",
 		"delete chain ip causeway filter-forward",

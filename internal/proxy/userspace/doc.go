@@ -8,7 +8,9 @@
 //	   |                                   |
 //	   |  source ranges: drop              |  source ranges: drop
 //	   |  no endpoints: reject or drop     |  the same
-//	   |  ClusterIP, no such port: reject  |  mark it: routed to lo
+//	   |  ClusterIP, no such port: reject  |  the same
+//	   |  load balancer IP, no such port:  |
+//	   |    reject, but not for Pods here  |  mark it: routed to lo
 //	   |                                   |
 //	   |                              prerouting
 //	   +----------------+------------------+

@@ -22,7 +22,8 @@ const (
 	setServicesOutside               // the same, seen from outside if that differs
 	setNodePorts                     // protocol . port -> action
 	setNodePortsOutside              // the same, seen from outside if that differs
-	setAddresses                     // ClusterIPs and load balancer IPs: other ports are refused
+	setClusterIPs                    // addresses: other ports are refused
+	setLoadBalancerIPs               // the same, from outside
 	setRestricted                    // frontends with source ranges
 	setSourceRanges                  // frontend . client range
 	setLocalPods                     // ranges of the Pods of this node
@@ -31,8 +32,8 @@ const (
 )
 
 var setNames = [numSets]string{
-	"services", "services-outside", "node-ports", "node-ports-outside", "addresses", "restricted", "source-ranges",
-	"local-pods", "node-port-addresses",
+	"services", "services-outside", "node-ports", "node-ports-outside", "cluster-ips", "load-balancer-ips",
+	"restricted", "source-ranges", "local-pods", "node-port-addresses",
 }
 
 // String is the set's name in the kernel.
@@ -56,7 +57,7 @@ func setsOf(f model.Family) [numSets]nfnl.Set {
 	all := [numSets]nfnl.Set{
 		setServices: {Key: frontend, Data: mark}, setServicesOutside: {Key: frontend, Data: mark},
 		setNodePorts: {Key: port, Data: mark}, setNodePortsOutside: {Key: port, Data: mark},
-		setAddresses: {Key: ts{addr}}, setRestricted: {Key: frontend},
+		setClusterIPs: {Key: ts{addr}}, setLoadBalancerIPs: {Key: ts{addr}}, setRestricted: {Key: frontend},
 		setSourceRanges: {Key: append(ts{addr, nfnl.TypeProto, nfnl.TypeService}, addr), Interval: true},
 		setLocalPods:    {Key: ts{addr}, Interval: true}, setNodePortAddresses: {Key: ts{addr}, Interval: true},
 	}

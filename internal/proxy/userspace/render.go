@@ -31,8 +31,11 @@ func render(svc *model.Service, families []model.Family) elements {
 
 func (out elements) frontend(f *model.Frontend) {
 	fam, key := f.Family(), frontendKey(f.Key)
-	if f.Kind == model.ClusterIP || f.Kind == model.LoadBalancerIP {
-		out[elementID{family: fam, set: setAddresses, key: string(f.Addr.AsSlice())}] = ""
+	switch f.Kind {
+	case model.ClusterIP:
+		out[elementID{family: fam, set: setClusterIPs, key: string(f.Addr.AsSlice())}] = ""
+	case model.LoadBalancerIP:
+		out[elementID{family: fam, set: setLoadBalancerIPs, key: string(f.Addr.AsSlice())}] = ""
 	}
 	if !proxied(f.Protocol) {
 		return

@@ -107,11 +107,19 @@ func (p *program) services(v view, act string) []nfnl.Rule {
 		rules = append(rules, rule("", match().markFrom(inside).goTo(act)))
 	}
 	find(setServicesOutside, setServices, func() *exprList { return p.exprs().frontend(r0) })
-	rules = append(rules, rule("no such port", p.exprs().daddr(r0).lookup(setAddresses, false).fibLocal(false).goTo(chainRefuse)))
+	rules = append(rules, p.noSuchPort(setClusterIPs))
+	if v == viewOutside {
+		rules = append(rules, p.noSuchPort(setLoadBalancerIPs))
+	}
 	find(setNodePortsOutside, setNodePorts, func() *exprList {
 		return p.exprs().fibLocal(true).daddr(r0).lookup(setNodePortAddresses, false).l4proto(r0).dport(r0 + 1)
 	})
 	return rules
+}
+
+// noSuchPort refuses what no Service has at its addresses.
+func (p *program) noSuchPort(addresses setID) nfnl.Rule {
+	return rule("no such port", p.exprs().daddr(r0).lookup(addresses, false).fibLocal(false).goTo(chainRefuse))
 }
 
 // act does what the mark says. Only the first packet of a TCP connection is
