@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -175,7 +176,7 @@ func (m *machine) result(ctx context.Context, dir string, runErr error) (int, er
 		return status, nil
 	}
 	if !m.console {
-		fmt.Fprintf(m.stderr, "The end of the machine's console:\n%s\n", tail(string(console), 40))
+		fmt.Fprintf(m.stderr, "The end of the machine's console:\n%s\n", lastWords(string(console)))
 	}
 	if ctx.Err() != nil {
 		return 0, context.Cause(ctx)
@@ -183,11 +184,14 @@ func (m *machine) result(ctx context.Context, dir string, runErr error) (int, er
 	return 0, errors.Join(errors.New("the machine ended without an exit status; did its kernel panic?"), runErr)
 }
 
-// tail returns the last n lines of a text.
-func tail(text string, n int) string {
-	lines := strings.Split(strings.TrimRight(text, "\r\n"), "\n")
-	if len(lines) > n {
-		lines = lines[len(lines)-n:]
+// lastWords returns the last lines of a console, and all since the kernel's panic
+// if that is longer ago.
+func lastWords(console string) string {
+	const usual = 40
+	lines := strings.Split(strings.TrimRight(console, "\r\n"), "\n")
+	from := max(len(lines)-usual, 0)
+	if i := slices.IndexFunc(lines, func(l string) bool { return strings.Contains(l, "Kernel panic") }); i >= 0 {
+		from = min(from, i)
 	}
-	return strings.Join(lines, "\n")
+	return strings.Join(lines[from:], "\n")
 }

@@ -117,7 +117,7 @@ func TestMachine(t *testing.T) {
 		},
 		{
 			name: "kernel panic", args: []string{"PROGRAM", "panic"}, status: exitBroken,
-			stderr: []string{"sysrq_handle_crash", "ended without an exit status"},
+			stderr: []string{"Kernel panic - not syncing: sysrq triggered crash", "ended without an exit status"},
 		},
 		{
 			name: "host program", args: []string{"-programs", "nft", "PROGRAM", "run", "nft", "list", "tables"},

@@ -98,7 +98,7 @@ func (c *container) runInitial(ctx context.Context) bool {
 // until it has ended for good or ctx ends. Then it is stopped with grace.
 func (c *container) run(ctx context.Context) {
 	backOff := time.Duration(0)
-	for c.released(ctx) {
+	for again := false; c.released(ctx, again); again = true {
 		began := time.Now()
 		process, err := c.start()
 		if err == nil {
@@ -129,13 +129,31 @@ func (c *container) run(ctx context.Context) {
 const HoldAnnotation = "lab.causeway.dev/hold"
 
 // released waits while the Pod is held. It tells whether ctx is still alive.
-func (c *container) released(ctx context.Context) bool {
-	for ctx.Err() == nil && c.w.current().Annotations[HoldAnnotation] != "" {
+func (c *container) released(ctx context.Context, again bool) bool {
+	for pod := c.w.current(); ctx.Err() == nil; pod = c.w.current() {
+		if again {
+			// The watch may not have told yet that it is held.
+			pod = c.latest(ctx, pod)
+		}
+		if pod.Annotations[HoldAnnotation] == "" {
+			return true
+		}
 		if !sleep(ctx, eager) {
 			return false
 		}
 	}
-	return ctx.Err() == nil
+	return false
+}
+
+// latest asks the API server for the Pod; while it is down the known one must do.
+func (c *container) latest(ctx context.Context, known *corev1.Pod) *corev1.Pod {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	pod, err := c.w.k.client.CoreV1().Pods(known.Namespace).Get(ctx, known.Name, metav1.GetOptions{})
+	if err != nil {
+		return known
+	}
+	return pod
 }
 
 // wait moves an end of a run to the last state. It needs c.mu.
