@@ -277,17 +277,20 @@ func (b *Backend) done(c *vsnl.Change, report *backend.Report) {
 	}
 }
 
-// releaseMark frees the index of a virtual server's mark, unless the same
-// frontend has another one by the same index: seen from inside only, or not.
+// releaseMark frees the index of a virtual server's mark, unless another one
+// has the same: the same frontend's, seen from inside only, or not; or, after
+// deletions that failed, one of the other family.
 func (b *Backend) releaseMark(key vsnl.Key) {
 	a := action(key.Mark)
 	if !a.byMark() {
 		return
 	}
 	for _, mark := range []action{a, a ^ markInside} {
-		key.Mark = uint32(mark)
-		if b.want.servers[key] != nil || b.have.servers[key] != nil {
-			return
+		for _, v6 := range []bool{false, true} {
+			k := vsnl.Key{Mark: uint32(mark), IPv6: v6}
+			if b.want.servers[k] != nil || b.have.servers[k] != nil {
+				return
+			}
 		}
 	}
 	b.render.marks.release(a & markIndex)

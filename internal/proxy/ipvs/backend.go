@@ -312,7 +312,7 @@ func (b *Backend) fullSync(ctx context.Context, want model.Desired) (backend.Rep
 	}
 	node := want.Node
 	before := b.have
-	found, err := b.tables.read()
+	found, err := b.read()
 	if err != nil {
 		return backend.Report{}, err
 	}
@@ -325,9 +325,7 @@ func (b *Backend) fullSync(ctx context.Context, want model.Desired) (backend.Rep
 		b.want.add(b.render.render(svc), t)
 	}
 	b.want.add(rendered{elements: renderNode(&node, b.cfg.Families)}, t)
-	if err := b.load(found); err != nil {
-		return backend.Report{}, err
-	}
+	b.load(found)
 	if !reflect.DeepEqual(b.node, want.Node) {
 		found.rebuild = b.allTables() // the rules depend on it
 	}
@@ -401,11 +399,17 @@ func (b *Backend) allTables() []nfnl.Table {
 	return out
 }
 
-// restoreMarks takes over the marks that an earlier process gave.
-func (b *Backend) restoreMarks(found state) {
+// restoreMarks takes over the marks that an earlier process gave, also those of
+// virtual servers that only drain, before any is given anew.
+func (b *Backend) restoreMarks(found found) {
 	for id, value := range found.elements {
 		if a := actionOf(value); id.set <= setNodePortsOutside && a.byMark() {
 			b.render.marks.restore(id, a&markIndex)
+		}
+	}
+	for i := range found.servers {
+		if a := action(found.servers[i].Mark); a.byMark() {
+			b.render.marks.reserve(a & markIndex)
 		}
 	}
 }
@@ -418,14 +422,12 @@ func (b *Backend) Cleanup(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.synced = false
-	found, err := b.tables.read()
+	found, err := b.read()
 	if err != nil {
 		return fmt.Errorf("clean up ipvs: %w", err)
 	}
 	b.want = newWanted()
-	if err := b.load(found); err != nil {
-		return fmt.Errorf("clean up ipvs: %w", err)
-	}
+	b.load(found)
 	var changes []vsnl.Change
 	for key := range b.have.servers {
 		changes = append(changes, vsnl.Change{Op: vsnl.DeleteServer, Server: key})

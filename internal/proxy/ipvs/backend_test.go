@@ -186,6 +186,52 @@ func TestDraining(t *testing.T) {
 	})
 }
 
+// A virtual server that an earlier process left to drain keeps its mark to itself,
+// and its end frees no mark that is in use: whose Service goes, goes too.
+func TestMarksOfWhatDrains(t *testing.T) {
+	nodePort := testService(model.TCP, "", podA)
+	f := &nodePort.Frontends[0]
+	f.Kind, f.Addr, f.Port = model.NodePort, netip.IPv4Unspecified(), 30080
+	for _, tc := range []struct {
+		name string
+		mark action
+		v6   bool
+		used bool // the NodePort has the mark too
+	}{{"of the same family", markBase | 1, false, false}, {"of the other family", markBase | 1, true, false}, {"with a mark given twice", markBase | 7, true, true}} {
+		t.Run(tc.name, func(t *testing.T) {
+			k := newFakeKernel()
+			old := vsnl.Key{Mark: uint32(tc.mark), IPv6: tc.v6}
+			k.servers[old] = &vsnl.VirtualServer{
+				Key: old, Settings: vsnl.Settings{Scheduler: "wrr", Tag: true},
+				Reals: []vsnl.RealServer{{AddrPort: netip.MustParseAddrPort(podB), Active: 1}},
+			}
+			if tc.used {
+				k.elements[elementID{family: model.IPv4, set: setNodePorts, key: string(appendFrontend(nil, f.Key))}] = tc.mark.data()
+				k.tables[tableOf(model.IPv4)] = true
+			}
+			b := newFakeBackend(k, Config{DrainInterval: time.Hour})
+			defer b.Close()
+			mustSync(t, b, nodePort)
+			if reals := k.servers[old].Reals; len(k.servers) != 2 || len(reals) != 1 || reals[0].Weight != 0 {
+				t.Fatalf("%d virtual servers, want two; that which drains has %v", len(k.servers), reals)
+			}
+			k.connect(0, podB)
+			b.sweep()
+			check := func(want map[string]uint32) {
+				t.Helper()
+				if diff := cmp.Diff(want, k.weights(t)); diff != "" {
+					t.Fatalf("real servers (-want +got):\n%s", diff)
+				}
+			}
+			check(map[string]uint32{podA: 1})
+			mustSync(t, b)
+			check(map[string]uint32{podA: 0})
+			b.sweep()
+			check(nil)
+		})
+	}
+}
+
 // Another mode takes over: nothing that refuses new connections stays, and what
 // established ones need goes when they have ended.
 func TestLeave(t *testing.T) {

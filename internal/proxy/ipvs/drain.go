@@ -108,14 +108,12 @@ func (b *Backend) quiesce() (busy bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.synced = false
-	found, err := b.tables.read()
+	found, err := b.read()
 	if err != nil {
 		return false, err
 	}
 	b.want = newWanted()
-	if err := b.load(found); err != nil {
-		return false, err
-	}
+	b.load(found)
 	for key := range b.have.servers {
 		reals, err := b.servers.ReadReals(key)
 		if err != nil {

@@ -119,21 +119,31 @@ func mapDifferences[K, V comparable](a, b map[K]V) int {
 	return n
 }
 
+// found is all that the kernel has, others' virtual servers too.
+type found struct {
+	state
+	servers     []vsnl.VirtualServer
+	routed, own map[netip.Addr]bool
+}
+
+// read asks the kernel.
+func (b *Backend) read() (f found, err error) {
+	if f.state, err = b.tables.read(); err != nil {
+		return f, err
+	}
+	if f.routed, f.own, err = b.routes.read(); err != nil {
+		return f, err
+	}
+	f.servers, err = b.servers.Read()
+	return f, err
+}
+
 // load fills have with what of the kernel is ours: see the package's
-// documentation. A failed load leaves have as it was. Real servers with weight 0
-// are taken for draining.
-func (b *Backend) load(found state) error {
-	routed, own, err := b.routes.read()
-	if err != nil {
-		return err
-	}
-	servers, err := b.servers.Read()
-	if err != nil {
-		return err
-	}
-	b.have = kernel{servers: map[vsnl.Key]*present{}, elements: found.elements, routes: routed, own: own}
-	for i := range servers {
-		s := &servers[i]
+// documentation. Real servers with weight 0 are taken for draining.
+func (b *Backend) load(f found) {
+	b.have = kernel{servers: map[vsnl.Key]*present{}, elements: f.elements, routes: f.routed, own: f.own}
+	for i := range f.servers {
+		s := &f.servers[i]
 		if !s.Tag && b.want.servers[s.Key] == nil {
 			continue // somebody else's, and not in the way
 		}
@@ -145,14 +155,10 @@ func (b *Backend) load(found state) error {
 			}
 		}
 		b.have.servers[s.Key] = p
-		if a := action(s.Mark); a.byMark() {
-			b.render.marks.reserve(a & markIndex)
-		}
 	}
 	for key := range b.draining {
 		if b.have.servers[key] == nil {
 			delete(b.draining, key)
 		}
 	}
-	return nil
 }
