@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -70,7 +71,8 @@ func change(t *testing.T, net *network, kinds map[Mode]Kind, from, to Mode) {
 	deadline := time.Now().Add(30 * time.Second)
 	for len(next.Remaining()) > 0 {
 		if time.Now().After(deadline) {
-			t.Fatalf("objects of %v are still there", next.Remaining())
+			connections, _ := os.ReadFile("/proc/net/ip_vs_conn")
+			t.Fatalf("objects of %v are still there; IPVS has\n%s", next.Remaining(), connections)
 		}
 		mustSync(t, next)
 		time.Sleep(20 * time.Millisecond)
