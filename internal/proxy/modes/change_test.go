@@ -71,7 +71,7 @@ func change(t *testing.T, net *network, kinds map[Mode]Kind, from, to Mode) {
 	deadline := time.Now().Add(30 * time.Second)
 	for len(next.Remaining()) > 0 {
 		if time.Now().After(deadline) {
-			connections, _ := os.ReadFile("/proc/net/ip_vs_conn")
+			connections, _ := os.ReadFile("/proc/thread-self/net/ip_vs_conn")
 			t.Fatalf("objects of %v are still there; IPVS has\n%s", next.Remaining(), connections)
 		}
 		mustSync(t, next)
