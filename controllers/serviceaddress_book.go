@@ -107,7 +107,7 @@ func (b *serviceBook) ready(*http.Request) error {
 	case <-b.synced:
 		return nil
 	default:
-		return errors.New("Services and pools have not all been read yet")
+		return errors.New("not all Services and pools have been read yet")
 	}
 }
 
