@@ -67,7 +67,7 @@ func (l *loop) act(now time.Time, addresses []elect.Address, mine []link, result
 	for _, p := range l.ports {
 		l.plan(now, p, addresses, wanted, local[p])
 	}
-	l.forgetStrays(now)
+	l.forgetStrays()
 }
 
 // port gives the open port of key, or nil if it cannot be opened now.
@@ -118,7 +118,7 @@ func (l *loop) reopen(now time.Time) {
 				l.dirty = l.dirty || e.overdue(now)
 			}
 		}
-		l.forgetStrays(now)
+		l.endStrays(now)
 	}
 }
 

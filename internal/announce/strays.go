@@ -96,20 +96,28 @@ func (l *loop) announced(now time.Time, addr netip.Addr, name string) {
 // often one goes round.
 const strayLinger = 3 * time.Second
 
-// forgetStrays ends the passing on in circles, to nodes that are gone, and of
-// addresses that are no more.
-func (l *loop) forgetStrays(now time.Time) {
-	if l.s.cfg.Strays == nil || l.nodes == nil {
-		return // no election yet
+// endStrays ends the passing on in circles.
+func (l *loop) endStrays(now time.Time) {
+	for addr, end := range l.ending {
+		if !now.Before(end) {
+			l.pass(addr, netip.Addr{})
+		}
+	}
+}
+
+// forgetStrays ends the passing on to nodes that are gone, and of addresses that
+// are no more.
+func (l *loop) forgetStrays() {
+	if l.s.cfg.Strays == nil {
+		return
 	}
 	for _, addr := range l.s.cfg.Strays.Addresses() {
 		result, listed := l.results[addr]
 		if result.Announcer != l.s.cfg.Node {
 			delete(l.inherited, addr)
 		}
-		end, ending := l.ending[addr]
 		m, known := l.view[l.nodeOf(l.s.cfg.Strays.Former(addr))]
-		if !listed || !known || m.Gone() || ending && !now.Before(end) {
+		if !listed || !known || m.Gone() {
 			l.pass(addr, netip.Addr{})
 		}
 	}
