@@ -154,15 +154,13 @@ const strayHops = 8
 //	ip daddr @former ip ttl > strayHops ip ttl set strayHops
 func strayShorten(fam model.Family) []expr.Any {
 	const r0, word = unix.NFT_REG32_00, 2
-	at, limit, mask, set := uint32(8), uint32(8), []byte{0, 0xff}, []byte{strayHops, 0} // TTL, protocol
+	at, mask, set := uint32(8), []byte{0, 0xff}, []byte{strayHops, 0} // TTL, protocol
 	write := &expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: r0, Base: expr.PayloadBaseNetworkHeader, Offset: at, Len: word, CsumType: expr.CsumTypeInet, CsumOffset: 10}
 	if fam == model.IPv6 {
-		at, limit, mask, set = 6, 7, []byte{0xff, 0}, []byte{0, strayHops} // next header, hop limit
+		at, mask, set = 6, []byte{0xff, 0}, []byte{0, strayHops} // next header, hop limit
 		write = &expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: r0, Base: expr.PayloadBaseNetworkHeader, Offset: at, Len: word}
 	}
-	return append(strayTo(fam),
-		&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseNetworkHeader, Offset: limit, Len: 1},
-		&expr.Cmp{Op: expr.CmpOpGt, Register: r0, Data: []byte{strayHops}},
+	return append(append(strayTo(fam), hopsAbove(fam, strayHops)...),
 		&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseNetworkHeader, Offset: at, Len: word},
 		&expr.Bitwise{SourceRegister: r0, DestRegister: r0, Len: word, Mask: mask, Xor: set},
 		write,
@@ -176,16 +174,20 @@ func strayShorten(fam model.Family) []expr.Any {
 // The copy that dup makes is not tracked, and the original is dropped before it
 // would be: the connection stays unknown here. The copy's TTL is one less.
 func strayDup(fam model.Family) []expr.Any {
+	return append(append(hopsAbove(fam, 1), strayTo(fam)...), &expr.Dup{RegAddr: unix.NFT_REG32_00}, &expr.Verdict{Kind: expr.VerdictDrop})
+}
+
+// hopsAbove matches packets by their TTL or hop limit.
+func hopsAbove(fam model.Family, n byte) []expr.Any {
 	const r0 = unix.NFT_REG32_00
-	limit := uint32(8)
+	at := uint32(8)
 	if fam == model.IPv6 {
-		limit = 7
+		at = 7
 	}
-	ttl := []expr.Any{
-		&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseNetworkHeader, Offset: limit, Len: 1},
-		&expr.Cmp{Op: expr.CmpOpGt, Register: r0, Data: []byte{1}},
+	return []expr.Any{
+		&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseNetworkHeader, Offset: at, Len: 1},
+		&expr.Cmp{Op: expr.CmpOpGt, Register: r0, Data: []byte{n}},
 	}
-	return append(append(ttl, strayTo(fam)...), &expr.Dup{RegAddr: r0}, &expr.Verdict{Kind: expr.VerdictDrop})
 }
 
 // strayTo loads where a packet is passed on to.
