@@ -88,13 +88,7 @@ func (c *Conn) readDump(seq uint32, each func([]byte)) error {
 // Tables lists the tables of a family by name.
 func (c *Conn) Tables(f Family) ([]string, error) {
 	var names []string
-	err := c.dump(unix.NFT_MSG_GETTABLE, f, nil, func() { names = nil }, func(b []byte) {
-		Attrs(b, func(typ uint16, data []byte) {
-			if typ == unix.NFTA_TABLE_NAME {
-				names = append(names, CString(data))
-			}
-		})
-	})
+	err := c.tables(f, func() { names = nil }, func(name string, _ uint32) { names = append(names, name) })
 	if err != nil {
 		return nil, fmt.Errorf("list tables: %w", err)
 	}
@@ -103,7 +97,20 @@ func (c *Conn) Tables(f Family) ([]string, error) {
 
 // Dormant says whether t exists, and whether its hooks are switched off.
 func (c *Conn) Dormant(t Table) (exists, dormant bool, err error) {
-	err = c.dump(unix.NFT_MSG_GETTABLE, t.Family, nil, func() { exists, dormant = false, false }, func(b []byte) {
+	err = c.tables(t.Family, func() { exists, dormant = false, false }, func(name string, flags uint32) {
+		if name == t.Name {
+			exists, dormant = true, flags&unix.NFT_TABLE_F_DORMANT != 0
+		}
+	})
+	if err != nil {
+		return false, false, fmt.Errorf("look for table %s: %w", t, err)
+	}
+	return exists, dormant, nil
+}
+
+// tables gives each table of a family with its flags, all again after again.
+func (c *Conn) tables(f Family, again func(), found func(name string, flags uint32)) error {
+	return c.dump(unix.NFT_MSG_GETTABLE, f, nil, again, func(b []byte) {
 		name, flags := "", uint32(0)
 		Attrs(b, func(typ uint16, data []byte) {
 			switch typ {
@@ -113,14 +120,8 @@ func (c *Conn) Dormant(t Table) (exists, dormant bool, err error) {
 				flags = bigEndian32(data)
 			}
 		})
-		if name == t.Name {
-			exists, dormant = true, flags&unix.NFT_TABLE_F_DORMANT != 0
-		}
+		found(name, flags)
 	})
-	if err != nil {
-		return false, false, fmt.Errorf("look for table %s: %w", t, err)
-	}
-	return exists, dormant, nil
 }
 
 // ReadChain is a chain as the kernel has it.
