@@ -205,15 +205,20 @@ func TestLoadNoticesALoss(t *testing.T) {
 	}
 }
 
-// A client's affinity outlives the process and changes of other endpoints.
-func TestAffinityOutlivesTheProcess(t *testing.T) {
-	b := newBackend(t)
-	nstest.Everywhere(t)
-	var pods []string
+// eightPods gives the addresses of Pods that tell who they are.
+func eightPods(t *testing.T) (pods []string) {
 	for i := range 8 {
 		pods = append(pods, fmt.Sprintf("10.244.1.%d", 10+i))
 	}
 	listenNames(t, pods...)
+	return pods
+}
+
+// A client's affinity outlives the process and changes of other endpoints.
+func TestAffinityOutlivesTheProcess(t *testing.T) {
+	b := newBackend(t)
+	nstest.Everywhere(t)
+	pods := eightPods(t)
 	sticky := func(addrs ...string) model.Desired {
 		d := withEndpoints(addrs...)
 		f := &d.Services[name(0)].Frontends[0]
@@ -267,11 +272,7 @@ func TestAffinityOutlivesTheProcess(t *testing.T) {
 func TestAffinityEnds(t *testing.T) {
 	b := newBackend(t)
 	nstest.Everywhere(t)
-	var pods []string
-	for i := range 8 {
-		pods = append(pods, fmt.Sprintf("10.244.1.%d", 10+i))
-	}
-	listenNames(t, pods...)
+	pods := eightPods(t)
 	d := withEndpoints(pods...)
 	d.Services[name(0)].Frontends[0].Inside.Affinity = time.Second
 	mustSync(t, b, d)
