@@ -67,8 +67,12 @@ func (w *waiting) freed(addr netip.Addr, pool string) []types.NamespacedName {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, key := range candidates {
+		x, waits := w.waiters[key]
+		if !waits {
+			continue // it has been served meanwhile
+		}
 		out = append(out, key)
-		if w.waiters[key].families < 2 {
+		if x.families < 2 {
 			break
 		}
 	}
