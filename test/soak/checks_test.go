@@ -157,28 +157,42 @@ func (s *allocation) checkCounts() {
 	})
 }
 
-// checkIPAddresses waits until the API server's records of addresses in use are
-// those of Services, and none that kept a released address from it is left.
+// leakedFor is how long the API server keeps an IPAddress that it made for a
+// Service which then was not written, as after a lost update (its syncIPAddress).
+const leakedFor = time.Minute
+
+// checkIPAddresses waits until none of the IPAddresses is left that kept a
+// released address from the API server, and its own are those of Services.
 func (s *allocation) checkIPAddresses() {
-	s.eventually("no IPAddress is left of Services that are gone", time.Minute, func() error {
-		var addresses networkingv1.IPAddressList
-		var services corev1.ServiceList
-		if err := errors.Join(s.api.List(s.t.Context(), &addresses), s.api.List(s.t.Context(), &services)); err != nil {
-			return err
-		}
-		used := map[string]bool{}
-		for _, svc := range services.Items {
-			for _, ip := range svc.Spec.ClusterIPs {
-				used[ip] = true
-			}
-		}
-		for _, a := range addresses.Items {
-			if a.Labels[networkingv1.LabelManagedBy] == v1alpha1.ManagedBy || !used[a.Name] {
-				return fmt.Errorf("%s is kept for %s", a.Name, a.Annotations)
-			}
-		}
-		return nil
+	s.eventually("no IPAddress is left of ours", time.Minute, func() error {
+		return s.noIPAddress(func(a *networkingv1.IPAddress, _ bool) bool {
+			return a.Labels[networkingv1.LabelManagedBy] == v1alpha1.ManagedBy
+		})
 	})
+	s.eventually("no IPAddress is left of Services that are gone", leakedFor+time.Minute, func() error {
+		return s.noIPAddress(func(_ *networkingv1.IPAddress, used bool) bool { return !used })
+	})
+}
+
+// noIPAddress gives an error for one that is left over.
+func (s *allocation) noIPAddress(left func(a *networkingv1.IPAddress, used bool) bool) error {
+	var addresses networkingv1.IPAddressList
+	var services corev1.ServiceList
+	if err := errors.Join(s.api.List(s.t.Context(), &addresses), s.api.List(s.t.Context(), &services)); err != nil {
+		return err
+	}
+	used := map[string]bool{}
+	for _, svc := range services.Items {
+		for _, ip := range svc.Spec.ClusterIPs {
+			used[ip] = true
+		}
+	}
+	for i := range addresses.Items {
+		if a := &addresses.Items[i]; left(a, used[a.Name]) {
+			return fmt.Errorf("%s, made by %s at %s for %v %v", a.Name, a.Labels[networkingv1.LabelManagedBy], a.CreationTimestamp.Format(time.TimeOnly), a.Spec.ParentRef, a.Annotations)
+		}
+	}
+	return nil
 }
 
 // count counts the values of a tenant's pools that Services have.
