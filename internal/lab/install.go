@@ -40,7 +40,8 @@ func (l *Lab) WaitInstalled(ctx context.Context) error {
 	return l.WaitDeployment(ctx, SystemNamespace, "causeway-controller")
 }
 
-// WaitDeployment waits until every replica of a Deployment is ready.
+// WaitDeployment waits until every replica of a Deployment is ready, and none of
+// a former template is left.
 func (l *Lab) WaitDeployment(ctx context.Context, namespace, name string) error {
 	return l.Wait(ctx, "Deployment "+namespace+"/"+name, func(ctx context.Context) (bool, string, error) {
 		d, err := l.Kubernetes.AppsV1().Deployments(namespace).Get(ctx, name, metav1.GetOptions{})
@@ -51,8 +52,11 @@ func (l *Lab) WaitDeployment(ctx context.Context, namespace, name string) error 
 	})
 }
 
+// deploymentReady tells whether all replicas are of the present template, and
+// ready; while one of the former is left, it may be among those that are ready.
 func deploymentReady(d *appsv1.Deployment) bool {
-	return d.Status.ObservedGeneration >= d.Generation && d.Status.UpdatedReplicas == *d.Spec.Replicas && d.Status.ReadyReplicas == *d.Spec.Replicas
+	want, s := *d.Spec.Replicas, &d.Status
+	return s.ObservedGeneration >= d.Generation && s.Replicas == want && s.UpdatedReplicas == want && s.ReadyReplicas == want
 }
 
 // WaitDaemonSet waits until a DaemonSet is ready on this many nodes.
