@@ -30,6 +30,7 @@ import (
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/alloc/book"
+	"github.com/causeway-lb/causeway/internal/netaddr"
 )
 
 const (
@@ -164,8 +165,8 @@ func (r *ClusterIPPoolReconciler) nodesInside(ctx context.Context, ranges []allo
 	var out []string
 	for i := range nodes.Items {
 		for _, address := range nodes.Items[i].Status.Addresses {
-			a, err := netip.ParseAddr(address.Address)
-			if err == nil && slices.ContainsFunc(ranges, func(r alloc.Range) bool { return r.Contains(a.Unmap()) }) {
+			a, ok := netaddr.Parse(address.Address)
+			if ok && slices.ContainsFunc(ranges, func(r alloc.Range) bool { return r.Contains(a) }) {
 				out = append(out, fmt.Sprintf("%s is the address of node %s", a, nodes.Items[i].Name))
 			}
 		}
@@ -218,8 +219,8 @@ func hasCIDR(cidrs []networkingv1.ServiceCIDR, but string, p netip.Prefix) bool 
 			continue
 		}
 		for _, s := range c.Spec.CIDRs {
-			q, err := netip.ParsePrefix(s)
-			if err == nil && q.Bits() <= p.Bits() && q.Contains(p.Addr()) {
+			q, ok := netaddr.ParsePrefix(s)
+			if ok && q.Bits() <= p.Bits() && q.Contains(p.Addr()) {
 				return true
 			}
 		}
@@ -265,7 +266,7 @@ func (r *ClusterIPPoolReconciler) removeCIDRs(ctx context.Context, pool string, 
 func (r *ClusterIPPoolReconciler) inUse(c *networkingv1.ServiceCIDR) (yes bool) {
 	r.book.with(func(b *book.Book) {
 		for _, s := range c.Spec.CIDRs {
-			if p, err := netip.ParsePrefix(s); err == nil {
+			if p, ok := netaddr.ParsePrefix(s); ok {
 				yes = yes || b.InUse(p)
 			}
 		}

@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/netaddr"
 	"github.com/causeway-lb/causeway/internal/provisioner"
 	"github.com/causeway-lb/causeway/internal/provisioner/haproxy"
 )
@@ -73,7 +74,7 @@ func holdersOf(ctx context.Context, c client.Reader, class string) ([]haproxy.Ho
 		}
 		h := haproxy.Holder{Owner: provisioner.OwnerOf(svc)}
 		for _, in := range svc.Status.LoadBalancer.Ingress {
-			if addr, err := netip.ParseAddr(in.IP); err == nil {
+			if addr, ok := netaddr.Parse(in.IP); ok {
 				h.Addresses = append(h.Addresses, addr)
 			}
 		}
@@ -151,11 +152,10 @@ func takesTraffic(node *corev1.Node) bool {
 func nodeAddresses(node *corev1.Node) []netip.Addr {
 	var out []netip.Addr
 	for _, a := range node.Status.Addresses {
-		addr, err := netip.ParseAddr(a.Address)
-		if a.Type != corev1.NodeInternalIP || err != nil {
+		addr, ok := netaddr.Parse(a.Address)
+		if a.Type != corev1.NodeInternalIP || !ok {
 			continue
 		}
-		addr = addr.Unmap()
 		if !slices.ContainsFunc(out, func(o netip.Addr) bool { return o.BitLen() == addr.BitLen() }) {
 			out = append(out, addr)
 		}

@@ -5,7 +5,6 @@ package controllers
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -20,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/netaddr"
 	"github.com/causeway-lb/causeway/internal/provisioner"
 	"github.com/causeway-lb/causeway/internal/provisioner/pool"
 )
@@ -185,8 +185,8 @@ func nodeExclusions(o client.Object) []pool.Exclusion {
 	}
 	var out []pool.Exclusion
 	for _, a := range node.Status.Addresses {
-		if addr, err := netip.ParseAddr(a.Address); err == nil {
-			out = append(out, pool.Exclusion{Range: pool.AddrRange(addr.Unmap().WithZone("")), Why: "node " + node.Name})
+		if addr, ok := netaddr.Parse(a.Address); ok {
+			out = append(out, pool.Exclusion{Range: pool.AddrRange(addr), Why: "node " + node.Name})
 		}
 	}
 	return append(out, prefixExclusions(node.Spec.PodCIDRs, "the Pods of node "+node.Name)...)
@@ -204,7 +204,7 @@ func serviceExclusions(o client.Object) []pool.Exclusion {
 func prefixExclusions(cidrs []string, why string) []pool.Exclusion {
 	var out []pool.Exclusion
 	for _, text := range cidrs {
-		if p, err := netip.ParsePrefix(text); err == nil {
+		if p, ok := netaddr.ParsePrefix(text); ok {
 			out = append(out, pool.Exclusion{Range: pool.PrefixRange(p), Why: why})
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/netaddr"
 	"github.com/causeway-lb/causeway/internal/provisioner"
 )
 
@@ -132,8 +133,8 @@ func ingressOf(svc *corev1.Service, served []provisioner.Ingress) []corev1.LoadB
 func (r *LoadBalancerReconciler) clearStatus(ctx context.Context, svc *corev1.Service, held []netip.Addr) error {
 	base := svc.DeepCopy()
 	svc.Status.LoadBalancer.Ingress = slices.DeleteFunc(svc.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool {
-		addr, err := netip.ParseAddr(in.IP)
-		return svc.Spec.Type != corev1.ServiceTypeLoadBalancer || err == nil && slices.Contains(held, addr)
+		addr, ok := netaddr.Parse(in.IP)
+		return svc.Spec.Type != corev1.ServiceTypeLoadBalancer || ok && slices.Contains(held, addr)
 	})
 	for _, c := range []string{v1alpha1.ServiceAllocated, v1alpha1.ServiceAnnounced, v1alpha1.ServiceHealthy} {
 		meta.RemoveStatusCondition(&svc.Status.Conditions, c)

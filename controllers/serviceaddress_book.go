@@ -27,6 +27,7 @@ import (
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/alloc/book"
+	"github.com/causeway-lb/causeway/internal/netaddr"
 )
 
 // serviceBook is a book.Book that follows the API. Every replica keeps one,
@@ -294,7 +295,7 @@ func (b *serviceBook) recount() {
 	var prefixes []netip.Prefix
 	for _, c := range cidrs {
 		for _, s := range c.Spec.CIDRs {
-			if p, err := netip.ParsePrefix(s); err == nil {
+			if p, ok := netaddr.ParsePrefix(s); ok {
 				prefixes = append(prefixes, p)
 			}
 		}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/agent"
 	"github.com/causeway-lb/causeway/internal/announce/members"
+	"github.com/causeway-lb/causeway/internal/netaddr"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/modes"
 	"github.com/causeway-lb/causeway/internal/proxy/none"
@@ -109,11 +109,11 @@ func (f *flags) config() (agent.Config, error) {
 func parsePrefixes(raws []string) ([]netip.Prefix, error) {
 	var ps []netip.Prefix
 	for _, raw := range raws {
-		p, err := netip.ParsePrefix(strings.TrimSpace(raw))
-		if err != nil {
+		p, ok := netaddr.ParsePrefix(raw)
+		if !ok {
 			return nil, fmt.Errorf("%q is not a range such as 192.0.2.0/24", raw)
 		}
-		ps = append(ps, p.Masked())
+		ps = append(ps, p)
 	}
 	return ps, nil
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/announce"
 	"github.com/causeway-lb/causeway/internal/announce/members"
 	"github.com/causeway-lb/causeway/internal/conntrack"
+	"github.com/causeway-lb/causeway/internal/netaddr"
 )
 
 // snapshotSettle is for how long changes of the Store are gathered before the
@@ -231,8 +232,8 @@ func internalIPs(node *corev1.Node) []netip.Addr {
 		if a.Type != corev1.NodeInternalIP {
 			continue
 		}
-		if ip, err := netip.ParseAddr(a.Address); err == nil {
-			out = append(out, ip.Unmap())
+		if ip, ok := netaddr.Parse(a.Address); ok {
+			out = append(out, ip)
 		}
 	}
 	return out

@@ -17,6 +17,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/announce"
 	"github.com/causeway-lb/causeway/internal/announce/claim"
 	"github.com/causeway-lb/causeway/internal/announce/elect"
+	"github.com/causeway-lb/causeway/internal/netaddr"
 	"github.com/causeway-lb/causeway/internal/proxy/syncer"
 )
 
@@ -155,7 +156,7 @@ func hasIngress(svc *corev1.Service, addr netip.Addr) bool {
 		return false
 	}
 	for _, in := range svc.Status.LoadBalancer.Ingress {
-		if ip, err := netip.ParseAddr(in.IP); err == nil && ip.Unmap() == addr {
+		if ip, ok := netaddr.Parse(in.IP); ok && ip == addr {
 			return true
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/causeway-lb/causeway/internal/netaddr"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
@@ -43,8 +44,8 @@ func podCIDRs(node *corev1.Node) []netip.Prefix {
 	}
 	var ps []netip.Prefix
 	for _, raw := range raws {
-		if p, err := netip.ParsePrefix(raw); err == nil {
-			ps = append(ps, p.Masked())
+		if p, ok := netaddr.ParsePrefix(raw); ok {
+			ps = append(ps, p)
 		}
 	}
 	return ps

@@ -18,6 +18,7 @@ const module = "github.com/causeway-lb/causeway/"
 // network, no logger.
 var pure = []string{
 	"internal/bitmap",
+	"internal/netaddr",
 	"internal/alloc",
 	"internal/endpointslice",
 	"internal/proxy/model",

@@ -11,6 +11,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/causeway-lb/causeway/internal/netaddr"
 )
 
 // MaxEndpoints is how many endpoints a slice holds at most, unless Input says
@@ -152,7 +154,7 @@ func Families(service *corev1.Service) []discoveryv1.AddressType {
 		return families
 	}
 	if !isHeadless(service) {
-		if addr, ok := parseAddress(service.Spec.ClusterIP); ok && addr.Is6() {
+		if addr, ok := netaddr.Parse(service.Spec.ClusterIP); ok && addr.Is6() {
 			return []discoveryv1.AddressType{discoveryv1.AddressTypeIPv6}
 		}
 		return []discoveryv1.AddressType{discoveryv1.AddressTypeIPv4}
@@ -214,7 +216,7 @@ func publishedPods(in *Input, ports *portResolver) podSet {
 
 func hasInvalidAddress(pod *corev1.Pod) bool {
 	for i := range pod.Status.PodIPs {
-		if _, ok := parseAddress(pod.Status.PodIPs[i].IP); !ok {
+		if _, ok := netaddr.Parse(pod.Status.PodIPs[i].IP); !ok {
 			return true
 		}
 	}
@@ -262,7 +264,7 @@ func ready(pod *corev1.Pod, service *corev1.Service) bool {
 func podAddresses(pod *corev1.Pod, family discoveryv1.AddressType) (first string, more []string) {
 	for i := range pod.Status.PodIPs {
 		text := pod.Status.PodIPs[i].IP
-		addr, ok := parseAddress(text)
+		addr, ok := netaddr.Parse(text)
 		if !ok || addr.Is4() != (family == discoveryv1.AddressTypeIPv4) {
 			continue
 		}

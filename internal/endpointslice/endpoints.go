@@ -14,6 +14,8 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/causeway-lb/causeway/internal/netaddr"
 )
 
 const (
@@ -133,7 +135,7 @@ func legacyAddresses(service *corev1.Service, pods []*corev1.Pod) ([]legacyAddre
 			continue
 		}
 		text, _ := podAddresses(pod, legacyFamily(service, pod))
-		addr, ok := parseAddress(text)
+		addr, ok := netaddr.Parse(text)
 		if !ok {
 			continue
 		}
@@ -161,7 +163,7 @@ func legacyFamily(service *corev1.Service, pod *corev1.Pod) discoveryv1.AddressT
 	if len(service.Spec.IPFamilies) > 0 || !isHeadless(service) {
 		return Families(service)[0]
 	}
-	if addr, ok := parseAddress(pod.Status.PodIP); ok && addr.Is6() {
+	if addr, ok := netaddr.Parse(pod.Status.PodIP); ok && addr.Is6() {
 		return discoveryv1.AddressTypeIPv6
 	}
 	return discoveryv1.AddressTypeIPv4

@@ -11,6 +11,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/causeway-lb/causeway/internal/netaddr"
 )
 
 // MaxMirrored is how many addresses of a subset are mirrored, the number that a
@@ -110,7 +112,7 @@ func (m *mirror) add(subset *corev1.EndpointSubset) { //nolint:staticcheck
 // addAddress completes the target with the address, and takes it in if there is
 // room.
 func (m *mirror) addAddress(address *corev1.EndpointAddress, t target, ports portKey, room *int) {
-	addr, ok := parseAddress(address.IP)
+	addr, ok := netaddr.Parse(address.IP)
 	if !ok {
 		m.invalid++
 		if m.firstInvalid == "" {

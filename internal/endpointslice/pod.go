@@ -8,7 +8,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	netutils "k8s.io/utils/net"
 )
 
 // Selects tells whether a Service's selector matches a Pod's labels. A nil or
@@ -106,17 +105,6 @@ func namedPort(container *corev1.Container, name string, protocol corev1.Protoco
 		}
 	}
 	return 0, false
-}
-
-// parseAddress reads an address as the API may hold it: IPv4 octets may have
-// leading zeros (old objects), IPv4-mapped IPv6 counts as IPv4, zones are
-// refused.
-func parseAddress(text string) (netip.Addr, bool) {
-	if addr, err := netip.ParseAddr(text); err == nil {
-		return addr.Unmap(), addr.Zone() == ""
-	}
-	addr, ok := netip.AddrFromSlice(netutils.ParseIPSloppy(text))
-	return addr.Unmap(), ok
 }
 
 // canonical returns the text of addr, and text itself (no allocation) if that

@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -21,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/netaddr"
 )
 
 // Facts are what the API says about one Service.
@@ -91,8 +91,8 @@ func concerns(record *v1alpha1.LoadBalancerAddress, svc *corev1.Service) bool {
 	return slices.ContainsFunc(record.Spec.Services, func(ref v1alpha1.ServiceReference) bool {
 		return ref.Namespace == svc.Namespace && ref.Name == svc.Name
 	}) || slices.ContainsFunc(svc.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool {
-		a, err := netip.ParseAddr(in.IP)
-		return err == nil && a.Unmap().String() == record.Spec.Address
+		a, ok := netaddr.Parse(in.IP)
+		return ok && a.String() == record.Spec.Address
 	})
 }
 

@@ -4,7 +4,6 @@ package explain
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -13,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/netaddr"
 )
 
 // loadBalancer looks at the addresses that clients outside use.
@@ -66,8 +66,8 @@ func (e *explainer) ingress(in *corev1.LoadBalancerIngress) {
 		return
 	}
 	i := slices.IndexFunc(e.Records, func(r v1alpha1.LoadBalancerAddress) bool {
-		a, err := netip.ParseAddr(in.IP)
-		return err == nil && r.Spec.Address == a.Unmap().String()
+		a, ok := netaddr.Parse(in.IP)
+		return ok && r.Spec.Address == a.String()
 	})
 	if i < 0 {
 		e.add(Wrong, "%s has no record (LoadBalancerAddress), so that nobody announces it", in.IP).Do = "The controller makes it: see that it runs"

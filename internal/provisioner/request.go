@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/netaddr"
 )
 
 // MaxAddresses is how many addresses a Service can ask for.
@@ -47,8 +48,8 @@ func ParseRequest(svc *corev1.Service, namespaceLabels map[string]string) (Reque
 		req.Ports = append(req.Ports, Port{Protocol: protocolOf(p.Protocol), Port: uint16(p.Port)})
 	}
 	for _, in := range svc.Status.LoadBalancer.Ingress {
-		if addr, err := netip.ParseAddr(in.IP); err == nil {
-			req.Current = append(req.Current, addr.Unmap())
+		if addr, ok := netaddr.Parse(in.IP); ok {
+			req.Current = append(req.Current, addr)
 		}
 	}
 	if len(req.SharingKey) > 253 {
@@ -91,11 +92,10 @@ func requestedAddresses(svc *corev1.Service) ([]netip.Addr, error) {
 	}
 	var addrs []netip.Addr
 	for part := range strings.SplitSeq(text, ",") {
-		addr, err := netip.ParseAddr(strings.TrimSpace(part))
-		if err != nil || addr.Zone() != "" {
+		addr, ok := netaddr.Parse(part)
+		if !ok {
 			return nil, invalid("%s: %q is not an IP address: write one or more addresses such as 192.0.2.7,2001:db8::7, without prefix length or zone", where, part)
 		}
-		addr = addr.Unmap()
 		if slices.Contains(addrs, addr) {
 			return nil, invalid("%s: %s is listed twice: list it once", where, addr)
 		}
@@ -198,8 +198,8 @@ func DesiredOf(svc *corev1.Service, addrs []netip.Addr) Desired {
 		})
 	}
 	for _, text := range svc.Spec.LoadBalancerSourceRanges {
-		if prefix, err := netip.ParsePrefix(strings.TrimSpace(text)); err == nil {
-			d.SourceRanges = append(d.SourceRanges, prefix.Masked())
+		if prefix, ok := netaddr.ParsePrefix(text); ok {
+			d.SourceRanges = append(d.SourceRanges, prefix)
 		}
 	}
 	return d

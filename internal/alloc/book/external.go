@@ -11,6 +11,7 @@ import (
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/alloc"
+	"github.com/causeway-lb/causeway/internal/netaddr"
 )
 
 // checkExternal refuses external IPs and LoadBalancer addresses that the
@@ -77,7 +78,7 @@ type field struct {
 func external(svc *corev1.Service) []field {
 	var out []field
 	add := func(name, text string) {
-		if a, ok := parseAddr(strings.TrimSpace(text)); ok {
+		if a, ok := netaddr.Parse(text); ok {
 			out = append(out, field{name, a})
 		}
 	}

@@ -7,9 +7,9 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
-	netutils "k8s.io/utils/net"
 
 	"github.com/causeway-lb/causeway/internal/alloc"
+	"github.com/causeway-lb/causeway/internal/netaddr"
 )
 
 // Needs is what somebody has to allocate before a Service can be stored.
@@ -68,7 +68,7 @@ func addressNeeds(svc, old *corev1.Service, cluster []corev1.IPFamily) []Address
 		}
 		need := AddressNeed{Index: i, Family: family}
 		if i < len(ips) {
-			asked, ok := parseAddr(ips[i])
+			asked, ok := netaddr.Parse(ips[i])
 			if !ok {
 				return nil
 			}
@@ -107,7 +107,7 @@ func families(svc, old *corev1.Service, ips []string, cluster []corev1.IPFamily)
 	}
 	out := slices.Clone(svc.Spec.IPFamilies)
 	for i := len(out); i < len(ips); i++ {
-		if a, ok := parseAddr(ips[i]); ok {
+		if a, ok := netaddr.Parse(ips[i]); ok {
 			out = append(out, alloc.FamilyOf(a))
 		}
 	}
@@ -238,14 +238,6 @@ func needsHealthCheck(svc *corev1.Service) bool {
 	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 }
 
-// parseAddr reads an address as the API server does, which before Kubernetes 1.36
-// took leading zeros for decimal: 10.96.017.009 is 10.96.17.9 to it, and to all who
-// forward.
-func parseAddr(s string) (netip.Addr, bool) {
-	a, ok := netip.AddrFromSlice(netutils.ParseIPSloppy(s))
-	return a.Unmap(), ok
-}
-
 // port is a port number of the API, and 0 for one that is none.
 func port(n int32) uint16 {
 	if n < 0 || n > 65535 {
@@ -258,7 +250,7 @@ func port(n int32) uint16 {
 func holds(svc *corev1.Service) (v4, v6 []netip.Addr, ports []uint16) {
 	if hasClusterIP(svc) {
 		for _, s := range clusterIPs(svc) {
-			switch a, ok := parseAddr(s); {
+			switch a, ok := netaddr.Parse(s); {
 			case !ok:
 			case a.Is4():
 				v4 = append(v4, a)

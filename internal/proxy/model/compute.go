@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/netaddr"
 )
 
 const (
@@ -258,9 +259,8 @@ func containsAddr(ps []netip.Prefix, a netip.Addr) bool {
 
 // address parses an address of a field that users or other controllers write.
 func (c *computation) address(field, raw string) (netip.Addr, bool) {
-	ip, err := netip.ParseAddr(strings.TrimSpace(raw))
-	ip = ip.Unmap()
-	if err != nil || ip.Zone() != "" || ip.IsUnspecified() || ip.IsLoopback() || ip.IsMulticast() {
+	ip, ok := netaddr.Parse(raw)
+	if !ok || ip.IsUnspecified() || ip.IsLoopback() || ip.IsMulticast() {
 		c.problem("InvalidAddress", "%s has %q, which nodes cannot answer for: use a unicast IP address", field, raw)
 		return netip.Addr{}, false
 	}
@@ -274,8 +274,8 @@ func (c *computation) address(field, raw string) (netip.Addr, bool) {
 func (c *computation) sourceRanges(fam Family) (ranges []netip.Prefix, restricted bool) {
 	raws := c.in.Service.Spec.LoadBalancerSourceRanges
 	for _, raw := range raws {
-		p, err := netip.ParsePrefix(strings.TrimSpace(raw))
-		if err != nil {
+		p, ok := netaddr.ParsePrefix(raw)
+		if !ok {
 			c.problem("InvalidSourceRange", "spec.loadBalancerSourceRanges has %q, which is not a CIDR: nobody is admitted by it", raw)
 			continue
 		}
@@ -285,7 +285,7 @@ func (c *computation) sourceRanges(fam Family) (ranges []netip.Prefix, restricte
 		if p.Bits() == 0 {
 			return nil, false
 		}
-		ranges = append(ranges, p.Masked())
+		ranges = append(ranges, p)
 	}
 	return Disjoint(ranges), len(raws) > 0
 }

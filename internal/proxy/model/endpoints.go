@@ -10,6 +10,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"github.com/causeway-lb/causeway/internal/netaddr"
 )
 
 // WeightAnnotation on an EndpointSlice gives each of its endpoints that share of
@@ -112,12 +114,8 @@ func newCandidate(ep *discoveryv1.Endpoint, fam Family, port, weight uint16, nod
 	if len(ep.Addresses) == 0 {
 		return candidate{}, false
 	}
-	addr, err := netip.ParseAddr(ep.Addresses[0])
-	if err != nil {
-		return candidate{}, false
-	}
-	addr = addr.Unmap().WithZone("")
-	if FamilyOf(addr) != fam || addr.IsUnspecified() {
+	addr, ok := netaddr.Parse(ep.Addresses[0])
+	if !ok || FamilyOf(addr) != fam || addr.IsUnspecified() {
 		return candidate{}, false
 	}
 	c := candidate{
