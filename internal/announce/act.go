@@ -72,14 +72,17 @@ func (l *loop) act(now time.Time, addresses []elect.Address, mine []link, result
 
 // port gives the open port of key, or nil if it cannot be opened now.
 func (l *loop) port(now time.Time, key portKey, name string) *port {
-	if p := l.ports[key]; p != nil {
+	if p := l.ports[key]; p != nil && p.conn.Bound() {
 		p.name = name
 		return p
+	} else if p != nil {
+		l.log.Info("An interface was deleted and made again, opening its socket anew", "interface", name)
+		l.closePort(now, p)
 	}
 	if now.Before(l.retry[key]) {
 		return nil
 	}
-	p, err := openPort(l.ctx, key, name, l.s, l.heard)
+	p, err := openPort(l.ctx, now, key, name, l.s, l.heard)
 	if err != nil {
 		l.retry[key] = now.Add(retryPort)
 		l.log.Error(err, "Opening a socket failed, will try again", "interface", name)
@@ -97,7 +100,10 @@ func (l *loop) reopen(now time.Time) {
 		select {
 		case <-p.failed:
 			l.closePort(now, p)
-			l.retry[p.key] = now.Add(retryPort)
+			l.dirty = true
+			if now.Sub(p.opened) < retryPort { // else at once: its interface may be another one now
+				l.retry[p.key] = now.Add(retryPort)
+			}
 		default:
 		}
 	}
@@ -114,6 +120,7 @@ func (l *loop) reopen(now time.Time) {
 		l.counted = now
 		for _, p := range l.ports {
 			l.count(p)
+			l.dirty = l.dirty || !p.conn.Bound()
 			for _, e := range p.entries {
 				l.dirty = l.dirty || e.overdue(now)
 			}

@@ -41,6 +41,7 @@ type port struct {
 	groups *ndp.Groups // nil for IPv4
 	stop   func()
 	failed chan struct{} // closed when the socket has failed
+	opened time.Time
 
 	entries map[netip.Addr]*entry
 	asked   map[netip.Addr]bool // what the filter lets questions through for
@@ -79,9 +80,9 @@ func (e *entry) note(err error) {
 }
 
 // openPort opens the socket and starts to receive into out.
-func openPort(ctx context.Context, key portKey, name string, s *Speaker, out chan<- heard) (*port, error) {
+func openPort(ctx context.Context, now time.Time, key portKey, name string, s *Speaker, out chan<- heard) (*port, error) {
 	p := &port{
-		key: key, name: name, failed: make(chan struct{}),
+		key: key, name: name, failed: make(chan struct{}), opened: now,
 		entries: map[netip.Addr]*entry{}, asked: map[netip.Addr]bool{}, claimed: -1,
 		beats: map[string]*beat{}, missing: map[string]absence{}, open: map[netip.Addr]bool{},
 	}

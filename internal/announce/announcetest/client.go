@@ -5,6 +5,7 @@ package announcetest
 import (
 	"bufio"
 	"cmp"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -100,6 +101,20 @@ func (a *Asker) receive(c *packet.Conn, p wire.Protocol) {
 func (a *Asker) Question(address netip.Addr) (time.Time, error) {
 	at := time.Now()
 	return at, a.send(address, question(address, a.mac))
+}
+
+// Tagged sends one question in a frame of a VLAN (IEEE 802.1Q), 0 for one that has
+// a priority only.
+func (a *Asker) Tagged(address netip.Addr, vlan uint16) (time.Time, error) {
+	at, frame := time.Now(), question(address, a.mac)
+	tag := binary.BigEndian.AppendUint16([]byte{0x81, 0x00}, 5<<13|vlan)
+	return at, a.send(address, slices.Concat(frame[:12], tag, frame[12:]))
+}
+
+// Send sends a frame as it is.
+func (a *Asker) Send(frame []byte) error {
+	_, err := a.v4.WriteTo(frame, &packet.Addr{HardwareAddr: frame[:6]})
+	return err
 }
 
 // Flood sends questions about an address, perMilli of them each millisecond, from

@@ -92,6 +92,11 @@ func TestKinds(t *testing.T) {
 			beside: func(n *network.Namespace) error { return vlan(n, "beside0") },
 		},
 		{
+			name:   "on a trunk, whose VLANs are not the node's",
+			node:   func(h *announcetest.Host) error { return rename(h.Net, "eth0", on) },
+			beside: func(n *network.Namespace) error { return vlan(n, "beside0") },
+		},
+		{
 			name: "macvlan",
 			node: func(h *announcetest.Host) error {
 				return add(h.Net, &netlink.Macvlan{LinkAttrs: over(h.Net, on), Mode: netlink.MACVLAN_MODE_BRIDGE})

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/causeway-lb/causeway/internal/announce"
@@ -348,6 +349,18 @@ func (h *Host) InSync(yes bool) error {
 	h.inSync = yes
 	return h.tell()
 }
+
+// Freeze keeps the announcer from running until Thaw.
+func (h *Host) Freeze() error { return h.cmd.Process.Signal(syscall.SIGSTOP) }
+
+// Thaw undoes Freeze.
+func (h *Host) Thaw() error { return h.cmd.Process.Signal(syscall.SIGCONT) }
+
+// Port is the name of the node's port of the LAN's bridge.
+func (h *Host) Port() string { return h.port }
+
+// Hub is the namespace of the bridges.
+func (l *LAN) Hub() *network.Namespace { return l.hub }
 
 // Running tells whether the node has an announcer.
 func (h *Host) Running() bool { return h.cmd != nil }

@@ -122,11 +122,17 @@ func (c *Conn) Listen(asked, claimed []netip.Addr) error {
 }
 
 // own rejects what belongs to an interface on top of this one: a packet socket
-// is given the frames of its VLANs and macvlans, too.
+// is given the frames of its VLANs and macvlans, too. And what belongs to no
+// interface of this node, as its own ARP and NDP do: frames to other hosts, and
+// those of VLANs for which there is no interface. The kernel has taken their tag
+// off, whether it came in the frame or beside it, so that nothing but the packet's
+// type shows it. A frame of VLAN 0 has a priority only and is like an untagged one.
 func (c *Conn) own() []bpf.Instruction {
 	return []bpf.Instruction{
 		bpf.LoadExtension{Num: bpf.ExtInterfaceIndex},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(c.cfg.Interface), SkipTrue: 1},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(c.cfg.Interface), SkipFalse: 2},
+		bpf.LoadExtension{Num: bpf.ExtType},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.PACKET_OTHERHOST, SkipTrue: 1},
 		Reject(),
 	}
 }
@@ -139,6 +145,24 @@ func (c *Conn) set(addresses []netip.Addr) (map[netip.Addr]struct{}, []Range) {
 		set[a] = struct{}{}
 	}
 	return set, Ranges(keys, MaxRanges)
+}
+
+// Bound tells whether the socket still has its interface. Once that has been
+// deleted nothing is heard any more, also where another one was made with the same
+// index. The kernel tells no more of it than of an interface that goes down, and
+// it does so before it takes the interface away: ask again later.
+func (c *Conn) Bound() bool {
+	raw, err := c.pc.SyscallConn()
+	if err != nil {
+		return false
+	}
+	bound := false
+	_ = raw.Control(func(fd uintptr) {
+		at, err := unix.Getsockname(int(fd))
+		link, ok := at.(*unix.SockaddrLinklayer)
+		bound = err == nil && ok && link.Ifindex == c.cfg.Interface
+	})
+	return bound
 }
 
 // Unread tells whether a frame waits to be received: then this process is behind,
@@ -198,7 +222,7 @@ func (c *Conn) Run(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case errors.Is(err, unix.ENETDOWN), errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ENETDOWN) && c.Bound():
 			continue // said once each time the interface goes down
 		case err != nil:
 			return fmt.Errorf("receive %s on interface %d: %w", c.cfg.Protocol.Name(), c.cfg.Interface, err)

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package announce_test
+
+import (
+	"net/netip"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/causeway-lb/causeway/internal/announce"
+	"github.com/causeway-lb/causeway/internal/announce/announcetest"
+	"github.com/causeway-lb/causeway/internal/announce/wire"
+)
+
+// TestForeignVLAN: a node on a trunk port hears the frames of VLANs for which it
+// has no interface. They are another LAN's. Those of VLAN 0 have a priority only.
+// With tags that come beside the frame TestKinds does the same.
+func TestForeignVLAN(t *testing.T) {
+	l := startLAN(t, announcetest.Options{Nodes: 1})
+	mac := l.Nodes[0].MAC
+	ask := func(a netip.Addr, vlan uint16) []announcetest.Answer {
+		t.Helper()
+		at, err := l.asker.Tagged(a, vlan)
+		l.must(err)
+		time.Sleep(answerWait)
+		return l.asker.Answers(a, at)
+	}
+	for _, a := range []netip.Addr{vip4, vip6} {
+		l.eventually("a frame with a priority is answered", func() bool {
+			got := ask(a, 0)
+			return len(got) == 1 && got[0].MAC == mac
+		})
+		for _, vlan := range []uint16{1, 7, 4094} {
+			if got := ask(a, vlan); len(got) > 0 {
+				t.Errorf("%v: a question of VLAN %d is answered: %v", a, vlan, got)
+			}
+		}
+	}
+}
+
+// TestInterfaceMadeAgain: an interface is deleted and another one made with its
+// index and hardware address, before the agent looks.
+func TestInterfaceMadeAgain(t *testing.T) {
+	l := newLAN(t, announcetest.Options{Nodes: 1, Addresses: []netip.Addr{vip4, vip6}, Management: true})
+	host := l.Nodes[0]
+	l.must(l.Change(func(c *announcetest.Command) { c.Interfaces = []string{"lan0"} }))
+	make := func() {
+		t.Helper()
+		links := host.Net.Links()
+		for _, args := range [][]string{
+			{"link", "add", "lan0", "index", "77", "address", "02:00:00:00:08:08", "type", "bridge"},
+			{"link", "set", "eth0", "master", "lan0"},
+			{"link", "set", "lan0", "up"},
+		} {
+			l.must(host.Net.Do(func() error { return exec.Command("ip", args...).Run() }))
+		}
+		_, err := links.LinkByName("lan0")
+		l.must(err)
+	}
+	answered := func() {
+		t.Helper()
+		for _, a := range []netip.Addr{vip4, vip6} {
+			l.eventually("answers", func() bool {
+				macs := l.ask(a)
+				return len(macs) == 1 && macs[0] == wire.MAC{2, 0, 0, 0, 8, 8} && l.Last(a)[host.Name].State == announce.Announced
+			})
+		}
+	}
+	make()
+	l.must(l.Start())
+	answered()
+	for range 3 {
+		l.must(host.Freeze())
+		bridge, err := host.Net.Links().LinkByName("lan0")
+		l.must(err)
+		l.must(host.Net.Links().LinkDel(bridge))
+		make()
+		l.must(host.Thaw())
+		answered()
+	}
+}
