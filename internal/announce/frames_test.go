@@ -5,11 +5,14 @@ package announce_test
 import (
 	"net/netip"
 	"os/exec"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/causeway-lb/causeway/internal/announce"
 	"github.com/causeway-lb/causeway/internal/announce/announcetest"
+	"github.com/causeway-lb/causeway/internal/announce/arp"
+	"github.com/causeway-lb/causeway/internal/announce/ndp"
 	"github.com/causeway-lb/causeway/internal/announce/wire"
 )
 
@@ -36,6 +39,46 @@ func TestForeignVLAN(t *testing.T) {
 				t.Errorf("%v: a question of VLAN %d is answered: %v", a, vlan, got)
 			}
 		}
+	}
+}
+
+// TestStrangerProbes: a host probes for the address all the time, as switches do
+// that track hosts. It is no conflict, and keeps no successor away.
+func TestStrangerProbes(t *testing.T) {
+	l := startLAN(t, announcetest.Options{Nodes: 3})
+	mac, err := l.Client.MAC("eth0")
+	l.must(err)
+	for _, a := range []netip.Addr{vip4, vip6} {
+		var p wire.Protocol = arp.Protocol{}
+		if a.Is6() {
+			p = ndp.Protocol{}
+		}
+		probe := p.Probe(a, wire.MAC(mac), wire.MAC{}, wire.Seal{})
+		stop := make(chan struct{})
+		var probing sync.WaitGroup
+		probing.Go(func() {
+			for tick := time.NewTicker(5 * time.Millisecond); ; {
+				select {
+				case <-stop:
+					tick.Stop()
+					return
+				case <-tick.C:
+					_ = l.asker.Send(probe)
+				}
+			}
+		})
+		host, start := l.announcer(a), time.Now()
+		l.must(host.Cut())
+		l.eventually("another announces", l.takenFrom(host, a))
+		close(stop)
+		probing.Wait()
+		for _, e := range l.Events(start) {
+			if e.Report != nil && !e.Report.Stranger.IsZero() {
+				t.Errorf("%v: %s reports a conflict with one that only probes: %+v", a, e.Node, *e.Report)
+			}
+		}
+		l.must(host.Mend())
+		l.settled(l.asker, a)
 	}
 }
 

@@ -32,8 +32,10 @@ func (m *Machine) Hear(now time.Time, kind wire.Kind, from Peer) {
 func (m *Machine) hearStranger(now time.Time, kind wire.Kind, from Peer) {
 	switch m.state {
 	case Probing:
-		// A stranger that probes is about to take the address: RFC 5227 section
-		// 2.1.1 counts that as a conflict.
+		if kind == wire.Probe {
+			m.probeAgain(now)
+			return
+		}
 		m.conflictWith(now, from)
 	case Held:
 		if kind == wire.Claim {
@@ -52,6 +54,23 @@ func (m *Machine) hearStranger(now time.Time, kind wire.Kind, from Peer) {
 			m.defended = now
 			m.port.Announce()
 		}
+	}
+}
+
+// maxProbeAgain bounds how often a stranger's probes have a node look once more.
+const maxProbeAgain = 2
+
+// probeAgain looks once more, at once, because a stranger looks too. RFC 5227
+// section 2.1.1 counts its probe as a conflict; but it says only that the stranger
+// does not use the address yet, and many that probe never will: switches that
+// track hosts, arping -D, a host whose address clients wait for. If it does take
+// the address its claim is heard, before this node's or as an answer to it; if this
+// node is the first, it answers the next probe.
+func (m *Machine) probeAgain(now time.Time) {
+	if m.again < maxProbeAgain {
+		m.again++
+		m.sent = 0
+		m.sendProbe(now)
 	}
 }
 

@@ -174,6 +174,7 @@ type Machine struct {
 	sent     int       // probes, or repeats of the announcement
 	loud     time.Time // the first of the announcements that are repeated
 	probing  ProbeTiming
+	again    int  // how often probing was begun again for a stranger's probe
 	crossed  bool // one claim that crossed ours was answered
 	defended time.Time
 	looked   time.Time // when the link was last asked for a stranger
@@ -320,7 +321,7 @@ func (m *Machine) probe(now time.Time) {
 	if m.want.Hurry {
 		m.probing = m.timing.Hurry
 	}
-	m.sent = 0
+	m.sent, m.again = 0, 0
 	m.sendProbe(now)
 }
 

@@ -170,11 +170,38 @@ func TestStrangerIsNotFought(t *testing.T) {
 	}
 }
 
-func TestStrangerThatProbesIsAConflict(t *testing.T) {
+// TestStrangerThatProbes: it does not use the address. The node looks once more,
+// at once, and not without end.
+func TestStrangerThatProbes(t *testing.T) {
 	b := newBench(t)
-	b.set(elected)
+	b.set(hurry)
+	b.run(30 * time.Millisecond)
+	b.expect(Probing, "probe", "probe")
 	b.hear(wire.Probe, stranger)
-	b.expect(Conflicting, "probe")
+	b.expect(Probing, "probe")
+	b.run(39 * time.Millisecond)
+	b.expect(Probing, "probe")
+	b.run(time.Millisecond)
+	b.expect(Announcing, "answer", "announce")
+	if c := b.m.Conflict(b.now); !c.MAC.IsZero() {
+		t.Errorf("conflict with %v, which has not claimed the address", c.MAC)
+	}
+
+	b = newBench(t)
+	b.set(hurry)
+	for range 12 {
+		b.hear(wire.Probe, stranger)
+		b.run(10 * time.Millisecond)
+	}
+	if !b.m.Answers() {
+		t.Error("held up by a stranger that probes without end")
+	}
+
+	b = newBench(t)
+	b.set(hurry)
+	b.hear(wire.Probe, stranger)
+	b.hear(wire.Claim, stranger) // now it does
+	b.expect(Conflicting, "probe", "probe")
 }
 
 func TestDefendsOncePerInterval(t *testing.T) {
