@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package httpserver
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log"
+	"net"
+	"net/http"
+	"time"
+)
+
+// Limits bound what clients can hold. Zero values mean the defaults.
+type Limits struct {
+	// Connections is how many there may be at once; 256. PerClient is how many
+	// of them one address may have; 64.
+	Connections, PerClient int
+	// Header is the time for the TLS handshake and a request's header, 5 s;
+	// Request for all of it, 10 s; Answer from the end of the header to the end
+	// of the answer, 30 s; Idle between two requests of a connection, 1 min.
+	Header, Request, Answer, Idle time.Duration
+}
+
+func (l Limits) withDefaults() Limits {
+	for _, d := range []struct {
+		value    *time.Duration
+		fallback time.Duration
+	}{{&l.Header, 5 * time.Second}, {&l.Request, 10 * time.Second}, {&l.Answer, 30 * time.Second}, {&l.Idle, time.Minute}} {
+		if *d.value == 0 {
+			*d.value = d.fallback
+		}
+	}
+	if l.Connections == 0 {
+		l.Connections = 256
+	}
+	if l.PerClient == 0 {
+		l.PerClient = 64
+	}
+	return l
+}
+
+// maxHeader is a header's size, in bytes, to which net/http adds 4096.
+const maxHeader = 16 << 10
+
+// Serve serves h at a listener, which it closes, until ctx ends; requests that
+// are being answered then are given a second. It speaks TLS if config is not
+// nil, which it does not change.
+func Serve(ctx context.Context, l net.Listener, config *tls.Config, limits Limits, h http.Handler) error {
+	limits = limits.withDefaults()
+	l = Limit(l, limits.Connections, limits.PerClient)
+	if config != nil {
+		config = config.Clone()
+		config.NextProtos = []string{"http/1.1"}
+		l = tls.NewListener(l, config)
+	}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	srv := &http.Server{
+		Handler: h, Protocols: protocols, MaxHeaderBytes: maxHeader,
+		ReadHeaderTimeout: limits.Header, ReadTimeout: limits.Request, WriteTimeout: limits.Answer, IdleTimeout: limits.Idle,
+		ErrorLog: log.New(quiet{}, "", 0),
+	}
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		if srv.Shutdown(last) != nil {
+			_ = srv.Close()
+		}
+	})
+	err := srv.Serve(l)
+	if !stop() {
+		<-ended
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// quiet drops what net/http says of clients that break off: anyone can make it
+// say that without end.
+type quiet struct{}
+
+func (quiet) Write(p []byte) (int, error) { return len(p), nil }
+
+// ReadOnly answers GET and HEAD, and everything else with 405. A request's body
+// is not read.
+func ReadOnly(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			w.Header().Set("Allow", "GET, HEAD")
+			w.Header().Set("Connection", "close")
+			http.Error(w, "GET and HEAD only", http.StatusMethodNotAllowed)
+			return
+		}
+		if r.ContentLength != 0 {
+			// Else net/http would wait for it before the next request.
+			w.Header().Set("Connection", "close")
+			r.Body = http.NoBody
+		}
+		h.ServeHTTP(w, r)
+	})
+}
