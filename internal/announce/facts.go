@@ -20,6 +20,8 @@ type facts struct {
 type fact struct {
 	elect.Interface
 	MAC wire.MAC
+	// Ports are the hardware addresses of a bond's ports.
+	Ports []wire.MAC
 }
 
 // factsVersion is the first byte of the encoding. Nodes ignore facts of another

@@ -24,7 +24,11 @@ type link struct {
 	elect.Interface
 	Index int
 	MAC   wire.MAC
+	Ports []wire.MAC // of a bond, at most maxPorts
 }
+
+// maxPorts is how many ports of a bond are told to the other nodes.
+const maxPorts = 16
 
 // linkSettle is for how long events are gathered before the interfaces are read
 // again. A carrier that is lost has to be noticed well within 100 ms.
@@ -137,6 +141,7 @@ func readLinks() ([]link, error) {
 			Interface: elect.Interface{Name: a.Name, Up: a.RawFlags&unix.IFF_UP != 0 && a.RawFlags&unix.IFF_RUNNING != 0},
 			Index:     a.Index,
 			MAC:       wire.MAC(a.HardwareAddr),
+			Ports:     portsOf(l, all),
 		})
 	}
 	slices.SortFunc(out, func(a, b link) int { return cmp.Compare(a.Name, b.Name) })
@@ -147,6 +152,21 @@ func readLinks() ([]link, error) {
 		return nil, err
 	}
 	return out, readDefaults(out, at)
+}
+
+// portsOf gives the hardware addresses of a bond's ports.
+func portsOf(bond netlink.Link, all []netlink.Link) []wire.MAC {
+	if bond.Type() != "bond" {
+		return nil
+	}
+	var out []wire.MAC
+	for _, l := range all {
+		a := l.Attrs()
+		if a.MasterIndex == bond.Attrs().Index && len(a.HardwareAddr) == 6 && len(out) < maxPorts {
+			out = append(out, wire.MAC(a.HardwareAddr))
+		}
+	}
+	return out
 }
 
 // enslaved tells whether frames of the interface belong to a bridge or bond. A

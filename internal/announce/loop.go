@@ -46,8 +46,8 @@ type loop struct {
 
 	patrolAt time.Time
 	results  map[netip.Addr]elect.Result
-	names    map[wire.NodeID]string
-	macs     map[wire.MAC]string
+	macs     map[wire.MAC]owner
+	aliases  map[alias][]wire.MAC
 
 	inherited map[netip.Addr]bool      // strays are passed on as an agent before this one left it
 	ending    map[netip.Addr]time.Time // when passing them on ends
@@ -208,7 +208,7 @@ func (l *loop) elect(now time.Time) {
 	mine := relevant(l.links, addresses)
 	own := facts{InSync: l.snap.InSync, Leaving: l.leaving}
 	for _, k := range mine {
-		own.Links = append(own.Links, fact{Interface: k.Interface, MAC: k.MAC})
+		own.Links = append(own.Links, fact{Interface: k.Interface, MAC: k.MAC, Ports: k.Ports})
 	}
 	l.tell(own)
 	if !ready {
@@ -248,19 +248,43 @@ func (l *loop) alive() int {
 
 // identify refreshes by what a sender is known.
 func (l *loop) identify() {
-	l.names, l.macs = map[wire.NodeID]string{}, map[wire.MAC]string{}
+	names := map[string]bool{}
+	l.macs, l.aliases = map[wire.MAC]owner{}, map[alias][]wire.MAC{}
 	for _, n := range l.snap.Nodes {
-		l.names[wire.ID(n.Name)] = n.Name
+		names[n.Name] = true
 	}
 	for name, m := range l.view {
-		l.names[wire.ID(name)] = name
+		names[name] = m.Old
 		f, _ := decodeFacts(m.Facts)
 		for _, k := range f.Links {
-			l.macs[k.MAC] = name
+			l.own(name, k.Name, k.MAC, k.Ports)
 		}
 	}
 	for _, k := range l.links {
-		l.macs[k.MAC] = l.s.cfg.Node
+		l.own(l.s.cfg.Node, k.Name, k.MAC, k.Ports)
+	}
+	delete(names, l.s.cfg.Node)
+	l.s.sealer.know(names)
+}
+
+// owner is the interface of a node that has a hardware address.
+type owner struct{ node, iface string }
+
+// alias is the hardware address of a bond's port.
+type alias struct {
+	node string
+	mac  wire.MAC
+}
+
+// own notes whose the hardware addresses of an interface are. Those of its ports
+// are its own as well: a bond in mode balance-alb puts them in its ARP replies.
+func (l *loop) own(node, iface string, mac wire.MAC, ports []wire.MAC) {
+	l.macs[mac] = owner{node, iface}
+	for _, p := range ports {
+		if p != mac {
+			l.macs[p] = owner{node, iface}
+			l.aliases[alias{node, p}] = append(l.aliases[alias{node, p}], mac)
+		}
 	}
 }
 
@@ -303,8 +327,19 @@ func (l *loop) hear(now time.Time, h heard) {
 	if l.ports[h.port.key] != h.port {
 		return // the port was closed meanwhile
 	}
-	name := l.sender(h.Message)
-	if name == l.s.cfg.Node {
+	name, level := l.s.sealer.sender(h.Message, h.port.key.mac, func(node string, mac wire.MAC) []wire.MAC {
+		return l.aliases[alias{node, mac}]
+	})
+	if level == replayed {
+		l.s.cfg.Metrics.replayed.Inc()
+		return
+	}
+	from := claim.Peer{Name: name, MAC: h.From, Hint: level == hinted}
+	if name == "" {
+		host := l.macs[h.From]
+		from.Host, from.HostInterface = host.node, host.iface
+	}
+	if name == l.s.cfg.Node || from.Host == l.s.cfg.Node {
 		return // our own, through another interface on the same link
 	}
 	member, known := l.view[name]
@@ -312,7 +347,7 @@ func (l *loop) hear(now time.Time, h heard) {
 	apart := missing || known && !member.Alive
 	switch h.Kind {
 	case wire.Claim:
-		l.seen(now, h.port, name, h.Message)
+		l.seen(now, h.port, from, h.Message)
 	case wire.Probe:
 		l.looking(now, h.port, name, h.Address)
 	}
@@ -320,22 +355,34 @@ func (l *loop) hear(now time.Time, h heard) {
 		// It may have announced the same addresses as we, out of hearing.
 		l.shoutOn(now, h.port.key.index)
 	}
+	if missing && h.Kind == wire.Claim && from.Hint {
+		l.press(now, h.port, h.Message)
+	}
 	if e := h.port.entries[h.Address]; e != nil {
-		l.tellMachine(now, e, h, name, member.Alive)
+		from.Alive = member.Alive
+		l.tellMachine(now, e, h, from)
 	}
 	if h.Kind == wire.Claim && name != "" && h.To != h.port.key.mac {
 		l.announced(now, h.Address, name) // and has not just answered us
 	}
 }
 
-func (l *loop) tellMachine(now time.Time, e *entry, h heard, name string, alive bool) {
+func (l *loop) tellMachine(now time.Time, e *entry, h heard, from claim.Peer) {
 	before, _ := e.machine.State()
-	e.machine.Hear(now, h.Kind, claim.Peer{
-		Name: name, MAC: h.From, Alive: alive,
-		Eligible: name != "" && l.results[h.Address].Rank(name) >= 0,
-		Outranks: name != "" && elect.Outranks(h.Address, name, l.s.cfg.Node),
-	})
+	if from.Name != "" {
+		from.Eligible = l.results[h.Address].Rank(from.Name) >= 0
+		from.Outranks = elect.Outranks(h.Address, from.Name, l.s.cfg.Node)
+	}
+	e.machine.Hear(now, h.Kind, from)
 	l.after(now, e, before)
+}
+
+// press asks a node that is missing on p, and seems to be back there.
+func (l *loop) press(now time.Time, p *port, m wire.Message) {
+	if now.Sub(p.pressed) >= patrolTick {
+		p.pressed = now
+		_ = p.conn.Probe(m.Address, m.From) // it will be heard again
+	}
 }
 
 // shoutOn announces everything on an interface again, in both families, once a
@@ -350,16 +397,6 @@ func (l *loop) shoutOn(now time.Time, index int) {
 			e.machine.Shout()
 		}
 	}
-}
-
-// sender gives the node of ours that sent m, or "".
-func (l *loop) sender(m wire.Message) string {
-	if id, ok := l.s.sealer.sender(m); ok {
-		if name, ok := l.names[id]; ok {
-			return name
-		}
-	}
-	return l.macs[m.From]
 }
 
 // after keeps the books after a machine may have changed its state.

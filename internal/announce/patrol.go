@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/causeway-lb/causeway/internal/announce/claim"
 	"github.com/causeway-lb/causeway/internal/announce/elect"
 	"github.com/causeway-lb/causeway/internal/announce/wire"
 )
@@ -164,16 +165,19 @@ func (l *loop) judge(p *port, name string, b *beat, misses int) {
 	}
 }
 
-// seen takes a claim of a node, or of a stranger (name ""), on p.
-func (l *loop) seen(now time.Time, p *port, name string, m wire.Message) {
+// seen takes a claim of a node, or of a stranger, on p. That a node is there it
+// has to prove.
+func (l *loop) seen(now time.Time, p *port, from claim.Peer, m wire.Message) {
+	name := from.Name
 	delete(p.open, m.Address)
-	if gone, ok := p.missing[name]; ok && (gone.address == m.Address || now.Sub(gone.since) >= patrolHold) {
+	if gone, ok := p.missing[name]; ok && !from.Hint && (gone.address == m.Address || now.Sub(gone.since) >= patrolHold) {
 		l.log.Info("An announcer answers on this link again", "node", name, "interface", p.name)
 		l.miss(p, name, absence{})
 	}
 	for asked, b := range p.beats {
 		switch {
 		case name == "" || !b.is(m.Address):
+		case name == asked && from.Hint:
 		case name == asked:
 			b.waiting, b.misses, b.mac = false, 0, m.From
 		default:

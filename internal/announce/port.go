@@ -51,6 +51,7 @@ type port struct {
 	shouted time.Time
 	beats   map[string]*beat    // announcers that are asked now and then
 	missing map[string]absence  // nodes that are alive but do not answer here
+	pressed time.Time           // when one of them was last asked because it seemed to be back
 	open    map[netip.Addr]bool // asked for in vain, and not heard since
 	counted wire.Counters       // of conn, already in the metrics
 }
@@ -86,7 +87,7 @@ func openPort(ctx context.Context, now time.Time, key portKey, name string, s *S
 		entries: map[netip.Addr]*entry{}, asked: map[netip.Addr]bool{}, claimed: -1,
 		beats: map[string]*beat{}, missing: map[string]absence{}, open: map[netip.Addr]bool{},
 	}
-	cfg := wire.Config{Interface: key.index, MAC: key.mac, Protocol: arp.Protocol{}, Seal: s.sealer.sealFor(key.mac)}
+	cfg := wire.Config{Interface: key.index, MAC: key.mac, Protocol: arp.Protocol{}, Seal: s.sealer.hint(key.mac), Reply: s.sealer.answer(key.mac)}
 	if key.six {
 		cfg.Protocol = ndp.Protocol{}
 		p.groups = &ndp.Groups{Interface: key.index}

@@ -42,6 +42,10 @@ type Report struct {
 	// address too; zero if there is none. It goes with Announced as well: this
 	// node had it first.
 	Stranger wire.MAC
+	// StrangerNode and StrangerInterface are set if that is the hardware address of
+	// a node of ours, whose agent does not announce the address: it is bound there,
+	// or in one of its Pods.
+	StrangerNode, StrangerInterface string
 	// Reason, with Nobody, says of every node why it may not.
 	Reason string
 }

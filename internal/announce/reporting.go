@@ -82,13 +82,15 @@ func (l *loop) about(now time.Time, addr netip.Addr, listed *Address) Report {
 		conflict := e.machine.Conflict(now)
 		switch {
 		case e.machine.Answers() && r.State != Announced:
-			r.State, r.Interface, r.Stranger = Announced, e.port.name, conflict.MAC
+			r.State, r.Interface = Announced, e.port.name
+			r.Stranger, r.StrangerNode, r.StrangerInterface = conflict.MAC, conflict.Node, conflict.Interface
 			r.Since = since
 			if old := l.reported[addr]; old.State == Announced && old.Interface == r.Interface {
 				r.Since = old.Since
 			}
 		case state == claim.Conflicting && r.State == Released:
-			r.State, r.Interface, r.Stranger = Conflicted, e.port.name, conflict.MAC
+			r.State, r.Interface = Conflicted, e.port.name
+			r.Stranger, r.StrangerNode, r.StrangerInterface = conflict.MAC, conflict.Node, conflict.Interface
 		}
 	}
 	if r.State == Released && listed != nil && l.settled && l.results[addr].Announcer == "" && l.spokesman(addr) {

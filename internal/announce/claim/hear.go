@@ -19,7 +19,11 @@ func (m *Machine) Hear(now time.Time, kind wire.Kind, from Peer) {
 	case Probing:
 		m.hearProbing(now, kind, from)
 	case Held:
-		if kind == wire.Claim {
+		switch {
+		case kind != wire.Claim:
+		case from.Hint:
+			m.inquire(now, from)
+		default:
 			m.hearHeld(now, from)
 		}
 	case Announcing, Releasing:
@@ -27,6 +31,19 @@ func (m *Machine) Hear(now time.Time, kind wire.Kind, from Peer) {
 			m.hearRival(now, from)
 		}
 	}
+}
+
+// inquire asks who has sent a hint. The answer decides.
+func (m *Machine) inquire(now time.Time, from Peer) {
+	if now.Sub(m.asked) >= hintInterval {
+		m.asked = now
+		m.port.Probe(from.MAC)
+	}
+}
+
+// conflict is what a stranger makes.
+func (p Peer) conflict(now time.Time) Conflict {
+	return Conflict{MAC: p.MAC, Node: p.Host, Interface: p.HostInterface, Last: now}
 }
 
 func (m *Machine) hearStranger(now time.Time, kind wire.Kind, from Peer) {
@@ -39,17 +56,17 @@ func (m *Machine) hearStranger(now time.Time, kind wire.Kind, from Peer) {
 		m.conflictWith(now, from)
 	case Held:
 		if kind == wire.Claim {
-			m.conflict = Conflict{MAC: from.MAC, Last: now} // the holder defends it
+			m.conflict = from.conflict(now) // the holder defends it
 		}
 	case Conflicting:
 		if kind == wire.Claim {
-			m.conflict = Conflict{MAC: from.MAC, Last: now}
+			m.conflict = from.conflict(now)
 		}
 	case Announcing, Releasing:
 		if kind != wire.Claim {
 			return // the answer to its probe tells it enough
 		}
-		m.conflict = Conflict{MAC: from.MAC, Last: now}
+		m.conflict = from.conflict(now)
 		if m.state == Announcing && now.Sub(m.defended) >= m.timing.Defend {
 			m.defended = now
 			m.port.Announce()
@@ -76,16 +93,25 @@ func (m *Machine) probeAgain(now time.Time) {
 
 func (m *Machine) conflictWith(now time.Time, from Peer) {
 	m.enter(now, Conflicting)
-	m.conflict = Conflict{MAC: from.MAC, Last: now}
+	m.conflict = from.conflict(now)
 	m.deadline = now.Add(m.timing.Retry)
 }
 
 func (m *Machine) hearProbing(now time.Time, kind wire.Kind, from Peer) {
 	if kind == wire.Probe {
 		// Two of ours want it at the same time.
-		if from.Outranks {
+		if from.Outranks && m.deferred < maxDeferred {
+			m.deferred++
 			m.hold(now, from)
 		}
+		return
+	}
+	if from.Hint {
+		// Its answer is waited for, as that to the last probe is.
+		if m.sent == m.probing.Count && m.asked.Before(m.since) {
+			m.deadline = now.Add(m.probing.Wait + m.want.Slack)
+		}
+		m.inquire(now, from)
 		return
 	}
 	m.backoff = 0
@@ -158,14 +184,17 @@ func (m *Machine) hearHeld(now time.Time, from Peer) {
 
 // hearRival takes the claim of another of ours while this node answers.
 func (m *Machine) hearRival(now time.Time, from Peer) {
+	goes := from.Name == m.want.Elected || m.state == Releasing || m.want.Quiet
 	switch {
+	case goes && from.Hint:
+		m.inquire(now, from)
 	case from.Name == m.want.Elected, m.state == Releasing:
 		m.port.Answer(false)
 		m.enter(now, Idle)
 	case m.want.Quiet:
 		m.yield(now, from) // clients have never come here
 	case !from.Outranks:
-		m.port.Announce() // tells the rival to stop and clients to come back
+		m.reclaim(now) // tells the rival to stop and clients to come back
 	case now.Sub(m.since) < settle:
 		// It may have been sent before our first announcement arrived there. If the
 		// rival insists, the next one will make it repeat the claim.
@@ -173,8 +202,18 @@ func (m *Machine) hearRival(now time.Time, from Peer) {
 			m.crossed = true
 			m.port.Announce()
 		}
+	case from.Hint:
+		m.inquire(now, from)
 	default:
 		m.yield(now, from)
+	}
+}
+
+// reclaim announces in answer to a claim.
+func (m *Machine) reclaim(now time.Time) {
+	if now.Sub(m.reclaimed) >= reclaimInterval {
+		m.reclaimed = now
+		m.port.Announce()
 	}
 }
 

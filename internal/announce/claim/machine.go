@@ -79,6 +79,13 @@ type Peer struct {
 	Alive, Eligible bool
 	// Outranks tells that the peer comes before this node (elect.Outranks).
 	Outranks bool
+	// Hint: the frame was not sent in answer to a question of this node's. Who it is
+	// from is a guess then, good for a question and for nothing else.
+	Hint bool
+	// Host is, of a stranger, the node whose interface HostInterface has its MAC;
+	// empty for none. That node's agent did not send the frame, or it would be no
+	// stranger's.
+	Host, HostInterface string
 }
 
 // Port sends frames about the machine's address. Errors are the port's affair:
@@ -149,6 +156,16 @@ func DefaultTiming() Timing {
 	}
 }
 
+const (
+	// reclaimInterval is the least interval of announcements in answer to claims,
+	// and hintInterval that of questions in answer to hints: whoever sends many has
+	// no more sent.
+	reclaimInterval = 100 * time.Millisecond
+	hintInterval    = 10 * time.Millisecond
+	// maxDeferred is to how many probes in a row a node gives way that probes itself.
+	maxDeferred = 3
+)
+
 // settle is how long after its first announcement a node takes claims of the
 // former holder for ones that crossed it on the wire.
 const settle = 50 * time.Millisecond
@@ -156,6 +173,9 @@ const settle = 50 * time.Millisecond
 // Conflict is a stranger that has the address.
 type Conflict struct {
 	MAC wire.MAC
+	// Node and Interface are set if the MAC is that of a node: the address is bound
+	// there, or in one of its Pods, or somebody pretends so.
+	Node, Interface string
 	// Last is when it was last heard.
 	Last time.Time
 }
@@ -184,6 +204,10 @@ type Machine struct {
 	answered  bool      // Held: since the last question
 	retry     time.Time // Held: when to claim nonetheless; zero for never
 	backoff   time.Duration
+
+	reclaimed time.Time // when a claim was last answered by announcing
+	asked     time.Time // when a hint was last answered by a question
+	deferred  int       // to how many hints of probing peers this node has given way
 
 	conflict Conflict
 }
@@ -310,6 +334,7 @@ func (m *Machine) enter(now time.Time, s State) {
 	}
 	m.deadline = time.Time{}
 	if s == Idle {
+		m.deferred = 0
 		m.holder = Peer{}
 	}
 }
@@ -337,6 +362,7 @@ func (m *Machine) sendProbe(now time.Time) {
 // announce takes the address.
 func (m *Machine) announce(now time.Time) {
 	m.enter(now, Announcing)
+	m.deferred = 0
 	m.port.Answer(true)
 	if !m.want.Quiet {
 		m.port.Announce()

@@ -213,7 +213,7 @@ func (p port) Announce() {
 	p.n.w.clients(p.a, p.n)
 	for range 2 {
 		for _, o := range p.n.w.nodes {
-			p.n.deliver(o, p.a, wire.Claim)
+			p.n.deliver(o, p.a, wire.Claim, true)
 		}
 	}
 }
@@ -221,7 +221,7 @@ func (p port) Announce() {
 func (p port) Probe(to wire.MAC) {
 	for _, o := range p.n.w.nodes {
 		if to.IsZero() || to == o.mac() {
-			p.n.deliver(o, p.a, wire.Probe)
+			p.n.deliver(o, p.a, wire.Probe, true)
 		}
 	}
 }
@@ -239,21 +239,21 @@ func (n *node) mac() wire.MAC { return wire.MAC{2, 0, 0, 0, 0, byte(n.id + 1)} }
 
 // deliver carries one frame, if the LAN does when it arrives. One in a hundred is
 // lost.
-func (n *node) deliver(to *node, a int, kind wire.Kind) {
+func (n *node) deliver(to *node, a int, kind wire.Kind, hint bool) {
 	w := n.w
 	if to == n || !w.intact && w.rng.IntN(100) == 0 {
 		return
 	}
 	w.after(w.between(50*time.Microsecond, 3*time.Millisecond), func() {
 		if to.up && n.lan == to.lan {
-			to.hear(n, a, kind)
+			to.hear(n, a, kind, hint)
 		}
 	})
 }
 
-func (n *node) hear(from *node, a int, kind wire.Kind) {
+func (n *node) hear(from *node, a int, kind wire.Kind, hint bool) {
 	if kind == wire.Probe && n.answers[a] {
-		n.deliver(from, a, wire.Claim)
+		n.deliver(from, a, wire.Claim, false)
 	}
 	if kind == wire.Claim && !n.seen[from.id] && n.w.now.Sub(n.shouted) > time.Second {
 		n.shout()
@@ -261,7 +261,7 @@ func (n *node) hear(from *node, a int, kind wire.Kind) {
 	n.machines[a].Hear(n.w.now, kind, claim.Peer{
 		Name: from.name, MAC: from.mac(), Alive: n.seen[from.id],
 		Eligible: n.results[a].Rank(from.name) >= 0,
-		Outranks: elect.Outranks(n.w.addrs[a].Addr, from.name, n.name),
+		Outranks: elect.Outranks(n.w.addrs[a].Addr, from.name, n.name), Hint: hint,
 	})
 	n.schedule(a)
 }

@@ -42,6 +42,8 @@ type Member struct {
 	// NodeSilent: neither the agent nor the kernel of its node answers, and the
 	// kernel did before.
 	NodeSilent bool
+	// Old: its agent is of a former version, or may be, for it has not been heard.
+	Old bool
 	// Facts are what it told last; nil if it never told. Not to be modified.
 	Facts []byte
 }

@@ -28,8 +28,10 @@ type Config struct {
 	MAC MAC
 	// Protocol spoken.
 	Protocol Protocol
-	// Seal gives the seal for frames about an address; nil for none.
-	Seal func(netip.Addr) Seal
+	// Seal gives the seal for frames of a kind about an address, and Reply that for
+	// the answer to a Question or Probe; nil for none.
+	Seal  func(Kind, netip.Addr) Seal
+	Reply func(Message) Seal
 	// Hear is called for the Claims and Probes that Listen lets through, whether
 	// answered or not. Messages from MAC itself are left out. It must not block.
 	Hear func(Message)
@@ -58,7 +60,10 @@ type Conn struct {
 // CAP_NET_RAW. Call Run to serve it and Close to end it.
 func Open(cfg Config) (*Conn, error) {
 	if cfg.Seal == nil {
-		cfg.Seal = func(netip.Addr) Seal { return Seal{} }
+		cfg.Seal = func(Kind, netip.Addr) Seal { return Seal{} }
+	}
+	if cfg.Reply == nil {
+		cfg.Reply = func(Message) Seal { return Seal{} }
 	}
 	filter, err := bpf.Assemble([]bpf.Instruction{Reject()})
 	if err != nil {
@@ -190,13 +195,13 @@ func (c *Conn) Answer(address netip.Addr, on bool) {
 
 // Probe sends one probe for address, to everyone if to is zero.
 func (c *Conn) Probe(address netip.Addr, to MAC) error {
-	return c.send(c.cfg.Protocol.Probe(address, c.cfg.MAC, to, c.cfg.Seal(address)))
+	return c.send(c.cfg.Protocol.Probe(address, c.cfg.MAC, to, c.cfg.Seal(Probe, address)))
 }
 
 // Announce tells everyone on the link that address is here.
 func (c *Conn) Announce(address netip.Addr) error {
 	var errs []error
-	for _, frame := range c.cfg.Protocol.Announce(address, c.cfg.MAC, c.cfg.Seal(address)) {
+	for _, frame := range c.cfg.Protocol.Announce(address, c.cfg.MAC, c.cfg.Seal(Claim, address)) {
 		errs = append(errs, c.send(frame))
 	}
 	return errors.Join(errs...)
@@ -262,5 +267,5 @@ func (c *Conn) answer(m Message) {
 		return
 	}
 	c.answers.Add(1)
-	_ = c.send(c.cfg.Protocol.Answer(m, c.cfg.MAC, c.cfg.Seal(m.Address))) // the asker asks again
+	_ = c.send(c.cfg.Protocol.Answer(m, c.cfg.MAC, c.cfg.Reply(m))) // the asker asks again
 }

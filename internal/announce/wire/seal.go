@@ -5,6 +5,7 @@ package wire
 import (
 	"crypto/hmac"
 	"crypto/sha256"
+	"encoding/binary"
 	"net/netip"
 )
 
@@ -13,22 +14,51 @@ import (
 const SealLength = 18
 
 // Seal tells our own agents from strangers, also where they do not hear each
-// other's gossip: it names the sending node under the gossip key. Every frame
-// that an agent sends carries one, where other hosts see padding or an option
-// that they do not know.
+// other's gossip. Every frame that an agent sends carries one, where other hosts
+// see padding or an option that they do not know. There are two:
 //
-//	magic 2 | node 8 | code 8
+//	hint    magic 2 | node 4 | stamp 4 | code 8
+//	answer  the same, where stamp is that of the question
 //
-// The code binds node, address and hardware address. It is no protection
-// against a replay: whoever can send frames on the link can take any address
-// anyway.
+// A hint is on what everybody hears. Its code binds sender, kind, address, hardware
+// address and stamp, under a key that is derived for the sender from the gossip
+// key. Who has the gossip key could make one in another's name, and what was
+// recorded opens as long as the stamp is new, so nobody acts on a hint alone but
+// asks its sender.
+//
+// An answer replies to one question, itself sealed: its code binds the question's
+// code, and is made under a secret of the two nodes. Nobody else can make it, and
+// it is good for that question alone.
+//
+// Agents of a former version (up to 0.1) seal as NewSeal does; see Kind.
 type Seal [SealLength]byte
 
-// NodeID stands for a node's name in a Seal.
+// SealKind is what a seal says that it is.
+type SealKind uint8
+
+const (
+	// Unsealed: there is none.
+	Unsealed SealKind = iota
+	// OldSeal is that of a former version.
+	OldSeal
+	// Hint and Answer are as Seal has them.
+	Hint
+	Answer
+)
+
+// Magics make a seal recognizable before its code is computed.
+var (
+	oldMagic    = [2]byte{0xca, 0x5e}
+	hintMagic   = [2]byte{0xca, 0x61}
+	answerMagic = [2]byte{0xca, 0x62}
+)
+
+// NodeID stands for a node's name.
 type NodeID [8]byte
 
-// sealMagic makes a seal recognizable before its code is computed.
-var sealMagic = [2]byte{0xca, 0x5e}
+// ShortID is the part of a NodeID that a seal has room for. Two nodes may share
+// one: the code tells which of them it was.
+type ShortID [4]byte
 
 // ID gives the NodeID of a node.
 func ID(node string) NodeID {
@@ -36,34 +66,136 @@ func ID(node string) NodeID {
 	return NodeID(h[:8])
 }
 
-// NewSeal makes the seal of node for frames about address from mac.
-func NewSeal(key []byte, node NodeID, address netip.Addr, mac MAC) Seal {
-	var s Seal
-	copy(s[0:], sealMagic[:])
-	copy(s[2:], node[:])
-	code := sealCode(key, node, address, mac)
-	copy(s[10:], code[:])
+// Short gives the part that a seal has.
+func (id NodeID) Short() ShortID { return ShortID(id[:4]) }
+
+// StampUnit is the unit of a stamp, in milliseconds.
+const StampUnit = 100
+
+// HintKey gives the key of node's hints.
+func HintKey(gossip []byte, node NodeID) []byte {
+	h := hmac.New(sha256.New, gossip)
+	h.Write([]byte("causeway hint"))
+	h.Write(node[:])
+	return h.Sum(nil)
+}
+
+// NewHint makes the seal of a frame of kind, Claim or Probe, about address from
+// mac. stamp is the sender's clock, in StampUnits.
+func NewHint(key []byte, kind Kind, address netip.Addr, mac MAC, node NodeID, stamp uint32) Seal {
+	s := begin(hintMagic, node, stamp)
+	s.close(hintCode(key, kind, address, mac, node, stamp))
 	return s
 }
 
-// Open gives the node that made s, if it was made with one of keys.
+// NewAnswer makes node's answer to a question with the seal asked.
+func NewAnswer(secret []byte, asked Seal, address netip.Addr, mac MAC, node, asker NodeID) Seal {
+	s := begin(answerMagic, node, asked.Stamp())
+	s.close(answerCode(secret, asked, address, mac, node, asker))
+	return s
+}
+
+// OpensHint tells whether s is node's hint under key.
+func (s Seal) OpensHint(key []byte, kind Kind, address netip.Addr, mac MAC, node NodeID) bool {
+	code := hintCode(key, kind, address, mac, node, s.Stamp())
+	return s.Kind() == Hint && s.Node() == node.Short() && hmac.Equal(code[:], s[10:])
+}
+
+// OpensAnswer tells whether s is node's answer to the question with the seal asked.
+func (s Seal) OpensAnswer(secret []byte, asked Seal, address netip.Addr, mac MAC, node, asker NodeID) bool {
+	code := answerCode(secret, asked, address, mac, node, asker)
+	return s.Kind() == Answer && s.Node() == node.Short() && hmac.Equal(code[:], s[10:])
+}
+
+// Kind tells what s says that it is.
+func (s Seal) Kind() SealKind {
+	switch [2]byte(s[:2]) {
+	case oldMagic:
+		return OldSeal
+	case hintMagic:
+		return Hint
+	case answerMagic:
+		return Answer
+	}
+	return Unsealed
+}
+
+// Node is who says that it made s, a Hint or Answer.
+func (s Seal) Node() ShortID { return ShortID(s[2:6]) }
+
+// Stamp is that of a Hint, or of the question of an Answer.
+func (s Seal) Stamp() uint32 { return binary.BigEndian.Uint32(s[6:]) }
+
+// IsZero tells that there is no seal.
+func (s Seal) IsZero() bool { return s == Seal{} }
+
+func begin(magic [2]byte, node NodeID, stamp uint32) (s Seal) {
+	copy(s[0:], magic[:])
+	copy(s[2:], node[:4])
+	binary.BigEndian.PutUint32(s[6:], stamp)
+	return s
+}
+
+func (s *Seal) close(code [8]byte) { copy(s[10:], code[:]) }
+
+func hintCode(key []byte, kind Kind, address netip.Addr, mac MAC, node NodeID, stamp uint32) [8]byte {
+	var b [36]byte
+	b[0] = 1
+	b[1] = byte(kind)
+	a := address.As16()
+	copy(b[2:], a[:])
+	copy(b[18:], mac[:])
+	copy(b[24:], node[:])
+	binary.BigEndian.PutUint32(b[32:], stamp)
+	return code(key, b[:])
+}
+
+func answerCode(secret []byte, asked Seal, address netip.Addr, mac MAC, node, asker NodeID) [8]byte {
+	var b [57]byte
+	b[0] = 2
+	copy(b[1:], asked[:])
+	a := address.As16()
+	copy(b[19:], a[:])
+	copy(b[35:], mac[:])
+	copy(b[41:], node[:])
+	copy(b[49:], asker[:])
+	return code(secret, b[:])
+}
+
+func code(key, b []byte) [8]byte {
+	h := hmac.New(sha256.New, key)
+	h.Write(b)
+	var sum [sha256.Size]byte
+	return [8]byte(h.Sum(sum[:0]))
+}
+
+// NewSeal makes the seal of a former version, which has no stamp:
+//
+//	magic 2 | node 8 | code 8
+func NewSeal(key []byte, node NodeID, address netip.Addr, mac MAC) Seal {
+	var s Seal
+	copy(s[0:], oldMagic[:])
+	copy(s[2:], node[:])
+	s.close(oldCode(key, node, address, mac))
+	return s
+}
+
+// Open gives the node that made s, a seal of a former version, if it was made
+// with one of keys.
 func (s Seal) Open(keys [][]byte, address netip.Addr, mac MAC) (NodeID, bool) {
-	if [2]byte(s[:2]) != sealMagic {
+	if s.Kind() != OldSeal {
 		return NodeID{}, false
 	}
 	node := NodeID(s[2:10])
 	for _, key := range keys {
-		if code := sealCode(key, node, address, mac); hmac.Equal(code[:], s[10:]) {
+		if code := oldCode(key, node, address, mac); hmac.Equal(code[:], s[10:]) {
 			return node, true
 		}
 	}
 	return NodeID{}, false
 }
 
-// IsZero tells that there is no seal.
-func (s Seal) IsZero() bool { return s == Seal{} }
-
-func sealCode(key []byte, node NodeID, address netip.Addr, mac MAC) [8]byte {
+func oldCode(key []byte, node NodeID, address netip.Addr, mac MAC) [8]byte {
 	h := hmac.New(sha256.New, key)
 	a := address.As16()
 	h.Write([]byte("causeway seal"))
