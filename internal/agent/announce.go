@@ -246,7 +246,12 @@ func wakeUp(c chan struct{}) {
 	}
 }
 
-// describe names a host that is not ours.
+// describe names a host that is not ours, or the node that has the address without
+// announcing it.
 func describe(r announce.Report, node string) string {
-	return fmt.Sprintf("host %v on the LAN of %s (%s) uses the address too", r.Stranger, node, r.Interface)
+	if r.StrangerNode == "" {
+		return fmt.Sprintf("host %v on the LAN of %s (%s) uses the address too", r.Stranger, node, r.Interface)
+	}
+	return fmt.Sprintf("node %s answers for the address on %s (%v) though its agent does not announce it: on that node, look with \"ip addr show to %v\", also in its Pods, and remove what another load balancer (kube-vip, keepalived) has left",
+		r.StrangerNode, r.StrangerInterface, r.Stranger, r.Address)
 }

@@ -292,4 +292,3 @@ func (s *sealer) fresh(node string, stamp uint32) trust {
 	}
 	return hinted
 }
-

@@ -137,6 +137,22 @@ func (a *Asker) Flood(address netip.Addr, from wire.MAC, perMilli int, stop <-ch
 	}
 }
 
+// Claim says that address is at a hardware address, as a host without the gossip
+// key can.
+func (a *Asker) Claim(address netip.Addr, at wire.MAC) error {
+	if address.Is4() {
+		return a.send(address, arp.Packet{
+			EthernetTo: wire.Broadcast, EthernetFrom: a.mac, Op: arp.OpRequest,
+			SenderMAC: at, SenderAddr: address, TargetAddr: address,
+		}.Frame())
+	}
+	return a.send(address, ndp.Packet{
+		EthernetTo: wire.MAC{0x33, 0x33, 0, 0, 0, 1}, EthernetFrom: a.mac,
+		Source: address, Dest: netip.MustParseAddr("ff02::1"),
+		Type: ndp.TypeAdvertisement, Override: true, Target: address, LinkLayer: at,
+	}.Frame())
+}
+
 // question is a frame with which a host asks everyone who has an address.
 func question(address netip.Addr, from wire.MAC) []byte {
 	if address.Is4() {

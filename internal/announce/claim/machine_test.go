@@ -394,3 +394,66 @@ func TestSetIsIdempotent(t *testing.T) {
 		}
 	}
 }
+
+// TestHints: what everybody can send again makes a node ask, and nothing else.
+func TestHints(t *testing.T) {
+	hint := func(p Peer) Peer { p.Hint = true; return p }
+	b := announcing(t, elected)
+	b.hear(wire.Claim, hint(better))
+	b.expect(Announcing, "probe 01")
+	b.hear(wire.Claim, hint(better)) // at once again
+	b.expect(Announcing)
+	b.hear(wire.Claim, better)
+	b.expect(Held, "silent")
+
+	b = announcing(t, elected)
+	for range 50 {
+		b.hear(wire.Claim, hint(worse))
+		b.run(10 * time.Millisecond)
+	}
+	b.expect(Announcing, "announce", "announce", "announce", "announce", "announce")
+
+	b = announcing(t, elected)
+	b.set(Want{Role: Barred, Elected: "better"})
+	b.hear(wire.Claim, hint(better))
+	b.expect(Releasing, "probe 01")
+	b.hear(wire.Claim, better)
+	b.expect(Idle, "silent")
+
+	b = newBench(t)
+	b.set(elected)
+	b.run(349 * time.Millisecond)
+	b.hear(wire.Claim, hint(better))
+	b.expect(Probing, "probe", "probe", "probe", "probe 01")
+	b.run(149 * time.Millisecond)
+	b.expect(Probing)
+	b.run(2 * time.Millisecond)
+	b.expect(Announcing, "answer", "announce")
+}
+
+// TestForgedProbes: probes in the name of a better node do not keep this one from
+// the address.
+func TestForgedProbes(t *testing.T) {
+	b := newBench(t)
+	b.set(hurry)
+	for range 200 {
+		if s, _ := b.m.State(); s == Announcing {
+			return
+		}
+		p := better
+		p.Hint = true
+		b.hear(wire.Probe, p)
+		b.run(10 * time.Millisecond)
+	}
+	t.Error("not announced after two seconds")
+}
+
+func TestBoundOnANode(t *testing.T) {
+	b := announcing(t, elected)
+	p := stranger
+	p.Host, p.HostInterface = "node-2", "eth0"
+	b.hear(wire.Claim, p)
+	if diff := cmp.Diff(Conflict{MAC: p.MAC, Node: "node-2", Interface: "eth0", Last: b.now}, b.m.Conflict(b.now)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
