@@ -57,9 +57,13 @@ func computeService(in Input, node *nodeFacts) (*Service, []Problem) {
 	c.out.Scheduler = c.scheduler()
 	for _, raw := range clusterIPs(svc) {
 		if addr, ok := c.address("spec.clusterIPs", raw); ok {
-			c.family(addr)
+			c.clusterIPs = append(c.clusterIPs, addr)
 		}
 	}
+	for _, addr := range c.clusterIPs {
+		c.family(addr)
+	}
+	c.limitSlots()
 	c.healthCheck()
 	slices.SortStableFunc(c.out.Frontends, func(a, b Frontend) int { return a.Key.Compare(b.Key) })
 	c.compact()
@@ -88,15 +92,25 @@ type computation struct {
 	node     *nodeFacts
 	out      *Service
 	problems []Problem
+	told     map[Problem]bool
+	// clusterIPs are the Service's, at most one of a family.
+	clusterIPs []netip.Addr
+	// buffer is where the candidates of one port are collected.
+	buffer []candidate
 	// localReady collects the addresses of ready endpoints on this node.
 	localReady map[netip.Addr]bool
 }
 
 func (c *computation) problem(reason, format string, args ...any) {
 	p := Problem{Service: c.out.Name, Reason: reason, Message: fmt.Sprintf(format, args...)}
-	if !slices.Contains(c.problems, p) {
-		c.problems = append(c.problems, p)
+	if c.told[p] {
+		return
 	}
+	if c.told == nil {
+		c.told = map[Problem]bool{}
+	}
+	c.told[p] = true
+	c.problems = append(c.problems, p)
 }
 
 // slices puts the slices into an order of their own, so that the result does
@@ -112,6 +126,10 @@ func (c *computation) family(clusterIP netip.Addr) {
 	svc, fam := c.in.Service, FamilyOf(clusterIP)
 	lbIPs, externalIPs := c.loadBalancerIPs(fam), c.externalIPs(fam)
 	ranges, restricted := c.sourceRanges(fam)
+	ports := len(svc.Spec.Ports)
+	lbIPs, externalIPs = c.limitAddresses(ports, lbIPs, externalIPs)
+	ranges = c.limitRanges(ranges, ports*len(lbIPs))
+	sources := c.sources(fam)
 	for i := range svc.Spec.Ports {
 		port := &svc.Spec.Ports[i]
 		proto, ok := protocolOf(port.Protocol)
@@ -119,7 +137,7 @@ func (c *computation) family(clusterIP netip.Addr) {
 			c.problem("InvalidPort", "port %d/%s cannot be programmed: use TCP, UDP or SCTP and 1-65535", port.Port, port.Protocol)
 			continue
 		}
-		cs := c.candidates(fam, port, proto)
+		cs := c.candidates(sources[i])
 		c.countLocal(cs)
 		t := newTargets(svc, choose(cs, c.node))
 		serving := servingOf(cs, proto)

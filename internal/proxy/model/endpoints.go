@@ -6,36 +6,9 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
-	"strconv"
 
-	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-
-	"github.com/causeway-lb/causeway/internal/netaddr"
 )
-
-// WeightAnnotation on an EndpointSlice gives each of its endpoints that share of
-// new connections relative to others of the Service, from 1 to MaxWeight; 1 is
-// the share of those without.
-const WeightAnnotation = "causeway.dev/weight"
-
-// MaxWeight bounds weights: tables grow with their sum.
-const MaxWeight = 100
-
-// weight is the slice's, 1 and a problem if that is none.
-func (c *computation) weight(sl *sliceT) uint16 {
-	raw, ok := sl.Annotations[WeightAnnotation]
-	if !ok {
-		return 1
-	}
-	n, err := strconv.ParseUint(raw, 10, 16)
-	if err != nil || n < 1 || n > MaxWeight {
-		c.problem("InvalidWeight", "EndpointSlice %s has annotation %s=%q, which counts as 1: use a whole number from 1 to %d; "+
-			"endpoints that are to get no connections must not be ready", sl.Name, WeightAnnotation, raw, MaxWeight)
-		return 1
-	}
-	return uint16(n)
-}
 
 // candidate is one endpoint of one Service port with all that the choice
 // among endpoints depends on.
@@ -51,87 +24,27 @@ type candidate struct {
 // nothing is ready (KEP-1669).
 func (c *candidate) fallback() bool { return c.serving && c.terminating }
 
-// candidates collects the endpoints of one port from the slices of one
-// family. Slices that do not carry the port are ignored, as are endpoints
-// whose address does not parse.
-func (c *computation) candidates(fam Family, port *corev1.ServicePort, proto Protocol) []candidate {
-	sls := c.in.Slices
-	n := 0
-	for _, sl := range sls {
-		if sliceFamily(sl) == fam {
-			n += len(sl.Endpoints)
+// setNode takes in where c runs.
+func (c *candidate) setNode(name string, node *nodeFacts) {
+	c.Local = node.Name != "" && name == node.Name
+	if node.dead[name] {
+		c.ready, c.terminating, c.dead = false, true, true
+	}
+}
+
+// candidates collects the endpoints of one port from the slices' ports that
+// carry it. They are valid until the next call.
+func (c *computation) candidates(from []source) []candidate {
+	cs := c.buffer[:0]
+	for _, src := range from {
+		for i := range src.slice.endpoints {
+			cand := src.slice.endpoints[i]
+			cand.AddrPort = netip.AddrPortFrom(cand.AddrPort.Addr(), src.number)
+			cs = append(cs, cand)
 		}
 	}
-	cs := make([]candidate, 0, n)
-	for _, sl := range sls {
-		if sliceFamily(sl) != fam {
-			continue
-		}
-		for i := range sl.Ports {
-			number, ok := slicePort(&sl.Ports[i], port.Name, proto)
-			if !ok {
-				continue
-			}
-			weight := c.weight(sl)
-			for j := range sl.Endpoints {
-				if cand, ok := newCandidate(&sl.Endpoints[j], fam, number, weight, c.node); ok {
-					cs = append(cs, cand)
-				}
-			}
-		}
-	}
+	c.buffer = cs
 	return dedupe(cs)
-}
-
-func sliceFamily(sl *discoveryv1.EndpointSlice) Family {
-	switch sl.AddressType {
-	case discoveryv1.AddressTypeIPv4:
-		return IPv4
-	case discoveryv1.AddressTypeIPv6:
-		return IPv6
-	}
-	return 0
-}
-
-// slicePort gives the number of a slice's port if it is the named one. A port
-// without a name is the port named "", one without a number is unusable.
-func slicePort(p *discoveryv1.EndpointPort, name string, proto Protocol) (uint16, bool) {
-	if p.Port == nil || *p.Port < 1 || *p.Port > 65535 {
-		return 0, false
-	}
-	got := ""
-	if p.Name != nil {
-		got = *p.Name
-	}
-	gotProto := corev1.ProtocolTCP
-	if p.Protocol != nil {
-		gotProto = *p.Protocol
-	}
-	return uint16(*p.Port), got == name && string(gotProto) == proto.String()
-}
-
-func newCandidate(ep *discoveryv1.Endpoint, fam Family, port, weight uint16, node *nodeFacts) (candidate, bool) {
-	if len(ep.Addresses) == 0 {
-		return candidate{}, false
-	}
-	addr, ok := netaddr.Parse(ep.Addresses[0])
-	if !ok || FamilyOf(addr) != fam || addr.IsUnspecified() {
-		return candidate{}, false
-	}
-	c := candidate{
-		Endpoint:    Endpoint{AddrPort: netip.AddrPortFrom(addr, port), Weight: weight},
-		ready:       isTrue(ep.Conditions.Ready, true),
-		serving:     isTrue(ep.Conditions.Serving, true),
-		terminating: isTrue(ep.Conditions.Terminating, false),
-		hints:       ep.Hints,
-	}
-	if ep.NodeName != nil {
-		c.Local = node.Name != "" && *ep.NodeName == node.Name
-		if node.dead[*ep.NodeName] {
-			c.ready, c.terminating, c.dead = false, true, true
-		}
-	}
-	return c, true
 }
 
 func isTrue(b *bool, unset bool) bool {

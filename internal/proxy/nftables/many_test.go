@@ -105,7 +105,7 @@ func TestManyEndpointsWithPackets(t *testing.T) {
 		// Each endpoint has more than one slot in two hundred: to miss one
 		// of them by chance in so many dials does not happen.
 		const atMost, atLeast = 5000, 500
-		for _, n := range []int{maxExact, maxExact + 1, 70, 130} {
+		for _, n := range []int{len(exact), len(exact) + 1, 70, 130} {
 			for _, first := range []int{1, 2} { // and without the first one
 				pods := set(first, n, 0)
 				reached := map[netip.Addr]int{}

@@ -149,8 +149,10 @@ const (
 	classDrop   class = 1<<slotBits - 1
 
 	slotBits = 15
-	maxSlots = 1 << (slotBits - 1)
 )
+
+// All numbers of slots fit beside classDrop.
+const _ = uint(classDrop - 1 - model.MaxTable)
 
 func newClass(slots int, affinity time.Duration) class {
 	return class(uint32(affinity/time.Second)<<slotBits | uint32(slots))

@@ -147,7 +147,7 @@ func classOfTarget(t *model.Target) class {
 	case model.Reject:
 		return classReject
 	}
-	return newClass(slots(t.Endpoints), t.Affinity)
+	return newClass(model.Slots(t.Endpoints), t.Affinity)
 }
 
 // begin is where the next element's key starts.

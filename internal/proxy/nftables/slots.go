@@ -5,25 +5,13 @@ package nftables
 import (
 	"encoding/binary"
 	"hash/fnv"
-	"math/bits"
 	"net/netip"
 
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
-const (
-	// maxExact is the largest number of endpoints that get one slot each.
-	// Beyond it, and with weights, the slots are a power of two and filled by
-	// consistent hashing, so that there are few different numbers of slots and
-	// a change moves few of them.
-	maxExact = 64
-	// slotsPerEndpoint is how many slots each endpoint gets at least then: with
-	// 4, shares differ by a quarter at most.
-	slotsPerEndpoint = 4
-)
-
-// exact is the table of endpoints that get one slot each.
-var exact = func() (table [maxExact]int) {
+// exact is the table of up to 64 endpoints that get one slot each.
+var exact = func() (table [64]int) {
 	for i := range table {
 		table[i] = i
 	}
@@ -34,26 +22,10 @@ var exact = func() (table [maxExact]int) {
 // depends on the set of endpoints only. eps must not be empty; the table must
 // not be changed.
 func slotTable(eps []model.Endpoint) []int {
-	if n := slots(eps); n > len(eps) || n > maxExact {
+	if n := model.Slots(eps); n > len(eps) || n > len(exact) {
 		return maglev(eps, n)
 	}
 	return exact[:len(eps)]
-}
-
-// slots is the length of slotTable: that of eps if each gets one.
-func slots(eps []model.Endpoint) int {
-	weights, equal := 0, true
-	for i := range eps {
-		weights += weight(&eps[i])
-		equal = equal && eps[i].Weight == eps[0].Weight
-	}
-	if equal && len(eps) <= maxExact {
-		return len(eps)
-	}
-	if equal {
-		weights = len(eps)
-	}
-	return min(1<<bits.Len(uint(weights*slotsPerEndpoint-1)), maxSlots)
 }
 
 func weight(ep *model.Endpoint) int { return max(int(ep.Weight), 1) }
