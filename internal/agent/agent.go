@@ -277,6 +277,7 @@ func (a *Agent) refreshNode() {
 
 // applied follows up on what the kernel now does.
 func (a *Agent) applied(done syncer.Applied) {
+	a.flows.SetNode(done.Node)
 	a.flows.Changed(done.Changes)
 	if done.Report.Full {
 		// Its buffers are many times what the agent needs from then on.

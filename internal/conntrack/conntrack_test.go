@@ -4,7 +4,6 @@ package conntrack
 
 import (
 	"context"
-	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -98,7 +97,8 @@ func TestPlan(t *testing.T) {
 
 func TestStaleOfNodePort(t *testing.T) {
 	s := Scope{Key: key("0.0.0.0:30053", model.UDP), Keep: []netip.AddrPort{ap("10.244.1.3:53")}, Gone: []netip.AddrPort{ap("10.244.1.2:53")}}
-	mine := func(a netip.Addr) bool { return a == netip.MustParseAddr("192.0.2.11") }
+	mine := newPlace(&model.Node{})
+	mine.mine[netip.MustParseAddr("192.0.2.11")] = true
 	for _, tc := range []struct {
 		destination, endpoint string
 		want                  bool
@@ -110,7 +110,7 @@ func TestStaleOfNodePort(t *testing.T) {
 		{"198.51.100.1:30053", "10.244.1.2:53", false},  // not this node's address
 		{"192.0.2.11:30054", "192.0.2.11:30054", false}, // another port
 	} {
-		if got := s.Stale(ap(tc.destination), ap(tc.endpoint), mine); got != tc.want {
+		if got := s.Stale(Flow{ap("198.51.100.9:40000"), ap(tc.destination), ap(tc.endpoint)}, mine); got != tc.want {
 			t.Errorf("flow to %s at %s: stale %v, want %v", tc.destination, tc.endpoint, got, tc.want)
 		}
 	}
@@ -273,7 +273,7 @@ func TestCleanerJoinsChanges(t *testing.T) {
 	const fe, a, b, c = "10.96.0.10:53", "10.244.1.2:53", "10.244.1.3:53", "10.244.1.4:53"
 	got := make(chan []Scope, 1)
 	cl := NewCleaner(false, nil)
-	cl.clean = func(s []Scope) (int, error) { got <- s; return 0, nil }
+	cl.clean = func(_ *model.Node, s []Scope) (int, error) { got <- s; return 0, nil }
 	cl.Changed([]model.Change{{Old: udp(fe, a, b), New: udp(fe, b)}})
 	cl.Changed([]model.Change{{Old: udp(fe, b), New: udp(fe, c)}})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -289,24 +289,28 @@ func TestCleanerJoinsChanges(t *testing.T) {
 	}
 }
 
-// What comes back before the flows are looked for keeps them.
+// What comes back before the flows are looked for keeps them: an endpoint, and the
+// whole frontend, though another Service's by then.
 func TestCleanerSparesWhatIsBack(t *testing.T) {
 	const fe, a, b = "10.96.0.10:80", "10.244.1.2:80", "10.244.1.3:80"
-	for _, tc := range []struct {
-		tcp      bool
-		old, new *model.Service
-		want     Scope
-	}{
-		{false, udp(fe, a, b), udp(fe, b), Scope{Key: key(fe, model.UDP), Keep: []netip.AddrPort{ap(a), ap(b)}}},
-		{false, tcp(fe, a, b), tcp(fe, b), Scope{Key: key(fe, model.TCP), Keep: []netip.AddrPort{ap(a), ap(b)}, Unanswered: true}},
-		{true, tcp(fe, a, b), tcp(fe, b), Scope{Key: key(fe, model.TCP), Keep: []netip.AddrPort{ap(a), ap(b)}}},
-	} {
-		cl := NewCleaner(tc.tcp, nil)
-		cl.Changed([]model.Change{{Old: tc.old, New: tc.new}})
-		cl.Changed([]model.Change{{Old: tc.new, New: tc.old}})
-		got := slices.Collect(maps.Values(cl.scopes))
-		if diff := cmp.Diff([]Scope{tc.want}, got, byString); diff != "" {
-			t.Errorf("(-want +got):\n%s", diff)
+	for _, tcpToo := range []bool{false, true} {
+		for _, of := range []func(string, ...string) *model.Service{udp, tcp} {
+			for _, between := range []*model.Service{of(fe, b), of(fe), nil} {
+				cl := NewCleaner(tcpToo, nil)
+				cl.Changed([]model.Change{{Old: of(fe, a, b), New: between}})
+				cl.Changed([]model.Change{{Old: between, New: of(fe, a, b)}})
+				_, scopes, next := cl.due(time.Now())
+				for _, s := range scopes {
+					for _, endpoint := range []string{a, b} {
+						if s.Stale(Flow{ap("192.0.2.9:40000"), ap(fe), ap(endpoint)}, newPlace(&model.Node{})) {
+							t.Errorf("flows to %s that was away go: %+v", endpoint, s)
+						}
+					}
+				}
+				if next != 0 || len(cl.changed) > 0 {
+					t.Errorf("left to do, in %v: %v", next, cl.changed)
+				}
+			}
 		}
 	}
 }
@@ -359,11 +363,12 @@ func TestCleanRetriesConnections(t *testing.T) {
 			}()
 			half := Scope{Key: key(fam.frontend, model.TCP), Unanswered: true}
 			for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-				entries, err := list(model.FamilyOf(going), half)
+				var found []Flow
+				err := list(model.FamilyOf(going), half, func(e *entry) error { found = append(found, e.Flow()); return nil })
 				if err != nil || time.Now().After(deadline) {
-					t.Fatalf("connections without an answer: %v, %v; want one", entries, err)
+					t.Fatalf("connections without an answer: %v, %v; want one", found, err)
 				}
-				if len(entries) == 1 && entries[0].destination == ap(fam.frontend) {
+				if len(found) == 1 && found[0].Destination == ap(fam.frontend) {
 					break
 				}
 			}

@@ -3,7 +3,7 @@
 // Package conntrack ends flows that connection tracking would keep sending to
 // where nobody serves them any more.
 //
-//	Service before, after --> Stale (pure) --> Scope ... --> Table.Clean --> kernel
+//	Services before, after --> PlanAll (pure) --> Scope ... --> Table.Clean --> kernel
 //
 // A connection's translation is decided once, by its first packet. TCP, once
 // established, ends when its endpoint goes; a UDP client that sends now and then keeps its entry,
@@ -13,10 +13,27 @@
 // client's next packet is decided anew. Flows to endpoints that still serve
 // stay, also if new flows go to others.
 //
+// What is looked at is the frontend and not the Service: all changes of one Sync
+// are taken together before anything is deleted. So a frontend that another Service
+// takes over keeps its flows to endpoints that both have. One that goes altogether
+// keeps its flows for a second more, in case it is made again under another name.
+//
+// # Clients
+//
+// Whom a rule would not let in any more does not go on either. Flows end of clients
+// that source ranges do not contain, when these are narrowed or first set; of clients that
+// a traffic policy drops since it became Local, to endpoints of other nodes; and at
+// addresses of this node where NodePorts do not answer since the agent was
+// started anew.
+//
+// # Cost
+//
 // The kernel does the search: a dump is filtered by protocol, destination and
 // port (CTA_FILTER, Linux 5.8; an older kernel ignores the filter and returns
-// everything, so every entry is checked here again). Deletions name the entry
-// exactly; nothing is ever flushed.
+// everything, so every entry is checked here again). It is read as it comes, and
+// deletions are sent many at a time while it goes on: what is held in memory does
+// not grow with the number of flows. Deletions name the entry exactly; nothing is ever
+// flushed.
 //
 // # TCP
 //
@@ -26,7 +43,8 @@
 // client's next SYN, after a second, goes to an endpoint that serves, or is
 // refused if there is none.
 //
-// If asked, TCP flows to endpoints that went are ended too, and their clients
+// If asked, TCP flows to endpoints that went are ended too, and those of clients
+// that are not admitted any more, and their clients
 // told: when the endpoint is in no slice any more, or its node is dead. One that
 // only gets no new connections, as it ends or is not ready, may finish those it
 // has. Nobody knows the sequence numbers that a reset must have, but the

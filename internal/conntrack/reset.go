@@ -24,13 +24,25 @@ const (
 	resetSize = 1 << 18
 )
 
+// refuser notes flows whose clients are to be reset.
+type refuser struct {
+	conn     *nfnl.Conn
+	declared map[model.Family]bool
+}
+
+// close releases the socket.
+func (r *refuser) close() {
+	if r.conn != nil {
+		_ = r.conn.Close()
+	}
+}
+
 // refuse has the next segment of each translated TCP flow answered with a
-// reset, once its entry is deleted. It writes the whole table each time, so
+// reset, once its entry is deleted. The first time it writes the whole table, so
 // that it does not matter who deleted what of it.
-func refuse(fam model.Family, entries []entry) error {
+func (r *refuser) refuse(fam model.Family, entries []entry) error {
 	var tx nfnl.Batch
 	table := familyTable(fam, resetTable)
-	declareResets(&tx, fam, table)
 	n := 0
 	for i := range entries {
 		e := &entries[i]
@@ -38,18 +50,27 @@ func refuse(fam model.Family, entries []entry) error {
 		if e.proto != model.TCP || e.endpoint == e.destination {
 			continue
 		}
+		if n == 0 && !r.declared[fam] {
+			declareResets(&tx, fam, table)
+		}
 		tx.AddElement(table, resetFlows, nfnl.Element{Key: string(flowKey(e))})
 		n++
 	}
 	if n == 0 {
 		return nil
 	}
-	conn, err := nfnl.Dial()
-	if err != nil {
+	if r.conn == nil {
+		conn, err := nfnl.Dial()
+		if err != nil {
+			return err
+		}
+		r.conn, r.declared = conn, map[model.Family]bool{}
+	}
+	if err := r.conn.Commit(&tx); err != nil {
 		return err
 	}
-	defer conn.Close()
-	return conn.Commit(&tx)
+	r.declared[fam] = true
+	return nil
 }
 
 func flowKey(e *entry) []byte {

@@ -6,9 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-	"slices"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -56,70 +54,84 @@ type entry struct {
 	orig, zone, id []byte
 }
 
+// Flow is who dialled what.
+func (e *entry) Flow() Flow { return Flow{e.source, e.destination, e.endpoint} }
+
 // Table is the kernel's connection tracking table in the network namespace of
 // the calling thread.
 type Table struct {
 	// Reset has the clients of TCP flows that Clean ends answered with a reset.
 	Reset bool
+	// Node tells the clients of this node from others.
+	Node model.Node
 }
 
 // Clean deletes the stale entries of all scopes and says how many there were.
-// Errors of single deletions are joined; the rest is done all the same.
+// Errors of single deletions are joined; the rest is done all the same. What it
+// holds in memory does not depend on how many entries there are.
 func (t Table) Clean(scopes []Scope) (int, error) {
-	local := localAddrs()
-	deleted := 0
+	if len(scopes) == 0 {
+		return 0, nil
+	}
+	place := newPlace(&t.Node)
+	e, err := openEnder()
+	if err != nil {
+		return 0, err
+	}
+	defer e.close()
+	if t.Reset {
+		e.refuser = &refuser{}
+		defer e.refuser.close()
+	}
 	var errs []error
 	for _, g := range groups(scopes) {
-		entries, err := list(g.fam, g.filter)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("list flows to %s: %w", g.filter.Key, err))
-			continue
-		}
-		entries = slices.DeleteFunc(entries, func(e entry) bool { return !g.stale(e, local) })
-		if t.Reset {
-			// First, so that no segment passes in between.
-			if err := refuse(g.fam, entries); err != nil {
-				errs = append(errs, fmt.Errorf("have clients of %s reset: %w", g.filter.Key, err))
+		err := list(g.fam, g.filter, func(en *entry) error {
+			if !g.stale(en, place) {
+				return nil
 			}
-		}
-		for _, e := range entries {
-			switch err := remove(g.fam, e); {
-			case err == nil:
-				deleted++
-			case !errors.Is(err, unix.ENOENT):
-				errs = append(errs, fmt.Errorf("delete flow to %s at %s: %w", e.destination, e.endpoint, err))
-			}
+			return e.add(g.fam, en)
+		})
+		if err = errors.Join(err, e.flush()); err != nil {
+			errs = append(errs, fmt.Errorf("end flows to %s: %w", g.filter.Key, err))
 		}
 	}
-	return deleted, errors.Join(errs...)
+	return e.deleted, errors.Join(errs...)
 }
 
 // Translated says whether there are flows of a family that were sent to
 // another endpoint than they were dialled.
 func (Table) Translated(f model.Family) (bool, error) {
 	for _, proto := range []model.Protocol{model.TCP, model.UDP, model.SCTP} {
-		entries, err := list(f, Scope{Key: model.Key{Addr: f.Unspecified(), Protocol: proto}})
-		if err != nil {
-			return false, fmt.Errorf("list %s flows: %w", proto, err)
-		}
-		if slices.ContainsFunc(entries, func(e entry) bool { return e.destination != e.endpoint }) {
+		err := list(f, Scope{Key: model.Key{Addr: f.Unspecified(), Protocol: proto}}, func(e *entry) error {
+			if e.destination != e.endpoint {
+				return errEnough
+			}
+			return nil
+		})
+		switch {
+		case errors.Is(err, errEnough):
 			return true, nil
+		case err != nil:
+			return false, fmt.Errorf("list %s flows: %w", proto, err)
 		}
 	}
 	return false, nil
 }
 
+// errEnough ends a list early.
+var errEnough = errors.New("enough")
+
 // CleanUntranslated deletes the flows that were led nowhere else than where they
 // were dialled, if what they dialled is asked for. A NodePort's key matches
 // this node's addresses. It says how many there were.
 func (Table) CleanUntranslated(f model.Family, dialled map[model.Key]bool) (int, error) {
-	return cleanDialled(f, dialled, func(e entry) bool { return e.destination == e.endpoint })
+	return cleanDialled(f, dialled, func(e *entry) bool { return e.destination == e.endpoint })
 }
 
 // CleanUnmapped is CleanUntranslated for the flows that no rule translated,
 // those included that IPVS did.
 func (Table) CleanUnmapped(f model.Family, dialled map[model.Key]bool) (int, error) {
-	return cleanDialled(f, dialled, func(e entry) bool { return e.status&dstNAT == 0 })
+	return cleanDialled(f, dialled, func(e *entry) bool { return e.status&dstNAT == 0 })
 }
 
 // CleanEnded is CleanUnmapped for TCP flows that have ended: the kernel keeps
@@ -127,36 +139,34 @@ func (Table) CleanUnmapped(f model.Family, dialled map[model.Key]bool) (int, err
 // which no rule translates either.
 func (Table) CleanEnded(f model.Family, dialled map[model.Key]bool) (int, error) {
 	const timeWait, closed = 7, 8 // TCP_CONNTRACK_TIME_WAIT, _CLOSE
-	return cleanDialled(f, dialled, func(e entry) bool {
+	return cleanDialled(f, dialled, func(e *entry) bool {
 		return e.status&dstNAT == 0 && e.proto == model.TCP && (e.state == timeWait || e.state == closed)
 	})
 }
 
 // cleanDialled deletes the flows to what is asked for, those that go says.
-func cleanDialled(f model.Family, dialled map[model.Key]bool, goes func(entry) bool) (int, error) {
-	local := localAddrs()
-	deleted := 0
+func cleanDialled(f model.Family, dialled map[model.Key]bool, goes func(*entry) bool) (int, error) {
+	place := newPlace(&model.Node{})
+	ender, err := openEnder()
+	if err != nil {
+		return 0, err
+	}
+	defer ender.close()
 	var errs []error
 	for _, proto := range []model.Protocol{model.TCP, model.UDP} {
-		entries, err := list(f, Scope{Key: model.Key{Addr: f.Unspecified(), Protocol: proto}})
-		if err != nil {
-			return deleted, fmt.Errorf("list %s flows: %w", proto, err)
-		}
-		for _, e := range entries {
+		err := list(f, Scope{Key: model.Key{Addr: f.Unspecified(), Protocol: proto}}, func(e *entry) error {
 			key := model.Key{Addr: e.destination.Addr(), Port: e.destination.Port(), Protocol: proto}
 			nodePort := model.Key{Addr: f.Unspecified(), Port: key.Port, Protocol: proto}
-			if !goes(e) || !dialled[key] && !(dialled[nodePort] && local(key.Addr)) {
-				continue
+			if !goes(e) || !dialled[key] && !(dialled[nodePort] && place.Local(key.Addr)) {
+				return nil
 			}
-			switch err := remove(f, e); {
-			case err == nil:
-				deleted++
-			case !errors.Is(err, unix.ENOENT):
-				errs = append(errs, fmt.Errorf("delete flow to %s: %w", e.destination, err))
-			}
+			return ender.add(f, e)
+		})
+		if err = errors.Join(err, ender.flush()); err != nil {
+			errs = append(errs, fmt.Errorf("end %s flows: %w", proto, err))
 		}
 	}
-	return deleted, errors.Join(errs...)
+	return ender.deleted, errors.Join(errs...)
 }
 
 // group is the scopes that one dump serves.
@@ -199,33 +209,19 @@ func groups(scopes []Scope) []group {
 	return gs
 }
 
-func (g *group) stale(e entry, local func(netip.Addr) bool) bool {
-	for _, key := range []model.Key{
+func (g *group) stale(e *entry, at Place) bool {
+	for _, key := range [...]model.Key{
 		{Addr: e.destination.Addr(), Port: e.destination.Port(), Protocol: e.proto},
 		{Addr: g.fam.Unspecified(), Port: e.destination.Port(), Protocol: e.proto},
 	} {
-		for _, s := range g.byKey[key] {
-			if !(s.Unanswered && e.status&seenReply != 0) && s.Stale(e.destination, e.endpoint, local) {
+		for i := range g.byKey[key] {
+			s := &g.byKey[key][i]
+			if !(s.Unanswered && e.status&seenReply != 0) && s.Stale(e.Flow(), at) {
 				return true
 			}
 		}
 	}
 	return false
-}
-
-// localAddrs gives a test for this node's addresses, as they are now.
-func localAddrs() func(netip.Addr) bool {
-	mine := map[netip.Addr]bool{}
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		addrs = nil // then no NodePort flow is touched
-	}
-	for _, a := range addrs {
-		if p, err := netip.ParsePrefix(a.String()); err == nil {
-			mine[p.Addr().Unmap()] = true
-		}
-	}
-	return func(a netip.Addr) bool { return mine[a] || a.IsLoopback() }
 }
 
 func family(f model.Family) byte {
@@ -235,16 +231,12 @@ func family(f model.Family) byte {
 	return unix.AF_INET6
 }
 
-func request(msg, flags int, fam model.Family) *nl.NetlinkRequest {
-	req := nl.NewNetlinkRequest(ctnetlink|msg, flags)
+// list calls each for the entries whose original destination matches s, with the
+// answered ones or without; its address and port are wildcards if zero. What each
+// is given is its only until it returns; an error of each ends the list.
+func list(fam model.Family, s Scope, each func(*entry) error) error {
+	req := nl.NewNetlinkRequest(ctnetlink|msgGet, unix.NLM_F_DUMP)
 	req.AddData(&nl.Nfgenmsg{NfgenFamily: family(fam), Version: nl.NFNETLINK_V0})
-	return req
-}
-
-// list dumps the entries whose original destination matches s, with the
-// answered ones or without; its address and port are wildcards if zero.
-func list(fam model.Family, s Scope) ([]entry, error) {
-	req := request(msgGet, unix.NLM_F_DUMP, fam)
 	orig, flags := tupleFilter(s)
 	filter := nl.NewRtAttr(unix.NLA_F_NESTED|ctaFilter, nil)
 	filter.AddRtAttr(filterOrig, binary.NativeEndian.AppendUint32(nil, flags))
@@ -257,20 +249,21 @@ func list(fam model.Family, s Scope) ([]entry, error) {
 		req.AddData(nl.NewRtAttr(ctaStatus, binary.BigEndian.AppendUint32(nil, 0)))
 		req.AddData(nl.NewRtAttr(ctaStatusMask, binary.BigEndian.AppendUint32(nil, seenReply)))
 	}
-	msgs, err := req.Execute(unix.NETLINK_NETFILTER, 0)
+	sock, err := openSocket()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var entries []entry
-	for _, m := range msgs {
-		if len(m) < nfgenmsgLen {
-			continue
-		}
-		if e, ok := parseEntry(m[nfgenmsgLen:]); ok && e.proto == s.Key.Protocol {
-			entries = append(entries, e)
-		}
+	defer sock.close()
+	if err := sock.send(req.Serialize()); err != nil {
+		return err
 	}
-	return entries, nil
+	var e entry
+	return sock.receive(func(_ uint32, body []byte) error {
+		if len(body) < nfgenmsgLen || !e.parse(body[nfgenmsgLen:]) || e.proto != s.Key.Protocol {
+			return nil
+		}
+		return each(&e)
+	}, nil)
 }
 
 func tupleFilter(s Scope) (orig *nl.RtAttr, flags uint32) {
@@ -291,69 +284,96 @@ func tupleFilter(s Scope) (orig *nl.RtAttr, flags uint32) {
 	return orig, flags
 }
 
-// remove deletes one entry, by its original tuple and its id, so that a new
-// flow of the same tuple is not taken for it.
-func remove(fam model.Family, e entry) error {
-	req := request(msgDelete, unix.NLM_F_ACK, fam)
-	req.AddData(nl.NewRtAttr(unix.NLA_F_NESTED|ctaTupleOrig, e.orig))
+// appendRemoval appends the message that deletes an entry, by its original tuple
+// and its id, so that a new flow of the same tuple is not taken for it.
+func (e *entry) appendRemoval(b []byte, fam model.Family, seq uint32, flags uint16) []byte {
+	start := len(b)
+	b = binary.NativeEndian.AppendUint32(b, 0) // length, below
+	b = binary.NativeEndian.AppendUint16(b, ctnetlink|msgDelete)
+	b = binary.NativeEndian.AppendUint16(b, unix.NLM_F_REQUEST|flags)
+	b = binary.NativeEndian.AppendUint32(b, seq)
+	b = binary.NativeEndian.AppendUint32(b, 0) // to the kernel
+	b = append(b, family(fam), nl.NFNETLINK_V0, 0, 0)
+	b = appendAttr(b, unix.NLA_F_NESTED|ctaTupleOrig, e.orig)
 	if e.zone != nil {
-		req.AddData(nl.NewRtAttr(ctaZone, e.zone))
+		b = appendAttr(b, ctaZone, e.zone)
 	}
 	if e.id != nil {
-		req.AddData(nl.NewRtAttr(ctaID, e.id))
+		b = appendAttr(b, ctaID, e.id)
 	}
-	_, err := req.Execute(unix.NETLINK_NETFILTER, 0)
-	return err
+	binary.NativeEndian.PutUint32(b[start:], uint32(len(b)-start))
+	return b
 }
 
-// attrs calls f for each attribute of b.
-func attrs(b []byte, f func(typ int, data []byte)) {
-	for len(b) >= 4 {
-		n := int(binary.NativeEndian.Uint16(b))
-		if n < 4 || n > len(b) {
-			return
-		}
-		f(int(binary.NativeEndian.Uint16(b[2:])&nl.NLA_TYPE_MASK), b[4:n])
-		b = b[min((n+3)&^3, len(b)):]
+func appendAttr(b []byte, typ uint16, data []byte) []byte {
+	b = binary.NativeEndian.AppendUint16(b, uint16(4+len(data)))
+	b = binary.NativeEndian.AppendUint16(b, typ)
+	b = append(b, data...)
+	for len(b)%4 != 0 {
+		b = append(b, 0)
 	}
+	return b
 }
 
-// parseEntry reads what is needed; false for entries without ports.
-func parseEntry(b []byte) (entry, bool) {
-	var e entry
+// nextAttr takes the first attribute off b; false at the end, or where what is
+// left is none.
+func nextAttr(b *[]byte) (typ int, data []byte, ok bool) {
+	if len(*b) < 4 {
+		return 0, nil, false
+	}
+	n := int(binary.NativeEndian.Uint16(*b))
+	if n < 4 || n > len(*b) {
+		return 0, nil, false
+	}
+	typ, data = int(binary.NativeEndian.Uint16((*b)[2:])&nl.NLA_TYPE_MASK), (*b)[4:n]
+	*b = (*b)[min((n+3)&^3, len(*b)):]
+	return typ, data, true
+}
+
+// parse reads what is needed into e, which keeps parts of b; false for entries
+// without ports. It allocates nothing: there can be a million of them.
+func (e *entry) parse(b []byte) bool {
+	*e = entry{}
 	var orig, reply tuple
-	attrs(b, func(typ int, data []byte) {
+	for typ, data, ok := nextAttr(&b); ok; typ, data, ok = nextAttr(&b) {
 		switch typ {
 		case ctaTupleOrig:
-			e.orig, orig = data, parseTuple(data)
+			e.orig = data
+			orig.parse(data)
 		case ctaTupleReply:
-			reply = parseTuple(data)
+			reply.parse(data)
 		case ctaStatus:
 			if len(data) >= 4 {
 				e.status = binary.BigEndian.Uint32(data)
 			}
 		case ctaProtoInfo:
-			attrs(data, func(typ int, data []byte) {
-				if typ != protoInfoTCP {
-					return
-				}
-				attrs(data, func(typ int, data []byte) {
-					if typ == tcpState && len(data) >= 1 {
-						e.state = data[0]
-					}
-				})
-			})
+			e.state = parseState(data)
 		case ctaZone:
 			e.zone = data
 		case ctaID:
 			e.id = data
 		}
-	})
+	}
 	e.proto = model.Protocol(orig.proto)
 	e.source = netip.AddrPortFrom(orig.src, orig.srcPort)
 	e.destination = netip.AddrPortFrom(orig.dst, orig.dstPort)
 	e.endpoint = netip.AddrPortFrom(reply.src, reply.srcPort)
-	return e, orig.dst.IsValid() && reply.src.IsValid()
+	return orig.src.IsValid() && orig.dst.IsValid() && reply.src.IsValid()
+}
+
+// parseState gives TCP's state, 0 for other protocols.
+func parseState(b []byte) (state uint8) {
+	for typ, data, ok := nextAttr(&b); ok; typ, data, ok = nextAttr(&b) {
+		if typ != protoInfoTCP {
+			continue
+		}
+		for typ, value, ok := nextAttr(&data); ok; typ, value, ok = nextAttr(&data) {
+			if typ == tcpState && len(value) >= 1 {
+				state = value[0]
+			}
+		}
+	}
+	return state
 }
 
 type tuple struct {
@@ -362,32 +382,30 @@ type tuple struct {
 	srcPort, dstPort uint16
 }
 
-func parseTuple(b []byte) tuple {
-	var t tuple
-	attrs(b, func(typ int, data []byte) {
+func (t *tuple) parse(b []byte) {
+	for typ, data, ok := nextAttr(&b); ok; typ, data, ok = nextAttr(&b) {
 		switch typ {
 		case tupleIP:
-			attrs(data, func(typ int, data []byte) {
-				a, _ := netip.AddrFromSlice(data)
+			for typ, value, ok := nextAttr(&data); ok; typ, value, ok = nextAttr(&data) {
+				a, _ := netip.AddrFromSlice(value)
 				switch typ {
 				case ipv4Src, ipv6Src:
 					t.src = a
 				case ipv4Dst, ipv6Dst:
 					t.dst = a
 				}
-			})
+			}
 		case tupleProto:
-			attrs(data, func(typ int, data []byte) {
+			for typ, value, ok := nextAttr(&data); ok; typ, value, ok = nextAttr(&data) {
 				switch {
-				case typ == protoNum && len(data) >= 1:
-					t.proto = data[0]
-				case typ == protoSrcPort && len(data) >= 2:
-					t.srcPort = binary.BigEndian.Uint16(data)
-				case typ == protoDstPort && len(data) >= 2:
-					t.dstPort = binary.BigEndian.Uint16(data)
+				case typ == protoNum && len(value) >= 1:
+					t.proto = value[0]
+				case typ == protoSrcPort && len(value) >= 2:
+					t.srcPort = binary.BigEndian.Uint16(value)
+				case typ == protoDstPort && len(value) >= 2:
+					t.dstPort = binary.BigEndian.Uint16(value)
 				}
-			})
+			}
 		}
-	})
-	return t
+	}
 }
