@@ -95,8 +95,10 @@ type LoadBalancerPoolSpec struct {
 	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
 
 	// Interfaces are names or shell patterns ("eth0", "bond*") of the interfaces
-	// on which the addresses are announced. Empty: the interface whose subnet
-	// holds the address, else that of the default route.
+	// on which the addresses are announced: of those that match, the ones in
+	// whose subnet the address is, or all if it is in none. Empty: the interface
+	// whose subnet holds the address, else those of the default route. Of several
+	// interfaces in one subnet the one by which the kernel routes to it is used.
 	//
 	// +optional
 	// +listType=set

@@ -4,6 +4,7 @@ package announce
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/causeway-lb/causeway/internal/announce/elect"
 	"github.com/causeway-lb/causeway/internal/announce/members"
@@ -43,7 +44,8 @@ const (
 //
 //	version 1 | flags 1 | interface ...
 //	interface: len 1 | name | MAC 6 | flags 1 | count 1 | subnet ...
-//	subnet:    family 1 (4 or 6) | bits 1 | as many bytes as the bits need
+//	subnet:    family 1 (4 or 6) | bits 1 | as many bytes as the bits need;
+//	           one that is Second is there twice
 func (f facts) encode() (b []byte, whole bool) {
 	b = []byte{factsVersion, 0}
 	if f.InSync {
@@ -71,8 +73,9 @@ func (l fact) encode() []byte {
 			flags |= flag
 		}
 	}
-	b = append(b, flags, byte(len(l.Subnets)))
-	for _, p := range l.Subnets {
+	subnets := slices.Concat(l.Subnets, l.Second)
+	b = append(b, flags, byte(len(subnets)))
+	for _, p := range subnets {
 		family := byte(6)
 		if p.Addr().Is4() {
 			family = 4
@@ -98,7 +101,11 @@ func decodeFacts(b []byte) (facts, bool) {
 		flags := r.byte()
 		l.Up, l.Default4, l.Default6 = flags&flagUp != 0, flags&flagDefault4 != 0, flags&flagDefault6 != 0
 		for range r.byte() {
-			if p := r.subnet(); p.IsValid() {
+			switch p := r.subnet(); {
+			case !p.IsValid():
+			case slices.Contains(l.Subnets, p):
+				l.Second = append(l.Second, p)
+			default:
 				l.Subnets = append(l.Subnets, p)
 			}
 		}

@@ -25,6 +25,9 @@ type link struct {
 	Index int
 	MAC   wire.MAC
 	Ports []wire.MAC // of a bond, at most maxPorts
+	// Own are its addresses, which this node asks with.
+	Own    []netip.Addr
+	master int // index of the VRF that it is in; 0 for none
 }
 
 // maxPorts is how many ports of a bond are told to the other nodes.
@@ -76,7 +79,10 @@ func watchLinksOnce(ctx context.Context, out chan<- []link) error {
 	}
 	defer drain(routes)
 
+	nextHops := watchNextHops(done)
+
 	timer := time.NewTimer(0)
+	subnets := map[netip.Prefix]bool{} // as last read
 	for {
 		select {
 		case <-ctx.Done():
@@ -87,6 +93,12 @@ func watchLinksOnce(ctx context.Context, out chan<- []link) error {
 			now, err := readLinks()
 			if err != nil {
 				return err
+			}
+			clear(subnets)
+			for _, l := range now {
+				for _, p := range l.Subnets {
+					subnets[p] = true
+				}
 			}
 			select {
 			case out <- now:
@@ -106,9 +118,10 @@ func watchLinksOnce(ctx context.Context, out chan<- []link) error {
 			if !ok {
 				return fmt.Errorf("receive route events: closed")
 			}
-			if !isDefault(&r.Route) {
+			if !isDefault(r.Dst) && !subnets[prefix(r.Dst)] && r.Protocol != unix.RTPROT_RA {
 				continue
 			}
+		case <-nextHops:
 		}
 		timer.Reset(linkSettle)
 	}
@@ -142,6 +155,7 @@ func readLinks() ([]link, error) {
 			Index:     a.Index,
 			MAC:       wire.MAC(a.HardwareAddr),
 			Ports:     portsOf(l, all),
+			master:    a.MasterIndex,
 		})
 	}
 	slices.SortFunc(out, func(a, b link) int { return cmp.Compare(a.Name, b.Name) })
@@ -151,7 +165,11 @@ func readLinks() ([]link, error) {
 	if err := readSubnets(out, at); err != nil {
 		return nil, err
 	}
-	return out, readDefaults(out, at)
+	if err := readRoutes(out, at); err != nil {
+		return nil, err
+	}
+	markSeconds(out, all)
+	return out, nil
 }
 
 // portsOf gives the hardware addresses of a bond's ports.
@@ -195,44 +213,96 @@ func readSubnets(out []link, at map[int]int) error {
 		}
 		ip, _ := netip.AddrFromSlice(a.IP)
 		ip = ip.Unmap()
-		bits, _ := a.Mask.Size()
-		if p := netip.PrefixFrom(ip, bits).Masked(); p.IsValid() && !ip.IsLinkLocalUnicast() && !slices.Contains(out[i].Subnets, p) {
-			out[i].Subnets = append(out[i].Subnets, p)
+		if a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) == 0 {
+			out[i].Own = append(out[i].Own, ip)
 		}
-	}
-	for i := range out {
-		slices.SortFunc(out[i].Subnets, func(a, b netip.Prefix) int { return cmp.Compare(a.String(), b.String()) })
+		out[i].addSubnet(prefix(a.IPNet))
 	}
 	return nil
 }
 
-func readDefaults(out []link, at map[int]int) error {
-	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
-		if err != nil {
-			return fmt.Errorf("list routes: %w", err)
-		}
-		for _, r := range routes {
-			i, ok := at[r.LinkIndex]
-			if !ok || !isDefault(&r) {
-				continue
-			}
-			if family == netlink.FAMILY_V4 {
-				out[i].Default4 = true
-			} else {
-				out[i].Default6 = true
-			}
-		}
+// addSubnet takes an on-link prefix. An address alone (a bound service address,
+// DHCPv6) is none.
+func (l *link) addSubnet(p netip.Prefix) {
+	if p.IsValid() && !p.IsSingleIP() && !p.Addr().IsLinkLocalUnicast() && !slices.Contains(l.Subnets, p) {
+		l.Subnets = append(l.Subnets, p)
 	}
-	return nil
 }
 
-func isDefault(r *netlink.Route) bool {
-	if r.Dst == nil {
-		return true
+// prefix gives the zero Prefix for nil.
+func prefix(n *net.IPNet) netip.Prefix {
+	if n == nil {
+		return netip.Prefix{}
 	}
-	ones, _ := r.Dst.Mask.Size()
-	return ones == 0 && r.Dst.IP.IsUnspecified()
+	ip, _ := netip.AddrFromSlice(n.IP)
+	bits, _ := n.Mask.Size()
+	return netip.PrefixFrom(ip.Unmap(), bits).Masked()
+}
+
+func isDefault(n *net.IPNet) bool {
+	p := prefix(n)
+	return !p.IsValid() || p.Bits() == 0 && p.Addr().IsUnspecified()
+}
+
+// markSeconds finds what the kernel routes by another interface, where several are
+// in one subnet: it sends the answers there, and takes what comes in there.
+func markSeconds(links []link, all []netlink.Link) {
+	type network struct {
+		netip.Prefix
+		master int
+	}
+	in := map[network][]int{}
+	for i, l := range links {
+		for _, p := range l.Subnets {
+			in[network{p, l.master}] = append(in[network{p, l.master}], i)
+		}
+	}
+	for n, sharing := range in {
+		if len(sharing) < 2 {
+			continue
+		}
+		first := routed(links, n.Prefix, masterName(all, n.master))
+		if !slices.ContainsFunc(sharing, func(i int) bool { return links[i].Index == first }) {
+			continue // elect takes the first by name
+		}
+		for _, i := range sharing {
+			if links[i].Index != first {
+				links[i].Second = append(links[i].Second, n.Prefix)
+			}
+		}
+	}
+	for i := range links {
+		slices.SortFunc(links[i].Subnets, comparePrefixes)
+		slices.SortFunc(links[i].Second, comparePrefixes)
+	}
+}
+
+func comparePrefixes(a, b netip.Prefix) int { return cmp.Compare(a.String(), b.String()) }
+
+func masterName(all []netlink.Link, index int) string {
+	for _, l := range all {
+		if index != 0 && l.Attrs().Index == index {
+			return l.Attrs().Name
+		}
+	}
+	return ""
+}
+
+// routed gives the index of the interface by which the kernel routes to p, or 0.
+func routed(links []link, p netip.Prefix, vrf string) int {
+	own := func(a netip.Addr) bool {
+		return slices.ContainsFunc(links, func(l link) bool { return slices.Contains(l.Own, a) })
+	}
+	// Any address but this node's own, which it would route to itself.
+	a := p.Addr().Next()
+	for own(a) {
+		a = a.Next()
+	}
+	routes, err := netlink.RouteGetWithOptions(a.AsSlice(), &netlink.RouteGetOptions{VrfName: vrf})
+	if err != nil || len(routes) == 0 {
+		return 0
+	}
+	return routes[0].LinkIndex
 }
 
 // relevant keeps the interfaces, and of their subnets those, that any of the
@@ -241,6 +311,11 @@ func relevant(links []link, addresses []elect.Address) []link {
 	ifaces := interfaces(links)
 	used := map[int]bool{}
 	subnets := map[netip.Prefix]bool{}
+	for _, l := range links {
+		for _, p := range l.Second {
+			subnets[p] = true // tells which of two interfaces is on the same LAN
+		}
+	}
 	for i := range addresses {
 		for _, l := range elect.On(&addresses[i], ifaces) {
 			used[l] = true
@@ -259,6 +334,7 @@ func relevant(links []link, addresses []elect.Address) []link {
 			continue
 		}
 		l.Subnets = slices.DeleteFunc(slices.Clone(l.Subnets), func(p netip.Prefix) bool { return !subnets[p] })
+		l.Second = slices.DeleteFunc(slices.Clone(l.Second), func(p netip.Prefix) bool { return !subnets[p] })
 		out = append(out, l)
 	}
 	return out

@@ -5,6 +5,7 @@ package elect
 import (
 	"net/netip"
 	"path"
+	"slices"
 )
 
 // Reason says why a node may not announce an address. The zero value means that
@@ -33,8 +34,9 @@ type Interface struct {
 	Name string
 	// Up means that the interface is administratively up and has a carrier.
 	Up bool
-	// Subnets are the on-link prefixes of its addresses.
-	Subnets []netip.Prefix
+	// Subnets are the on-link prefixes of its addresses. Second are those of them
+	// that the kernel routes by another interface, which is in them too.
+	Subnets, Second []netip.Prefix
 	// Default4 and Default6 tell that a default route of that family leaves
 	// through it.
 	Default4, Default6 bool
@@ -132,69 +134,84 @@ func judgeAddress(n *Node, a *Address) Reason {
 // match tells whether any of the interfaces is one to announce a on, and
 // whether any of those is up.
 func (a *Address) match(interfaces []Interface) (fit, up bool) {
-	level := a.level(interfaces)
-	for i := range interfaces {
-		if fits(&interfaces[i], a, level) {
-			fit = true
-			up = up || interfaces[i].Up
-		}
+	for _, i := range On(a, interfaces) {
+		fit = true
+		up = up || interfaces[i].Up
 	}
 	return fit, up
 }
 
 // On gives the indexes of the interfaces on which a is to be announced,
-// whether up or not.
+// whether up or not: of those that the pool names, or of all, the ones in the
+// smallest subnet that holds a. If there is none: all that the pool names, or those
+// of the default route. Of several that are in one subnet only one is left, by
+// which the kernel routes to that: else two would answer each question.
 func On(a *Address, interfaces []Interface) []int {
-	level := a.level(interfaces)
-	var out []int
+	var may, out []int
+	longest := -1
 	for i := range interfaces {
-		if fits(&interfaces[i], a, level) {
+		if len(a.Pool.Interfaces) == 0 || a.Pool.named(interfaces[i].Name) {
+			may = append(may, i)
+			longest = max(longest, interfaces[i].bits(a.Addr))
+		}
+	}
+	for _, i := range may {
+		switch l := &interfaces[i]; {
+		case longest >= 0 && l.bits(a.Addr) < longest:
+		case longest < 0 && len(a.Pool.Interfaces) == 0 && !l.leads(a.Addr):
+		default:
 			out = append(out, i)
 		}
 	}
-	return out
+	if len(out) < 2 {
+		return out
+	}
+	return slices.DeleteFunc(slices.Clone(out), func(i int) bool {
+		return slices.ContainsFunc(out, func(j int) bool { return i != j && after(a, interfaces, i, j) })
+	})
 }
 
-// level is how the interfaces of an address are found.
-type level int
-
-const (
-	byPattern level = iota
-	bySubnet
-	byDefaultRoute
-)
-
-func (a *Address) level(interfaces []Interface) level {
-	if len(a.Pool.Interfaces) > 0 {
-		return byPattern
-	}
-	for i := range interfaces {
-		if fits(&interfaces[i], a, bySubnet) {
-			return bySubnet
+// after tells whether i and j are on one link, and j is the one for a.
+func after(a *Address, interfaces []Interface, i, j int) bool {
+	x, y := &interfaces[i], &interfaces[j]
+	shared, holds := false, false
+	var second, otherSecond bool
+	for _, p := range x.Subnets {
+		if p.Addr().Is4() != a.Addr.Is4() || !slices.Contains(y.Subnets, p) {
+			continue
+		}
+		// The subnet that holds a decides, else the first.
+		if !shared || !holds && p.Contains(a.Addr) {
+			shared, holds = true, p.Contains(a.Addr)
+			second, otherSecond = slices.Contains(x.Second, p), slices.Contains(y.Second, p)
 		}
 	}
-	return byDefaultRoute
+	return shared && (second && !otherSecond || second == otherSecond && j < i)
 }
 
-func fits(i *Interface, a *Address, l level) bool {
-	switch l {
-	case byPattern:
-		for _, pattern := range a.Pool.Interfaces {
-			if ok, err := path.Match(pattern, i.Name); err == nil && ok {
-				return true
-			}
+// named tells whether one of the pool's patterns matches.
+func (p *Pool) named(name string) bool {
+	return slices.ContainsFunc(p.Interfaces, func(pattern string) bool {
+		ok, err := path.Match(pattern, name)
+		return err == nil && ok
+	})
+}
+
+// bits is the length of the longest subnet of i that holds a, or -1.
+func (i *Interface) bits(a netip.Addr) int {
+	longest := -1
+	for _, p := range i.Subnets {
+		if p.Contains(a) {
+			longest = max(longest, p.Bits())
 		}
-	case bySubnet:
-		for _, p := range i.Subnets {
-			if p.Contains(a.Addr) {
-				return true
-			}
-		}
-	case byDefaultRoute:
-		if a.Addr.Is4() {
-			return i.Default4
-		}
-		return i.Default6
 	}
-	return false
+	return longest
+}
+
+// leads tells whether a default route of a's family leaves through i.
+func (i *Interface) leads(a netip.Addr) bool {
+	if a.Is4() {
+		return i.Default4
+	}
+	return i.Default6
 }
