@@ -54,6 +54,11 @@ var _ = Describe("rules of allocation pools", func() {
 		Entry("nonsense", clusterIPPool("10.96.250.0/24", "tenant-a"), "spec.ranges[1]: Invalid value: \"tenant-a\": must be a CIDR"),
 		Entry("a single address", clusterIPPool("10.96.250.7"), "write a single address as 192.0.2.7/32"),
 		Entry("bits after the prefix", clusterIPPool("10.96.250.7/24"), "has bits set after the prefix length"),
+		Entry("loopback", clusterIPPool("127.0.0.0/16"), "holds unspecified, loopback or IPv4-mapped addresses"),
+		Entry("link-local", clusterIPPool("169.254.7.0-169.254.7.9"), "holds link-local addresses"),
+		Entry("multicast", clusterIPPool("ff02::/112"), "holds multicast addresses"),
+		Entry("class E", clusterIPPool("240.0.0.0/16"), "holds reserved addresses"),
+		Entry("a range larger than a /8", clusterIPPool("10.0.0.0-11.255.255.255"), "goes beyond one /8 (IPv4) or /32 (IPv6)"),
 		Entry("two families in one range", clusterIPPool("10.96.250.7-fd00::1"), "goes from one address family to the other"),
 		Entry("the same entry twice", clusterIPPool("10.96.250.0/24", "10.96.250.0/24"), "Duplicate value"),
 		Entry("a quarantine of a week", with(clusterIPPool("10.96.250.0/24"), func(s *v1alpha1.ClusterIPPoolSpec) {

@@ -65,6 +65,7 @@ type LoadBalancerAddressSpec struct {
 	// +kubebuilder:validation:MinLength=2
 	// +kubebuilder:validation:MaxLength=39
 	// +kubebuilder:validation:XValidation:rule="isIP(self) && ip.isCanonical(self)",message="must be an IPv4 or IPv6 address in its shortest lower-case form (RFC 5952), such as 192.0.2.7 or 2001:db8::7"
+	// +kubebuilder:validation:XValidation:rule="!isIP(self) || !['0.0.0.0/8', '127.0.0.0/8', '169.254.0.0/16', '224.0.0.0/4', '240.0.0.0/4', '::/32', 'fe80::/10', 'ff00::/8'].exists(c, cidr(c).containsIP(self))",message="is an unspecified, loopback, link-local, multicast or reserved address, at which no Service can be reached"
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="is immutable: delete this object and create one for the other address"
 	Address string `json:"address"`
 

@@ -49,6 +49,11 @@ type LoadBalancerPoolSpec struct {
 	// Addresses that turn out to belong to a node, to the Pods or to the
 	// Services are skipped and reported in the condition Overlapping.
 	//
+	// The first and the last address of an IPv4 CIDR, the first of an IPv6 one,
+	// and IPv4 addresses that end in .0 or .255 are given out last, for they may
+	// be a subnet's own; IPv6 addresses whose last 64 bits are 0 only to Services
+	// that ask for them.
+	//
 	// Taking away addresses that Services hold follows RemovalPolicy.
 	//
 	// +required
@@ -107,8 +112,8 @@ type LoadBalancerPoolSpec struct {
 
 	// AvoidBuggyIPs keeps IPv4 addresses that end in .0 and .255 from being
 	// assigned automatically, for old equipment that takes them for network
-	// and broadcast addresses of a class C network. Asking for one by address
-	// still works.
+	// and broadcast addresses of a class C network. Without it they are assigned
+	// last. Asking for one by address still works.
 	//
 	// +optional
 	// +kubebuilder:default=false
@@ -150,7 +155,10 @@ type LoadBalancerPoolSpec struct {
 	RemovalPolicy RemovalPolicy `json:"removalPolicy,omitempty"`
 }
 
-// AddressRange is a CIDR or an inclusive range "first-last" of one family.
+// AddressRange is a CIDR or an inclusive range "first-last" of one family. It
+// holds addresses that hosts can have and others can reach: not 0.0.0.0/8 and ::,
+// loopback, link-local, multicast, 240.0.0.0/4 with the broadcast address, nor
+// IPv4-mapped IPv6 addresses.
 //
 // +kubebuilder:validation:MinLength=3
 // +kubebuilder:validation:MaxLength=91
@@ -158,6 +166,11 @@ type LoadBalancerPoolSpec struct {
 // +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self) == cidr(self).masked()",message="has bits set after the prefix length; write the network's first address, or a range such as 192.0.2.10-192.0.2.50"
 // +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self).prefixLength() >= (cidr(self).ip().family() == 4 ? 8 : 32)",message="is larger than a /8 (IPv4) or a /32 (IPv6), surely by mistake; write a longer prefix"
 // +kubebuilder:validation:XValidation:rule="!self.matches('^[^-/]+-[^-/]+$') || !self.split('-').all(a, isIP(a)) || ip(self.split('-')[0]).family() == ip(self.split('-')[1]).family()",message="goes from one address family to the other; write one range for IPv4 and one for IPv6"
+// +kubebuilder:validation:XValidation:rule="!(self.matches('^[^-/]+-[^-/]+$') && self.split('-').all(a, isIP(a))) || ip(self.split('-')[0]).family() != ip(self.split('-')[1]).family() || cidr(self.split('-')[0] + (ip(self.split('-')[0]).family() == 4 ? '/8' : '/32')).containsIP(self.split('-')[1])",message="goes beyond one /8 (IPv4) or /32 (IPv6), surely by mistake; write a shorter range, or one for each"
+// +kubebuilder:validation:XValidation:rule="!isIP(self.split('/')[0].split('-')[0]) || !['0.0.0.0/8', '127.0.0.0/8', '::/32'].exists(c, cidr(c).containsIP(self.split('/')[0].split('-')[0]))",message="holds unspecified, loopback or IPv4-mapped addresses (0.0.0.0/8, 127.0.0.0/8, ::/32), at which no host can be reached; take them out"
+// +kubebuilder:validation:XValidation:rule="!isIP(self.split('/')[0].split('-')[0]) || !(['169.254.0.0/16', 'fe80::/10'].exists(c, cidr(c).containsIP(self.split('/')[0].split('-')[0])) || isCIDR(self) && cidr(self).containsCIDR('169.254.0.0/16') || self.matches('^[^-/]+-[^-/]+$') && self.split('-').all(a, isIP(a)) && (cidr('169.254.0.0/16').containsIP(self.split('-')[1]) || cidr('169.255.0.0/16').containsIP(self.split('-')[1]) && !cidr('169.255.0.0/16').containsIP(self.split('-')[0])))",message="holds link-local addresses (169.254.0.0/16, fe80::/10), which no router passes on; take them out"
+// +kubebuilder:validation:XValidation:rule="!isIP(self.split('/')[0].split('-')[0]) || !['224.0.0.0/4', 'ff00::/8'].exists(c, cidr(c).containsIP(self.split('/')[0].split('-')[0]))",message="holds multicast addresses (224.0.0.0/4, ff00::/8), which are groups and no hosts; take them out"
+// +kubebuilder:validation:XValidation:rule="!isIP(self.split('/')[0].split('-')[0]) || !['240.0.0.0/4'].exists(c, cidr(c).containsIP(self.split('/')[0].split('-')[0]))",message="holds reserved addresses (240.0.0.0/4, class E and the broadcast address), which hosts refuse; take them out"
 type AddressRange string
 
 // InterfacePattern is an interface name, or a pattern with * and ?.

@@ -50,8 +50,16 @@ const (
 	LoadBalancerFinalizer = "service.kubernetes.io/load-balancer-cleanup"
 
 	// EndpointSliceManagedBy is the value of the label
-	// endpointslice.kubernetes.io/managed-by on slices that Causeway keeps.
-	EndpointSliceManagedBy = "endpointslice-controller.causeway.dev"
+	// endpointslice.kubernetes.io/managed-by on slices that Causeway keeps for
+	// Services with a selector. It is the one that clients and the conformance
+	// tests look for, and that kube-controller-manager's slices have, too.
+	EndpointSliceManagedBy = "endpointslice-controller.k8s.io"
+
+	// EndpointSliceKeeperLabel with the value EndpointSliceKeeper is on the slices
+	// of that name that are Causeway's. kube-controller-manager takes labels that
+	// the Service does not have off every slice that it keeps.
+	EndpointSliceKeeperLabel = "causeway.dev/kept-by"
+	EndpointSliceKeeper      = "causeway"
 
 	// EndpointSlicesAnnotation on a Service says who keeps its EndpointSlices
 	// where kube-controller-manager could too: auto, take-over or hand-back.

@@ -58,6 +58,47 @@ func (r Range) Ends() []Span[netip.Addr] {
 	return ends
 }
 
+// Special are the addresses that no host can be reached at from elsewhere:
+// unspecified, loopback, IPv4-mapped, link-local, multicast, and reserved with
+// the broadcast address. The API server refuses pools that hold some; pools that
+// were stored before it did give none of them.
+func Special() []SpecialRange { return special }
+
+// SpecialRange is one of Special.
+type SpecialRange struct {
+	Span[netip.Addr]
+	// Why says what the addresses are for.
+	Why string
+}
+
+var special = func() []SpecialRange {
+	var out []SpecialRange
+	for _, s := range []struct{ prefix, why string }{
+		{"0.0.0.0/8", "the unspecified address"},
+		{"127.0.0.0/8", "loopback"},
+		{"169.254.0.0/16", "link-local addresses"},
+		{"224.0.0.0/4", "multicast"},
+		{"240.0.0.0/4", "reserved addresses"},
+		{"::/32", "the unspecified address, loopback and IPv4-mapped addresses"},
+		{"fe80::/10", "link-local addresses"},
+		{"ff00::/8", "multicast"},
+	} {
+		out = append(out, SpecialRange{prefixSpan(netip.MustParsePrefix(s.prefix)), s.why})
+	}
+	return out
+}()
+
+// SpecialOf returns the ranges of Special of one family.
+func SpecialOf(family corev1.IPFamily) []Span[netip.Addr] {
+	var out []Span[netip.Addr]
+	for _, s := range special {
+		if FamilyOf(s.First) == family {
+			out = append(out, s.Span)
+		}
+	}
+	return out
+}
+
 // ParseRange reads "192.0.2.0/24", "2001:db8::/112" or "192.0.2.10-192.0.2.20".
 // Its errors say what to write instead.
 func ParseRange(s string) (Range, error) {

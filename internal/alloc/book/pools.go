@@ -122,7 +122,7 @@ func (b *Book) setPoolOfAddresses(pool *v1alpha1.ClusterIPPool, p policy, ranges
 		ledger.SetPool(alloc.Pool[netip.Addr]{
 			Name:            pool.Name,
 			Spans:           p.spans(family),
-			Exclude:         slices.Concat(alloc.EndsOf(ranges, family), alloc.EndsOf(b.cidrs, family), b.outside(p, family)),
+			Exclude:         slices.Concat(alloc.EndsOf(ranges, family), alloc.EndsOf(b.cidrs, family), b.outside(p, family), alloc.SpecialOf(family)),
 			LowerBand:       band(pool.Spec.StaticBand, alloc.ServiceIPBand),
 			Quarantine:      quarantine(pool.Spec.Quarantine),
 			MaxPerNamespace: limit(pool.Spec.MaxPerNamespace),
