@@ -28,7 +28,10 @@ type Pool struct {
 	Name    string
 	Created time.Time
 	// Ranges in the order of spec.addresses.
-	Ranges     []Range
+	Ranges []Range
+	// Ends are the first and last addresses of those that are CIDRs; see
+	// alloc.Range.Ends.
+	Ends       []Range
 	AutoAssign bool
 	Priority   int32
 	// Namespaces and Services select by labels; Everything when unset.
@@ -60,6 +63,7 @@ func FromPool(p *v1alpha1.LoadBalancerPool) (Pool, error) {
 	}
 	for _, r := range ranges {
 		out.Ranges = append(out.Ranges, r.Span)
+		out.Ends = append(out.Ends, r.Ends()...)
 	}
 	for _, c := range addresses.Clashes(alloc.Named[netip.Addr]{Name: p.Name, Spans: out.Ranges}, nil) {
 		errs = append(errs, fmt.Errorf("spec.addresses: %s: take it out of one of them", addresses.ClashText(p.Name, c)))
@@ -101,7 +105,7 @@ func (p *Pool) selective() bool {
 
 // equal compares pools by what they say.
 func (p *Pool) equal(o *Pool) bool {
-	return p.Name == o.Name && p.Created.Equal(o.Created) && slices.Equal(p.Ranges, o.Ranges) &&
+	return p.Name == o.Name && p.Created.Equal(o.Created) && slices.Equal(p.Ranges, o.Ranges) && slices.Equal(p.Ends, o.Ends) &&
 		p.AutoAssign == o.AutoAssign && p.Priority == o.Priority && p.AvoidBuggyIPs == o.AvoidBuggyIPs &&
 		p.Disabled == o.Disabled && p.Quarantine == o.Quarantine &&
 		text(p.Namespaces) == text(o.Namespaces) && text(p.Services) == text(o.Services)

@@ -253,5 +253,13 @@ func newWorld(s *store, pools ...Pool) *world {
 
 // pool returns one without quarantine that admits everybody.
 func pool(name string, ranges ...string) Pool {
-	return Pool{Name: name, Ranges: spans(ranges...), AutoAssign: true}
+	parsed, err := alloc.ParseRanges("addresses", ranges)
+	if err != nil {
+		panic(err)
+	}
+	p := Pool{Name: name, AutoAssign: true}
+	for _, r := range parsed {
+		p.Ranges, p.Ends = append(p.Ranges, r.Span), append(p.Ends, r.Ends()...)
+	}
+	return p
 }

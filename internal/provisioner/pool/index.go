@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 
+	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/provisioner"
 )
 
@@ -161,12 +162,17 @@ func (s *poolState) derive(exclusions []Exclusion, older []*poolState) {
 			}
 		}
 	}
+	for _, special := range alloc.Special() {
+		for _, both := range Meet(special.Span, s.Ranges) {
+			s.excluded = append(s.excluded, Exclusion{Range: both, Why: special.Why})
+		}
+	}
 	var blocked []Range
 	for _, e := range s.excluded {
 		blocked = append(blocked, e.Range)
 	}
 	for _, r := range s.Ranges {
-		s.spaces = append(s.spaces, newSpace(r, blocked, s.AvoidBuggyIPs))
+		s.spaces = append(s.spaces, newSpace(r, blocked, s.Ends, s.AvoidBuggyIPs))
 	}
 }
 

@@ -317,12 +317,14 @@ func (p *planner) excuse(s *poolState) (string, bool) {
 
 // next is the pool's next free address of a family.
 func (s *poolState) next(f corev1.IPFamily, scatter uint64) (take, bool) {
-	for _, sp := range s.spaces {
-		if provisioner.FamilyOf(sp.in.First) != f {
-			continue
-		}
-		if a, ok := sp.find(scatter); ok {
-			return take{addr: a, pool: s.Name}, true
+	for _, last := range []bool{false, true} {
+		for _, sp := range s.spaces {
+			if provisioner.FamilyOf(sp.in.First) != f {
+				continue
+			}
+			if a, ok := sp.find(scatter, last); ok {
+				return take{addr: a, pool: s.Name}, true
+			}
 		}
 	}
 	return take{}, false

@@ -71,11 +71,11 @@ func TestAllocate(t *testing.T) {
 			req:     request("web", func(r *provisioner.Request) { r.Addresses = addrs("192.0.2.1", "192.0.2.2") }), unmet: provisioner.ReasonAddressInUse, message: "held by Service ns/x"},
 		{name: "requested address of one family, the other chosen", pools: []Pool{pool("a", "192.0.2.0/24", "2001:db8::1-2001:db8::9")},
 			req:  request("web", dual(corev1.IPFamilyPolicyRequireDualStack), func(r *provisioner.Request) { r.Addresses = addrs("2001:db8::5") }),
-			want: []string{"2001:db8::5", "192.0.2.0"}},
+			want: []string{"2001:db8::5", "192.0.2.1"}},
 		{name: "require dual stack: nothing is taken of one family", pools: []Pool{pool("a", "192.0.2.0/24")},
 			req: request("web", dual(corev1.IPFamilyPolicyRequireDualStack)), unmet: provisioner.ReasonNoPool, message: "IPv6"},
 		{name: "prefer dual stack: what there is", pools: []Pool{pool("a", "192.0.2.0/24")},
-			req: request("web", dual(corev1.IPFamilyPolicyPreferDualStack)), want: []string{"192.0.2.0"}, unmet: provisioner.ReasonNoPool, message: "IPv6"},
+			req: request("web", dual(corev1.IPFamilyPolicyPreferDualStack)), want: []string{"192.0.2.1"}, unmet: provisioner.ReasonNoPool, message: "IPv6"},
 		{name: "prefer dual stack with an address asked for", pools: []Pool{pool("a", "192.0.2.0/24")},
 			req:  request("web", dual(corev1.IPFamilyPolicyPreferDualStack), func(r *provisioner.Request) { r.Addresses = addrs("192.0.2.9") }),
 			want: []string{"192.0.2.9"}, unmet: provisioner.ReasonNoPool, message: "IPv6"},
@@ -87,7 +87,7 @@ func TestAllocate(t *testing.T) {
 		{name: "second family from the pool of the first", pools: []Pool{
 			with(pool("a", "2001:db8:a::/120"), func(p *Pool) { p.Priority = 9 }), pool("b", "192.0.2.7/32", "2001:db8:b::/120")},
 			records: []Record{{Address: addr("192.0.2.7"), Pool: "b", Owners: []provisioner.Owner{owner("web")}}},
-			req:     request("web", dual(corev1.IPFamilyPolicyRequireDualStack)), want: []string{"192.0.2.7", "2001:db8:b::"}},
+			req:     request("web", dual(corev1.IPFamilyPolicyRequireDualStack)), want: []string{"192.0.2.7", "2001:db8:b::1"}},
 		{name: "held address stays though its pool is gone", pools: []Pool{pool("b", "198.51.100.0/24")},
 			records: []Record{{Address: addr("192.0.2.7"), Pool: "a", Owners: []provisioner.Owner{owner("web")}}},
 			req:     request("web"), want: []string{"192.0.2.7"}},
@@ -128,7 +128,28 @@ func TestAllocate(t *testing.T) {
 			req:     request("web", func(r *provisioner.Request) { r.SharingKey = "k" }), want: []string{"192.0.2.9"}},
 		{name: "who stops sharing gets an address of its own", pools: []Pool{pool("a", "192.0.2.0/24")},
 			records: []Record{{Address: addr("192.0.2.9"), Pool: "a", SharingKey: "k", Owners: []provisioner.Owner{owner("web"), owner("x")}}},
-			req:     request("web"), want: []string{"192.0.2.0"}},
+			req:     request("web"), want: []string{"192.0.2.1"}},
+		{name: "network and broadcast addresses last: other ranges first", pools: []Pool{pool("a", "192.0.2.128/30", "192.0.2.7/32")},
+			records: held("192.0.2.129", "192.0.2.130"), req: request("web"), want: []string{"192.0.2.7"}},
+		{name: "network and broadcast addresses when all else is taken", pools: []Pool{pool("a", "192.0.2.128/30", "192.0.2.7/32")},
+			records: held("192.0.2.129", "192.0.2.130", "192.0.2.7"), req: request("web"), want: []string{"192.0.2.128"}},
+		{name: "the second of them", pools: []Pool{pool("a", "192.0.2.128/30")},
+			records: held("192.0.2.128", "192.0.2.129", "192.0.2.130"), req: request("web"), want: []string{"192.0.2.131"}},
+		{name: "those of a class C network, in a range", pools: []Pool{pool("a", "192.0.2.255-198.51.100.1")},
+			req: request("web"), want: []string{"192.0.3.1"}},
+		{name: "none of a CIDR of two", pools: []Pool{pool("a", "192.0.2.128/31")}, req: request("web"), want: []string{"192.0.2.128"}},
+		{name: "with avoidBuggyIPs never, but the ends of a CIDR last", pools: []Pool{with(pool("a", "192.0.2.128/25"), func(p *Pool) { p.AvoidBuggyIPs = true })},
+			req: request("web"), want: []string{"192.0.2.129"}},
+		{name: "the routers' anycast address never", pools: []Pool{pool("a", "2001:db8:0:1::-2001:db8:0:1::1")},
+			records: held("2001:db8:0:1::1"), req: request("web", six), unmet: provisioner.ReasonPoolExhausted, message: "1 assigned"},
+		{name: "the routers' anycast address in the midst", pools: []Pool{pool("a", "2001:db8:0:1:ffff:ffff:ffff:ffff-2001:db8:0:2::1")},
+			records: held("2001:db8:0:1:ffff:ffff:ffff:ffff"), req: request("web", six), want: []string{"2001:db8:0:2::1"}},
+		{name: "the routers' anycast address if it is asked for", pools: []Pool{pool("a", "2001:db8:0:1::/64")},
+			req: request("web", six, func(r *provisioner.Request) { r.Addresses = addrs("2001:db8:0:1::") }), unmet: "", want: []string{"2001:db8:0:1::"}},
+		{name: "the first address of a small IPv6 CIDR last", pools: []Pool{pool("a", "2001:db8::80/126")},
+			req: request("web", six), want: []string{"2001:db8::81"}},
+		{name: "what no host can have is passed over in a pool of an older API server", pools: []Pool{pool("a", "127.255.255.255-128.0.0.1")},
+			req: request("web"), want: []string{"128.0.0.1"}},
 	} {
 		t.Run(strings.ReplaceAll(test.name, " ", "_"), func(t *testing.T) {
 			s := newStore(1, 0)
@@ -319,6 +340,17 @@ func TestLargeIPv6PoolIsCheap(t *testing.T) {
 	w.consistent(t)
 }
 
+// held makes records of pool a that another Service holds.
+func held(addresses ...string) []Record {
+	var out []Record
+	for _, a := range addrs(addresses...) {
+		out = append(out, Record{Address: a, Pool: "a", Owners: []provisioner.Owner{owner("x")}})
+	}
+	return out
+}
+
+func six(r *provisioner.Request) { r.Families = []corev1.IPFamily{corev1.IPv6Protocol} }
+
 // Where nodes drop what is not local, Services of policy Local share an address
 // only if they have the same Pods.
 func TestShareWithPolicyLocal(t *testing.T) {
@@ -348,7 +380,7 @@ func TestShareWithPolicyLocal(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if want := map[bool]string{true: "192.0.2.9", false: "192.0.2.0"}[test.shares]; !slices.Equal(got.Addresses, addrs(want)) {
+			if want := map[bool]string{true: "192.0.2.9", false: "192.0.2.1"}[test.shares]; !slices.Equal(got.Addresses, addrs(want)) {
 				t.Errorf("any address: got %v, want %s", got.Addresses, want)
 			}
 			got, err = w.Allocate(t.Context(), request("asking", asks, func(r *provisioner.Request) {

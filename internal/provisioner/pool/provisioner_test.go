@@ -190,7 +190,7 @@ func TestRecordFollowsItsPool(t *testing.T) {
 	if _, err := w.Allocate(t.Context(), request("web")); err != nil {
 		t.Fatal(err)
 	}
-	if r := w.store.copies()[addr("192.0.2.0")]; r.Pool != "b" {
+	if r := w.store.copies()[addr("192.0.2.1")]; r.Pool != "b" {
 		t.Errorf("the record names pool %s, want b", r.Pool)
 	}
 	w.consistent(t)
