@@ -86,7 +86,11 @@ func (r *EndpointsReconciler) reconcile(ctx context.Context, request ctrl.Reques
 		return ctrl.Result{}, r.deleteOurs(ctx, existing)
 	}
 	if len(view.Service.Spec.Selector) == 0 || view.Service.Spec.Type == corev1.ServiceTypeExternalName {
-		return ctrl.Result{}, nil
+		r.pacer.forget(request.NamespacedName)
+		if existing == nil || !leftBehind(view.Service, existing, r.Mode) {
+			return ctrl.Result{}, nil
+		}
+		return ctrl.Result{}, client.IgnoreNotFound(r.Client.Delete(ctx, existing, inThisVersion(existing)))
 	}
 	if again, standBy := r.standsBy(&view, existing, time.Now()); standBy {
 		return ctrl.Result{RequeueAfter: again}, nil
@@ -114,6 +118,23 @@ func (r *EndpointsReconciler) deleteOurs(ctx context.Context, existing *corev1.E
 	return client.IgnoreNotFound(r.Client.Delete(ctx, existing, client.Preconditions{UID: &existing.UID}))
 }
 
+// leftBehind tells whether an Endpoints object that a controller made from a
+// selector, which the Service has not any more, is to be deleted: nobody would
+// ever take the Pods out of it that end. Of kube-controller-manager's those are
+// that were taken over. One that somebody has written addresses into is theirs.
+func leftBehind(service *corev1.Service, existing *corev1.Endpoints, otherwise EndpointSliceMode) bool { //nolint:staticcheck
+	if !endpointslice.Generated(existing) || !endpointslice.StandsForPods(existing) {
+		return false
+	}
+	mode, _ := modeOf(service, otherwise)
+	return existing.Labels[endpointslice.LegacyManagedByLabel] == endpointslice.LegacyManagedBy || mode == EndpointSlicesTakeOver
+}
+
+// inThisVersion is the precondition that nobody has changed the object.
+func inThisVersion(existing client.Object) client.Preconditions {
+	return client.Preconditions{UID: new(existing.GetUID()), ResourceVersion: new(existing.GetResourceVersion())}
+}
+
 // standsBy tells whether the object is somebody else's, and after which time to
 // ask again, if that may change by itself.
 func (r *EndpointsReconciler) standsBy(view *endpointslice.View, existing *corev1.Endpoints, now time.Time) (time.Duration, bool) { //nolint:staticcheck
@@ -126,7 +147,7 @@ func (r *EndpointsReconciler) standsBy(view *endpointslice.View, existing *corev
 	}
 	if existing != nil {
 		manager, labelled := existing.Labels[endpointslice.LegacyManagedByLabel]
-		rival := manager == endpointslice.LegacyRivalManagedBy || !labelled && len(endpointslice.Rivals(view.Slices)) > 0
+		rival := manager == endpointslice.LegacyRivalManagedBy || !labelled && len(endpointslice.Rivals(view.Service, view.Slices)) > 0
 		return 0, rival
 	}
 	age := now.Sub(view.Service.CreationTimestamp.Time)

@@ -152,19 +152,112 @@ var _ = Describe("Endpoints", func() {
 		Eventually(chargeOf(ctx, service)).Should(BeEmpty())
 	})
 
-	It("of a Service that loses its selector become mirrored in place", func(ctx SpecContext) {
-		service := newService(namespace, "web", nil)
-		create(ctx, service)
-		newPod(ctx, namespace, "web-1", "web", newNode(ctx, "zone-a"), true, "10.244.8.1")
-		Eventually(describe(ctx, service)).Should(ConsistOf("10.244.8.1:80 ready serving"))
-		Eventually(describeEndpoints(ctx, service)).Should(ConsistOf("10.244.8.1:80"))
-		before := slicesOf(ctx, service)[0].UID
-
+	// selectorless takes the Service's selector away.
+	selectorless := func(ctx context.Context, service *corev1.Service, change func(*corev1.Service)) {
+		GinkgoHelper()
 		Expect(k8sClient.Get(ctx, client.ObjectKeyFromObject(service), service)).To(Succeed())
 		service.Spec.Selector = nil
+		if change != nil {
+			change(service)
+		}
 		Expect(k8sClient.Update(ctx, service)).To(Succeed())
-		Eventually(managers(ctx, service)).Should(ConsistOf(endpointslice.ManagedByMirror))
-		Expect(describe(ctx, service)()).To(ConsistOf("10.244.8.1:80 ready"))
-		Expect(slicesOf(ctx, service)[0].UID).To(Equal(before))
+	}
+	object := func(ctx context.Context, service *corev1.Service) func() error {
+		return func() error {
+			return k8sClient.Get(ctx, client.ObjectKeyFromObject(service), &corev1.Endpoints{}) //nolint:staticcheck
+		}
+	}
+
+	It("of a Service that loses its selector go, and are not mirrored", func(ctx SpecContext) {
+		service := newService(namespace, "web", nil)
+		create(ctx, service)
+		pod := newPod(ctx, namespace, "web-1", "web", newNode(ctx, "zone-a"), true, "10.244.8.1")
+		Eventually(describe(ctx, service)).Should(ConsistOf("10.244.8.1:80 ready serving"))
+		Eventually(describeEndpoints(ctx, service)).Should(ConsistOf("10.244.8.1:80"))
+
+		selectorless(ctx, service, nil)
+		own := handMade(service, "198.51.100.7")
+		create(ctx, own)
+		Expect(k8sClient.Delete(ctx, pod, client.GracePeriodSeconds(0))).To(Succeed())
+		Eventually(describe(ctx, service)).Should(ConsistOf("198.51.100.7:80 ready"))
+		Eventually(object(ctx, service)).Should(MatchError(ContainSubstring("not found")))
+		Consistently(describe(ctx, service)).Should(ConsistOf("198.51.100.7:80 ready"))
+		Eventually(eventsOn(ctx, service)).Should(ContainElement(ContainSubstring("EndpointSlicesRemoved")))
 	})
+
+	It("of a Service that becomes an external name and comes back without selector go", func(ctx SpecContext) {
+		service := newService(namespace, "web", nil)
+		create(ctx, service)
+		newPod(ctx, namespace, "web-1", "web", newNode(ctx, "zone-a"), true, "10.244.8.2")
+		Eventually(describe(ctx, service)).Should(ConsistOf("10.244.8.2:80 ready serving"))
+		Eventually(describeEndpoints(ctx, service)).Should(ConsistOf("10.244.8.2:80"))
+		selectorless(ctx, service, func(s *corev1.Service) {
+			s.Spec.Type, s.Spec.ExternalName = corev1.ServiceTypeExternalName, "elsewhere.example"
+			s.Spec.ClusterIP, s.Spec.ClusterIPs = "", nil
+			s.Spec.IPFamilies, s.Spec.IPFamilyPolicy = nil, nil
+		})
+		Eventually(object(ctx, service)).Should(MatchError(ContainSubstring("not found")))
+		selectorless(ctx, service, func(s *corev1.Service) { s.Spec.Type, s.Spec.ExternalName = corev1.ServiceTypeClusterIP, "" })
+		Consistently(describe(ctx, service)).Should(BeEmpty())
+	})
+
+	// generated makes an Endpoints object as kube-controller-manager does, for a
+	// Service without a selector.
+	generated := func(ctx context.Context, name string, mode EndpointSliceMode, change func(*corev1.Endpoints)) *corev1.Service { //nolint:staticcheck
+		service := newService(namespace, name, func(s *corev1.Service) {
+			s.Spec.Selector = nil
+			s.Annotations = map[string]string{v1alpha1.EndpointSlicesAnnotation: string(mode)}
+		})
+		create(ctx, service)
+		endpoints := &corev1.Endpoints{ //nolint:staticcheck
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
+			Subsets: []corev1.EndpointSubset{{ //nolint:staticcheck
+				Addresses: []corev1.EndpointAddress{{IP: "10.244.8.3", TargetRef: &corev1.ObjectReference{Kind: "Pod", Namespace: namespace, Name: "gone"}}},
+				Ports:     []corev1.EndpointPort{{Name: "http", Port: 80, Protocol: corev1.ProtocolTCP}},
+			}},
+		}
+		change(endpoints)
+		create(ctx, endpoints)
+		return service
+	}
+	labelled := func(e *corev1.Endpoints) { //nolint:staticcheck
+		e.Labels = map[string]string{endpointslice.LegacyManagedByLabel: endpointslice.LegacyRivalManagedBy}
+	}
+	annotated := func(e *corev1.Endpoints) { //nolint:staticcheck
+		e.Annotations = map[string]string{corev1.EndpointsLastChangeTriggerTime: "2024-01-01T00:00:00Z"}
+	}
+
+	DescribeTable("that kube-controller-manager made before the selector went are not mirrored",
+		func(ctx SpecContext, mode EndpointSliceMode, change func(*corev1.Endpoints), goes bool) { //nolint:staticcheck
+			service := generated(ctx, "left", mode, change)
+			if goes {
+				Eventually(object(ctx, service)).Should(MatchError(ContainSubstring("not found")))
+			} else {
+				Eventually(eventsOn(ctx, service)).Should(ContainElement(ContainSubstring(endpointslice.ReasonNotMirrored)))
+				Expect(object(ctx, service)()).To(Succeed())
+			}
+			Consistently(describe(ctx, service)).Should(BeEmpty())
+		},
+		Entry("taken over", EndpointSlicesTakeOver, labelled, true),
+		Entry("not taken over", EndpointSlicesAuto, labelled, false),
+		Entry("of a version without the label, taken over", EndpointSlicesTakeOver, annotated, true),
+		Entry("of a version without the label, not taken over", EndpointSlicesAuto, annotated, false),
+		Entry("taken over, with an address that somebody wrote", EndpointSlicesTakeOver, func(e *corev1.Endpoints) { //nolint:staticcheck
+			labelled(e)
+			e.Subsets[0].Addresses[0].TargetRef = nil
+		}, false),
+	)
 })
+
+// handMade is a slice as users write them.
+func handMade(service *corev1.Service, address string) *discoveryv1.EndpointSlice {
+	return &discoveryv1.EndpointSlice{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: service.Namespace, GenerateName: service.Name + "-own-",
+			Labels: map[string]string{discoveryv1.LabelServiceName: service.Name},
+		},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Ports:       []discoveryv1.EndpointPort{{Name: new("http"), Port: new(int32(80)), Protocol: new(corev1.ProtocolTCP)}},
+		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{address}, Conditions: discoveryv1.EndpointConditions{Ready: new(true)}}},
+	}
+}

@@ -14,21 +14,21 @@ func init() {
 		name: "endpoints",
 		when: func(f Features) bool { return f.Endpoints },
 		add: func(mgr ctrl.Manager, opts Options) error {
-			return setupEndpoints(mgr, opts.EndpointSlices)
+			return setupEndpoints(mgr, opts.EndpointSlices, opts.EndpointSlicesOwnName)
 		},
 	})
 }
 
 // setupEndpoints adds the reconcilers of slices, of Endpoints objects, and of
 // what mirrors these, on one feed.
-func setupEndpoints(mgr ctrl.Manager, mode EndpointSliceMode) error {
+func setupEndpoints(mgr ctrl.Manager, mode EndpointSliceMode, ownName bool) error {
 	if err := mode.Validate(); err != nil {
 		return err
 	}
 	feed := newEndpointFeed(mgr.GetCache())
 	slices := &EndpointSliceReconciler{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder("causeway-endpointslice"),
-		Mode: mode, feed: feed,
+		Mode: mode, OwnName: ownName, feed: feed,
 		pacer: pacer{unit: 75 * time.Millisecond, limit: time.Second},
 	}
 	if err := slices.SetupWithManager(mgr); err != nil {

@@ -78,7 +78,30 @@ type claim struct {
 	// alone says that there have been no slices of the rival's before. If there
 	// are some now, it is alive, and not to be fought.
 	alone bool
+	// yielded is about slices that it took from us.
+	yielded yielded
 }
+
+// yielded is until when slices are left to the rival that took them from us, and
+// for how long that is. It was alive when it did; that it still is shows only
+// when it takes them again.
+type yielded struct {
+	until time.Time
+	wait  time.Duration
+}
+
+// next yields for as long again as before and more.
+func (y yielded) next(now time.Time) yielded {
+	wait := min(max(2*y.wait, yieldMin), yieldMax)
+	return yielded{until: now.Add(wait), wait: wait}
+}
+
+const (
+	// yieldMin and yieldMax bound how long slices are left to a rival that took
+	// them from us, in mode take-over, before we take them back.
+	yieldMin = 30 * time.Second
+	yieldMax = 10 * time.Minute
+)
 
 // decision says who is in charge of a Service's slices, and what has to be done
 // to make it so.
@@ -90,6 +113,7 @@ type decision struct {
 	relabel, withdraw []*discoveryv1.EndpointSlice
 	again             time.Duration // decide again after this long; 0: when something changes
 	alone             bool          // the next claim's
+	yielded           yielded       // the next claim's
 
 	reason, message string // "" if there is nothing to say
 }
@@ -105,7 +129,7 @@ func (c *claim) decide(now time.Time) decision {
 	var d decision
 	switch mode {
 	case EndpointSlicesTakeOver:
-		d = c.takeOver()
+		d = c.takeOver(now)
 	case EndpointSlicesHandBack:
 		d = decision{
 			relabel: endpointslice.HandBack(c.ours), reason: reasonHandedBack,
@@ -117,19 +141,32 @@ func (c *claim) decide(now time.Time) decision {
 	if invalid != nil && d.reason == "" {
 		d.reason, d.message = reasonWrongMode, invalid.Error()
 	}
-	d.alone = len(c.rivals) == 0 || c.alone && mode == EndpointSlicesTakeOver
+	// What we hand back is the rival's from then on, whether it is alive or not.
+	d.alone = len(c.rivals) == 0 && mode != EndpointSlicesHandBack || c.alone && mode == EndpointSlicesTakeOver
 	return d
 }
 
 // takeOver makes the rival's slices ours. Slices that a rival makes when it had
 // none before are the work of one that is alive: relabelling those would go on
-// for ever, so they are left alone and reported.
-func (c *claim) takeOver() decision {
-	if len(c.rivals) > 0 && c.alone && len(c.ours) > 0 {
-		return decision{keep: true, slices: c.ours, reason: reasonContested,
+// for ever, so they are left alone and reported. If it has taken ours, which it
+// does with all that have its name, they are left to it and tried again now and
+// then: once it is switched off, they stay ours.
+func (c *claim) takeOver(now time.Time) decision {
+	switch contested := len(c.rivals) > 0 && c.alone; {
+	case !contested && len(c.rivals) == 0 && now.Before(c.yielded.until):
+		return decision{keep: true, slices: c.ours, yielded: c.yielded}
+	case !contested:
+		return decision{keep: true, slices: slices.Concat(c.ours, c.rivals)}
+	case len(c.ours) > 0:
+		return decision{keep: true, slices: c.ours, reason: reasonContested, yielded: c.yielded,
 			message: "kube-controller-manager makes slices of this Service too; switch off its " + c.rival + ", or set the mode to auto"}
+	case !c.yielded.until.IsZero() && !now.Before(c.yielded.until):
+		return decision{keep: true, slices: c.rivals, yielded: c.yielded.next(now)}
+	case c.yielded.until.IsZero():
+		c.yielded = c.yielded.next(now)
 	}
-	return decision{keep: true, slices: slices.Concat(c.ours, c.rivals)}
+	return decision{again: c.yielded.until.Sub(now), reason: reasonContested, yielded: c.yielded,
+		message: "kube-controller-manager keeps the slices and has taken Causeway's; switch off its " + c.rival + ", or set the mode to auto"}
 }
 
 // auto stands by while the rival has slices. Ours, if there are any, stay and

@@ -51,8 +51,16 @@ var _ = DescribeTable("who is in charge of slices",
 		decision{keep: true, slices: claimed("a", "b")}),
 	Entry("a rival's that came later: it is alive", EndpointSlicesTakeOver, func(c *claim) { c.ours, c.rivals, c.alone = claimed("a"), claimed("b"), true },
 		decision{keep: true, slices: claimed("a"), reason: reasonContested, alone: true}),
+	Entry("a rival that has taken ours is left alone at first", EndpointSlicesTakeOver, func(c *claim) { c.rivals, c.alone = claimed("a"), true },
+		decision{reason: reasonContested, alone: true, again: yieldMin}),
+	Entry("and tried again then", EndpointSlicesTakeOver, func(c *claim) {
+		c.rivals, c.alone, c.yielded = claimed("a"), true, yielded{until: time.Unix(1_000_000, 0), wait: yieldMin}
+	}, decision{keep: true, slices: claimed("a"), alone: true}),
+	Entry("and left alone for longer if it takes them again", EndpointSlicesTakeOver, func(c *claim) {
+		c.rivals, c.alone, c.yielded = claimed("a"), true, yielded{until: time.Unix(1_000_000, 0)}.next(time.Unix(1_000_000, 0)).next(time.Unix(1_000_000, 0))
+	}, decision{reason: reasonContested, alone: true, again: 2 * yieldMin}),
 	Entry("ours, handed back", EndpointSlicesHandBack, func(c *claim) { c.ours = claimed("a", "b") },
-		decision{reason: reasonHandedBack, relabel: claimed("a", "b"), alone: true}),
+		decision{reason: reasonHandedBack, relabel: claimed("a", "b")}),
 	Entry("the Service's annotation outweighs the flag", EndpointSlicesTakeOver, func(c *claim) {
 		c.rivals = claimed("a")
 		c.service.Annotations = map[string]string{v1alpha1.EndpointSlicesAnnotation: string(EndpointSlicesAuto)}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"slices"
 	"sync"
 	"time"
@@ -48,6 +49,12 @@ const (
 	// passes.
 	reportEvery = 10 * time.Minute
 
+	// renameAfter is how long slices keep the manager's name of an earlier version
+	// after this process began to write, and renameWithin over how long they are
+	// renamed then.
+	renameAfter  = 10 * time.Minute
+	renameWithin = 5 * time.Minute
+
 	// attempts is how often a pass is repeated at once when another writer was
 	// there first.
 	attempts = 4
@@ -65,6 +72,10 @@ type EndpointSliceReconciler struct {
 	Recorder events.EventRecorder
 	Mode     EndpointSliceMode // of Services without the annotation; "" means auto
 
+	// OwnName is endpointslice.Input.OwnName for all slices, so that an earlier
+	// version can be installed.
+	OwnName bool
+
 	// Workers is how many Services are dealt with at a time; 0 means 8.
 	Workers int
 
@@ -73,6 +84,7 @@ type EndpointSliceReconciler struct {
 	pacer  pacer
 
 	mu     sync.Mutex
+	began  time.Time // see renameIn
 	states map[types.NamespacedName]*serviceState
 }
 
@@ -81,6 +93,7 @@ type EndpointSliceReconciler struct {
 type serviceState struct {
 	sparseSince time.Time            // zero: not sparse
 	alone       bool                 // see claim
+	yielded     yielded              // see claim
 	reported    map[string]time.Time // when each Problem's reason was last reported
 }
 
@@ -171,7 +184,7 @@ func (p *slicePass) run(ctx context.Context) (ctrl.Result, error) {
 		if err := dropCharge(ctx, p.r.Client, service); err != nil {
 			return ctrl.Result{}, err
 		}
-		return ctrl.Result{}, p.writer().delete(ctx, endpointslice.Owned(p.view.Slices))
+		return ctrl.Result{}, p.writer().delete(ctx, endpointslice.Owned(service, p.view.Slices))
 	case len(service.Spec.Selector) == 0:
 		// Somebody else makes its slices, or EndpointSliceMirroringReconciler.
 		p.r.gauges.set(p.name, nil)
@@ -196,22 +209,24 @@ func (p *slicePass) run(ctx context.Context) (ctrl.Result, error) {
 func (p *slicePass) decide(now time.Time) decision {
 	c := claim{
 		service: p.view.Service, mode: p.r.Mode, rival: "endpointslice-controller",
-		ours: endpointslice.Owned(p.view.Slices), rivals: endpointslice.Rivals(p.view.Slices),
+		ours: endpointslice.Owned(p.view.Service, p.view.Slices), rivals: endpointslice.Rivals(p.view.Service, p.view.Slices),
 		began: p.view.Service.CreationTimestamp.Time, rivalAbout: p.r.feed.index.RivalSlices() > 0,
-		alone: p.state.alone,
+		alone: p.state.alone, yielded: p.state.yielded,
 	}
 	d := c.decide(now)
-	p.state.alone = d.alone
+	p.state.alone, p.state.yielded = d.alone, d.yielded
 	return d
 }
 
 // keep makes the slices what they should be.
 func (p *slicePass) keep(ctx context.Context, existing []*discoveryv1.EndpointSlice) (ctrl.Result, error) {
 	now := time.Now()
+	renameIn := p.r.renameIn(p.name, now)
 	compact := !p.state.sparseSince.IsZero() && now.Sub(p.state.sparseSince) >= compactAfter
 	plan := endpointslice.Compute(endpointslice.Input{
 		Service: p.view.Service, Pods: p.view.Pods, Slices: existing,
 		Nodes: p.view.NodeByName, Shares: p.view.Shares, TriggerTime: p.trigger, Compact: compact,
+		OwnName: p.r.OwnName || endpointslice.HasOwnName(existing) && renameIn > 0,
 	})
 	if plan.Duplicates > 0 && !p.verified {
 		// Another replica may have removed an endpoint from the one slice, and we
@@ -235,7 +250,26 @@ func (p *slicePass) keep(ctx context.Context, existing []*discoveryv1.EndpointSl
 	}
 	p.r.gauges.set(p.name, &serviceCount{managed: true, endpoints: plan.Endpoints, slices: plan.Slices, needed: plan.Needed})
 	p.report(append(plan.Problems, p.foreignFamilies()...), now)
-	return p.scheduleCompaction(&plan, now), nil
+	result := p.scheduleCompaction(&plan, now)
+	if renameIn > 0 && !p.r.OwnName && endpointslice.HasOwnName(existing) {
+		result.RequeueAfter = soonest(result.RequeueAfter, renameIn)
+	}
+	return result, nil
+}
+
+// renameIn is how long the Service's slices still keep the manager's name that an
+// earlier version gave them: that one knows them by it alone, and while an
+// upgrade is under way it may lead once more.
+func (r *EndpointSliceReconciler) renameIn(name types.NamespacedName, now time.Time) time.Duration {
+	r.mu.Lock()
+	if r.began.IsZero() {
+		r.began = now
+	}
+	began := r.began
+	r.mu.Unlock()
+	spread := fnv.New32a()
+	_, _ = spread.Write([]byte(name.String()))
+	return began.Add(renameAfter + time.Duration(spread.Sum32())%renameWithin).Sub(now)
 }
 
 // scheduleCompaction remembers since when the slices are sparse, and comes back

@@ -117,7 +117,7 @@ func managers(ctx context.Context, service *corev1.Service) func() []string {
 	return func() []string {
 		var list []string
 		for _, slice := range slicesOf(ctx, service) {
-			list = append(list, slice.Labels[discoveryv1.LabelManagedBy])
+			list = append(list, endpointslice.Manager(service, &slice))
 		}
 		slices.Sort(list)
 		return list
@@ -148,7 +148,8 @@ var _ = Describe("EndpointSlices", func() {
 
 		slice := slicesOf(ctx, service)[0]
 		Expect(slice.Labels).To(Equal(map[string]string{
-			"team": "blue", discoveryv1.LabelServiceName: "web", discoveryv1.LabelManagedBy: endpointslice.ManagedBy,
+			"team": "blue", discoveryv1.LabelServiceName: "web", discoveryv1.LabelManagedBy: v1alpha1.EndpointSliceManagedBy,
+			v1alpha1.EndpointSliceKeeperLabel: v1alpha1.EndpointSliceKeeper,
 		}))
 		Expect(slice.OwnerReferences).To(HaveLen(1))
 		Expect(slice.OwnerReferences[0].UID).To(Equal(service.UID))
@@ -341,6 +342,58 @@ var _ = Describe("EndpointSlices beside kube-controller-manager", func() {
 		rivalSlice(ctx, service, "10.244.6.1")
 		Eventually(charge(ctx)).Should(Equal("True/Contested"))
 		Consistently(managers(ctx, service)).Should(ConsistOf(endpointslice.ManagedBy, endpointslice.RivalManagedBy))
+	})
+
+	// kube-controller-manager takes what has its name for its own: it makes the
+	// labels those of the Service, and so takes the keeper's label away.
+	adopt := func(ctx context.Context) {
+		GinkgoHelper()
+		for _, slice := range slicesOf(ctx, service) {
+			if endpointslice.Manager(service, &slice) == endpointslice.ManagedBy {
+				patch := fmt.Sprintf(`{"metadata":{"labels":{%q:null}}}`, v1alpha1.EndpointSliceKeeperLabel)
+				Expect(k8sClient.Patch(ctx, &slice, client.RawPatch(types.MergePatchType, []byte(patch)))).To(Succeed())
+			}
+		}
+	}
+
+	It("are left to a rival that adopts them", func(ctx SpecContext) {
+		Eventually(describe(ctx, service)).Should(ConsistOf("10.244.6.1:80 ready serving"))
+		before := slicesOf(ctx, service)[0].UID
+		adopt(ctx)
+		Eventually(charge(ctx)).Should(Equal("False/StandingBy"))
+		Consistently(managers(ctx, service)).Should(ConsistOf(endpointslice.RivalManagedBy))
+		Expect(slicesOf(ctx, service)[0].UID).To(Equal(before))
+	})
+
+	It("are left for a while to a rival that adopts them in mode take-over", func(ctx SpecContext) {
+		setMode(ctx, EndpointSlicesTakeOver)
+		Eventually(describe(ctx, service)).Should(ConsistOf("10.244.6.1:80 ready serving"))
+		adopt(ctx)
+		Eventually(charge(ctx)).Should(Equal("False/Contested"))
+		Consistently(managers(ctx, service)).Should(ConsistOf(endpointslice.RivalManagedBy))
+	})
+
+	It("keep the name that an earlier version gave them until it cannot come back", func(ctx SpecContext) {
+		Eventually(describe(ctx, service)).Should(ConsistOf("10.244.6.1:80 ready serving"))
+		slice := slicesOf(ctx, service)[0]
+		slice.Labels[discoveryv1.LabelManagedBy] = endpointslice.ManagedBy
+		delete(slice.Labels, v1alpha1.EndpointSliceKeeperLabel)
+		Expect(k8sClient.Update(ctx, &slice)).To(Succeed())
+		newPod(ctx, namespace, "web-2", "web", newNode(ctx, "zone-b"), true, "10.244.6.2")
+		Eventually(describe(ctx, service)).Should(ConsistOf("10.244.6.1:80 ready serving", "10.244.6.2:80 ready serving"))
+		list := slicesOf(ctx, service)
+		Expect(list).To(HaveLen(1))
+		Expect(list[0].Labels).To(HaveKeyWithValue(discoveryv1.LabelManagedBy, endpointslice.ManagedBy))
+	})
+
+	It("of a Service with the keeper's label have a name of their own", func(ctx SpecContext) {
+		labelled := newService(namespace, "labelled", func(s *corev1.Service) {
+			s.Labels = map[string]string{v1alpha1.EndpointSliceKeeperLabel: v1alpha1.EndpointSliceKeeper}
+			s.Spec.Selector = map[string]string{"app": "web"}
+		})
+		create(ctx, labelled)
+		Eventually(managers(ctx, labelled)).Should(ConsistOf(endpointslice.ManagedBy))
+		Expect(slicesOf(ctx, labelled)[0].Labels).To(HaveKeyWithValue(discoveryv1.LabelManagedBy, endpointslice.ManagedBy))
 	})
 
 	It("report a mode that is none", func(ctx SpecContext) {

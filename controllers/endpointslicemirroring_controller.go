@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
@@ -38,8 +39,15 @@ type EndpointSliceMirroringReconciler struct {
 	feed   *endpointFeed
 	gauges sliceGauges
 
-	mu    sync.Mutex
-	alone map[types.NamespacedName]bool // see claim
+	mu     sync.Mutex
+	states map[types.NamespacedName]*mirrorState
+}
+
+// mirrorState is what the reconciler remembers of a Service between passes.
+type mirrorState struct {
+	alone      bool      // see claim
+	yielded    yielded   // see claim
+	unmirrored time.Time // when it was last reported that the object is not mirrored
 }
 
 // SetupWithManager adds the reconciler to the manager.
@@ -81,7 +89,11 @@ func (r *EndpointSliceMirroringReconciler) reconcile(ctx context.Context, reques
 		return ctrl.Result{}, err
 	}
 	if apierrors.IsNotFound(err) || view.Service == nil || !endpointslice.Mirrors(endpoints) {
-		return ctrl.Result{}, r.nothingToMirror(ctx, &writer, request.NamespacedName, &view)
+		if err := r.nothingToMirror(ctx, &writer, request.NamespacedName, &view); err != nil {
+			return ctrl.Result{}, err
+		}
+		r.reportGenerated(&view, endpoints, time.Now())
+		return ctrl.Result{}, nil
 	}
 	decision := r.decide(&view, endpoints, time.Now())
 	if err := writer.write(ctx, decision.plan()); err != nil {
@@ -96,7 +108,7 @@ func (r *EndpointSliceMirroringReconciler) reconcile(ctx context.Context, reques
 	}
 	// Slices that followed from a selector which the Service had before become
 	// mirrored ones, else their endpoints would stay for ever beside the new.
-	existing := slices.Concat(decision.slices, endpointslice.Owned(view.Slices))
+	existing := slices.Concat(decision.slices, endpointslice.Owned(view.Service, view.Slices))
 	plan := endpointslice.ComputeMirror(view.Service, endpoints, existing)
 	for _, problem := range plan.Problems {
 		r.Recorder.Eventf(endpoints, nil, corev1.EventTypeWarning, problem.Reason, "Mirror", "%s", problem.Message)
@@ -120,14 +132,24 @@ func (r *EndpointSliceMirroringReconciler) decide(view *endpointslice.View, endp
 	c := claim{
 		service: view.Service, mode: r.Mode, rival: "endpointslice-mirroring-controller",
 		ours: endpointslice.Mirrored(view.Slices), rivals: endpointslice.RivalMirrored(view.Slices),
-		began: began, rivalAbout: r.feed.index.RivalSlices() > 0, alone: r.alone[name],
+		began: began, rivalAbout: r.feed.index.RivalSlices() > 0,
 	}
+	state := r.state(name)
+	c.alone, c.yielded = state.alone, state.yielded
 	d := c.decide(now)
-	if r.alone == nil {
-		r.alone = map[types.NamespacedName]bool{}
-	}
-	r.alone[name] = d.alone
+	state.alone, state.yielded = d.alone, d.yielded
 	return d
+}
+
+// state returns what is remembered of a Service. The lock is held.
+func (r *EndpointSliceMirroringReconciler) state(name types.NamespacedName) *mirrorState {
+	if r.states == nil {
+		r.states = map[types.NamespacedName]*mirrorState{}
+	}
+	if r.states[name] == nil {
+		r.states[name] = &mirrorState{}
+	}
+	return r.states[name]
 }
 
 // forget drops what is remembered of a Service of which nothing is mirrored.
@@ -135,19 +157,56 @@ func (r *EndpointSliceMirroringReconciler) forget(name types.NamespacedName) {
 	r.gauges.set(name, nil)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.alone, name)
+	delete(r.states, name)
 }
 
 // nothingToMirror deletes mirrored slices of which the object is gone, or not to
-// be mirrored, or the Service is gone.
+// be mirrored, or the Service is gone. Slices that followed from a selector which
+// the Service had before go as well: nobody would ever take the Pods out of them
+// that end.
 func (r *EndpointSliceMirroringReconciler) nothingToMirror(ctx context.Context, writer *sliceWriter, name types.NamespacedName, view *endpointslice.View) error {
-	r.forget(name)
-	if view.Service != nil {
-		if err := dropCharge(ctx, r.Client, view.Service); err != nil {
-			return err
-		}
+	r.gauges.set(name, nil)
+	gone := endpointslice.Mirrored(view.Slices)
+	if view.Service == nil {
+		r.forget(name)
+		return writer.delete(ctx, gone)
 	}
-	return writer.delete(ctx, endpointslice.Mirrored(view.Slices))
+	if err := dropCharge(ctx, r.Client, view.Service); err != nil {
+		return err
+	}
+	former := endpointslice.Owned(view.Service, view.Slices)
+	if mode, _ := modeOf(view.Service, r.Mode); mode == EndpointSlicesTakeOver {
+		former = append(former, slices.DeleteFunc(endpointslice.Rivals(view.Service, view.Slices), func(slice *discoveryv1.EndpointSlice) bool {
+			return !endpointslice.SliceStandsForPods(slice)
+		})...)
+	}
+	if err := writer.delete(ctx, slices.Concat(gone, former)); err != nil {
+		return err
+	}
+	if len(former) > 0 && view.Service.DeletionTimestamp == nil && view.Service.Spec.Type != corev1.ServiceTypeExternalName {
+		r.Recorder.Eventf(view.Service, nil, corev1.EventTypeNormal, "EndpointSlicesRemoved", "Mirror", "%s",
+			"the Service has no selector any more: the EndpointSlices that followed from it are deleted; write EndpointSlices of your own, or set a selector")
+	}
+	return nil
+}
+
+// reportGenerated says on the Service why an Endpoints object of its name is not
+// mirrored, if a controller made it and it stays.
+func (r *EndpointSliceMirroringReconciler) reportGenerated(view *endpointslice.View, endpoints *corev1.Endpoints, now time.Time) { //nolint:staticcheck
+	if view.Service == nil || endpoints.Name == "" || !endpointslice.Generated(endpoints) || leftBehind(view.Service, endpoints, r.Mode) {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	state := r.state(client.ObjectKeyFromObject(view.Service))
+	if now.Sub(state.unmirrored) < reportEvery {
+		return
+	}
+	state.unmirrored = now
+	r.Recorder.Eventf(view.Service, nil, corev1.EventTypeWarning, endpointslice.ReasonNotMirrored, "Mirror",
+		"Endpoints %s was made from the selector that the Service had, so that it is not mirrored to EndpointSlices; "+
+			"delete it, or take its label %s and its annotation %s away if its addresses are yours",
+		endpoints.Name, endpointslice.LegacyManagedByLabel, corev1.EndpointsLastChangeTriggerTime)
 }
 
 // giveWay deletes the mirrored slices of a Service that has a selector now, once
@@ -157,7 +216,7 @@ func (r *EndpointSliceMirroringReconciler) giveWay(ctx context.Context, writer *
 	if len(mirrored) == 0 {
 		return ctrl.Result{}, nil
 	}
-	if len(endpointslice.Owned(view.Slices))+len(endpointslice.Rivals(view.Slices)) == 0 {
+	if len(endpointslice.Owned(view.Service, view.Slices))+len(endpointslice.Rivals(view.Service, view.Slices)) == 0 {
 		return ctrl.Result{RequeueAfter: time.Second}, nil
 	}
 	return ctrl.Result{}, writer.delete(ctx, mirrored)

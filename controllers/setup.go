@@ -32,6 +32,8 @@ type Options struct {
 	// EndpointSlices says who keeps the slices of Services that
 	// kube-controller-manager could keep too; empty means auto.
 	EndpointSlices EndpointSliceMode
+	// EndpointSlicesOwnName is endpointslice.Input.OwnName.
+	EndpointSlicesOwnName bool
 	// Allocation is about ClusterIPs and NodePorts.
 	Allocation AllocationOptions
 	// Features switches the parts of the controller on; see Features.

@@ -62,6 +62,7 @@ func parseFlags() flags {
 	flag.StringVar(&f.options.Allocation.NodePortRange, "service-node-port-range", "30000-32767", "the API server's flag of that name")
 	flag.BoolVar(&f.options.Features.Endpoints, "endpoints", true, "keep EndpointSlices and Endpoints")
 	flag.StringVar((*string)(&f.options.EndpointSlices), "endpoint-slices", "auto", "where kube-controller-manager could keep EndpointSlices too: auto (stand by if it does), take-over or hand-back")
+	flag.BoolVar(&f.options.EndpointSlicesOwnName, "endpoint-slices-own-name", false, "label EndpointSlices endpointslice.kubernetes.io/managed-by=endpointslice-controller.causeway.dev, as versions did that know no others as theirs: set it before such a version is installed")
 	f.zap.BindFlags(flag.CommandLine)
 	_ = flag.Set("zap-time-encoding", "rfc3339nano")
 	flag.Parse()

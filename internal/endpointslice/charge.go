@@ -3,41 +3,45 @@
 package endpointslice
 
 import (
+	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"github.com/causeway-lb/causeway/api/v1alpha1"
 )
 
-// Owned returns the slices that Causeway manages for a Service with a selector.
-func Owned(list []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
-	return managedBy(list, ManagedBy)
+// Owned returns the slices that Causeway manages for a Service because of its
+// selector; the Service is nil if it is gone.
+func Owned(service *corev1.Service, list []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
+	return managedBy(service, list, ManagedBy)
 }
 
 // Mirrored returns the slices that Causeway made from an Endpoints object.
 func Mirrored(list []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
-	return managedBy(list, ManagedByMirror)
+	return managedBy(nil, list, ManagedByMirror)
 }
 
 // Rivals returns the slices that another controller makes from the same
 // selector: those of kube-controller-manager. Slices that a user wrote, or that
 // bear any other manager's name, add endpoints and are nobody's rivals.
-func Rivals(list []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
-	return managedBy(list, RivalManagedBy)
+func Rivals(service *corev1.Service, list []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
+	return managedBy(service, list, RivalManagedBy)
 }
 
 // RivalMirrored returns the slices that kube-controller-manager made from an
 // Endpoints object.
 func RivalMirrored(list []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
-	return managedBy(list, RivalManagedByMirror)
+	return managedBy(nil, list, RivalManagedByMirror)
 }
 
 func isRival(slice *discoveryv1.EndpointSlice) bool {
-	return slice.Labels[discoveryv1.LabelManagedBy] == RivalManagedBy
+	return Manager(nil, slice) == RivalManagedBy
 }
 
 // managedBy selects the slices of one manager.
-func managedBy(list []*discoveryv1.EndpointSlice, manager string) []*discoveryv1.EndpointSlice {
+func managedBy(service *corev1.Service, list []*discoveryv1.EndpointSlice, manager string) []*discoveryv1.EndpointSlice {
 	var selected []*discoveryv1.EndpointSlice
 	for _, slice := range list {
-		if slice.Labels[discoveryv1.LabelManagedBy] == manager {
+		if Manager(service, slice) == manager {
 			selected = append(selected, slice)
 		}
 	}
@@ -83,6 +87,7 @@ func HandBack(ours []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
 	for i, slice := range ours {
 		list[i] = slice.DeepCopy()
 		list[i].Labels[discoveryv1.LabelManagedBy] = RivalManagedBy
+		delete(list[i].Labels, v1alpha1.EndpointSliceKeeperLabel)
 		if slice.Labels[discoveryv1.LabelManagedBy] == ManagedByMirror {
 			list[i].Labels[discoveryv1.LabelManagedBy] = RivalManagedByMirror
 		}

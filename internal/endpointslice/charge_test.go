@@ -7,6 +7,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"github.com/causeway-lb/causeway/api/v1alpha1"
 )
 
 // rivalsOf returns copies of slices as kube-controller-manager would name them.
@@ -16,6 +18,7 @@ func rivalsOf(list []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
 		rival := slice.DeepCopy()
 		rival.Name += "-rival"
 		rival.Labels[discoveryv1.LabelManagedBy] = RivalManagedBy
+		delete(rival.Labels, v1alpha1.EndpointSliceKeeperLabel)
 		rivals = append(rivals, rival)
 	}
 	return rivals
@@ -33,8 +36,8 @@ func TestTakeOverInPlace(t *testing.T) {
 	taken := apply(t, theirs, plan)
 	for i := range taken {
 		diff(t, "endpoints", theirs[i].Endpoints, taken[i].Endpoints)
-		if taken[i].Labels[discoveryv1.LabelManagedBy] != ManagedBy {
-			t.Errorf("slice %s is managed by %s", taken[i].Name, taken[i].Labels[discoveryv1.LabelManagedBy])
+		if got := Manager(service, taken[i]); got != ManagedBy {
+			t.Errorf("slice %s is managed by %s", taken[i].Name, got)
 		}
 	}
 	for i, back := range HandBack(taken) {
@@ -101,4 +104,37 @@ func TestTakeOverOfLargeSlices(t *testing.T) {
 		t.Errorf("%d creates, %d updates before and %d after them; want 2, 0 and 1", len(plan.Create), len(plan.Update), len(plan.Shrink))
 	}
 	diff(t, "sizes", []int{100, 100, 50}, sizes(apply(t, in.Slices, plan), discoveryv1.AddressTypeIPv4))
+}
+
+// Slices that an earlier version labelled are renamed in place, back and forth,
+// and stay ours all the while.
+func TestOwnName(t *testing.T) {
+	service := testService()
+	in := Input{Service: service, Pods: testPods(3), Nodes: testNodes, OwnName: true}
+	in.Slices = apply(t, nil, Compute(in))
+	for _, ownName := range []bool{true, false, true} {
+		in.OwnName = ownName
+		plan := Compute(in)
+		if plan.Writes() != len(plan.Update) || plan.Writes() > 2 {
+			t.Errorf("own name %t: %d writes, %d updates; want at most 2 updates", ownName, plan.Writes(), len(plan.Update))
+		}
+		in.Slices = apply(t, in.Slices, plan)
+		if owned := Owned(service, in.Slices); len(owned) != 2 || HasOwnName(owned) != ownName {
+			t.Errorf("own name %t: %d of 2 slices are ours, %t", ownName, len(owned), HasOwnName(owned))
+		}
+	}
+}
+
+// A label that the Service has is no sign of who keeps its slices: the rival
+// copies it.
+func TestKeeperLabelOfService(t *testing.T) {
+	service := testService()
+	service.Labels[v1alpha1.EndpointSliceKeeperLabel] = v1alpha1.EndpointSliceKeeper
+	ours := apply(t, nil, Compute(Input{Service: service, Pods: testPods(3), Nodes: testNodes}))
+	theirs := ours[0].DeepCopy()
+	theirs.Labels[discoveryv1.LabelManagedBy] = RivalManagedBy
+	list := append([]*discoveryv1.EndpointSlice{theirs}, ours...)
+	if owned, rivals := Owned(service, list), Rivals(service, list); len(owned) != 2 || len(rivals) != 1 {
+		t.Errorf("%d are ours and %d the rival's, want 2 and 1", len(owned), len(rivals))
+	}
 }

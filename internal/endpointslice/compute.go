@@ -59,6 +59,10 @@ type Input struct {
 	// MaxEndpoints a slice; 0 means the constant of that name.
 	MaxEndpoints int
 
+	// OwnName labels the slices endpointslice.kubernetes.io/managed-by=ManagedBy,
+	// as earlier versions did, which know no others as theirs.
+	OwnName bool
+
 	// Compact allows writes for no other reason than to need fewer slices.
 	Compact bool
 }
@@ -114,6 +118,7 @@ const (
 	ReasonHintsUnavailable  = "TopologyHintsUnavailable"
 	ReasonFamilyForeign     = "EndpointSliceFamilyForeign"
 	ReasonMirrorTruncated   = "EndpointMirrorTruncated"
+	ReasonNotMirrored       = "EndpointsNotMirrored"
 	ReasonSelectorInvalid   = "SelectorInvalid"
 	ReasonSelectorEmpty     = "SelectorEmpty"
 )

@@ -33,6 +33,36 @@ const (
 	overCapacity = "truncated"
 )
 
+// Generated tells whether a controller made an Endpoints object from a selector:
+// it has Causeway's label or kube-controller-manager's, or, as before Kubernetes
+// 1.33, the annotation that only a controller writes, and stands for Pods.
+func Generated(endpoints *corev1.Endpoints) bool { //nolint:staticcheck
+	switch endpoints.Labels[LegacyManagedByLabel] {
+	case LegacyManagedBy, LegacyRivalManagedBy:
+		return true
+	}
+	_, written := endpoints.Annotations[corev1.EndpointsLastChangeTriggerTime]
+	return written && len(endpoints.Subsets) > 0 && StandsForPods(endpoints)
+}
+
+// StandsForPods tells whether each address of the object is a Pod's, as in those
+// that controllers make. Users who write an address name no Pod.
+func StandsForPods(endpoints *corev1.Endpoints) bool { //nolint:staticcheck
+	for i := range endpoints.Subsets {
+		for _, list := range [][]corev1.EndpointAddress{endpoints.Subsets[i].Addresses, endpoints.Subsets[i].NotReadyAddresses} {
+			if slices.ContainsFunc(list, func(a corev1.EndpointAddress) bool { return a.TargetRef == nil || a.TargetRef.Kind != "Pod" }) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// SliceStandsForPods is StandsForPods for a slice.
+func SliceStandsForPods(slice *discoveryv1.EndpointSlice) bool {
+	return !slices.ContainsFunc(slice.Endpoints, func(e discoveryv1.Endpoint) bool { return e.TargetRef == nil || e.TargetRef.Kind != "Pod" })
+}
+
 // ComputeEndpoints returns the Endpoints object (deprecated since Kubernetes
 // 1.33, still read by old clients) of a Service with a selector, nil if the
 // existing one is right. It has the Service's first family only, no terminating

@@ -34,7 +34,7 @@ func newLayout(in *Input) *layout {
 		template: template{
 			namespace: service.Namespace, base: service.Name,
 			owner:       ownerReference("Service", service.Name, service.UID),
-			labels:      LabelsOf(service),
+			labels:      LabelsOf(service, in.OwnName),
 			triggerTime: in.TriggerTime,
 		},
 		adoptable: []types.UID{service.UID},

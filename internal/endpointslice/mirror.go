@@ -23,10 +23,11 @@ const MaxMirrored = 1000
 const leaderAnnotation = "control-plane.alpha.kubernetes.io/leader"
 
 // Mirrors tells whether an Endpoints object of a Service without a selector is
-// to be mirrored into slices: it is not a lock, and does not ask to be skipped.
+// to be mirrored into slices: it is not a lock, does not ask to be skipped, and
+// was not made from a selector that the Service had before.
 func Mirrors(endpoints *corev1.Endpoints) bool { //nolint:staticcheck
 	_, lock := endpoints.Annotations[leaderAnnotation]
-	return !lock && endpoints.Labels[discoveryv1.LabelSkipMirror] != "true"
+	return !lock && endpoints.Labels[discoveryv1.LabelSkipMirror] != "true" && !Generated(endpoints)
 }
 
 // ComputeMirror returns the slices that mirror a hand-made Endpoints object of a

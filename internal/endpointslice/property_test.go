@@ -143,7 +143,7 @@ func checkState(t *testing.T, w *world, existing []*discoveryv1.EndpointSlice, l
 		if len(slice.Endpoints) > limit {
 			t.Errorf("slice %s has %d endpoints, more than %d", slice.Name, len(slice.Endpoints), limit)
 		}
-		diff(t, "labels", LabelsOf(w.service), slice.Labels)
+		diff(t, "labels", LabelsOf(w.service, false), slice.Labels)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -13,11 +14,17 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/causeway-lb/causeway/api/v1alpha1"
 )
 
-// Values of the label endpointslice.kubernetes.io/managed-by.
+// Who keeps a slice: see Manager. But for ManagedBy these are the values of the
+// label endpointslice.kubernetes.io/managed-by.
 const (
-	// ManagedBy marks the slices of Services with a selector.
+	// ManagedBy names Causeway as the keeper of the slices of a Service with a
+	// selector. Their label has the rival's value, which clients and the
+	// conformance tests look for, and v1alpha1.EndpointSliceKeeperLabel beside it.
+	// Earlier versions made ManagedBy the label's value; see Input.OwnName.
 	ManagedBy = "endpointslice-controller.causeway.dev"
 	// ManagedByMirror marks the slices that mirror a hand-made Endpoints object.
 	ManagedByMirror = "endpointslicemirroring-controller.causeway.dev"
@@ -27,18 +34,49 @@ const (
 	RivalManagedByMirror = "endpointslicemirroring-controller.k8s.io"
 )
 
-// LabelsOf returns the labels of a Service's slices: the Service's own, and the
-// three that the API reserves, on which the Service's values are ignored.
-func LabelsOf(service *corev1.Service) map[string]string {
-	labels := make(map[string]string, len(service.Labels)+3)
+// LabelsOf returns the labels of a Service's slices: the Service's own, the
+// three that the API reserves, on which the Service's values are ignored, and
+// the keeper's. With ownName they are as in Input.OwnName.
+func LabelsOf(service *corev1.Service, ownName bool) map[string]string {
+	labels := make(map[string]string, len(service.Labels)+4)
 	maps.Copy(labels, service.Labels)
 	delete(labels, corev1.IsHeadlessService)
 	if isHeadless(service) {
 		labels[corev1.IsHeadlessService] = ""
 	}
 	labels[discoveryv1.LabelServiceName] = service.Name
-	labels[discoveryv1.LabelManagedBy] = ManagedBy
+	if _, copied := service.Labels[v1alpha1.EndpointSliceKeeperLabel]; copied || ownName {
+		labels[discoveryv1.LabelManagedBy] = ManagedBy
+		return labels
+	}
+	labels[discoveryv1.LabelManagedBy] = v1alpha1.EndpointSliceManagedBy
+	labels[v1alpha1.EndpointSliceKeeperLabel] = v1alpha1.EndpointSliceKeeper
 	return labels
+}
+
+// Manager says who keeps a slice of the Service, nil if it is not known:
+// ManagedBy for Causeway, else the label's value. Of slices that have the
+// rival's value those with the keeper's label are ours, unless the label may be
+// the Service's, from which the rival copies it: such a Service's slices have
+// ManagedBy for a label.
+func Manager(service *corev1.Service, slice *discoveryv1.EndpointSlice) string {
+	manager := slice.Labels[discoveryv1.LabelManagedBy]
+	if manager != RivalManagedBy || slice.Labels[v1alpha1.EndpointSliceKeeperLabel] != v1alpha1.EndpointSliceKeeper {
+		return manager
+	}
+	if service != nil {
+		if _, copied := service.Labels[v1alpha1.EndpointSliceKeeperLabel]; copied {
+			return manager
+		}
+	}
+	return ManagedBy
+}
+
+// HasOwnName tells whether one of the slices is labelled as in Input.OwnName.
+func HasOwnName(list []*discoveryv1.EndpointSlice) bool {
+	return slices.ContainsFunc(list, func(slice *discoveryv1.EndpointSlice) bool {
+		return slice.Labels[discoveryv1.LabelManagedBy] == ManagedBy
+	})
 }
 
 // template is what all slices of one owner have in common.

@@ -5,8 +5,7 @@ package endpointslice
 import (
 	"testing"
 
-	discoveryv1 "k8s.io/api/discovery/v1"
-
+	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/endpointslice"
 )
 
@@ -25,7 +24,7 @@ func TestNoPassWritesMore(t *testing.T) {
 			we := &ours{newStore()}
 			for name, slice := range they.slices {
 				we.slices[name] = slice.DeepCopy()
-				we.slices[name].Labels[discoveryv1.LabelManagedBy] = endpointslice.ManagedBy
+				we.slices[name].Labels[v1alpha1.EndpointSliceKeeperLabel] = v1alpha1.EndpointSliceKeeper
 			}
 			before := they.writes
 			we.pass(t, h, limit)
