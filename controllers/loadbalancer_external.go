@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/announce/elect"
 	"github.com/causeway-lb/causeway/internal/netaddr"
 	"github.com/causeway-lb/causeway/internal/provisioner"
 	"github.com/causeway-lb/causeway/internal/provisioner/haproxy"
@@ -87,7 +88,11 @@ func holdersOf(ctx context.Context, c client.Reader, class string) ([]haproxy.Ho
 }
 
 // cachedTraffic answers from the manager's cache.
-type cachedTraffic struct{ client.Reader }
+type cachedTraffic struct {
+	client.Reader
+	// ignoreExcludeLabel is Options'.
+	ignoreExcludeLabel bool
+}
 
 // Nodes implements TrafficReader. As KEP-3458 has it, a node that is not ready
 // stays: the load balancer's own health checks know better.
@@ -100,12 +105,23 @@ func (c cachedTraffic) Nodes(ctx context.Context, svc *corev1.Service) ([]provis
 	if err != nil {
 		return nil, err
 	}
-	var out []provisioner.Node
+	// Those that are about to go come last: they are used when there are no others.
+	var out, last []provisioner.Node
 	for i := range nodes.Items {
 		node := &nodes.Items[i]
-		if addrs := nodeAddresses(node); takesTraffic(node) && len(addrs) > 0 {
-			out = append(out, provisioner.Node{Name: node.Name, Addresses: addrs, ReadyEndpoints: endpoints[node.Name]})
+		addrs := nodeAddresses(node)
+		if len(addrs) == 0 || !c.ignoreExcludeLabel && elect.ExcludedByLabel(node.Labels) {
+			continue
 		}
+		n := provisioner.Node{Name: node.Name, Addresses: addrs, ReadyEndpoints: endpoints[node.Name]}
+		if takesTraffic(node) {
+			out = append(out, n)
+		} else {
+			last = append(last, n)
+		}
+	}
+	if len(out) == 0 {
+		return last, nil
 	}
 	return out, nil
 }
@@ -140,11 +156,10 @@ func (c cachedTraffic) endpoints(ctx context.Context, svc *corev1.Service) (map[
 	return counts, nil
 }
 
-// takesTraffic tells whether load balancers may send to a node: not when it is
-// going, labelled as excluded, or about to be taken away.
+// takesTraffic tells whether load balancers should send to a node: not when it is
+// going, or about to be taken away.
 func takesTraffic(node *corev1.Node) bool {
-	_, excluded := node.Labels[corev1.LabelNodeExcludeBalancers]
-	return !excluded && node.DeletionTimestamp.IsZero() &&
+	return node.DeletionTimestamp.IsZero() &&
 		!slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == toBeDeletedTaint })
 }
 
@@ -203,6 +218,7 @@ func (r *LoadBalancerReconciler) nodeFeed() handler.EventHandler {
 	return watchFuncs(
 		func(_ context.Context, before, now *corev1.Node, q queue) {
 			if before == nil || takesTraffic(before) != takesTraffic(now) ||
+				elect.ExcludedByLabel(before.Labels) != elect.ExcludedByLabel(now.Labels) ||
 				!equality.Semantic.DeepEqual(before.Status.Addresses, now.Status.Addresses) {
 				enqueue(q, r.remote.all())
 			}

@@ -155,8 +155,9 @@ var _ = Describe("LoadBalancer Services of an external load balancer", Serial, f
 		By("excluding a node by label")
 		edit(ctx, a, func(n *corev1.Node) { n.Labels = map[string]string{corev1.LabelNodeExcludeBalancers: ""} })
 		onlyFrom(b.Name)
-		edit(ctx, a, func(n *corev1.Node) { n.Labels = nil })
+		edit(ctx, a, func(n *corev1.Node) { n.Labels[corev1.LabelNodeExcludeBalancers] = "false" })
 		onlyFrom(a.Name, b.Name)
+		edit(ctx, a, func(n *corev1.Node) { n.Labels = nil })
 
 		By("tainting a node as the autoscaler does")
 		edit(ctx, b, func(n *corev1.Node) {
@@ -251,7 +252,7 @@ var _ = Describe("nodes for external load balancers", func() {
 		Expect(indexSlices(mgr)).To(Succeed())
 		DeferCleanup(startManager(mgr))
 		Expect(mgr.GetCache().WaitForCacheSync(ctx)).To(BeTrue())
-		nodes, err := cachedTraffic{mgr.GetClient()}.Nodes(ctx, newService(s.namespace, "web", nil))
+		nodes, err := cachedTraffic{Reader: mgr.GetClient()}.Nodes(ctx, newService(s.namespace, "web", nil))
 		Expect(err).NotTo(HaveOccurred())
 		for _, n := range nodes {
 			Expect(n.Name).NotTo(Equal("bare-" + suffix))

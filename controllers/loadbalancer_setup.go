@@ -82,7 +82,7 @@ func addLoadBalancer(mgr ctrl.Manager, opts Options) error {
 	return (&LoadBalancerReconciler{
 		Client: mgr.GetClient(), Registry: registry, Index: index,
 		Recorder: mgr.GetEventRecorder("causeway-controller"),
-		Traffic:  cachedTraffic{mgr.GetClient()},
+		Traffic:  cachedTraffic{mgr.GetClient(), opts.IgnoreExcludeLabel},
 		touch:    poolController.Touch,
 		indexed:  &poolController.indexed,
 	}).SetupWithManager(mgr)

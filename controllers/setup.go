@@ -29,6 +29,9 @@ type Options struct {
 	// Forwarder is who forwards what comes for LoadBalancer addresses:
 	// ForwarderCauseway, which empty means too, or ForwarderKubeProxy.
 	Forwarder string
+	// IgnoreExcludeLabel has load balancers outside the cluster send to nodes too
+	// that have the label node.kubernetes.io/exclude-from-external-load-balancers.
+	IgnoreExcludeLabel bool
 	// EndpointSlices says who keeps the slices of Services that
 	// kube-controller-manager could keep too; empty means auto.
 	EndpointSlices EndpointSliceMode

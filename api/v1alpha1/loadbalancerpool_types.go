@@ -99,6 +99,14 @@ type LoadBalancerPoolSpec struct {
 	// +optional
 	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
 
+	// IgnoreExcludeLabel lets nodes announce the pool's addresses that have the
+	// label node.kubernetes.io/exclude-from-external-load-balancers, which kubeadm
+	// puts on control-plane nodes: needed where there are no others. Defaults to
+	// false. The agents' flag --ignore-exclude-label does so for all pools.
+	//
+	// +optional
+	IgnoreExcludeLabel bool `json:"ignoreExcludeLabel,omitempty"`
+
 	// Interfaces are names or shell patterns ("eth0", "bond*") of the interfaces
 	// on which the addresses are announced: of those that match, the ones in
 	// whose subnet the address is, or all if it is in none. Empty: the interface

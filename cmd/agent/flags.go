@@ -56,6 +56,7 @@ func (f *flags) register(cmd *cobra.Command) {
 	fs.BoolVar(&f.announce, "announce", true, "announce LoadBalancer addresses by ARP and NDP")
 	fs.Uint16Var(&f.announcer.GossipPort, "gossip-port", members.Port, "UDP and TCP port of the agents' gossip, the same on all nodes")
 	fs.BoolVar(&f.announcer.KeepDeadNodes, "keep-dead-nodes", false, "keep endpoints on nodes that the agents find dead until the API server knows")
+	fs.BoolVar(&f.announcer.IgnoreExcludeLabel, "ignore-exclude-label", false, "announce from nodes with the label node.kubernetes.io/exclude-from-external-load-balancers too, as ignoreExcludeLabel of a pool does for that pool; the same on all nodes")
 	fs.StringVar(&f.mode, "mode", string(modes.Auto), "how to program the kernel: auto (nftables, else iptables, else userspace), nftables, iptables, ipvs (where the kernel lacks it, as auto), userspace, or none (kube-proxy forwards, Causeway announces only)")
 	fs.StringVar(&f.modes.None.Health, "forwarder-health", none.KubeProxy, "in mode none: URL that answers 200 while this node forwards, without which it announces nothing; empty: it always does")
 	fs.StringVar(&f.modes.IPVS.Scheduler, "ipvs-scheduler", "wrr", "IPVS scheduler of Services without the annotation "+model.SchedulerAnnotation)

@@ -39,6 +39,9 @@ type AnnouncerConfig struct {
 	// KeepDeadNodes keeps the proxy from leaving endpoints out that are on nodes
 	// which the agents find dead, before the API server knows.
 	KeepDeadNodes bool
+	// IgnoreExcludeLabel does for all pools what the pool's field of that name
+	// does. It must be the same on all nodes.
+	IgnoreExcludeLabel bool
 }
 
 // Announcer is the Part that announces LoadBalancer addresses.
@@ -59,6 +62,7 @@ func Announcer(cfg AnnouncerConfig) Part {
 			keys:    make(chan [][]byte, 1),
 		}
 		a.status = newAnnounceStatus(env)
+		a.snapshots.ignoreExcludeLabel = cfg.IgnoreExcludeLabel
 		return a.run(ctx)
 	}}
 }
@@ -198,11 +202,12 @@ func (a *announcer) feed(ctx context.Context, s *announce.Speaker, self netip.Ad
 			log.Info("This node's InternalIP has changed", "from", self, "to", now)
 			return
 		}
-		inSync, again := usable(a.env.Syncer.Status(), time.Now())
+		status := a.env.Syncer.Status()
+		inSync, again := usable(status, time.Now())
 		if again > 0 {
 			settle.Reset(again)
 		}
-		if snap, changed := a.snapshots.make(a.env.Store, inSync); changed {
+		if snap, changed := a.snapshots.make(a.env.Store, !status.Started, inSync); changed {
 			s.Update(snap)
 		}
 	}

@@ -41,6 +41,9 @@ func usable(s syncer.Status, now time.Time) (ok bool, again time.Duration) {
 
 // snapshotter makes the announcer's snapshots from the Store.
 type snapshotter struct {
+	// ignoreExcludeLabel is AnnouncerConfig's.
+	ignoreExcludeLabel bool
+
 	last  *announce.Snapshot
 	pools map[string]cachedPool
 }
@@ -55,8 +58,9 @@ type cachedPool struct {
 func (b *snapshotter) forget() { b.last = nil }
 
 // make gives the present snapshot, and whether it differs from the last one.
-func (b *snapshotter) make(store *Store, inSync bool) (announce.Snapshot, bool) {
-	snap := announce.Snapshot{InSync: inSync}
+// starting and inSync are the snapshot's.
+func (b *snapshotter) make(store *Store, starting, inSync bool) (announce.Snapshot, bool) {
+	snap := announce.Snapshot{Starting: starting, InSync: inSync}
 	b.readPools(store.Pools())
 	for _, record := range store.Addresses() {
 		if a, ok := b.address(store, record); ok {
@@ -74,10 +78,9 @@ func (b *snapshotter) make(store *Store, inSync bool) (announce.Snapshot, bool) 
 }
 
 func announceNode(n *corev1.Node) announce.Node {
-	_, excluded := n.Labels[corev1.LabelNodeExcludeBalancers]
 	return announce.Node{
-		Name: n.Name, Labels: n.Labels, Excluded: excluded,
-		Cordoned: n.Spec.Unschedulable, Deleting: !eligible(n), InternalIPs: internalIPs(n),
+		Name: n.Name, Labels: n.Labels, Excluded: elect.ExcludedByLabel(n.Labels),
+		Cordoned: n.Spec.Unschedulable, Deleting: !eligible(n), NoNetwork: networkUnavailable(n), InternalIPs: internalIPs(n),
 	}
 }
 
@@ -88,19 +91,20 @@ func (b *snapshotter) readPools(pools []*v1alpha1.LoadBalancerPool) {
 	old := b.pools
 	b.pools = map[string]cachedPool{noPool: old[noPool]}
 	if b.pools[noPool].pool == nil {
-		b.pools[noPool] = cachedPool{pool: &announce.Pool{}}
+		b.pools[noPool] = cachedPool{pool: &announce.Pool{Pool: elect.Pool{IgnoreExcludeLabel: b.ignoreExcludeLabel}}}
 	}
 	for _, p := range pools {
 		if c, ok := old[p.Name]; ok && c.version == p.ResourceVersion {
 			b.pools[p.Name] = c
 			continue
 		}
-		b.pools[p.Name] = cachedPool{p.ResourceVersion, announcePool(p)}
+		b.pools[p.Name] = cachedPool{p.ResourceVersion, announcePool(p, b.ignoreExcludeLabel)}
 	}
 }
 
-func announcePool(p *v1alpha1.LoadBalancerPool) *announce.Pool {
+func announcePool(p *v1alpha1.LoadBalancerPool, ignoreExcludeLabel bool) *announce.Pool {
 	out := &announce.Pool{}
+	out.IgnoreExcludeLabel = ignoreExcludeLabel || p.Spec.IgnoreExcludeLabel
 	for _, pattern := range p.Spec.Interfaces {
 		out.Interfaces = append(out.Interfaces, string(pattern))
 	}
@@ -117,7 +121,7 @@ func announcePool(p *v1alpha1.LoadBalancerPool) *announce.Pool {
 		if err != nil {
 			selector = labels.Nothing() // the API server refuses such a pool
 		}
-		out.Pool = elect.Pool{Interfaces: out.Interfaces, Selects: func(l map[string]string) bool { return selector.Matches(labels.Set(l)) }}
+		out.Selects = func(l map[string]string) bool { return selector.Matches(labels.Set(l)) }
 	}
 	return out
 }

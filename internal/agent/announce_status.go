@@ -159,6 +159,9 @@ func (s *announceStatus) desired(record *v1alpha1.LoadBalancerAddress, r announc
 		out.Node, out.Interface, out.Since = s.env.NodeName, r.Interface, &since
 		announced.Status, announced.Reason = metav1.ConditionTrue, "Announced"
 		announced.Message = fmt.Sprintf("%s answers for it on %s", s.env.NodeName, r.Interface)
+		if r.Reason != "" {
+			announced.Message += ": " + r.Reason
+		}
 	case announce.Conflicted:
 		announced.Reason = "Conflict"
 		announced.Message = describe(r, s.env.NodeName) + ", and had it first: take it off that host, or give the Service another address"

@@ -146,7 +146,7 @@ func TestAnnouncedAddresses(t *testing.T) {
 			store := NewStore()
 			fill(t, store, tc.objs...)
 			var b snapshotter
-			snap, changed := b.make(store, true)
+			snap, changed := b.make(store, false, true)
 			if !changed {
 				t.Error("the first snapshot does not count as changed")
 			}
@@ -166,10 +166,10 @@ func TestAnnouncedAddresses(t *testing.T) {
 			if diff := cmp.Diff(tc.want, got); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
-			if _, changed := b.make(store, true); changed {
+			if _, changed := b.make(store, false, true); changed {
 				t.Error("the same Store counts as changed")
 			}
-			if _, changed := b.make(store, false); !changed {
+			if _, changed := b.make(store, false, false); !changed {
 				t.Error("a kernel out of sync does not count as changed")
 			}
 		})
@@ -183,6 +183,7 @@ func TestAnnouncedPoolsAndNodes(t *testing.T) {
 	pool.Spec.NodeSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"rack": "a"}}
 	pool.Spec.Failback = v1alpha1.Failback{Mode: v1alpha1.FailbackDelayed, Delay: &metav1.Duration{Duration: time.Minute}}
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1", Labels: map[string]string{corev1.LabelNodeExcludeBalancers: ""}}}
+	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionTrue}}
 	node.Spec.Unschedulable = true
 	node.Spec.Taints = []corev1.Taint{{Key: toBeDeletedTaint}}
 	node.Status.Addresses = []corev1.NodeAddress{
@@ -190,9 +191,9 @@ func TestAnnouncedPoolsAndNodes(t *testing.T) {
 	}
 	fill(t, store, pool, node, lbService("a", "", "192.0.2.200"), lbRecord("192.0.2.200", "p", "a"), lbService("b", "", "192.0.2.201"), lbRecord("192.0.2.201", "gone", "b"))
 	var b snapshotter
-	snap, _ := b.make(store, true)
+	snap, _ := b.make(store, false, true)
 	n := snap.Nodes[0]
-	if !n.Excluded || !n.Cordoned || !n.Deleting || len(n.InternalIPs) != 2 {
+	if !n.Excluded || !n.Cordoned || !n.Deleting || !n.NoNetwork || len(n.InternalIPs) != 2 {
 		t.Errorf("node %+v", n)
 	}
 	p := snap.Addresses[0].Pool
@@ -202,10 +203,17 @@ func TestAnnouncedPoolsAndNodes(t *testing.T) {
 	if p := snap.Addresses[1].Pool; p.Selects != nil || p.Failback != 0 {
 		t.Errorf("pool that is gone: %+v", p)
 	}
+	all := snapshotter{ignoreExcludeLabel: true}
+	snap, _ = all.make(store, false, true)
+	for _, a := range snap.Addresses {
+		if !a.Pool.IgnoreExcludeLabel {
+			t.Errorf("%v: pool %+v heeds the label in spite of --ignore-exclude-label", a.Addr, a.Pool)
+		}
+	}
 	never := pool.DeepCopy()
 	never.ResourceVersion, never.Spec.Failback = "2", v1alpha1.Failback{Mode: v1alpha1.FailbackNever}
 	fill(t, store, never)
-	snap, changed := b.make(store, true)
+	snap, changed := b.make(store, false, true)
 	if !changed || snap.Addresses[0].Pool.Failback != claim.Never {
 		t.Errorf("edited pool: changed %v, %+v", changed, snap.Addresses[0].Pool)
 	}
@@ -298,7 +306,8 @@ func TestAnnouncer(t *testing.T) {
 		return hasEvent(kubernetes.NewForConfigOrDie(cfg), "AddressConflict")
 	})
 
-	// A cordoned node announces nothing, and says why.
+	// A cordoned node goes on where no other can announce, and says so. One that is
+	// excluded does not, unless the pool has it.
 	var node corev1.Node
 	if err := c.Get(t.Context(), types.NamespacedName{Name: "node-1"}, &node); err != nil {
 		t.Fatal(err)
@@ -307,16 +316,42 @@ func TestAnnouncer(t *testing.T) {
 	if err := c.Update(t.Context(), &node); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, "explained", func() error {
-		if err := c.Get(t.Context(), client.ObjectKeyFromObject(announced), &record); err != nil {
-			return err
-		}
-		cond := meta.FindStatusCondition(record.Status.Conditions, v1alpha1.AddressAnnounced)
-		if record.Status.Node != "" || cond.Reason != "NoEligibleNode" || cond.Message != "No node may announce it. node-1: it is cordoned (spec.unschedulable)" {
-			return fmt.Errorf("node %q, condition %+v", record.Status.Node, cond)
-		}
-		return nil
-	})
+	says := func(node, message string) {
+		t.Helper()
+		eventually(t, 10*time.Second, "explained", func() error {
+			if err := c.Get(t.Context(), client.ObjectKeyFromObject(announced), &record); err != nil {
+				return err
+			}
+			cond := meta.FindStatusCondition(record.Status.Conditions, v1alpha1.AddressAnnounced)
+			if record.Status.Node != node || (cond.Status == metav1.ConditionTrue) != (node != "") || cond.Message != message {
+				return fmt.Errorf("node %q, condition %+v", record.Status.Node, cond)
+			}
+			return nil
+		})
+	}
+	says("node-1", "node-1 answers for it on lan0: it is cordoned (spec.unschedulable), but no other node can do better")
+	node.Labels = map[string]string{corev1.LabelNodeExcludeBalancers: ""}
+	if err := c.Update(t.Context(), &node); err != nil {
+		t.Fatal(err)
+	}
+	says("", "No node may announce it. node-1: it has the label node.kubernetes.io/exclude-from-external-load-balancers "+
+		"(ignored with the pool's ignoreExcludeLabel)")
+	pool := &v1alpha1.LoadBalancerPool{ObjectMeta: metav1.ObjectMeta{Name: "lan"}}
+	pool.Spec.Addresses, pool.Spec.IgnoreExcludeLabel = []v1alpha1.AddressRange{"192.0.2.200/30"}, true
+	if err := c.Create(t.Context(), pool); err != nil {
+		t.Fatal(err)
+	}
+	says("node-1", "node-1 answers for it on lan0: it is cordoned (spec.unschedulable), but no other node can do better")
+	if err := c.Delete(t.Context(), pool); err != nil {
+		t.Fatal(err)
+	}
+	says("", "No node may announce it. node-1: it has the label node.kubernetes.io/exclude-from-external-load-balancers "+
+		"(ignored with the pool's ignoreExcludeLabel)")
+	node.Labels[corev1.LabelNodeExcludeBalancers] = "false"
+	if err := c.Update(t.Context(), &node); err != nil {
+		t.Fatal(err)
+	}
+	says("node-1", "node-1 answers for it on lan0: it is cordoned (spec.unschedulable), but no other node can do better")
 }
 
 // announceFrom says on an interface that a stranger has an address.

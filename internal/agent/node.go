@@ -54,6 +54,14 @@ func podCIDRs(node *corev1.Node) []netip.Prefix {
 // toBeDeletedTaint marks a node that the cluster autoscaler is about to remove.
 const toBeDeletedTaint = "ToBeDeletedByClusterAutoscaler"
 
+// networkUnavailable says whether the node's routes to the others' Pods are not
+// set up, as cloud providers and some network plug-ins report.
+func networkUnavailable(node *corev1.Node) bool {
+	return slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeNetworkUnavailable && c.Status == corev1.ConditionTrue
+	})
+}
+
 // eligible says whether load balancers should send here, as far as the Node
 // object tells.
 func eligible(node *corev1.Node) bool {

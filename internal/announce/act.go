@@ -246,10 +246,12 @@ func (l *loop) role(want *claim.Want, addr netip.Addr, result, old elect.Result)
 	switch {
 	case result.Announcer == self:
 		want.Role = claim.Elected
-		// The one elected before cannot announce any more: clients wait.
-		want.Hurry = old.Announcer != "" && old.Announcer != self && result.Rank(old.Announcer) < 0
-	case result.Rank(self) >= 0:
+		// The one elected before should not announce any more: clients may wait.
+		want.Hurry = old.Announcer != "" && old.Announcer != self && !result.Preferred(old.Announcer)
+	case result.Preferred(self):
 		want.Role = claim.Standby
+	case result.Rank(self) >= 0:
+		want.Role = claim.Reluctant
 	case l.leaving && result.Announcer == "":
 		want.Role = claim.None // no successor to wait for
 	default:
@@ -283,7 +285,7 @@ func (l *loop) former(now time.Time, i int, address *elect.Address, old map[neti
 		return node, false
 	}
 	reason := elect.Judge(&l.nodes[n], address)
-	return node, reason == elect.OutOfSync || reason == elect.NotYetReporting
+	return node, reason == elect.NotProgrammed || reason == elect.NotYetReporting
 }
 
 // hush tells whether an address is to be answered for without announcing it:

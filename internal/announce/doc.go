@@ -25,8 +25,10 @@
 //
 //   - A node starts to answer only while it is eligible (elect.Judge) and after
 //     the link was silent or one of ours handed over.
-//   - A node that stops by itself (Run's context ends, cordoned, out of sync) goes
-//     on answering until it has heard its successor, or for claim's Release.
+//   - A node that stops by itself goes on answering until it has heard its
+//     successor: if its agent ends or it may not announce any more, for claim's
+//     Release at most; if others are only preferred to it (elect.Grade: cordoned,
+//     out of sync), for as long as none of them has come.
 //   - A node whose agent died while its kernel lives is succeeded quietly: the
 //     successor answers questions and announces nothing, so that clients stay
 //     with the node that has their connections.

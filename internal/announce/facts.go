@@ -13,8 +13,9 @@ import (
 
 // facts are what a node tells the others about itself, beside what the API has.
 type facts struct {
-	InSync, Leaving bool
-	Links           []fact
+	// See elect.Node.
+	Starting, InSync, Leaving bool
+	Links                     []fact
 }
 
 // fact is one interface on which addresses may be announced.
@@ -31,8 +32,9 @@ type fact struct {
 const factsVersion = 1
 
 const (
-	flagInSync  = 1 << 0
-	flagLeaving = 1 << 1
+	flagInSync   = 1 << 0
+	flagLeaving  = 1 << 1
+	flagStarting = 1 << 2
 
 	flagUp       = 1 << 0
 	flagDefault4 = 1 << 1
@@ -53,6 +55,9 @@ func (f facts) encode() (b []byte, whole bool) {
 	}
 	if f.Leaving {
 		b[1] |= flagLeaving
+	}
+	if f.Starting {
+		b[1] |= flagStarting
 	}
 	for _, l := range f.Links {
 		e := l.encode()
@@ -92,7 +97,7 @@ func decodeFacts(b []byte) (facts, bool) {
 	if len(b) < 2 || b[0] != factsVersion {
 		return facts{}, false
 	}
-	f := facts{InSync: b[1]&flagInSync != 0, Leaving: b[1]&flagLeaving != 0, Links: []fact{}}
+	f := facts{Starting: b[1]&flagStarting != 0, InSync: b[1]&flagInSync != 0, Leaving: b[1]&flagLeaving != 0, Links: []fact{}}
 	r := reader{b: b[2:]}
 	for len(r.b) > 0 {
 		var l fact

@@ -28,6 +28,7 @@ func TestFacts(t *testing.T) {
 	for _, f := range []facts{
 		{Links: []fact{}},
 		{InSync: true, Links: []fact{lan}},
+		{Starting: true, Links: []fact{lan}},
 		{Leaving: true, Links: []fact{lan, {Interface: elect.Interface{Name: "bond0.100", Default6: true}}}},
 	} {
 		b, whole := f.encode()

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -411,6 +412,12 @@ func TestReasonsToMove(t *testing.T) {
 		{"excluded by label", func(l *lan, h *announcetest.Host) error {
 			return l.node(h, func(n *announcetest.Node) { n.Excluded = true })
 		}},
+		{"about to be deleted", func(l *lan, h *announcetest.Host) error {
+			return l.node(h, func(n *announcetest.Node) { n.Deleting = true })
+		}},
+		{"without its network", func(l *lan, h *announcetest.Host) error {
+			return l.node(h, func(n *announcetest.Node) { n.NoNetwork = true })
+		}},
 		{"kernel out of sync", func(_ *lan, h *announcetest.Host) error { return h.InSync(false) }},
 		{"endpoints elsewhere, policy Local", func(l *lan, h *announcetest.Host) error {
 			var local []string
@@ -454,9 +461,11 @@ func (l *lan) node(h *announcetest.Host, edit func(*announcetest.Node)) error {
 func TestNobody(t *testing.T) {
 	l := startLAN(t, announcetest.Options{Nodes: 3})
 	l.must(l.Change(func(c *announcetest.Command) {
-		c.Nodes[0].Cordoned, c.Nodes[1].Cordoned, c.Nodes[2].Excluded = true, true, true
+		for i := range c.Nodes {
+			c.Nodes[i].Excluded = true
+		}
 	}))
-	want := "node-1, node-2: " + string(elect.Cordoned) + "; node-3: " + string(elect.Excluded)
+	want := "node-1, node-2, node-3: " + string(elect.Excluded)
 	l.eventually("one says that nobody may", func() bool {
 		said := 0
 		for _, r := range l.Last(vip4) {
@@ -468,9 +477,64 @@ func TestNobody(t *testing.T) {
 		}
 		return said == 1 && len(l.ask(vip4)) == 0
 	})
-	l.must(l.node(l.Nodes[1], func(n *announcetest.Node) { n.Cordoned = false }))
+	l.must(l.node(l.Nodes[1], func(n *announcetest.Node) { n.Excluded = false }))
 	if h := l.announcer(vip4); h.Name != "node-2" {
 		t.Errorf("announced by %s, want node-2", h.Name)
+	}
+}
+
+// TestReluctant: soft reasons on all nodes, or on the only one that may announce
+// for other reasons, leave the addresses where they are, without one datagram
+// lost, and the report says why. With another node to go to they move.
+func TestReluctant(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		edit func(c *announcetest.Command, announcer string)
+		want string // of the report's reason
+	}{
+		{"all are cordoned", func(c *announcetest.Command, _ string) {
+			for i := range c.Nodes {
+				c.Nodes[i].Cordoned = true
+			}
+		}, string(elect.Cordoned) + ", but no other node can do better. "},
+		{"all are about to be deleted, and the others cordoned, too", func(c *announcetest.Command, announcer string) {
+			for i := range c.Nodes {
+				c.Nodes[i].Deleting, c.Nodes[i].Cordoned = true, c.Nodes[i].Name != announcer
+			}
+		}, string(elect.Deleting) + ", but no other node can do better. "},
+		{"cordoned, with the only endpoints of policy Local", func(c *announcetest.Command, announcer string) {
+			for i := range c.Nodes {
+				c.Nodes[i].Cordoned = c.Nodes[i].Name == announcer
+			}
+			for i := range c.Addresses {
+				c.Addresses[i].Local = []string{announcer}
+			}
+		}, string(elect.NoEndpoint)},
+		{"cordoned, the others excluded by label", func(c *announcetest.Command, announcer string) {
+			for i := range c.Nodes {
+				c.Nodes[i].Cordoned, c.Nodes[i].Excluded = c.Nodes[i].Name == announcer, c.Nodes[i].Name != announcer
+			}
+		}, string(elect.Excluded)},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			for _, a := range []netip.Addr{vip4, vip6} {
+				l := startLAN(t, announcetest.Options{Nodes: 3, Echo: true})
+				host := l.announcer(a)
+				said := func() bool {
+					r := l.Last(a)[host.Name]
+					return r.State == announce.Announced && strings.Contains(r.Reason, tc.want)
+				}
+				sent, echoes := l.streamUntil(a, func() {
+					l.must(l.Change(func(c *announcetest.Command) { tc.edit(c, host.Name) }))
+				}, said)
+				if len(echoes) != sent {
+					t.Errorf("%v: %d of %d datagrams lost", a, sent-len(echoes), sent)
+				}
+				if at := firstFromAnother(echoes, host.Name); !at.IsZero() {
+					t.Errorf("%v: moved to another node, which is no better", a)
+				}
+			}
+		})
 	}
 }
 

@@ -206,7 +206,7 @@ func (l *loop) elect(now time.Time) {
 		addresses = append(addresses, elect.Address{Addr: a.Addr, Pool: &a.Pool.Pool, Local: a.Local})
 	}
 	mine := relevant(l.links, addresses)
-	own := facts{InSync: l.snap.InSync, Leaving: l.leaving}
+	own := facts{Starting: l.snap.Starting, InSync: l.snap.InSync, Leaving: l.leaving}
 	for _, k := range mine {
 		own.Links = append(own.Links, fact{Interface: k.Interface, MAC: k.MAC, Ports: k.Ports})
 	}
@@ -370,7 +370,9 @@ func (l *loop) hear(now time.Time, h heard) {
 func (l *loop) tellMachine(now time.Time, e *entry, h heard, from claim.Peer) {
 	before, _ := e.machine.State()
 	if from.Name != "" {
-		from.Eligible = l.results[h.Address].Rank(from.Name) >= 0
+		// Of two nodes of one grade the failback decides; a worse one has to go.
+		r := l.results[h.Address]
+		from.Eligible = r.Rank(from.Name) >= 0 && r.Grade(from.Name) <= r.Grade(l.s.cfg.Node)
 		from.Outranks = elect.Outranks(h.Address, from.Name, l.s.cfg.Node)
 	}
 	e.machine.Hear(now, h.Kind, from)

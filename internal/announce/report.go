@@ -46,6 +46,8 @@ type Report struct {
 	// a node of ours, whose agent does not announce the address: it is bound there,
 	// or in one of its Pods.
 	StrangerNode, StrangerInterface string
-	// Reason, with Nobody, says of every node why it may not.
+	// Reason, with Nobody, says of every node why it may not. With Announced it says
+	// what speaks against this node, and why the others cannot do better; "" if
+	// nothing speaks against it.
 	Reason string
 }

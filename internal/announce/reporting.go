@@ -93,6 +93,9 @@ func (l *loop) about(now time.Time, addr netip.Addr, listed *Address) Report {
 			r.Stranger, r.StrangerNode, r.StrangerInterface = conflict.MAC, conflict.Node, conflict.Interface
 		}
 	}
+	if r.State == Announced && listed != nil && l.results[addr].Announcer == l.s.cfg.Node {
+		r.Reason = l.despite(listed)
+	}
 	if r.State == Released && listed != nil && l.settled && l.results[addr].Announcer == "" && l.spokesman(addr) {
 		r.State, r.Reason = Nobody, l.reasons(listed)
 	}
@@ -113,15 +116,45 @@ func (l *loop) spokesman(addr netip.Addr) bool {
 // maxReasons bounds a text that ends up in a condition.
 const maxReasons = 10
 
-// reasons says of every node why it may not announce a.
+// despite says what speaks against this node, which announces a because no other
+// can do so better; "" for nothing.
+func (l *loop) despite(a *Address) string {
+	i := slices.IndexFunc(l.nodes, func(n elect.Node) bool { return n.Name == l.s.cfg.Node })
+	if i < 0 || elect.Graded(&l.nodes[i]) == 0 {
+		return ""
+	}
+	out := grade(&l.nodes[i]) + ", but no other node can do better"
+	if others := l.reasons(a); others != "" {
+		out += ". " + others
+	}
+	return out
+}
+
+// grade names what speaks against a node that may announce.
+func grade(n *elect.Node) string {
+	var out []string
+	for _, r := range elect.Graded(n).Reasons() {
+		out = append(out, string(r))
+	}
+	return strings.Join(out, " and ")
+}
+
+// reasons says of every other node why it does not announce a, and of this one
+// if it may not.
 func (l *loop) reasons(a *Address) string {
 	if len(l.nodes) == 0 {
 		return "there are no nodes"
 	}
 	e := elect.Address{Addr: a.Addr, Pool: &a.Pool.Pool, Local: a.Local}
-	by := map[elect.Reason][]string{}
+	by := map[string][]string{}
 	for i := range l.nodes {
-		reason := elect.Judge(&l.nodes[i], &e)
+		reason := string(elect.Judge(&l.nodes[i], &e))
+		if reason == "" {
+			if l.nodes[i].Name == l.s.cfg.Node {
+				continue
+			}
+			reason = grade(&l.nodes[i])
+		}
 		by[reason] = append(by[reason], l.nodes[i].Name)
 	}
 	var out []string
@@ -130,7 +163,7 @@ func (l *loop) reasons(a *Address) string {
 		if more := len(nodes) - maxReasons; more > 0 {
 			nodes = append(nodes[:maxReasons], "and others")
 		}
-		out = append(out, strings.Join(nodes, ", ")+": "+string(reason))
+		out = append(out, strings.Join(nodes, ", ")+": "+reason)
 	}
 	slices.Sort(out)
 	return strings.Join(out, "; ")

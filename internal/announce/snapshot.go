@@ -16,8 +16,9 @@ type Snapshot struct {
 	Addresses []Address
 	// Nodes of the cluster, with this one.
 	Nodes []Node
-	// InSync: this node's kernel forwards what it should.
-	InSync bool
+	// Starting: this node's kernel has not forwarded what it should since the agent
+	// started. InSync: it does now.
+	Starting, InSync bool
 }
 
 // Address is a LoadBalancer address in use.
@@ -46,12 +47,14 @@ type Node struct {
 	Name   string
 	Labels map[string]string
 	// Excluded: it has the label
-	// node.kubernetes.io/exclude-from-external-load-balancers.
+	// node.kubernetes.io/exclude-from-external-load-balancers, and not as false.
 	Excluded bool
 	// Cordoned: spec.unschedulable.
 	Cordoned bool
 	// Deleting: it has a deletion timestamp or the cluster autoscaler's taint.
 	Deleting bool
+	// NoNetwork: its condition NetworkUnavailable is true.
+	NoNetwork bool
 	// InternalIPs, where its agent is reached.
 	InternalIPs []netip.Addr
 }

@@ -165,7 +165,9 @@ func (s *Speaker) Run(ctx context.Context) error {
 func judged(snap *Snapshot, view map[string]members.Member, self string, own facts) []elect.Node {
 	out := make([]elect.Node, 0, len(snap.Nodes))
 	for _, n := range snap.Nodes {
-		e := elect.Node{Name: n.Name, Labels: n.Labels, Excluded: n.Excluded, Cordoned: n.Cordoned, Deleting: n.Deleting}
+		e := elect.Node{
+			Name: n.Name, Labels: n.Labels, Excluded: n.Excluded, Cordoned: n.Cordoned, Deleting: n.Deleting, NoNetwork: n.NoNetwork,
+		}
 		f, told := own, true
 		e.Alive = true
 		if n.Name != self {
@@ -174,7 +176,7 @@ func judged(snap *Snapshot, view map[string]members.Member, self string, own fac
 			f, told = decodeFacts(m.Facts)
 		}
 		if told {
-			e.InSync, e.Leaving = f.InSync, f.Leaving
+			e.Starting, e.InSync, e.Leaving = f.Starting, f.InSync, f.Leaving
 			e.Interfaces = make([]elect.Interface, 0, len(f.Links))
 			for _, l := range f.Links {
 				e.Interfaces = append(e.Interfaces, l.Interface)

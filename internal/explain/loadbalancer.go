@@ -117,8 +117,26 @@ func (e *explainer) announcer(record *v1alpha1.LoadBalancerAddress) {
 	case !e.unread["agents"] && len(e.Agents) > 0 && !e.hasAgent(status.Node):
 		e.add(Wrong, "%s, where no agent is ready", text).Do = "See why: kubectl -n " + e.System + " get pods -o wide"
 	default:
-		e.add(Fine, "%s", text)
+		e.despite(text, record)
 	}
+}
+
+// despite adds that an address is announced, and what speaks against the node
+// that does, as the agents write it: "Lead: reasons, but no other node can do
+// better. node-2: reason; node-3: reason".
+func (e *explainer) despite(text string, record *v1alpha1.LoadBalancerAddress) {
+	announced := meta.FindStatusCondition(record.Status.Conditions, v1alpha1.AddressAnnounced)
+	if announced != nil && announced.Status == metav1.ConditionTrue {
+		if _, despite, ok := strings.Cut(announced.Message, ": "); ok {
+			lead, nodes, listed := strings.Cut(despite, ". ")
+			finding := e.add(Note, "%s: %s", text, lead)
+			if listed {
+				finding.Details = strings.Split(nodes, "; ")
+			}
+			return
+		}
+	}
+	e.add(Fine, "%s", text)
 }
 
 func nodeReady(n *corev1.Node) bool {

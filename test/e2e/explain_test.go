@@ -30,17 +30,32 @@ func TestReasonsWhenNobodyAnnounces(t *testing.T) {
 	announcer(t, ctx, address)
 	eventually(t, ctx, 15*time.Second, "nothing to explain", func() error { return explained(ctx, service) })
 
-	label(t, ctx, "node-2", map[string]any{corev1.LabelNodeExcludeBalancers: ""})
-	t.Cleanup(func() {
-		label(t, context.Background(), "node-2", map[string]any{corev1.LabelNodeExcludeBalancers: nil})
-	})
-	for _, node := range []string{"node-1", "node-3"} {
-		cordon(t, ctx, node, true)
-		t.Cleanup(func() { cordon(t, context.Background(), node, false) })
+	exclude := func(node string) {
+		label(t, ctx, node, map[string]any{corev1.LabelNodeExcludeBalancers: ""})
+		t.Cleanup(func() {
+			label(t, context.Background(), node, map[string]any{corev1.LabelNodeExcludeBalancers: nil})
+		})
 	}
+	exclude("node-2")
+	var pool v1alpha1.LoadBalancerPool
+	if err := api.Get(ctx, client.ObjectKey{Name: "lan"}, &pool); err != nil {
+		t.Fatal(err)
+	}
+	selects := func(ctx context.Context, node string) {
+		t.Helper()
+		patch := `{"spec":{"nodeSelector":null}}`
+		if node != "" {
+			patch = fmt.Sprintf(`{"spec":{"nodeSelector":{"matchLabels":{%q:%q}}}}`, corev1.LabelHostname, node)
+		}
+		if err := api.Patch(ctx, &pool, client.RawPatch("application/merge-patch+json", []byte(patch))); err != nil {
+			t.Error(err)
+		}
+	}
+	selects(ctx, "another")
+	t.Cleanup(func() { selects(context.Background(), "") })
 	reasons := []string{
-		"control-plane, node-2: it has the label node.kubernetes.io/exclude-from-external-load-balancers",
-		"node-1, node-3: it is cordoned (spec.unschedulable)",
+		"control-plane, node-2: it has the label node.kubernetes.io/exclude-from-external-load-balancers (ignored with the pool's ignoreExcludeLabel)",
+		"node-1, node-3: the pool's nodeSelector does not match its labels",
 	}
 	record := &v1alpha1.LoadBalancerAddress{ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.LoadBalancerAddressName(address)}}
 	eventually(t, ctx, 15*time.Second, "each node's reason in the record", func() error {
@@ -72,11 +87,39 @@ func TestReasonsWhenNobodyAnnounces(t *testing.T) {
 		return explained(ctx, service, append([]string{lead}, reasons...)...)
 	})
 
-	cordon(t, ctx, "node-3", false)
+	selects(ctx, "node-3")
 	if now := announcer(t, ctx, address); now.Name() != "node-3" {
 		t.Errorf("%s announces, want node-3, the only one that may", now.Name())
 	}
 	eventually(t, ctx, 15*time.Second, "nothing to explain", func() error { return explained(ctx, service) })
+
+	// Cordoned it goes on, and says so.
+	cordon(t, ctx, "node-3", true)
+	t.Cleanup(func() { cordon(t, context.Background(), "node-3", false) })
+	const despite = "it is cordoned (spec.unschedulable), but no other node can do better"
+	eventually(t, ctx, 15*time.Second, "the cordon in the record", func() error {
+		if err := api.Get(ctx, client.ObjectKeyFromObject(record), record); err != nil {
+			return err
+		}
+		c := meta.FindStatusCondition(record.Status.Conditions, v1alpha1.AddressAnnounced)
+		if c == nil || c.Status != metav1.ConditionTrue || record.Status.Node != "node-3" || !strings.Contains(c.Message, despite+". "+reasons[0]) {
+			return fmt.Errorf("node %q, condition %+v", record.Status.Node, c)
+		}
+		return nil
+	})
+	eventually(t, ctx, 5*time.Second, "nothing wrong", func() error { return explained(ctx, service) })
+	eventually(t, ctx, 5*time.Second, "noted", func() error {
+		facts, err := explain.Read(ctx, api, client.ObjectKeyFromObject(service), lab.SystemNamespace)
+		if err != nil {
+			return err
+		}
+		for _, f := range explain.Explain(facts).Findings {
+			if f.Level == explain.Note && strings.Contains(f.Text, "is announced by node-3 on") && strings.HasSuffix(f.Text, despite) && slices.Contains(f.Details, reasons[0]) {
+				return nil
+			}
+		}
+		return fmt.Errorf("%+v", explain.Explain(facts).Findings)
+	})
 }
 
 // explained returns an error unless `causeway explain` finds this and nothing else

@@ -58,9 +58,9 @@ type Address struct {
 
 // Node is announce.Node.
 type Node struct {
-	Name               string
-	Excluded, Cordoned bool
-	InternalIPs        []netip.Addr
+	Name                                    string
+	Excluded, Cordoned, Deleting, NoNetwork bool
+	InternalIPs                             []netip.Addr
 }
 
 // Event is what an announcer says.
@@ -91,7 +91,9 @@ func (c *Command) snapshot() announce.Snapshot {
 		snap.Addresses = append(snap.Addresses, out)
 	}
 	for _, n := range c.Nodes {
-		snap.Nodes = append(snap.Nodes, announce.Node{Name: n.Name, Excluded: n.Excluded, Cordoned: n.Cordoned, InternalIPs: n.InternalIPs})
+		snap.Nodes = append(snap.Nodes, announce.Node{
+			Name: n.Name, Excluded: n.Excluded, Cordoned: n.Cordoned, Deleting: n.Deleting, NoNetwork: n.NoNetwork, InternalIPs: n.InternalIPs,
+		})
 	}
 	return snap
 }
@@ -139,11 +141,15 @@ func runAgent(ctx context.Context, stop func()) error {
 	if err != nil {
 		return err
 	}
+	synced := false
 	apply := func(c *Command) error {
 		if err := s.SetKeys(c.Keys...); err != nil {
 			return err
 		}
-		s.Update(c.snapshot())
+		synced = synced || c.InSync
+		snap := c.snapshot()
+		snap.Starting = !synced
+		s.Update(snap)
 		return nil
 	}
 	if err := apply(&first); err != nil {

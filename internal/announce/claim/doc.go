@@ -27,7 +27,9 @@
 //     the other; the other announces again so that it does hear, and so that the
 //     clients come back.
 //   - A node that is no longer the elected one goes on answering until it has
-//     heard the elected one's claim: there is always somebody who answers.
+//     heard the elected one's claim: there is always somebody who answers. So does
+//     one to which others are preferred, however long that takes (Reluctant); only
+//     one that may not answer at all stops after Timing's Release.
 //
 // Rank is elect.Outranks, which does not depend on anybody's view.
 //

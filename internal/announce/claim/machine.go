@@ -37,6 +37,9 @@ const (
 	Barred
 	// Standby: it may, but another node is elected.
 	Standby
+	// Reluctant: it may, but should leave the address to those that are preferred.
+	// If it answers it goes on until one of them has taken over.
+	Reluctant
 	// Elected: it has to.
 	Elected
 )
@@ -244,7 +247,7 @@ func (m *Machine) Set(now time.Time, want Want) {
 	switch want.Role {
 	case None:
 		m.stop(now)
-	case Barred:
+	case Barred, Reluctant:
 		m.bar(now)
 	case Standby:
 		switch m.state {
@@ -412,6 +415,10 @@ func (m *Machine) Tick(now time.Time) {
 	case Held:
 		m.tickHeld(now)
 	case Releasing:
+		if m.want.Role == Reluctant {
+			m.deadline = now.Add(m.timing.Release) // nobody has come: still better than none
+			return
+		}
 		m.stop(now)
 	case Conflicting:
 		m.probe(now)

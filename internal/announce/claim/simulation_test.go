@@ -182,9 +182,11 @@ func (n *node) elect() {
 		switch {
 		case r.Announcer == n.name:
 			want.Role = claim.Elected
-			want.Hurry = old[a].Announcer != "" && old[a].Announcer != n.name && r.Rank(old[a].Announcer) < 0
-		case r.Rank(n.name) >= 0:
+			want.Hurry = old[a].Announcer != "" && old[a].Announcer != n.name && !r.Preferred(old[a].Announcer)
+		case r.Preferred(n.name):
 			want.Role = claim.Standby
+		case r.Rank(n.name) >= 0:
+			want.Role = claim.Reluctant
 		}
 		n.machines[a].Set(n.w.now, want)
 		n.schedule(a)
@@ -260,7 +262,7 @@ func (n *node) hear(from *node, a int, kind wire.Kind, hint bool) {
 	}
 	n.machines[a].Hear(n.w.now, kind, claim.Peer{
 		Name: from.name, MAC: from.mac(), Alive: n.seen[from.id],
-		Eligible: n.results[a].Rank(from.name) >= 0,
+		Eligible: n.results[a].Rank(from.name) >= 0 && n.results[a].Grade(from.name) <= n.results[a].Grade(n.name),
 		Outranks: elect.Outranks(n.w.addrs[a].Addr, from.name, n.name), Hint: hint,
 	})
 	n.schedule(a)
@@ -381,7 +383,7 @@ func (w *world) run(d time.Duration) {
 func (w *world) count(segment, a int) (answering int, could bool) {
 	for _, n := range w.nodes {
 		if n.up && n.lan == segment {
-			could = could || !n.cordoned
+			could = true // cordoned or not
 			if n.answers[a] {
 				answering++
 			}

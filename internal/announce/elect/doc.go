@@ -19,6 +19,10 @@
 // Its result is unique, so that neither the order of the input nor the history
 // matters.
 //
+// Reasons against a node are of two kinds. Where it cannot announce, or was told
+// not to (Reason of Judge), it is out. Where another would do better (Grade), it
+// comes after all that have a better grade, and announces when those cannot.
+//
 // Invariants:
 //
 //   - Equal sets of nodes and addresses give equal results, in any order.

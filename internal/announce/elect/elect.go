@@ -20,12 +20,33 @@ type Result struct {
 	// Announcer is the node that has to announce; empty when no node may.
 	Announcer string
 	// Ranks are all nodes that may, the announcer first, then its successors by
-	// descending score.
+	// grade and descending score.
 	Ranks []string
+	// Grades are those of Ranks; nil where all are 0.
+	Grades []Grade
 }
 
 // Rank gives the position of node in r.Ranks, or -1.
 func (r Result) Rank(node string) int { return slices.Index(r.Ranks, node) }
+
+// Grade gives the grade of a node, which is the worst possible if it is not in
+// r.Ranks.
+func (r Result) Grade(node string) Grade {
+	switch at := r.Rank(node); {
+	case at < 0:
+		return math.MaxUint8
+	case r.Grades == nil:
+		return 0
+	default:
+		return r.Grades[at]
+	}
+}
+
+// Preferred tells whether node may announce and is of the announcer's grade. The
+// others are for when none of these can.
+func (r Result) Preferred(node string) bool {
+	return r.Rank(node) >= 0 && r.Grade(node) == r.Grade(r.Announcer)
+}
 
 // Score is how much address prefers node: higher is better. It depends on
 // nothing else, so that two agents with different views of the cluster still
@@ -65,6 +86,15 @@ func Elect(nodes []Node, addresses []Address) []Result {
 				r.Ranks = append(r.Ranks, nodes[p.node].Name)
 			}
 		}
+		if prefs[len(prefs)-1].grade > 0 { // the worst
+			r.Grades = make([]Grade, 0, len(prefs))
+			r.Grades = append(r.Grades, prefs[0].grade) // all preferred ones have that
+			for _, p := range prefs {
+				if p.node != e.placed[i] {
+					r.Grades = append(r.Grades, p.grade)
+				}
+			}
+		}
 		out[i] = r
 	}
 	return out
@@ -75,23 +105,26 @@ type election struct {
 	nodes     []Node
 	addresses []Address
 	prefs     [][]preference // by address: eligible nodes, best first
+	best      []int          // by address: how many of prefs are of the first one's grade
 	capacity  []int          // by node
 	placed    []int          // by address: index of the node, or -1
 }
 
 type preference struct {
 	node  int
+	grade Grade
 	score uint64
 }
 
-// rank fills prefs.
+// rank fills prefs and best.
 func (e *election) rank() {
 	hashes := make([]uint64, len(e.nodes))
+	grades := make([]Grade, len(e.nodes))
 	for i := range e.nodes {
-		hashes[i] = hashName(e.nodes[i].Name)
+		hashes[i], grades[i] = hashName(e.nodes[i].Name), Graded(&e.nodes[i])
 	}
 	allowed := map[*Pool][]int{} // nodes that pass the pool's part of Judge
-	e.prefs = make([][]preference, len(e.addresses))
+	e.prefs, e.best = make([][]preference, len(e.addresses)), make([]int, len(e.addresses))
 	for i := range e.addresses {
 		a := &e.addresses[i]
 		may, ok := allowed[a.Pool]
@@ -107,31 +140,37 @@ func (e *election) rank() {
 		ha := hashAddr(a.Addr)
 		for _, n := range may {
 			if judgeAddress(&e.nodes[n], a) == Eligible {
-				prefs = append(prefs, preference{n, score(ha, hashes[n])})
+				prefs = append(prefs, preference{n, grades[n], score(ha, hashes[n])})
 			}
 		}
 		slices.SortFunc(prefs, func(x, y preference) int {
+			if x.grade != y.grade {
+				return cmp.Compare(x.grade, y.grade)
+			}
 			if c := cmp.Compare(y.score, x.score); c != 0 {
 				return c
 			}
 			return cmp.Compare(e.nodes[x.node].Name, e.nodes[y.node].Name)
 		})
 		e.prefs[i] = prefs
+		for e.best[i] < len(prefs) && prefs[e.best[i]].grade == prefs[0].grade {
+			e.best[i]++
+		}
 	}
 }
 
-// bound gives each node its capacity. An address that k nodes may announce
-// counts 1/k towards the fair share of each of them.
+// bound gives each node its capacity. An address that k nodes of the best grade
+// may announce counts 1/k towards the fair share of each of them.
 func (e *election) bound() {
 	// Counted in integers by k, because a floating-point sum would depend on
 	// the order of the addresses.
 	byK := make([]map[int]int, len(e.nodes))
-	for _, prefs := range e.prefs {
-		for _, p := range prefs {
+	for i, prefs := range e.prefs {
+		for _, p := range prefs[:e.best[i]] {
 			if byK[p.node] == nil {
 				byK[p.node] = map[int]int{}
 			}
-			byK[p.node][len(prefs)]++
+			byK[p.node][e.best[i]]++
 		}
 	}
 	e.capacity = make([]int, len(e.nodes))
@@ -160,7 +199,7 @@ func (e *election) match() {
 	for i := range e.addresses {
 		e.placed[i] = -1
 		for at := i; at >= 0; {
-			prefs := e.prefs[at]
+			prefs := e.prefs[at][:e.best[at]]
 			if next[at] == len(prefs) {
 				if len(prefs) > 0 {
 					e.placed[at] = prefs[0].node

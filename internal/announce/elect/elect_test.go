@@ -55,15 +55,25 @@ func TestJudge(t *testing.T) {
 		node   func(*Node)
 		addr   func(*Address)
 		reason Reason
+		soft   []Reason
 		on     []int
 	}{
 		{name: "eligible", on: []int{0}},
 		{name: "dead", node: func(n *Node) { n.Alive = false }, reason: NotAlive, on: []int{0}},
 		{name: "leaving", node: func(n *Node) { n.Leaving = true }, reason: Leaving, on: []int{0}},
 		{name: "excluded", node: func(n *Node) { n.Excluded = true }, reason: Excluded, on: []int{0}},
-		{name: "cordoned", node: func(n *Node) { n.Cordoned = true }, reason: Cordoned, on: []int{0}},
-		{name: "about to be deleted", node: func(n *Node) { n.Deleting = true }, reason: Deleting, on: []int{0}},
-		{name: "out of sync", node: func(n *Node) { n.InSync = false }, reason: OutOfSync, on: []int{0}},
+		{name: "excluded, and the pool ignores that", node: func(n *Node) { n.Excluded = true }, addr: func(a *Address) {
+			a.Pool = &Pool{IgnoreExcludeLabel: true}
+		}, on: []int{0}},
+		{name: "not programmed yet", node: func(n *Node) { n.Starting = true }, reason: NotProgrammed, on: []int{0}},
+		{name: "cordoned", node: func(n *Node) { n.Cordoned = true }, soft: []Reason{Cordoned}, on: []int{0}},
+		{name: "about to be deleted", node: func(n *Node) { n.Deleting = true }, soft: []Reason{Deleting}, on: []int{0}},
+		{name: "out of sync", node: func(n *Node) { n.InSync = false }, soft: []Reason{OutOfSync}, on: []int{0}},
+		{name: "without network", node: func(n *Node) { n.NoNetwork = true }, soft: []Reason{NoNetwork}, on: []int{0}},
+		{name: "drained, and about to be deleted", node: func(n *Node) { n.Cordoned, n.Deleting = true, true }, soft: []Reason{Deleting, Cordoned}, on: []int{0}},
+		{name: "cordoned, with the only endpoint of policy Local", node: func(n *Node) { n.Cordoned = true }, addr: func(a *Address) {
+			a.Local = map[string]bool{"node-1": true}
+		}, soft: []Reason{Cordoned}, on: []int{0}},
 		{name: "not selected", addr: func(a *Address) {
 			a.Pool = &Pool{Selects: func(l map[string]string) bool { return l["rack"] == "a" }}
 		}, reason: NotSelected, on: []int{0}},
@@ -94,6 +104,9 @@ func TestJudge(t *testing.T) {
 			if got := Judge(&n, &a); got != tc.reason {
 				t.Errorf("Judge = %q, want %q", got, tc.reason)
 			}
+			if diff := cmp.Diff(tc.soft, Graded(&n).Reasons()); diff != "" {
+				t.Errorf("soft reasons (-want +got):\n%s", diff)
+			}
 			if diff := cmp.Diff(tc.on, On(&a, n.Interfaces)); diff != "" {
 				t.Errorf("On (-want +got):\n%s", diff)
 			}
@@ -116,6 +129,7 @@ func TestOrderIsIrrelevant(t *testing.T) {
 		for i := range nodes {
 			nodes[i].Labels = map[string]string{"odd": []string{"yes", "no"}[rng.IntN(2)]}
 			nodes[i].Alive = rng.IntN(5) > 0
+			soften(rng, &nodes[i])
 		}
 		for i := range addrs {
 			if rng.IntN(3) == 0 {
@@ -135,6 +149,54 @@ func TestOrderIsIrrelevant(t *testing.T) {
 		}
 		for i, r := range Elect(nodes, addrs) {
 			checkResult(t, nodes, &addrs[i], r)
+		}
+	}
+}
+
+// soften gives a node soft reasons, sometimes.
+func soften(rng *rand.Rand, n *Node) {
+	n.Cordoned, n.Deleting, n.InSync, n.NoNetwork = rng.IntN(3) == 0, rng.IntN(5) == 0, rng.IntN(5) > 0, rng.IntN(6) == 0
+}
+
+// TestGrades walks down from the node that nothing speaks against to the one
+// that is worst off: each announces as soon as those before it cannot, and all of
+// one grade share alike.
+func TestGrades(t *testing.T) {
+	worse := []func(n *Node){
+		func(*Node) {},
+		func(n *Node) { n.Cordoned = true },
+		func(n *Node) { n.Deleting = true },
+		func(n *Node) { n.Deleting, n.Cordoned = true, true },
+		func(n *Node) { n.InSync = false },
+		func(n *Node) { n.InSync, n.Cordoned, n.Deleting = false, true, true },
+		func(n *Node) { n.NoNetwork = true },
+		func(n *Node) { n.NoNetwork, n.InSync = true, false },
+	}
+	nodes := cluster(2 * len(worse)) // two of each grade
+	for i := range nodes {
+		worse[i/2](&nodes[i])
+	}
+	addrs := addresses(100, &Pool{})
+	for g := range worse {
+		for _, lone := range []bool{false, true} {
+			first := 2 * g
+			if lone {
+				first++
+			}
+			left := nodes[first:]
+			got := loads(Elect(left, addrs))
+			want := map[string]bool{nodes[2*g+1].Name: true}
+			if !lone {
+				want[nodes[2*g].Name] = true
+			}
+			for name, load := range got {
+				if !want[name] || !lone && load > 75 {
+					t.Errorf("from grade %d on: %s announces %d, want only %v to, at most 75 each of two", g, name, load, want)
+				}
+			}
+			if len(got) != len(want) {
+				t.Errorf("from grade %d on: %v announce, want %v", g, got, want)
+			}
 		}
 	}
 }
@@ -165,10 +227,21 @@ func checkResult(t *testing.T, nodes []Node, a *Address, r Result) {
 	if (r.Announcer == "") != (len(eligible) == 0) || (r.Announcer != "" && r.Rank(r.Announcer) != 0) {
 		t.Fatalf("%v: announcer %q of %v", a.Addr, r.Announcer, r.Ranks)
 	}
-	for i := 2; i < len(r.Ranks); i++ {
-		if !Outranks(a.Addr, r.Ranks[i-1], r.Ranks[i]) {
-			t.Fatalf("%v: successors out of order: %v", a.Addr, r.Ranks)
+	grades := map[string]Grade{}
+	for i := range nodes {
+		grades[nodes[i].Name] = Graded(&nodes[i])
+	}
+	for i := 1; i < len(r.Ranks); i++ {
+		before, after := r.Ranks[i-1], r.Ranks[i]
+		if r.Grade(after) != grades[after] || r.Preferred(after) != (grades[after] == grades[r.Announcer]) {
+			t.Fatalf("%v: %s has grade %d, preferred %v; want %d", a.Addr, after, r.Grade(after), r.Preferred(after), grades[after])
 		}
+		if grades[before] > grades[after] || grades[before] == grades[after] && i > 1 && !Outranks(a.Addr, before, after) {
+			t.Fatalf("%v: successors out of order: %v, grades %v", a.Addr, r.Ranks, grades)
+		}
+	}
+	if r.Preferred("another") || r.Announcer != "" && (r.Grade(r.Announcer) != grades[r.Announcer] || !r.Preferred(r.Announcer)) {
+		t.Fatalf("%v: the announcer has grade %d, want %d", a.Addr, r.Grade(r.Announcer), grades[r.Announcer])
 	}
 }
 
@@ -271,6 +344,9 @@ func FuzzElect(f *testing.F) {
 			for j := range nodes {
 				addrs[i].Local[nodes[j].Name] = rng.IntN(2) == 0
 			}
+		}
+		for j := range nodes {
+			soften(rng, &nodes[j])
 		}
 		for i, r := range Elect(nodes, addrs) {
 			checkResult(t, nodes, &addrs[i], r)

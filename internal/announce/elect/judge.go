@@ -12,22 +12,79 @@ import (
 // it may. The text completes the sentence "node-1 does not announce it: ...".
 type Reason string
 
-// The reasons, in the order in which Judge looks for them.
+// The reasons for which a node cannot announce, or must not, in the order in
+// which Judge looks for them.
 const (
 	Eligible        Reason = ""
 	NotAlive        Reason = "its agent does not answer the other agents"
 	Leaving         Reason = "its agent is shutting down"
-	Excluded        Reason = "it has the label node.kubernetes.io/exclude-from-external-load-balancers"
-	Cordoned        Reason = "it is cordoned (spec.unschedulable)"
-	Deleting        Reason = "it is about to be deleted"
+	Excluded        Reason = "it has the label node.kubernetes.io/exclude-from-external-load-balancers (ignored with the pool's ignoreExcludeLabel)"
 	NotSelected     Reason = "the pool's nodeSelector does not match its labels"
 	NoEndpoint      Reason = "it has no ready endpoint of the Service, whose external traffic policy is Local"
-	OutOfSync       Reason = "its kernel does not match the Services yet"
+	NotProgrammed   Reason = "its kernel has not been programmed since its agent started"
 	NoInterface     Reason = "it has no interface that the pool's interfaces match"
 	NoSubnet        Reason = "it has no interface in the address's subnet and no default route; set the pool's interfaces"
 	LinkDown        Reason = "the link of its interface is down"
 	NotYetReporting Reason = "its agent has not told its interfaces yet"
 )
+
+// The reasons against a node that announces all the same where no better one
+// can.
+const (
+	Cordoned  Reason = "it is cordoned (spec.unschedulable)"
+	Deleting  Reason = "it is about to be deleted"
+	OutOfSync Reason = "its kernel lags behind the Services"
+	NoNetwork Reason = "it has the condition NetworkUnavailable"
+)
+
+// Grade is the set of reasons why an eligible node should leave an address to
+// another. Less is better, so that the worst of two nodes' reasons decides; 0 is
+// none. A node is never vetoed by its grade: a single node that is cordoned, and
+// a cluster of nodes that are, go on announcing.
+type Grade uint8
+
+// The grades, each worse than all before it together. A cordoned node forwards
+// as well as any other. One that is about to be deleted does, but soon will not.
+// One that is out of sync misses the latest changes. Without its network it may
+// reach no Pod but its own.
+const (
+	gradeCordoned Grade = 1 << iota
+	gradeDeleting
+	gradeOutOfSync
+	gradeNoNetwork
+)
+
+// Reasons names what g is made of, the worst first.
+func (g Grade) Reasons() []Reason {
+	var out []Reason
+	for _, of := range []struct {
+		grade  Grade
+		reason Reason
+	}{{gradeNoNetwork, NoNetwork}, {gradeOutOfSync, OutOfSync}, {gradeDeleting, Deleting}, {gradeCordoned, Cordoned}} {
+		if g&of.grade != 0 {
+			out = append(out, of.reason)
+		}
+	}
+	return out
+}
+
+// Graded gives the grade of n.
+func Graded(n *Node) Grade {
+	var g Grade
+	if n.Cordoned {
+		g |= gradeCordoned
+	}
+	if n.Deleting {
+		g |= gradeDeleting
+	}
+	if !n.InSync {
+		g |= gradeOutOfSync
+	}
+	if n.NoNetwork {
+		g |= gradeNoNetwork
+	}
+	return g
+}
 
 // Interface is what a node tells about one of its interfaces.
 type Interface struct {
@@ -58,8 +115,11 @@ type Node struct {
 	// Deleting: it has a deletion timestamp, or the cluster autoscaler's taint
 	// ToBeDeletedByClusterAutoscaler.
 	Deleting bool
-	// InSync: its kernel matches Desired.
-	InSync bool
+	// NoNetwork: its condition NetworkUnavailable is true.
+	NoNetwork bool
+	// Starting: its kernel has not matched Desired since its agent started. InSync:
+	// it does now.
+	Starting, InSync bool
 	// Interfaces it could announce on; nil while it has not told.
 	Interfaces []Interface
 }
@@ -68,6 +128,8 @@ type Node struct {
 type Pool struct {
 	// Selects tells whether a node with these labels may announce; nil: all may.
 	Selects func(labels map[string]string) bool
+	// IgnoreExcludeLabel lets nodes announce that are Excluded.
+	IgnoreExcludeLabel bool
 	// Interfaces are names or shell patterns of interfaces. Empty: the interface
 	// whose subnet holds the address, else that of the default route.
 	Interfaces []string
@@ -83,7 +145,8 @@ type Address struct {
 	Local map[string]bool
 }
 
-// Judge tells why n may not announce a, or Eligible.
+// Judge tells why n may not announce a, or Eligible. How willingly it is taken
+// then, Graded tells.
 func Judge(n *Node, a *Address) Reason {
 	if r := judgeNode(n, a.Pool); r != Eligible {
 		return r
@@ -98,12 +161,8 @@ func judgeNode(n *Node, p *Pool) Reason {
 		return NotAlive
 	case n.Leaving:
 		return Leaving
-	case n.Excluded:
+	case n.Excluded && !p.IgnoreExcludeLabel:
 		return Excluded
-	case n.Cordoned:
-		return Cordoned
-	case n.Deleting:
-		return Deleting
 	case p.Selects != nil && !p.Selects(n.Labels):
 		return NotSelected
 	case n.Interfaces == nil:
@@ -116,8 +175,8 @@ func judgeAddress(n *Node, a *Address) Reason {
 	if a.Local != nil && !a.Local[n.Name] {
 		return NoEndpoint
 	}
-	if !n.InSync {
-		return OutOfSync
+	if n.Starting {
+		return NotProgrammed
 	}
 	fit, up := a.match(n.Interfaces)
 	switch {
