@@ -44,6 +44,7 @@ func (l *loop) act(now time.Time, addresses []elect.Address, mine []link, result
 			key := portKey{mine[k].Index, mine[k].MAC, addresses[i].Addr.Is6()}
 			open[key] = true
 			if p := l.port(now, key, mine[k].Name); p != nil {
+				p.own, p.subnets = mine[k].Own, mine[k].Subnets
 				if wanted[i] == nil {
 					wanted[i] = map[*port]bool{}
 				}
@@ -222,6 +223,11 @@ func (l *loop) set(now time.Time, addresses []elect.Address, wanted []map[*port]
 			}
 			if !l.gone(p, e.former) {
 				want.Slack = slack
+			}
+			if e.machine.Answers() && want.Role != claim.Elected && want.Elected != "" {
+				if at := l.hardware(want.Elected, addr); len(at) > 0 {
+					want.ElectedAt = at[0]
+				}
 			}
 			before, _ := e.machine.State()
 			e.machine.Set(now, want)

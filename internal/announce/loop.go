@@ -47,6 +47,7 @@ type loop struct {
 	patrolAt time.Time
 	results  map[netip.Addr]elect.Result
 	macs     map[wire.MAC]owner
+	told     map[string]facts // what the others have told, by node
 	aliases  map[alias][]wire.MAC
 
 	inherited map[netip.Addr]bool      // strays are passed on as an agent before this one left it
@@ -249,6 +250,7 @@ func (l *loop) alive() int {
 // identify refreshes by what a sender is known.
 func (l *loop) identify() {
 	names := map[string]bool{}
+	l.told = make(map[string]facts, len(l.view))
 	l.macs, l.aliases = map[wire.MAC]owner{}, map[alias][]wire.MAC{}
 	for _, n := range l.snap.Nodes {
 		names[n.Name] = true
@@ -256,6 +258,7 @@ func (l *loop) identify() {
 	for name, m := range l.view {
 		names[name] = m.Old
 		f, _ := decodeFacts(m.Facts)
+		l.told[name] = f
 		for _, k := range f.Links {
 			l.own(name, k.Name, k.MAC, k.Ports)
 		}
@@ -338,6 +341,10 @@ func (l *loop) hear(now time.Time, h heard) {
 	if name == "" {
 		host := l.macs[h.From]
 		from.Host, from.HostInterface = host.node, host.iface
+		if dead, ok := l.view[host.node]; ok && !dead.Alive {
+			e := h.port.entries[h.Address]
+			from.HostDead, from.Cached = true, dead.Gone() || e != nil && e.former == host.node
+		}
 	}
 	if name == l.s.cfg.Node || from.Host == l.s.cfg.Node {
 		return // our own, through another interface on the same link

@@ -133,14 +133,44 @@ func (l *loop) patrol(now time.Time) {
 			if b.misses == 0 && now.Sub(b.asked) < patrolInterval {
 				continue
 			}
-			to := b.mac
-			if b.misses > 0 {
-				to = wire.MAC{}
-			}
-			// An error says nothing about the announcer.
-			b.asked, b.waiting = now, p.conn.Probe(b.addresses[0], to) == nil
+			b.asked, b.waiting = now, l.askAnnouncer(p, name, b)
 		}
 	}
+}
+
+// askAnnouncer asks the one that should announce the first of b's addresses. Before
+// it has answered, and when it has not, everyone is asked in every way that there
+// is: what does not get through says nothing about it. Nor does an error, for which
+// askAnnouncer gives false.
+func (l *loop) askAnnouncer(p *port, name string, b *beat) bool {
+	a := b.addresses[0]
+	if !b.mac.IsZero() && b.misses == 0 {
+		return p.conn.Probe(a, b.mac) == nil
+	}
+	asked := p.conn.Probe(a, wire.MAC{}) == nil
+	for _, mac := range l.hardware(name, a) {
+		asked = p.conn.Probe(a, mac) == nil && asked
+	}
+	p.question(a)
+	return asked
+}
+
+// hardware gives the hardware addresses with which a node announces an address.
+func (l *loop) hardware(name string, a netip.Addr) []wire.MAC {
+	i := slices.IndexFunc(l.snap.Addresses, func(x Address) bool { return x.Addr == a })
+	if i < 0 {
+		return nil
+	}
+	links := l.told[name].Links
+	ifaces := make([]elect.Interface, 0, len(links))
+	for _, k := range links {
+		ifaces = append(ifaces, k.Interface)
+	}
+	var out []wire.MAC
+	for _, k := range elect.On(&elect.Address{Addr: a, Pool: &l.snap.Addresses[i].Pool.Pool}, ifaces) {
+		out = append(out, links[k].MAC)
+	}
+	return out
 }
 
 // judge counts a question to an announcer that was not answered.

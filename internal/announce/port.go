@@ -42,6 +42,9 @@ type port struct {
 	stop   func()
 	failed chan struct{} // closed when the socket has failed
 	opened time.Time
+	// Of the interface, to ask with.
+	own     []netip.Addr
+	subnets []netip.Prefix
 
 	entries map[netip.Addr]*entry
 	asked   map[netip.Addr]bool // what the filter lets questions through for
@@ -71,8 +74,46 @@ type entry struct {
 }
 
 // Probe, Announce and, in strays.go, Answer make an entry its machine's claim.Port.
-func (e *entry) Probe(to wire.MAC) { e.note(e.port.conn.Probe(e.addr, to)) }
-func (e *entry) Announce()         { e.note(e.port.conn.Announce(e.addr)) }
+
+// Probe asks, and where one of ours that is alive may have the address it does so
+// by a question too.
+func (e *entry) Probe(to wire.MAC) {
+	e.note(e.port.conn.Probe(e.addr, to))
+	if former, known := e.loop.view[e.former]; to.IsZero() && (!known || former.Alive) && e.loop.alive() > 0 {
+		e.port.question(e.addr)
+	}
+}
+
+// Announce tells everyone, and by a frame of its own the one that has the address
+// or had it until now.
+func (e *entry) Announce() {
+	e.note(e.port.conn.Announce(e.addr))
+	if rival := e.machine.Rival(); !rival.IsZero() {
+		e.note(e.port.conn.Tell(e.addr, rival))
+	}
+}
+
+// question asks for an address as any host does. Switches that suppress ARP and
+// NDP (EVPN, a bridge's neigh_suppress) keep probes and announcements to
+// themselves, but pass this on, or answer it for the one that they have seen last.
+func (p *port) question(a netip.Addr) {
+	var asker netip.Addr
+	for _, own := range p.own {
+		switch {
+		case own.Is4() != a.Is4():
+		case !asker.IsValid(), asker.IsLinkLocalUnicast(), p.subnet(own, a):
+			asker = own
+		}
+	}
+	if asker.IsValid() && asker != a {
+		_ = p.conn.Question(a, asker) // the probe beside it tells an error
+	}
+}
+
+// subnet tells whether a and b are in one of the interface's subnets.
+func (p *port) subnet(a, b netip.Addr) bool {
+	return slices.ContainsFunc(p.subnets, func(s netip.Prefix) bool { return s.Contains(a) && s.Contains(b) })
+}
 
 func (e *entry) note(err error) {
 	if err != nil {

@@ -38,8 +38,9 @@ type Asker struct {
 	v4, v6 *packet.Conn
 	wg     sync.WaitGroup
 
-	mu      sync.Mutex
-	answers []Answer
+	mu       sync.Mutex
+	answers  []Answer
+	remember map[netip.Addr]wire.MAC
 }
 
 // NewAsker opens an Asker on eth0 of a client's namespace.
@@ -55,7 +56,7 @@ func NewAskerOn(n *network.Namespace, name string) (*Asker, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Asker{mac: wire.MAC(hw)}
+	a := &Asker{mac: wire.MAC(hw), remember: map[netip.Addr]wire.MAC{}}
 	ifi := &net.Interface{Index: index, HardwareAddr: hw}
 	err = n.Do(func() (err error) {
 		if a.v4, err = packet.Listen(ifi, packet.Raw, arp.EtherType, nil); err != nil {
@@ -88,6 +89,7 @@ func (a *Asker) receive(c *packet.Conn, p wire.Protocol) {
 		}
 		now := time.Now()
 		p.Parse(buf[:n], func(m wire.Message) {
+			a.recall(p, m)
 			if m.Kind == wire.Claim && m.To == a.mac {
 				a.mu.Lock()
 				a.answers = append(a.answers, Answer{m.Address, m.From, now})
@@ -115,6 +117,29 @@ func (a *Asker) Tagged(address netip.Addr, vlan uint16) (time.Time, error) {
 func (a *Asker) Send(frame []byte) error {
 	_, err := a.v4.WriteTo(frame, &packet.Addr{HardwareAddr: frame[:6]})
 	return err
+}
+
+// Remember answers questions and probes about an address with a hardware address,
+// as a switch does that has learned it, until the function that it gives is called.
+func (a *Asker) Remember(address netip.Addr, mac wire.MAC) (stop func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.remember[address] = mac
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(a.remember, address)
+	}
+}
+
+// recall sends what Remember promises.
+func (a *Asker) recall(p wire.Protocol, m wire.Message) {
+	a.mu.Lock()
+	mac, ok := a.remember[m.Address]
+	a.mu.Unlock()
+	if ok && m.Kind != wire.Claim {
+		_ = a.send(m.Address, p.Answer(m, mac, wire.Seal{}))
+	}
 }
 
 // Flood sends questions about an address, perMilli of them each millisecond, from

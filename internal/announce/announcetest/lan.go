@@ -350,6 +350,29 @@ func (h *Host) InSync(yes bool) error {
 	return h.tell()
 }
 
+// JoinSuppressed joins the two segments, without Options.Partition there is one
+// only, by ports that suppress ARP and NDP as those of an EVPN do: questions get
+// through, probes and announcements do not.
+func (l *LAN) JoinSuppressed() error {
+	err := network.Connect(network.End{Namespace: l.hub, Name: "join-lan"}, network.End{Namespace: l.hub, Name: "join-far"})
+	if err != nil {
+		return err
+	}
+	for port, bridge := range map[string]string{"join-lan": "lan", "join-far": "far"} {
+		if err := l.hub.Plug(port, bridge); err != nil {
+			return err
+		}
+		link, err := l.hub.Links().LinkByName(port)
+		if err != nil {
+			return err
+		}
+		if err := l.hub.Links().LinkSetBrNeighSuppress(link, true); err != nil {
+			return fmt.Errorf("suppress on port %s: %w", port, err)
+		}
+	}
+	return nil
+}
+
 // Freeze keeps the announcer from running until Thaw.
 func (h *Host) Freeze() error { return h.cmd.Process.Signal(syscall.SIGSTOP) }
 

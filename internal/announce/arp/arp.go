@@ -168,6 +168,14 @@ func (Protocol) Probe(address netip.Addr, self, to wire.MAC, seal wire.Seal) []b
 	}.Frame()
 }
 
+// Question is an ordinary request.
+func (Protocol) Question(address, asker netip.Addr, self wire.MAC, seal wire.Seal) []byte {
+	return Packet{
+		EthernetTo: wire.Broadcast, EthernetFrom: self, Op: OpRequest,
+		SenderMAC: self, SenderAddr: asker, TargetAddr: address, Seal: seal,
+	}.Frame()
+}
+
 // Announce is a gratuitous request and a gratuitous reply, both to everyone.
 func (Protocol) Announce(address netip.Addr, self wire.MAC, seal wire.Seal) [][]byte {
 	request := Packet{

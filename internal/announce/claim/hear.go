@@ -49,22 +49,30 @@ func (p Peer) conflict(now time.Time) Conflict {
 func (m *Machine) hearStranger(now time.Time, kind wire.Kind, from Peer) {
 	switch m.state {
 	case Probing:
-		if kind == wire.Probe {
+		switch {
+		case kind == wire.Probe:
 			m.probeAgain(now)
-			return
+		case from.Cached:
+		case from.Host != "":
+			m.suspectHost(now, from)
+		default:
+			m.stale = time.Time{}
+			m.conflictWith(now, from)
 		}
-		m.conflictWith(now, from)
 	case Held:
-		if kind == wire.Claim {
+		if kind == wire.Claim && !from.Cached && from.Host != m.holder.Name {
 			m.conflict = from.conflict(now) // the holder defends it
 		}
 	case Conflicting:
-		if kind == wire.Claim {
+		if kind == wire.Claim && !from.Cached {
 			m.conflict = from.conflict(now)
 		}
 	case Announcing, Releasing:
 		if kind != wire.Claim {
 			return // the answer to its probe tells it enough
+		}
+		if from.Host != "" && now.Sub(m.since) < maxStale {
+			return // a switch that has not learned yet that the address is here
 		}
 		m.conflict = from.conflict(now)
 		if m.state == Announcing && now.Sub(m.defended) >= m.timing.Defend {
@@ -72,6 +80,31 @@ func (m *Machine) hearStranger(now time.Time, kind wire.Kind, from Peer) {
 			m.port.Announce()
 		}
 	}
+}
+
+// suspectHost takes an answer with a node's hardware address that its agent has
+// not sent. The address may be bound there; or a switch that suppresses ARP and
+// NDP has answered, which says what it has seen, not what is. So that node is asked
+// itself: its agent's answer decides, and without one it is a conflict.
+func (m *Machine) suspectHost(now time.Time, from Peer) {
+	if from.HostDead && m.stale.IsZero() {
+		m.stale = now
+	} else if !from.HostDead {
+		m.stale = time.Time{}
+	}
+	if m.suspect.MAC != from.MAC {
+		m.suspect = from
+		if m.sent == m.probing.Count {
+			m.deadline = now.Add(m.probing.Wait + m.want.Slack)
+		}
+	}
+	m.inquire(now, from)
+}
+
+// overdue tells whether an address has been left for long enough to a node whose
+// agent is dead.
+func (m *Machine) overdue(now time.Time) bool {
+	return !m.stale.IsZero() && now.Sub(m.stale) >= maxStale
 }
 
 // maxProbeAgain bounds how often a stranger's probes have a node look once more.
@@ -95,6 +128,9 @@ func (m *Machine) conflictWith(now time.Time, from Peer) {
 	m.enter(now, Conflicting)
 	m.conflict = from.conflict(now)
 	m.deadline = now.Add(m.timing.Retry)
+	if from.HostDead && !m.stale.IsZero() {
+		m.deadline = m.stale.Add(maxStale)
+	}
 }
 
 func (m *Machine) hearProbing(now time.Time, kind wire.Kind, from Peer) {
@@ -172,6 +208,9 @@ func (m *Machine) setRetry(t time.Time) {
 // or lost it, and the policy may have been edited.
 func (m *Machine) hearHeld(now time.Time, from Peer) {
 	m.hold(now, from)
+	if m.rival = from.MAC; !from.Alive {
+		m.rival = wire.MAC{}
+	}
 	switch at := m.due(now, from); {
 	case at.IsZero():
 		m.retry = at
@@ -184,6 +223,7 @@ func (m *Machine) hearHeld(now time.Time, from Peer) {
 
 // hearRival takes the claim of another of ours while this node answers.
 func (m *Machine) hearRival(now time.Time, from Peer) {
+	m.rival = from.MAC
 	goes := from.Name == m.want.Elected || m.state == Releasing || m.want.Quiet
 	switch {
 	case goes && from.Hint:

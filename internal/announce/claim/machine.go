@@ -66,6 +66,9 @@ type Want struct {
 	// clients know goes on forwarding though its agent is gone, and an
 	// announcement would tear their connections. Once it ends all is announced.
 	Quiet bool
+	// ElectedAt, unless zero, is where Elected is asked now and then by a node that
+	// announces the address still: it may have taken over unheard.
+	ElectedAt wire.MAC
 	// Refresh and LostRecheck, unless 0, are used in place of Timing's: the first
 	// is short while a peer that might announce too is out of contact, the
 	// second long while very many addresses are rechecked.
@@ -89,6 +92,10 @@ type Peer struct {
 	// empty for none. That node's agent did not send the frame, or it would be no
 	// stranger's.
 	Host, HostInterface string
+	// HostDead: membership holds that node's agent dead. Cached: besides, its kernel
+	// is silent or it announced the address before, so that a switch that remembers
+	// it has answered in its place.
+	HostDead, Cached bool
 }
 
 // Port sends frames about the machine's address. Errors are the port's affair:
@@ -165,6 +172,9 @@ const (
 	// no more sent.
 	reclaimInterval = 100 * time.Millisecond
 	hintInterval    = 10 * time.Millisecond
+	// maxStale is for how long a node whose agent is dead keeps an address that
+	// somebody answers for with its hardware address.
+	maxStale = 3 * time.Second
 	// maxDeferred is to how many probes in a row a node gives way that probes itself.
 	maxDeferred = 3
 )
@@ -213,7 +223,16 @@ type Machine struct {
 	deferred  int       // to how many hints of probing peers this node has given way
 
 	conflict Conflict
+	suspect  Peer      // Probing: a node whose hardware address was in an answer that its agent did not send
+	stale    time.Time // since when answers have that of a node whose agent is dead; zero for none
+	next     time.Time // Announcing: the next announcement
+	heir     time.Time // Announcing: when the node elected instead was last asked
+	rival    wire.MAC  // one of ours that may have the address too; zero for none
 }
+
+// Rival is one of ours that has, or had until just now, the address that this node
+// announces. It has to hear of it where announcements do not come through.
+func (m *Machine) Rival() wire.MAC { return m.rival }
 
 // New gives an idle machine.
 func New(timing Timing, port Port) *Machine { return &Machine{timing: timing, port: port} }
@@ -267,6 +286,9 @@ func (m *Machine) Set(now time.Time, want Want) {
 		m.scheduleAnnouncement(now)
 	case want.Refresh != old.Refresh:
 		m.scheduleAnnouncement(now)
+	case want.ElectedAt != old.ElectedAt:
+		m.heir = now
+		m.attend()
 	}
 }
 
@@ -337,6 +359,7 @@ func (m *Machine) enter(now time.Time, s State) {
 	}
 	m.deadline = time.Time{}
 	if s == Idle {
+		m.rival, m.stale = wire.MAC{}, time.Time{}
 		m.deferred = 0
 		m.holder = Peer{}
 	}
@@ -349,7 +372,7 @@ func (m *Machine) probe(now time.Time) {
 	if m.want.Hurry {
 		m.probing = m.timing.Hurry
 	}
-	m.sent, m.again = 0, 0
+	m.sent, m.again, m.suspect = 0, 0, Peer{}
 	m.sendProbe(now)
 }
 
@@ -385,6 +408,18 @@ func (m *Machine) scheduleAnnouncement(now time.Time) {
 			m.deadline = next
 		}
 	}
+	m.next = m.deadline
+	m.attend()
+}
+
+// attend has an announcing node that is not the elected one ask that now and then.
+func (m *Machine) attend() {
+	m.deadline = m.next
+	if m.want.Role != Elected && !m.want.ElectedAt.IsZero() {
+		if at := m.heir.Add(m.timing.Recheck); at.Before(m.deadline) {
+			m.deadline = at
+		}
+	}
 }
 
 // Tick does what is due at now.
@@ -398,14 +433,24 @@ func (m *Machine) Tick(now time.Time) {
 			m.sendProbe(now)
 			return
 		}
-		m.conflict = Conflict{}
+		if m.suspect.Host != "" && !m.overdue(now) {
+			m.conflictWith(now, m.suspect)
+			return
+		}
+		m.conflict, m.stale = Conflict{}, time.Time{}
 		m.announce(now)
 	case Announcing:
+		if now.Before(m.next) {
+			m.heir = now
+			m.port.Probe(m.want.ElectedAt)
+			m.attend()
+			return
+		}
 		for m.sent < len(m.timing.Repeats) && !now.Before(m.loud.Add(m.timing.Repeats[m.sent])) {
 			m.sent++
 		}
 		if m.sent == len(m.timing.Repeats) {
-			m.backoff = 0 // nobody objected
+			m.backoff, m.rival = 0, wire.MAC{} // nobody objected
 			m.look(now)
 		}
 		if !m.want.Quiet {

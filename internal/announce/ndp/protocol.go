@@ -110,6 +110,16 @@ func (Protocol) Probe(address netip.Addr, self, to wire.MAC, seal wire.Seal) []b
 	}.Frame()
 }
 
+// Question is the Solicitation of address resolution (RFC 4861 section 7.2.2).
+func (Protocol) Question(address, asker netip.Addr, self wire.MAC, seal wire.Seal) []byte {
+	group := SolicitedNode(address)
+	return Packet{
+		EthernetTo: groupMAC(group), EthernetFrom: self,
+		Source: asker, Dest: group,
+		Type: TypeSolicitation, Target: address, LinkLayer: self, Seal: seal,
+	}.Frame()
+}
+
 // Announce is one unsolicited Advertisement with the override flag to all nodes
 // (RFC 4861 section 7.2.6).
 func (Protocol) Announce(address netip.Addr, self wire.MAC, seal wire.Seal) [][]byte {

@@ -198,6 +198,18 @@ func (c *Conn) Probe(address netip.Addr, to MAC) error {
 	return c.send(c.cfg.Protocol.Probe(address, c.cfg.MAC, to, c.cfg.Seal(Probe, address)))
 }
 
+// Question asks everyone who has address, as the host asker. It is sealed like a
+// Probe, and answered like one.
+func (c *Conn) Question(address, asker netip.Addr) error {
+	return c.send(c.cfg.Protocol.Question(address, asker, c.cfg.MAC, c.cfg.Seal(Probe, address)))
+}
+
+// Tell tells one host alone that address is here.
+func (c *Conn) Tell(address netip.Addr, to MAC) error {
+	m := Message{Kind: Probe, Address: address, From: to, To: c.cfg.MAC, Asker: netip.IPv4Unspecified()}
+	return c.send(c.cfg.Protocol.Answer(m, c.cfg.MAC, c.cfg.Seal(Claim, address)))
+}
+
 // Announce tells everyone on the link that address is here.
 func (c *Conn) Announce(address netip.Addr) error {
 	var errs []error

@@ -77,6 +77,9 @@ type Protocol interface {
 	Answer(m Message, self MAC, seal Seal) []byte
 	// Probe asks who has address, without claiming it. A zero to asks everyone.
 	Probe(address netip.Addr, self, to MAC, seal Seal) []byte
+	// Question asks everyone who has address, as a host does whose own address is
+	// asker: fabrics that keep probes from going everywhere let it through.
+	Question(address, asker netip.Addr, self MAC, seal Seal) []byte
 	// Announce gives the frames that make every host on the link use self for
 	// address from now on.
 	Announce(address netip.Addr, self MAC, seal Seal) [][]byte
