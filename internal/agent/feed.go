@@ -232,9 +232,14 @@ func stripMeta(m metav1.ObjectMeta, labels, annotations map[string]string) metav
 	}
 }
 
+// anySelector stands for every selector: what matters here is whether there is one.
+var anySelector = map[string]string{"any": ""}
+
 func stripService(svc *corev1.Service) *corev1.Service {
 	spec := svc.Spec
-	spec.Selector = nil
+	if len(spec.Selector) > 0 {
+		spec.Selector = anySelector
+	}
 	return &corev1.Service{
 		ObjectMeta: stripMeta(svc.ObjectMeta, svc.Labels, svc.Annotations),
 		Spec:       spec,

@@ -12,6 +12,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 
 	"github.com/causeway-lb/causeway/internal/proxy/model"
@@ -145,5 +146,24 @@ func TestStripKeepsWhatPoliciesReadAndTheOriginal(t *testing.T) {
 	must(t, s.serviceFeed().Add(serviceOf("web")))
 	if s.Service(nn("web")).ManagedFields != nil {
 		t.Error("managed fields are kept")
+	}
+}
+
+// A port that was renamed keeps its endpoints until the slices follow, also with
+// what the Store keeps of a Service.
+func TestRenamedPortKeepsItsEndpoints(t *testing.T) {
+	s := NewStore()
+	svc, sl := serviceOf("web"), sliceOf("web-1", "web", "10.244.1.2")
+	svc.Spec = corev1.ServiceSpec{
+		ClusterIP: "10.96.0.10", Selector: map[string]string{"app": "web"},
+		Ports: []corev1.ServicePort{{Name: "http-web", Port: 80, TargetPort: intstr.FromInt32(8080)}},
+	}
+	sl.Ports = []discoveryv1.EndpointPort{{Name: ptr.To("http"), Port: ptr.To[int32](8080)}}
+	must(t, s.serviceFeed().Add(svc))
+	must(t, s.sliceFeed().Add(sl))
+	in, _ := s.Input(nn("web"))
+	out, _ := model.ComputeService(in, model.Node{})
+	if len(out.Frontends) != 1 || len(out.Frontends[0].Serving) != 1 {
+		t.Errorf("the renamed port has %+v", out.Frontends)
 	}
 }

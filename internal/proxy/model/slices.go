@@ -44,14 +44,8 @@ type source struct {
 // family carry it. The cost follows the number of ports of both, not their
 // product. Slices that carry none are not looked into.
 func (c *computation) sources(fam Family) [][]source {
-	ports := c.in.Service.Spec.Ports
-	byKey := make(map[portKey]int, len(ports))
-	for i := range ports {
-		if proto, ok := protocolOf(ports[i].Protocol); ok {
-			byKey[portKey{ports[i].Name, proto}] = i
-		}
-	}
-	out := make([][]source, len(ports))
+	pairs := newPairing(c.in.Service)
+	out := make([][]source, len(pairs.ports))
 	entries := 0
 	var used []*slice
 	for _, sl := range c.in.Slices {
@@ -59,20 +53,15 @@ func (c *computation) sources(fam Family) [][]source {
 			continue
 		}
 		var s *slice
-		for i := range sl.Ports {
-			key, number, ok := slicePort(&sl.Ports[i])
-			if !ok {
-				continue
-			}
-			at, ok := byKey[key]
-			if !ok {
+		for _, p := range pairs.of(sl) {
+			if p.at < 0 {
 				continue
 			}
 			if s == nil {
 				s = &slice{sliceT: sl, endpoints: c.endpoints(sl, fam)}
 				used = append(used, s)
 			}
-			out[at] = append(out[at], source{s, number})
+			out[p.at] = append(out[p.at], source{s, p.number})
 			entries += len(s.endpoints)
 		}
 	}
