@@ -3,6 +3,7 @@
 package nstest
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -57,13 +58,19 @@ func wrap(t testing.TB, h netns.NsHandle) *NS {
 	return &NS{handle: h, links: l}
 }
 
+// errEnded says that a helper which f called has ended the test, as t.Fatal does.
+var errEnded = errors.New("the test was ended in there: see what it logged before")
+
 // onThread runs f on a thread that is thrown away after, so that f may change
-// the thread's namespace.
+// the thread's namespace. If f ends the test, errEnded is returned; the caller
+// is to end its own goroutine too.
 func onThread(f func() error) error {
-	done := make(chan error)
+	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		done <- f()
+		err := errEnded        // unless f returns
+		defer func() { done <- err }()
+		err = f()
 	}()
 	return <-done
 }
@@ -78,10 +85,13 @@ func (n *NS) Do(f func() error) error {
 	})
 }
 
-// Must is Do for what must work.
+// Must is Do for what must work. A helper that ends the test in f ends it at
+// once.
 func (n *NS) Must(t testing.TB, f func() error) {
 	t.Helper()
-	if err := n.Do(f); err != nil {
+	if err := n.Do(f); errors.Is(err, errEnded) {
+		runtime.Goexit() // whoever ended it has said why: failed, or skipped
+	} else if err != nil {
 		t.Fatal(err)
 	}
 }
