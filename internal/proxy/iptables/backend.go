@@ -16,6 +16,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 // DefaultMark is the first of the three bits of the packet mark in use. They
@@ -430,7 +431,9 @@ func (h hook) fix(out *bytes.Buffer, d *dump) int {
 	return 1
 }
 
-// cleanup removes the jumps and chains that are there.
+// cleanup removes the jumps and chains that are there: those by which packets
+// come in first. What came in before leaves as it should, masqueraded or
+// refused, by the rest.
 func (f *family) cleanup(ctx context.Context) error {
 	f.have, f.want = nil, nil
 	for _, t := range []table{nat, filter} {
@@ -440,6 +443,11 @@ func (f *family) cleanup(ctx context.Context) error {
 		}
 		if len(d.chains)+len(d.jumps) == 0 {
 			continue
+		}
+		if t == nat {
+			if err := f.shut(ctx, d); err != nil {
+				return err
+			}
 		}
 		var input bytes.Buffer
 		fmt.Fprintf(&input, "*%s\n", t)
@@ -459,5 +467,25 @@ func (f *family) cleanup(ctx context.Context) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// shut takes the jumps out by which packets come in, and waits for those that
+// came.
+func (f *family) shut(ctx context.Context, d *dump) error {
+	var input bytes.Buffer
+	for _, chain := range []string{"PREROUTING", "OUTPUT"} {
+		for _, text := range d.jumps[chain] {
+			fmt.Fprintf(&input, "-D %s %s\n", chain, text)
+		}
+		delete(d.jumps, chain)
+	}
+	if input.Len() == 0 {
+		return nil
+	}
+	if err := f.run.apply(ctx, fmt.Appendf(nil, "*%s\n%sCOMMIT\n", nat, input.Bytes())); err != nil {
+		return err
+	}
+	nfnl.Settle()
 	return nil
 }

@@ -154,7 +154,9 @@ func fingerprint(chains map[string]*nfnl.ReadChain) string {
 func (t *tables) commit(node *model.Node, rebuild []nfnl.Table, edits []edit) error {
 	var tx nfnl.Batch
 	for _, table := range rebuild {
-		t.build(&tx, table, node)
+		if err := t.build(&tx, table, node); err != nil {
+			return err
+		}
 	}
 	for _, e := range edits {
 		if e.had && !slices.Contains(rebuild, tableOf(e.id.family)) {
@@ -189,10 +191,10 @@ func (t *tables) commit(node *model.Node, rebuild []nfnl.Table, edits []edit) er
 func (e edit) mirrored() bool { return e.id.set == setAddresses && e.id.family == model.IPv4 }
 
 // build makes an empty table with its rules, in place of any that is there.
-func (t *tables) build(tx *nfnl.Batch, table nfnl.Table, node *model.Node) {
-	tx.AddTable(table) // so that an absent one is not an error
-	tx.DeleteTable(table)
-	tx.AddTable(table)
+func (t *tables) build(tx *nfnl.Batch, table nfnl.Table, node *model.Node) error {
+	if err := t.conn.Replace(tx, table, setAddresses.String()); err != nil {
+		return err
+	}
 	var chains []chain
 	if table == arpTable {
 		tx.AddSet(arpSet)
@@ -214,6 +216,7 @@ func (t *tables) build(tx *nfnl.Batch, table nfnl.Table, node *model.Node) {
 			tx.AppendRule(c.Table, c.Name, r)
 		}
 	}
+	return nil
 }
 
 // remove deletes the tables; absent ones are no error.
@@ -225,11 +228,4 @@ func (t *tables) retire() error {
 	return t.delete(slices.DeleteFunc(t.all(), func(table nfnl.Table) bool { return table == arpTable }))
 }
 
-func (t *tables) delete(all []nfnl.Table) error {
-	var tx nfnl.Batch
-	for _, table := range all {
-		tx.AddTable(table) // so that an absent one is not an error
-		tx.DeleteTable(table)
-	}
-	return t.conn.Commit(&tx)
-}
+func (t *tables) delete(all []nfnl.Table) error { return t.conn.RemoveTables(all...) }

@@ -179,13 +179,27 @@ func (r *rules) keep(leads map[string][]string) {
 	r.jumps = slices.DeleteFunc(r.jumps, func(j rule) bool { _, kept := r.kept[j.target()]; return kept })
 }
 
-// remove takes the rules away in one step.
+// remove takes the rules away. In table nat those by which packets come in go
+// first: what came in before is still masqueraded.
 func (r *rules) remove(ctx context.Context) error {
 	if len(r.chains)+len(r.jumps) == 0 {
 		return nil
 	}
+	entrance := func(j rule) bool { return r.table == "nat" && j.chain != "POSTROUTING" }
 	var in bytes.Buffer
-	fmt.Fprintf(&in, "*%s\n", r.table)
+	for _, j := range r.jumps {
+		if entrance(j) {
+			fmt.Fprintf(&in, "-D %s %s\n", j.chain, j.text)
+		}
+	}
+	if in.Len() > 0 {
+		if err := r.restore(ctx, in.Bytes()); err != nil {
+			return err
+		}
+		nfnl.Settle()
+		r.jumps = slices.DeleteFunc(r.jumps, entrance)
+	}
+	in.Reset()
 	for _, name := range r.chains {
 		fmt.Fprintf(&in, ":%s - [0:0]\n", name) // which empties it
 	}
@@ -195,8 +209,12 @@ func (r *rules) remove(ctx context.Context) error {
 	for _, name := range r.chains {
 		fmt.Fprintf(&in, "-X %s\n", name)
 	}
-	in.WriteString("COMMIT\n")
-	_, err := run(ctx, in.Bytes(), r.variant.name+"-restore", "-w", "10", "--noflush")
+	return r.restore(ctx, in.Bytes())
+}
+
+// restore has the kernel carry out changes of the table in one step.
+func (r *rules) restore(ctx context.Context, changes []byte) error {
+	_, err := run(ctx, fmt.Appendf(nil, "*%s\n%sCOMMIT\n", r.table, changes), r.variant.name+"-restore", "-w", "10", "--noflush")
 	if err != nil {
 		return fmt.Errorf("remove rules from table %s of %s: %w", r.table, r.variant.name, err)
 	}

@@ -153,12 +153,7 @@ func (l *Leftovers) removeTables() error {
 		return err
 	}
 	defer conn.Close()
-	var tx nfnl.Batch
-	for _, t := range l.tables {
-		tx.AddTable(t) // so that it is no error if it has gone
-		tx.DeleteTable(t)
-	}
-	if err := conn.Commit(&tx); err != nil {
+	if err := conn.RemoveTables(l.tables...); err != nil {
 		return fmt.Errorf("remove kube-proxy's nf_tables tables: %w", err)
 	}
 	return nil

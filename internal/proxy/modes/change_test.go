@@ -93,11 +93,18 @@ func change(t *testing.T, net *network, kinds map[Mode]Kind, from, to Mode) {
 
 func inUse(t *testing.T, kinds map[Mode]Kind, mode Mode) *Chooser {
 	t.Helper()
+	return inUseFor(t, kinds, mode, desired())
+}
+
+func inUseFor(t *testing.T, kinds map[Mode]Kind, mode Mode, want model.Desired) *Chooser {
+	t.Helper()
 	c, err := New(Config{Mode: mode, Kinds: kinds})
 	if err != nil {
 		t.Fatal(err)
 	}
-	mustSync(t, c)
+	if _, err := c.Sync(t.Context(), want, nil); err != nil {
+		t.Fatal(err)
+	}
 	if c.Name() != string(mode) {
 		t.Fatalf("mode %s in use, want %s", c.Name(), mode)
 	}
@@ -106,21 +113,32 @@ func inUse(t *testing.T, kinds map[Mode]Kind, mode Mode) *Chooser {
 
 func mustSync(t *testing.T, c *Chooser) {
 	t.Helper()
-	target := &model.Target{Endpoints: []model.Endpoint{
-		{AddrPort: netip.MustParseAddrPort(endpoint), Local: true, Weight: 1}, {AddrPort: netip.MustParseAddrPort(endpoint2), Local: true, Weight: 1},
-	}}
-	at := netip.MustParseAddrPort(frontend)
-	svc := &model.Service{
-		Name: types.NamespacedName{Namespace: "default", Name: "web"},
-		Frontends: []model.Frontend{{
-			Key: model.Key{Addr: at.Addr(), Port: at.Port(), Protocol: model.TCP}, Inside: target, Outside: target,
-		}},
-	}
-	d := model.Desired{
-		Node:     model.Node{Name: "node-1", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}},
-		Services: map[types.NamespacedName]*model.Service{svc.Name: svc},
-	}
-	if _, err := c.Sync(t.Context(), d, nil); err != nil {
+	if _, err := c.Sync(t.Context(), desired(), nil); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// desired is the Service that all tests dial.
+func desired() model.Desired {
+	at := netip.MustParseAddrPort(frontend)
+	d := model.Desired{
+		Node:     model.Node{Name: "node-1", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}},
+		Services: map[types.NamespacedName]*model.Service{},
+	}
+	serve(d, "web", model.Key{Addr: at.Addr(), Port: at.Port(), Protocol: model.TCP},
+		netip.MustParseAddrPort(endpoint), netip.MustParseAddrPort(endpoint2))
+	return d
+}
+
+// serve adds a Service with these endpoints.
+func serve(d model.Desired, name string, at model.Key, endpoints ...netip.AddrPort) {
+	target := &model.Target{}
+	for _, ep := range endpoints {
+		target.Endpoints = append(target.Endpoints, model.Endpoint{AddrPort: ep, Local: true, Weight: 1})
+	}
+	svc := &model.Service{
+		Name:      types.NamespacedName{Namespace: "default", Name: name},
+		Frontends: []model.Frontend{{Key: at, Inside: target, Outside: target}},
+	}
+	d.Services[svc.Name] = svc
 }

@@ -24,4 +24,9 @@
 // translating them as long as any of the two is there. Those of ipvs are its
 // own: its objects stay behind, without new connections, until those have
 // ended.
+//
+// Objects go in an order in which no packet meets half of them: first what
+// packets come in by, then, when those that came in have left, the rest. A table
+// of nf_tables that is deleted whole would refuse what it serves while it goes
+// (package nfnl, RemoveTables).
 package modes

@@ -76,12 +76,12 @@ func newNetwork(t *testing.T) *network {
 			return err
 		})
 		t.Cleanup(func() { listener.Close() })
-		go serve(listener)
+		go echo(listener)
 	}
 	return &network{clients: map[string]*nstest.NS{"client": client, "node": node, "Pod": caller}, perSecond: newPerSecond}
 }
 
-func serve(listener net.Listener) {
+func echo(listener net.Listener) {
 	for {
 		conn, err := listener.Accept()
 		if err != nil {

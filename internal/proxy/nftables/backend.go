@@ -232,12 +232,11 @@ func (b *Backend) Cleanup(ctx context.Context) error {
 		return err
 	}
 	b.synced = false
-	var tx nfnl.Batch
+	var tables []nfnl.Table
 	for _, f := range b.families {
-		tx.AddTable(f.table) // so that an absent one is not an error
-		tx.DeleteTable(f.table)
+		tables = append(tables, f.table)
 	}
-	if err := b.conn.Commit(&tx); err != nil {
+	if err := b.conn.RemoveTables(tables...); err != nil {
 		return fmt.Errorf("clean up nftables: %w", err)
 	}
 	return nil

@@ -28,6 +28,9 @@ type plan struct {
 	expected map[elementID]bool
 	// recreate: the table is missing or was made by another version.
 	recreate, exists bool
+	// refusing are the sets of a table to be made anew by which its rules refuse:
+	// see nfnl.Conn.Replace.
+	refusing []string
 	// wake: somebody has switched the table's hooks off.
 	wake bool
 	// chains are to be (re)written, drop are to go.
@@ -62,6 +65,11 @@ func (f *family) plan(c *nfnl.Conn, want model.Desired, expected map[elementID]b
 	p.recreate = !have.compatible(f.table, &want.Node, f.fam)
 	if p.recreate {
 		have.chains = nil
+		for _, id := range []setID{setClusterIPs, setLoadBalancerIPs} {
+			if _, ok := have.sets[id.String()]; ok {
+				p.refusing = append(p.refusing, id.String())
+			}
+		}
 	}
 	if have.dormant {
 		p.wake = true
@@ -417,6 +425,9 @@ func (p *plan) write(tx *nfnl.Batch) {
 		return
 	}
 	if p.recreate {
+		for _, set := range p.refusing {
+			tx.FlushSet(t, set)
+		}
 		tx.DeleteTable(t)
 		p.create(tx)
 	}

@@ -416,7 +416,9 @@ func differences(found elements, left wanted) int {
 
 // Cleanup removes rules and routes. What this node itself dialled while no
 // proxy listened, the kernel's connection tracking, where there is some, would
-// go on leading nowhere: that is forgotten.
+// go on leading nowhere: that is forgotten. It is so before, as another mode
+// may serve it already and the next repetition would go out as it is, and after,
+// for what was dialled meanwhile.
 func (b *Backend) Cleanup(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -424,10 +426,8 @@ func (b *Backend) Cleanup(ctx context.Context) error {
 	b.synced = false
 	b.proxy.drop(func(model.Key) bool { return true })
 	found, _, err := b.tables.read()
-	if err = errors.Join(err, b.tables.remove(), b.routes.remove(), b.keeper.remove()); err != nil {
-		return fmt.Errorf("clean up userspace: %w", err)
-	}
-	if err := b.keeper.forget(found); err != nil {
+	err = errors.Join(err, b.keeper.forget(found), b.tables.remove(), b.routes.remove(), b.keeper.remove(), b.keeper.forget(found))
+	if err != nil {
 		return fmt.Errorf("clean up userspace: %w", err)
 	}
 	return nil

@@ -103,7 +103,9 @@ func (t *tables) commit(rebuild []*program, edits []edit) error {
 	anew := map[model.Family]bool{}
 	for _, p := range rebuild {
 		anew[p.fam] = true
-		build(&tx, p)
+		if err := t.build(&tx, p); err != nil {
+			return err
+		}
 	}
 	for _, e := range edits {
 		if e.had && !anew[e.id.family] {
@@ -132,11 +134,10 @@ func (t *tables) commit(rebuild []*program, edits []edit) error {
 }
 
 // build makes an empty table with its rules, in place of any that is there.
-func build(tx *nfnl.Batch, p *program) {
-	table := tableOf(p.fam)
-	tx.AddTable(table) // so that an absent one is not an error
-	tx.DeleteTable(table)
-	tx.AddTable(table)
+func (t *tables) build(tx *nfnl.Batch, p *program) error {
+	if err := t.conn.Replace(tx, tableOf(p.fam), setClusterIPs.String(), setLoadBalancerIPs.String()); err != nil {
+		return err
+	}
 	for _, s := range setsOf(p.fam) {
 		tx.AddSet(s)
 	}
@@ -146,17 +147,17 @@ func build(tx *nfnl.Batch, p *program) {
 			tx.AppendRule(c.Table, c.Name, r)
 		}
 	}
+	return nil
 }
 
 // remove deletes the tables; absent ones are no error.
 func (t *tables) remove() error {
-	var tx nfnl.Batch
+	var all []nfnl.Table
 	for _, f := range t.families {
-		tx.AddTable(tableOf(f))
-		tx.DeleteTable(tableOf(f))
+		all = append(all, tableOf(f))
 	}
 	clear(t.print)
-	return t.conn.Commit(&tx)
+	return t.conn.RemoveTables(all...)
 }
 
 func (t *tables) close() error { return t.conn.Close() }

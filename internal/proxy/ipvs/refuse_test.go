@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipvs
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
+	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+)
+
+// Tables that are made anew, as by every agent that starts, and that go, refuse
+// nobody meanwhile. That needs no IPVS: they refuse before it.
+func TestTablesThatGoRefuseNobody(t *testing.T) {
+	nstest.Require(t, "ip")
+	nstest.Listen(t)
+	node, client := nstest.Self(t), nstest.NewNS(t)
+	nstest.Cable(t, node, "eth0", client, "eth0")
+	node.Address(t, "eth0", netip.MustParsePrefix("192.0.2.11/24"))
+	client.Address(t, "eth0", netip.MustParsePrefix("192.0.2.100/24"))
+	at := netip.MustParseAddrPort("10.96.0.10:80")
+	client.Route(t, netip.PrefixFrom(at.Addr(), 32), netip.MustParseAddr("192.0.2.11"), "eth0")
+	tables, err := newTables(model.Families[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tables.close()
+	dialled := string(appendFrontend(nil, model.Key{Addr: at.Addr(), Port: at.Port(), Protocol: model.TCP}))
+	edits := []edit{
+		{id: elementID{family: model.IPv4, set: setServices, key: dialled}, new: markBase.data(), has: true},
+		{id: elementID{family: model.IPv4, set: setAddresses, key: string(at.Addr().AsSlice())}, has: true},
+	}
+	commit := func(rebuild []nfnl.Table) {
+		t.Helper()
+		if err := tables.commit(&model.Node{Name: "node-1"}, rebuild, edits); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 10 {
+		commit(tables.all())
+		f := client.StartFlood(t, netip.MustParseAddr("192.0.2.100"), at)
+		commit(tables.all())
+		f.More(t)
+		if err := tables.remove(); err != nil {
+			t.Fatal(err)
+		}
+		f.More(t)
+		if sent, refused := f.End(); refused > 0 {
+			t.Errorf("%d of %d segments were refused", refused, sent)
+		}
+	}
+}
