@@ -21,6 +21,9 @@ func (m *Machine) Hear(now time.Time, kind wire.Kind, from Peer) {
 	case Held:
 		switch {
 		case kind != wire.Claim:
+			if from.Name == m.holder.Name {
+				m.Recheck(now) // who looks for an address does not have it: its agent has been restarted
+			}
 		case from.Hint:
 			m.inquire(now, from)
 		default:
@@ -207,6 +210,9 @@ func (m *Machine) setRetry(t time.Time) {
 // the last one the holder may have become ineligible, membership may have found
 // or lost it, and the policy may have been edited.
 func (m *Machine) hearHeld(now time.Time, from Peer) {
+	if from.Alive && !m.holder.Alive {
+		m.backoff = 0 // what made the two fight is over
+	}
 	m.hold(now, from)
 	if m.rival = from.MAC; !from.Alive {
 		m.rival = wire.MAC{}
