@@ -26,10 +26,13 @@ type fact struct {
 	Ports []wire.MAC
 }
 
-// factsVersion is the first byte of the encoding. Nodes ignore facts of another
-// version, so that during an upgrade with a new one each half elects among
+// The first byte of the encoding is its version. Nodes ignore facts of a version that
+// they do not know, so that during an upgrade with a new one each half elects among
 // itself and the link fences.
-const factsVersion = 1
+const (
+	factsVersion    = 2
+	oldFactsVersion = 1 // without the ports, and what does not fit is left out
+)
 
 const (
 	flagInSync   = 1 << 0
@@ -41,15 +44,23 @@ const (
 	flagDefault6 = 1 << 2
 )
 
-// encode gives at most members.MaxFacts bytes. Interfaces that do not fit are
-// left out, and whole is false.
+// encode gives at most members.MaxFacts bytes, room for more than a thousand
+// interfaces. Those that do not fit are left out, and whole is false.
 //
 //	version 1 | flags 1 | interface ...
-//	interface: len 1 | name | MAC 6 | flags 1 | count 1 | subnet ...
+//	interface: len 1 | name | MAC 6 | flags 1 | count 1 | subnet ... | count 1 | port MAC 6 ...
 //	subnet:    family 1 (4 or 6) | bits 1 | as many bytes as the bits need;
 //	           one that is Second is there twice
-func (f facts) encode() (b []byte, whole bool) {
-	b = []byte{factsVersion, 0}
+func (f facts) encode() (b []byte, whole bool) { return f.encodeAs(factsVersion, members.MaxFacts) }
+
+// encodeOld is for agents of a former version, which take less.
+func (f facts) encodeOld() []byte {
+	b, _ := f.encodeAs(oldFactsVersion, members.MaxOldFacts)
+	return b
+}
+
+func (f facts) encodeAs(version byte, limit int) (b []byte, whole bool) {
+	b = []byte{version, 0}
 	if f.InSync {
 		b[1] |= flagInSync
 	}
@@ -60,8 +71,8 @@ func (f facts) encode() (b []byte, whole bool) {
 		b[1] |= flagStarting
 	}
 	for _, l := range f.Links {
-		e := l.encode()
-		if len(b)+len(e) > members.MaxFacts {
+		e := l.encode(version)
+		if len(b)+len(e) > limit {
 			return b, false
 		}
 		b = append(b, e...)
@@ -69,7 +80,7 @@ func (f facts) encode() (b []byte, whole bool) {
 	return b, true
 }
 
-func (l fact) encode() []byte {
+func (l fact) encode(version byte) []byte {
 	b := append([]byte{byte(len(l.Name))}, l.Name...)
 	b = append(b, l.MAC[:]...)
 	var flags byte
@@ -78,7 +89,8 @@ func (l fact) encode() []byte {
 			flags |= flag
 		}
 	}
-	subnets := slices.Concat(l.Subnets, l.Second)
+	subnets, ports := slices.Concat(l.Subnets, l.Second), l.Ports[:min(len(l.Ports), 255)]
+	subnets = subnets[:min(len(subnets), 255)]
 	b = append(b, flags, byte(len(subnets)))
 	for _, p := range subnets {
 		family := byte(6)
@@ -88,16 +100,24 @@ func (l fact) encode() []byte {
 		b = append(b, family, byte(p.Bits()))
 		b = append(b, p.Addr().AsSlice()[:(p.Bits()+7)/8]...)
 	}
+	if version == oldFactsVersion {
+		return b
+	}
+	b = append(b, byte(len(ports)))
+	for _, p := range ports {
+		b = append(b, p[:]...)
+	}
 	return b
 }
 
 // decodeFacts gives false for anything that encode did not make. A node without
 // facts has no interfaces (nil).
 func decodeFacts(b []byte) (facts, bool) {
-	if len(b) < 2 || b[0] != factsVersion {
+	if len(b) < 2 || b[0] != factsVersion && b[0] != oldFactsVersion {
 		return facts{}, false
 	}
 	f := facts{Starting: b[1]&flagStarting != 0, InSync: b[1]&flagInSync != 0, Leaving: b[1]&flagLeaving != 0, Links: []fact{}}
+	version := b[0]
 	r := reader{b: b[2:]}
 	for len(r.b) > 0 {
 		var l fact
@@ -112,6 +132,13 @@ func decodeFacts(b []byte) (facts, bool) {
 				l.Second = append(l.Second, p)
 			default:
 				l.Subnets = append(l.Subnets, p)
+			}
+		}
+		if version == factsVersion {
+			for range r.byte() {
+				var port wire.MAC
+				copy(port[:], r.take(len(port)))
+				l.Ports = append(l.Ports, port)
 			}
 		}
 		if r.bad || l.Name == "" {

@@ -23,7 +23,8 @@ func TestFacts(t *testing.T) {
 			netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8:0:1::/64"),
 			netip.MustParsePrefix("198.51.100.128/25"), netip.MustParsePrefix("2001:db8::7/128"), netip.MustParsePrefix("0.0.0.0/0"),
 		}},
-		MAC: wire.MAC{2, 0, 0, 0, 0, 1},
+		MAC:   wire.MAC{2, 0, 0, 0, 0, 1},
+		Ports: []wire.MAC{{2, 0, 0, 0, 0, 7}, {2, 0, 0, 0, 0, 8}},
 	}
 	for _, f := range []facts{
 		{Links: []fact{}},
@@ -49,13 +50,22 @@ func TestFacts(t *testing.T) {
 
 func TestFactsThatDoNotFit(t *testing.T) {
 	f := facts{InSync: true}
-	for i := range 100 {
+	for i := range 5000 {
 		f.Links = append(f.Links, fact{Interface: elect.Interface{Name: fmt.Sprintf("interface-%d", i)}})
 	}
 	b, whole := f.encode()
 	got, ok := decodeFacts(b)
 	if whole || !ok || len(b) > members.MaxFacts || len(got.Links) == 0 || !got.InSync {
 		t.Errorf("%d bytes, whole %v, decoded %v with %d interfaces", len(b), whole, ok, len(got.Links))
+	}
+	f.Links = f.Links[:1000] // more than any node has, and they fit
+	b, whole = f.encode()
+	if got, ok := decodeFacts(b); !whole || !ok || len(got.Links) != 1000 {
+		t.Errorf("%d bytes, whole %v, decoded %v with %d interfaces", len(b), whole, ok, len(got.Links))
+	}
+	b = f.encodeOld()
+	if got, ok := decodeFacts(b); !ok || len(b) > members.MaxOldFacts || len(got.Links) == 0 {
+		t.Errorf("for former versions: %d bytes, decoded %v with %d interfaces", len(b), ok, len(got.Links))
 	}
 }
 
@@ -68,7 +78,7 @@ func FuzzDecodeFacts(f *testing.F) {
 		if !ok {
 			return
 		}
-		again, _ := got.encode()
+		again, _ := got.encodeAs(b[0], members.MaxFacts)
 		if len(again) > len(b) {
 			t.Fatalf("%x became longer: %x", b, again)
 		}

@@ -211,7 +211,7 @@ func (l *loop) elect(now time.Time) {
 	for _, k := range mine {
 		own.Links = append(own.Links, fact{Interface: k.Interface, MAC: k.MAC, Ports: k.Ports})
 	}
-	l.tell(own)
+	own = l.tell(own)
 	if !ready {
 		return
 	}
@@ -226,8 +226,9 @@ func (l *loop) elect(now time.Time) {
 	l.s.cfg.Metrics.election.Observe(time.Since(start).Seconds())
 }
 
-// tell gives this node's facts to the others.
-func (l *loop) tell(own facts) {
+// tell gives this node's facts to the others, and gives what they are told: this node
+// is judged by that, too, here as there.
+func (l *loop) tell(own facts) facts {
 	b, whole := own.encode()
 	if !whole {
 		l.log.Info("Too many interfaces to tell the other nodes; narrow the pools' interfaces", "interfaces", len(own.Links))
@@ -235,6 +236,11 @@ func (l *loop) tell(own facts) {
 	if err := l.s.members.SetFacts(b); err != nil {
 		l.log.Error(err, "Telling facts failed")
 	}
+	if err := l.s.members.SetOldFacts(own.encodeOld()); err != nil {
+		l.log.Error(err, "Telling facts to agents of a former version failed")
+	}
+	told, _ := decodeFacts(b)
+	return told
 }
 
 func (l *loop) alive() int {

@@ -3,8 +3,6 @@
 package announce
 
 import (
-	"crypto/hmac"
-	"crypto/sha256"
 	"math/rand/v2"
 	"net/netip"
 	"sync"
@@ -47,8 +45,8 @@ type sealer struct {
 	now    func() time.Time
 
 	// secrets gives the secrets that this node and another have in common, the one
-	// to use first; none if they have only the gossip keys. clock gives another's
-	// stamp of now, if it is known.
+	// to use first. clock gives another's stamp of now, if it is known. Both are
+	// members'.
 	secrets func(node string) [][]byte
 	clock   func(node string) (stamp uint32, known bool)
 
@@ -65,7 +63,6 @@ type sealed struct {
 	id    wire.NodeID
 	old   bool     // its agent may be of a former version
 	hints [][]byte // keys of its hints, one for each gossip key
-	pairs [][]byte // secrets by the gossip keys alone
 }
 
 func newSealer(node string, grace time.Duration) *sealer {
@@ -130,20 +127,12 @@ func (s *sealer) derive() {
 	for _, list := range s.nodes {
 		for i := range list {
 			n := &list[i]
-			n.hints, n.pairs = nil, [][]byte{pairSecret(s.seal, s.node, n.name)}
+			n.hints = nil
 			for _, key := range s.open {
 				n.hints = append(n.hints, wire.HintKey(key, n.id))
-				n.pairs = append(n.pairs, pairSecret(key, s.node, n.name))
 			}
 		}
 	}
-}
-
-// pairSecret is the secret of two nodes that have no keys of their own.
-func pairSecret(gossip []byte, a, b string) []byte {
-	h := hmac.New(sha256.New, gossip)
-	h.Write([]byte("causeway pair\x00" + min(a, b) + "\x00" + max(a, b)))
-	return h.Sum(nil)
 }
 
 // keyed tells whether there is a key.
@@ -179,22 +168,13 @@ func (s *sealer) answer(mac wire.MAC) func(wire.Message) wire.Seal {
 			for _, n := range s.nodes[m.Seal.Node()] {
 				// Whether the question is one of its own does not matter: nobody else can
 				// use the answer.
-				if secrets := s.shared(n); len(secrets) > 0 {
+				if secrets := s.secrets(n.name); len(secrets) > 0 {
 					return wire.NewAnswer(secrets[0], m.Seal, m.Address, mac, s.id, n.id)
 				}
 			}
 		}
 		return hint(wire.Claim, m.Address)
 	}
-}
-
-// shared gives the secrets that this node and n have, the one to use first. The
-// lock is held.
-func (s *sealer) shared(n sealed) [][]byte {
-	if own := s.secrets(n.name); len(own) > 0 {
-		return own
-	}
-	return n.pairs
 }
 
 // sender gives the node of ours that sent m, which came to self, and how far it is
@@ -246,7 +226,7 @@ func (s *sealer) sender(m wire.Message, self wire.MAC, aliases func(node string,
 		}
 		asked := wire.NewHint(s.own, wire.Probe, m.Address, self, s.id, m.Seal.Stamp())
 		for _, n := range s.nodes[m.Seal.Node()] {
-			for _, secret := range s.shared(n) {
+			for _, secret := range s.secrets(n.name) {
 				if try(n.name, func(mac wire.MAC) bool {
 					return m.Seal.OpensAnswer(secret, asked, m.Address, mac, n.id, s.id)
 				}) {

@@ -15,6 +15,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/announce/claim"
 	"github.com/causeway-lb/causeway/internal/announce/elect"
 	"github.com/causeway-lb/causeway/internal/announce/members"
+	"github.com/causeway-lb/causeway/internal/announce/wire"
 )
 
 // settleTime is how long a new Speaker waits for its peers' gossip before it
@@ -28,6 +29,9 @@ type Config struct {
 	// Gossip is the node's own address, where the other agents reach it; port 0
 	// is members.Port.
 	Gossip netip.AddrPort
+	// Identity, which may be nil, is this node's key pair. Its public half has been
+	// published: the other nodes are given it as Node.PublicKey.
+	Identity *members.Identity
 	// Report, which may be nil, is told of every change. It is called from the
 	// Speaker's goroutine and must not block.
 	Report func(Report)
@@ -95,11 +99,16 @@ func New(cfg Config) (*Speaker, error) {
 		updated: make(chan struct{}, 1),
 		sealer:  newSealer(cfg.Node, cfg.Members.KeyGrace),
 	}
-	m, err := members.New(members.Config{Name: cfg.Node, Bind: cfg.Gossip, Timing: cfg.Members}, s.died)
+	m, err := members.New(members.Config{Name: cfg.Node, Bind: cfg.Gossip, Timing: cfg.Members, Stamp: s.sealer.stamp}, s.died)
 	if err != nil {
 		return nil, err
 	}
 	s.members = m
+	s.sealer.secrets = m.Secrets
+	s.sealer.clock = func(node string) (uint32, bool) { return m.Clock(node, wire.StampUnit*time.Millisecond) }
+	if cfg.Identity != nil {
+		m.SetIdentity(cfg.Identity)
+	}
 	s.loop.init(s)
 	return s, nil
 }
@@ -117,7 +126,7 @@ func (s *Speaker) Update(snap Snapshot) {
 	}
 	peers := make([]members.Peer, 0, len(snap.Nodes))
 	for _, n := range snap.Nodes {
-		peers = append(peers, members.Peer{Name: n.Name, Addresses: n.InternalIPs})
+		peers = append(peers, members.Peer{Name: n.Name, Addresses: n.InternalIPs, PublicKey: n.PublicKey})
 	}
 	s.members.SetPeers(peers)
 }

@@ -15,8 +15,12 @@ const Port = 7960
 // KeyLength is the length of a gossip key in bytes (AES-256).
 const KeyLength = 32
 
-// MaxFacts is how many bytes of facts a node may tell about itself.
-const MaxFacts = 480
+// MaxFacts is how many bytes of facts a node may tell about itself, and MaxOldFacts
+// how many of them to agents of a former version.
+const (
+	MaxFacts    = 64 << 10
+	MaxOldFacts = 480
+)
 
 // Config is what Members needs.
 type Config struct {
@@ -25,6 +29,9 @@ type Config struct {
 	// Bind is the node's own address, where the other agents reach it; the port
 	// may be 0 for Port.
 	Bind netip.AddrPort
+	// Stamp, which may be nil, gives this node's clock on the link, which the other
+	// nodes are told. It must not block.
+	Stamp func() uint32
 	// Timing; the zero value is DefaultTiming.
 	Timing Timing
 }

@@ -28,8 +28,13 @@ func (m *Members) start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make gossip keyring: %w", err)
 	}
+	if err := m.transport.bind(m.cfg.Bind.Addr()); err != nil {
+		return fmt.Errorf("open gossip: %w", err)
+	}
+	m.bindOthers(ctx)
 	list, err := memberlist.Create(m.gossipConfig(ctx, keyring))
 	if err != nil {
+		_ = m.transport.Shutdown()
 		return fmt.Errorf("open gossip on %v: %w", m.cfg.Bind, err)
 	}
 	m.mu.Lock()
@@ -44,6 +49,7 @@ func (m *Members) gossipConfig(ctx context.Context, keyring *memberlist.Keyring)
 	c.BindAddr, c.BindPort = m.cfg.Bind.Addr().String(), int(m.cfg.Bind.Port())
 	c.AdvertiseAddr, c.AdvertisePort = c.BindAddr, c.BindPort
 	c.Keyring = keyring
+	c.Transport = m.transport
 	c.Delegate, c.Events = delegate{m}, delegate{m}
 	c.EnableCompression = false
 	c.DisableTcpPings = true
@@ -148,14 +154,14 @@ func (m *Members) factsLoop(ctx context.Context) {
 // memberlist that takes them.
 type delegate struct{ m *Members }
 
-// NodeMeta is the version of the facts and the facts.
+// NodeMeta is what agents of a former version are told.
 func (d delegate) NodeMeta(limit int) []byte {
 	d.m.mu.Lock()
 	defer d.m.mu.Unlock()
-	if d.m.facts == nil || 8+len(d.m.facts) > limit {
+	if d.m.oldFacts == nil || 8+len(d.m.oldFacts) > limit {
 		return nil
 	}
-	return append(binary.BigEndian.AppendUint64(nil, d.m.version), d.m.facts...)
+	return append(binary.BigEndian.AppendUint64(nil, d.m.oldVersion), d.m.oldFacts...)
 }
 
 func (d delegate) NotifyMsg(b []byte) {
@@ -172,7 +178,8 @@ func (d delegate) GetBroadcasts(int, int) [][]byte { return nil }
 func (d delegate) LocalState(bool) []byte          { return nil }
 func (d delegate) MergeRemoteState([]byte, bool)   {}
 
-// gossiped takes memberlist's word on a node.
+// gossiped takes memberlist's word on a node. It is hearsay, good for asking the node
+// itself.
 func (m *Members) gossiped(n *memberlist.Node, alive bool) {
 	if n.Name == m.cfg.Name {
 		return
@@ -180,31 +187,37 @@ func (m *Members) gossiped(n *memberlist.Node, alive bool) {
 	m.mu.Lock()
 	p := m.peer(n.Name)
 	p.gossip = alive
-	if addr, ok := netip.AddrFromSlice(n.Addr); ok {
-		p.joined = netip.AddrPortFrom(addr.Unmap(), n.Port)
+	if !alive && p.gone {
+		delete(m.peers, n.Name)
 	}
-	if alive {
-		p.sign(m.now())
-		if len(n.Meta) >= 8 {
-			m.learn(p, binary.BigEndian.Uint64(n.Meta), n.Meta[8:])
-		}
-	} else {
-		// A watched peer is judged by what is heard of it. Any other has to be
-		// heard again to count as alive.
-		if !m.watch[n.Name] {
-			p.heard = m.now().Add(-directAge)
-		}
-		if !p.listed.IsValid() {
-			delete(m.peers, n.Name)
-		}
+	now := m.now()
+	switch {
+	case m.cfg.Timing.ProbeInterval == 0: // it is all that there is
+	case alive == p.alive:
+	case !alive:
+		m.suspect(p, now)
+	case m.list != nil:
+		m.ping(p, now)
+	}
+	if alive && len(n.Meta) >= 8 {
+		m.learnOld(p, binary.BigEndian.Uint64(n.Meta), n.Meta[8:])
 	}
 	m.mu.Unlock()
 	m.update()
 }
 
-// learn takes facts that are newer than those known. The lock is held.
-func (m *Members) learn(p *peer, version uint64, b []byte) {
-	if version > p.version {
+// suspect has p asked until it answers or is found dead. The lock is held.
+func (m *Members) suspect(p *peer, now time.Time) {
+	if !m.probed(p) {
+		p.doubt, p.silence, p.waiting, p.mute = now, 0, false, 0
+		m.ping(p, now)
+	}
+}
+
+// learnOld takes facts in the former format, unless p speaks the present one. The
+// lock is held.
+func (m *Members) learnOld(p *peer, version uint64, b []byte) {
+	if !m.speaksNew(p) && version > p.version {
 		p.version, p.facts = version, append([]byte{}, b...)
 		wake(m.changed)
 	}
@@ -227,9 +240,9 @@ func (w logWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// send is best effort, like UDP. The lock is held: SendBestEffort, given a node,
-// takes none of memberlist's.
-func (m *Members) send(p *peer, msg message) {
+// sendOld sends a message in the former format. It is best effort, like UDP. The
+// lock is held: SendBestEffort, given a node, takes none of memberlist's.
+func (m *Members) sendOld(p *peer, msg message) {
 	addr := p.addr()
 	if m.list == nil || !addr.IsValid() {
 		return

@@ -7,20 +7,27 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/hashicorp/memberlist"
+
+	"github.com/causeway-lb/causeway/internal/announce/wire"
 )
 
 // Peer is another node, as the API server lists it.
 type Peer struct {
 	Name string
-	// Addresses are its InternalIPs, of which the first of the family of
-	// Config.Bind is used.
+	// Addresses are its InternalIPs. It is reached by the first of the family of
+	// Config.Bind, or else by the first of a family of which this node has an
+	// address as well; packets of it are taken from all.
 	Addresses []netip.Addr
+	// PublicKey is that of its Identity; empty if it has not published one.
+	PublicKey []byte
 }
 
 // Member is what is known about a node.
@@ -44,6 +51,9 @@ type Member struct {
 	NodeSilent bool
 	// Old: its agent is of a former version, or may be, for it has not been heard.
 	Old bool
+	// Apart: it has no address of a family of which this node has one, so that the
+	// two do not hear each other.
+	Apart bool
 	// Facts are what it told last; nil if it never told. Not to be modified.
 	Facts []byte
 }
@@ -69,19 +79,30 @@ type Members struct {
 	onDeath func(Death)
 	knocks  sync.WaitGroup
 
-	mu      sync.Mutex
-	list    *memberlist.Memberlist
-	keys    [][]byte
-	keyring *memberlist.Keyring
-	peers   map[string]*peer
-	watch   map[string]bool
-	facts   []byte        // own
-	version uint64        // of facts
-	number  uint64        // of the last message
-	late    time.Duration // of this process's own timers, the worst of late
-	echo    echo          // nil without CAP_NET_RAW
-	now     func() time.Time
-	crash   bool // end without a goodbye, for tests
+	transport *transport
+	id        wire.NodeID
+	boot      uint64 // of this process
+
+	mu         sync.Mutex
+	list       *memberlist.Memberlist
+	identity   *Identity
+	own        []netip.Addr           // this node's addresses, from the API
+	ids        map[wire.NodeID]string // of the peers
+	keys       [][]byte
+	using      []byte // the key that encrypts until KeyGrace is over; nil for the first
+	keyring    *memberlist.Keyring
+	peers      map[string]*peer
+	watch      map[string]bool
+	facts      []byte // own
+	version    uint64 // of facts
+	oldFacts   []byte
+	oldVersion uint64
+	sent       uint64        // number of the last packet
+	turn       []string      // whom to ask next of those that are alive and not probed
+	late       time.Duration // of this process's own timers, the worst of late
+	echo       echo          // nil without CAP_NET_RAW
+	now        func() time.Time
+	crash      bool // end without a goodbye, for tests
 }
 
 // New gives Members that know nobody. onDeath, which may be nil, is told of each
@@ -99,18 +120,23 @@ func New(cfg Config, onDeath func(Death)) (*Members, error) {
 	if onDeath == nil {
 		onDeath = func(Death) {}
 	}
-	return &Members{
-		cfg:     cfg,
-		changed: make(chan struct{}, 1),
-		keyed:   make(chan struct{}),
-		joinNow: make(chan struct{}, 1),
-		factNow: make(chan struct{}, 1),
-		onDeath: onDeath,
-		peers:   map[string]*peer{},
-		watch:   map[string]bool{},
-		version: uint64(time.Now().UnixNano()),
-		now:     time.Now,
-	}, nil
+	m := &Members{
+		cfg:        cfg,
+		id:         wire.ID(cfg.Name),
+		boot:       rand.Uint64(),
+		ids:        map[wire.NodeID]string{},
+		changed:    make(chan struct{}, 1),
+		keyed:      make(chan struct{}),
+		joinNow:    make(chan struct{}, 1),
+		factNow:    make(chan struct{}, 1),
+		onDeath:    onDeath,
+		peers:      map[string]*peer{},
+		watch:      map[string]bool{},
+		oldVersion: uint64(time.Now().UnixNano()),
+		now:        time.Now,
+	}
+	m.transport = newTransport(cfg.Bind.Port(), m.receive)
+	return m, nil
 }
 
 // Changed receives after View has changed. One receiver is served.
@@ -121,41 +147,128 @@ func (m *Members) Changed() <-chan struct{} { return m.changed }
 // them.
 func (m *Members) SetPeers(peers []Peer) {
 	m.mu.Lock()
-	listed := map[string]netip.AddrPort{}
+	listed := map[string]bool{}
 	for _, p := range peers {
-		if addr, ok := m.address(p); ok && p.Name != m.cfg.Name {
-			listed[p.Name] = netip.AddrPortFrom(addr, m.cfg.Bind.Port())
+		if p.Name == m.cfg.Name {
+			m.own = slices.Clone(p.Addresses)
 		}
 	}
+	names, sources := map[string]netip.AddrPort{}, []netip.Addr{}
 	join := false
+	for _, l := range peers {
+		if l.Name == m.cfg.Name {
+			continue
+		}
+		listed[l.Name] = true
+		p := m.peer(l.Name)
+		join = join || !p.gossip
+		p.gone, p.all, p.listed = false, l.Addresses, netip.AddrPort{}
+		if a, ok := m.address(l); ok {
+			p.listed = netip.AddrPortFrom(a, m.cfg.Bind.Port())
+			names[l.Name] = p.listed
+		}
+		p.apart = !p.listed.IsValid() && len(l.Addresses) > 0
+		sources = append(sources, l.Addresses...)
+		if !bytes.Equal(p.public, l.PublicKey) {
+			p.public, p.keys = slices.Clone(l.PublicKey), sealKeys{}
+		}
+	}
 	for name, p := range m.peers {
-		if _, ok := listed[name]; !ok {
-			p.listed = netip.AddrPort{}
+		if !listed[name] {
+			p.listed, p.gone = netip.AddrPort{}, true
 			if !p.gossip {
 				delete(m.peers, name)
 			}
 		}
 	}
-	for name, addr := range listed {
-		p := m.peer(name)
-		join = join || !p.gossip
-		p.listed = addr
-	}
+	m.transport.know(names, sources)
+	running := m.list != nil
 	m.mu.Unlock()
+	if running {
+		m.bindOthers(context.Background())
+	}
 	if join {
 		wake(m.joinNow)
 	}
 	m.update()
 }
 
+// address gives where p is sent to.
 func (m *Members) address(p Peer) (netip.Addr, bool) {
-	for _, a := range p.Addresses {
-		if a.Is4() == m.cfg.Bind.Addr().Is4() {
-			return a, true
+	for _, same := range []bool{true, false} {
+		for _, a := range p.Addresses {
+			if (a.Is4() == m.cfg.Bind.Addr().Is4()) == same && (same || m.ownOf(a).IsValid()) {
+				return a, true
+			}
 		}
 	}
 	return netip.Addr{}, false
 }
+
+// ownOf gives this node's address of a's family. The lock is held.
+func (m *Members) ownOf(a netip.Addr) netip.Addr {
+	if a.Is4() == m.cfg.Bind.Addr().Is4() {
+		return m.cfg.Bind.Addr()
+	}
+	for _, o := range m.own {
+		if o.Is4() == a.Is4() {
+			return o
+		}
+	}
+	return netip.Addr{}
+}
+
+// bindOthers serves this node's address of the other family, if it has one.
+func (m *Members) bindOthers(ctx context.Context) {
+	m.mu.Lock()
+	i := slices.IndexFunc(m.own, func(a netip.Addr) bool { return a.Is4() != m.cfg.Bind.Addr().Is4() })
+	var other netip.Addr
+	if i >= 0 {
+		other = m.own[i]
+	}
+	m.mu.Unlock()
+	if other.IsValid() {
+		if err := m.transport.bind(other); err != nil {
+			logr.FromContextOrDiscard(ctx).Info("Other nodes are not heard on this node's second address", "address", other, "reason", err.Error())
+		}
+	}
+}
+
+// SetIdentity gives this node the key pair whose public half it has published. Peers
+// that have published theirs can be spoken for by nobody else from now on.
+func (m *Members) SetIdentity(i *Identity) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.identity = i
+	m.forgetSecrets()
+}
+
+// Secrets gives what this node and another have in common, and no third where both
+// have published keys; the one to use first. It is empty for a node that is not
+// known.
+func (m *Members) Secrets(name string) [][]byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if p := m.peers[name]; p != nil {
+		return m.secretsOf(p)
+	}
+	return nil
+}
+
+// Clock gives another node's clock on the link as it should be now, if that node has
+// told it.
+func (m *Members) Clock(name string, unit time.Duration) (stamp uint32, known bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := m.peers[name]
+	if p == nil || p.stamped.IsZero() {
+		return 0, false
+	}
+	return p.stamp + uint32(m.now().Sub(p.stamped)/unit), true
+}
+
+// speaksNew tells whether p is to be taken by its word in the present format alone.
+func (m *Members) speaksNew(p *peer) bool { return p.secure || m.bound(p) }
 
 // SetKeys replaces the keys, each of KeyLength bytes. The first encrypts. Run
 // waits for the first call.
@@ -174,12 +287,17 @@ func (m *Members) SetKeys(keys ...[]byte) error {
 		return nil
 	}
 	first := m.keys == nil
+	if !first && m.using == nil {
+		m.using = m.keys[0]
+	}
 	m.keys = keys
+	m.forgetSecrets()
 	if first {
 		close(m.keyed)
 		return nil
 	}
 	if m.keyring == nil {
+		m.using = nil
 		return nil // Run takes them up
 	}
 	for _, k := range keys {
@@ -196,6 +314,8 @@ func (m *Members) SetKeys(keys ...[]byte) error {
 func (m *Members) useKeys() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.using = nil
+	m.forgetSecrets()
 	if m.keyring == nil || m.keyring.UseKey(m.keys[0]) != nil {
 		return
 	}
@@ -207,7 +327,8 @@ func (m *Members) useKeys() {
 }
 
 // SetFacts tells the other nodes something about this one, at most MaxFacts
-// bytes. They get it within a round trip, and again by gossip.
+// bytes. They get it within a round trip, and again until they say that they have
+// it.
 func (m *Members) SetFacts(b []byte) error {
 	if len(b) > MaxFacts {
 		return fmt.Errorf("set facts: %d bytes, at most %d are possible", len(b), MaxFacts)
@@ -219,8 +340,30 @@ func (m *Members) SetFacts(b []byte) error {
 	}
 	m.facts = append([]byte{}, b...)
 	m.version++
+	now := m.now()
 	for _, p := range m.peers {
-		m.send(p, message{kind: facts, number: m.version, body: m.facts})
+		m.push(p, now)
+	}
+	m.mu.Unlock()
+	return nil
+}
+
+// SetOldFacts is SetFacts for agents of a former version, at most MaxOldFacts bytes.
+func (m *Members) SetOldFacts(b []byte) error {
+	if len(b) > MaxOldFacts {
+		return fmt.Errorf("set facts for former versions: %d bytes, at most %d are possible", len(b), MaxOldFacts)
+	}
+	m.mu.Lock()
+	if bytes.Equal(b, m.oldFacts) && m.oldFacts != nil {
+		m.mu.Unlock()
+		return nil
+	}
+	m.oldFacts = append([]byte{}, b...)
+	m.oldVersion++
+	for _, p := range m.peers {
+		if !m.speaksNew(p) {
+			m.sendOld(p, message{kind: facts, number: m.oldVersion, body: m.oldFacts})
+		}
 	}
 	m.mu.Unlock()
 	wake(m.factNow)
@@ -252,6 +395,7 @@ func (m *Members) View() map[string]Member {
 	for name, p := range m.peers {
 		out[name] = Member{
 			Name: name, Alive: p.alive, Since: p.since, Facts: p.facts,
+			Old: !m.speaksNew(p), Apart: p.apart,
 			Unreachable: p.unreachable, HostAnswers: p.hostAnswers, NodeSilent: p.nodeSilent,
 		}
 	}
@@ -281,12 +425,12 @@ func (m *Members) Stalled(name string) bool {
 	return p != nil && m.watch[name] && p.unanswered(m.cfg.Timing)
 }
 
-// Joined tells whether gossip has every peer that is listed.
+// Joined tells whether every peer that is listed has been heard.
 func (m *Members) Joined() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, p := range m.peers {
-		if p.listed.IsValid() && !p.gossip {
+		if p.listed.IsValid() && !p.alive {
 			return false
 		}
 	}
@@ -297,8 +441,9 @@ func (m *Members) Joined() bool {
 func (m *Members) peer(name string) *peer {
 	p := m.peers[name]
 	if p == nil {
-		p = &peer{name: name, nos: map[string]time.Time{}, since: m.now()}
+		p = &peer{name: name, id: wire.ID(name), nos: map[string]time.Time{}, since: m.now()}
 		m.peers[name] = p
+		m.ids[p.id] = name
 	}
 	return p
 }

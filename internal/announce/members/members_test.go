@@ -116,9 +116,17 @@ func (c *cluster) cut(i, j int) {
 		m := c.nodes[pair[0]]
 		m.mu.Lock()
 		p := m.peer(name(pair[1]))
-		p.joined = netip.AddrPortFrom(netip.MustParseAddr("127.9.9.9"), c.port)
+		p.listed = netip.AddrPortFrom(netip.MustParseAddr("127.9.9.9"), c.port)
 		m.mu.Unlock()
 	}
+}
+
+// hear has a peer answer a ping that has just left.
+func hear(m *Members, name string) {
+	m.mu.Lock()
+	m.proved(m.peer(name), m.now(), m.now())
+	m.mu.Unlock()
+	m.update()
 }
 
 // alive gives the names that i holds alive.
@@ -170,7 +178,7 @@ func TestJoinAndFacts(t *testing.T) {
 	c.eventually(time.Second, "facts arrive", func() bool {
 		return string(c.nodes[1].View()[name(0)].Facts) == "eth0 up" && string(c.nodes[2].View()[name(0)].Facts) == "eth0 up"
 	})
-	// A node that comes later learns them by gossip.
+	// A node that comes later learns them as well.
 	c.start(3, c.key)
 	c.listPeers()
 	c.complete()
@@ -245,7 +253,7 @@ func TestUnreachable(t *testing.T) {
 		m.update()
 		return m.View()["p"].Unreachable
 	}
-	m.handle(message{kind: ping, from: "other"})
+	hear(m, "other")
 	m.mu.Lock()
 	p := m.peers["p"]
 	p.noKernel = true
@@ -266,7 +274,7 @@ func TestUnreachable(t *testing.T) {
 	if unreachable() {
 		t.Error("unreachable on an opinion that is too old")
 	}
-	m.handle(message{kind: ping, from: "p"})
+	hear(m, "p")
 	if unreachable() || !m.View()["p"].Alive {
 		t.Error("unreachable though it was heard")
 	}
@@ -367,7 +375,7 @@ func TestStarvedProberHoldsNobodyDead(t *testing.T) {
 	m.now = func() time.Time { return now }
 	m.SetPeers([]Peer{{Name: "p", Addresses: []netip.Addr{netip.MustParseAddr("127.9.0.2")}}})
 	m.Watch([]string{"p"})
-	m.handle(message{kind: ping, from: "p"})
+	hear(m, "p")
 	interval := m.cfg.Timing.ProbeInterval
 	now = now.Add(10 * time.Second) // stopped for ten seconds
 	m.probe(now, min(10*time.Second, interval))
@@ -396,31 +404,40 @@ func TestStarvedProberHoldsNobodyDead(t *testing.T) {
 func TestLimitFollowsRoundTrip(t *testing.T) {
 	p, timing, now := &peer{}, DefaultTiming(), time.Unix(1000, 0)
 	near := func(got, want time.Duration) bool { return got >= want && got < want+20*time.Millisecond }
-	answer := func(number uint64, rtt time.Duration) {
-		p.pings[number%uint64(len(p.pings))] = sentPing{number, now}
-		p.roundTrip(number, now.Add(rtt))
-	}
-	answer(1, time.Millisecond)
+	answer := func(rtt time.Duration) { p.roundTrip(rtt) }
+	answer(time.Millisecond)
 	if got := p.limit(timing, 0); !near(got, timing.SilenceLimit) {
 		t.Errorf("limit %v with quick answers", got)
 	}
-	answer(2, 100*time.Millisecond)
+	answer(100 * time.Millisecond)
 	if got := p.limit(timing, 0); !near(got, timing.SilenceLimit+180*time.Millisecond) {
 		t.Errorf("limit %v after an answer in 100 ms", got)
 	}
-	answer(3, 10*time.Second)
+	answer(10 * time.Second)
 	if got := p.limit(timing, 0); got != timing.MaxSilenceLimit {
 		t.Errorf("limit %v, want the maximum", got)
 	}
-	for n := range uint64(1500) {
-		answer(4+n, time.Millisecond)
+	for range 1500 {
+		answer(time.Millisecond)
 	}
 	if got := p.limit(timing, 0); !near(got, timing.SilenceLimit) {
 		t.Errorf("limit %v after many quick answers", got)
 	}
-	p.roundTrip(5, now.Add(time.Hour)) // too old to be remembered
-	if p.worst > time.Second {
-		t.Error("took an answer to a forgotten ping into account")
+	number := p.sending(now)
+	if _, ok := p.isAnswer(number, now.Add(time.Hour)); ok {
+		t.Error("took an answer to a ping of an hour ago")
+	}
+	if _, ok := p.isAnswer(number, now); !ok {
+		t.Error("did not take an answer")
+	}
+	if _, ok := p.isAnswer(number, now); ok {
+		t.Error("took an answer twice")
+	}
+	for range p.pings {
+		p.sending(now)
+	}
+	if _, ok := p.isAnswer(number, now); ok {
+		t.Error("took an answer to a forgotten ping")
 	}
 }
 
@@ -443,15 +460,19 @@ func TestQueuedPingsAreNoRoundTrip(t *testing.T) {
 			now := time.Unix(1000, 0)
 			m.now = func() time.Time { return now }
 			m.Watch([]string{"p"})
-			m.handle(message{kind: ping, from: "p"})
+			m.SetPeers([]Peer{{Name: "p", Addresses: []netip.Addr{netip.MustParseAddr("127.9.0.2")}}})
+			hear(m, "p")
 			for m.View()["p"].Alive {
 				now = now.Add(m.cfg.Timing.ProbeInterval)
 				m.probe(now, m.cfg.Timing.ProbeInterval)
 				m.update()
 			}
-			last := m.number
 			now = now.Add(tc.away)
-			m.handle(message{kind: ack, number: last, from: "p"})
+			p := m.peers["p"]
+			last := p.pings[(p.slot+len(p.pings)-1)%len(p.pings)]
+			m.mu.Lock()
+			m.proved(p, last.at, now)
+			m.mu.Unlock()
 			if got := m.peers["p"].limit(m.cfg.Timing, 0) > m.cfg.Timing.SilenceLimit; got != tc.slow {
 				t.Errorf("counts as slow: %v, want %v", got, tc.slow)
 			}
@@ -466,6 +487,8 @@ func TestLimitFollowsLateness(t *testing.T) {
 		t.Fatal(err)
 	}
 	timing := m.cfg.Timing
+	m.SetPeers([]Peer{{Name: "p", Addresses: []netip.Addr{netip.MustParseAddr("127.9.0.2")}}})
+	hear(m, "p")
 	m.handle(message{kind: ping, from: "p", body: []byte{0, 50}})
 	p := m.peers["p"]
 	if got, want := p.limit(timing, m.late), timing.SilenceLimit+40*lateWeight*time.Millisecond; got != want {
@@ -578,7 +601,7 @@ func TestSilence(t *testing.T) {
 			}
 			for range 100 {
 				tick()
-				m.handle(message{kind: ack, from: "p"})
+				hear(m, "p")
 			}
 			m.late = tc.late
 			kernel.on[addr] = tc.after
@@ -587,7 +610,7 @@ func TestSilence(t *testing.T) {
 				tick()
 				m.late = tc.late
 				if tc.answersInstead {
-					m.handle(message{kind: ack, from: "p"})
+					hear(m, "p")
 				}
 			}
 			got := m.View()["p"]

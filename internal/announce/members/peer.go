@@ -3,28 +3,46 @@
 package members
 
 import (
+	"math/rand/v2"
 	"net/netip"
 	"time"
+
+	"github.com/causeway-lb/causeway/internal/announce/wire"
 )
 
 // opinionAge is how long another peer's "no answer" counts.
 const opinionAge = 3 * time.Second
 
-// directAge is how long a direct message keeps a peer alive that gossip has lost
-// and that is not watched.
-const directAge = time.Second
-
 // peer is the record of another node.
 type peer struct {
 	name   string
-	listed netip.AddrPort // from the API; zero if it is not there
-	joined netip.AddrPort // from gossip; zero if it was never there
+	id     wire.NodeID
+	listed netip.AddrPort // from the API; zero if it is not there, or no family is shared
+	all    []netip.Addr   // its addresses, from the API
+	gone   bool           // the API does not list it
+	apart  bool           // it is there, but no family is shared
+	public []byte         // its key, from the API; empty if it has not published one
+	keys   sealKeys
 
 	gossip  bool // memberlist holds it alive
 	joining bool // an attempt is under way
 
-	facts   []byte
-	version uint64 // of facts
+	secure  bool      // it has answered in the present format, and is not heard in the former one
+	tried   time.Time // the last ping in the present format, while it is not
+	boot    uint64    // of its process that has answered last
+	window  window    // of that one's numbers
+	stamp   uint32    // its clock on the link, at stamped
+	stamped time.Time
+
+	facts    []byte
+	version  uint64 // of facts
+	told     uint64 // version of them that it says is the latest
+	puzzle   puzzle
+	has      uint64    // version of this node's facts that it has
+	pushed   time.Time // when they were last sent to it
+	answered time.Time // when a process of it that is not known yet was last answered
+
+	doubt time.Time // since when it is probed though it is not watched; zero for not
 
 	alive       bool
 	since       time.Time // of alive
@@ -39,7 +57,9 @@ type peer struct {
 	asked   time.Time     // the last ping
 	relayed time.Time     // when relays were last asked
 	pings   [32]sentPing
-	nos     map[string]time.Time // peers that got no answer from it
+	slot    int                       // of the next
+	relays  map[wire.NodeID]time.Time // whom it last had asked
+	nos     map[string]time.Time      // peers that got no answer from it
 
 	echoAsked time.Time     // the last echo request to its kernel
 	echoed    time.Time     // the last answer
@@ -60,11 +80,46 @@ type sentPing struct {
 }
 
 // addr is where to send to.
-func (p *peer) addr() netip.AddrPort {
-	if p.joined.IsValid() {
-		return p.joined
+func (p *peer) addr() netip.AddrPort { return p.listed }
+
+// maxAckAge is how old a ping may be whose answer shows that the peer is alive.
+const maxAckAge = 2 * time.Second
+
+// sending gives the number of a ping that is about to leave: nobody can guess it.
+func (p *peer) sending(now time.Time) uint64 {
+	n := uint64(len(p.pings))
+	number := rand.Uint64()/n*n + uint64(p.slot)
+	p.pings[p.slot] = sentPing{number, now}
+	p.slot = (p.slot + 1) % len(p.pings)
+	return number
+}
+
+// isAnswer tells whether number is that of a ping that has just left. Each is
+// answered once.
+func (p *peer) isAnswer(number uint64, now time.Time) (sent time.Time, ok bool) {
+	s := &p.pings[number%uint64(len(p.pings))]
+	if number == 0 || s.number != number || s.at.IsZero() || now.Sub(s.at) > maxAckAge {
+		return time.Time{}, false
 	}
-	return p.listed
+	sent = s.at
+	*s = sentPing{}
+	return sent, true
+}
+
+// probed tells whether every silence of p counts.
+func (m *Members) probed(p *peer) bool { return m.watch[p.name] || !p.doubt.IsZero() }
+
+// watches tells whether p may have another node asked on its behalf: each once in
+// half a relayInterval.
+func (p *peer) watches(other wire.NodeID, now time.Time) bool {
+	if now.Sub(p.relays[other]) < relayInterval/2 {
+		return false
+	}
+	if len(p.relays) > 64 || p.relays == nil {
+		p.relays = map[wire.NodeID]time.Time{}
+	}
+	p.relays[other] = now
+	return true
 }
 
 // secondOpinion tells whether another peer got no answer either, of late.
@@ -83,19 +138,15 @@ func (p *peer) sign(now time.Time) {
 		p.relayed = time.Time{} // the next silence is another
 	}
 	p.heard, p.silence, p.noKernel, p.kernel, p.met = now, 0, false, false, true
-	p.waiting, p.mute = false, 0
+	p.waiting, p.mute, p.doubt = false, 0, time.Time{}
 	clear(p.nos)
 }
 
 // roundTrip takes the answer to a ping into account. The worst fades by a
 // hundredth with each answer.
-func (p *peer) roundTrip(number uint64, now time.Time) {
-	s := p.pings[number%uint64(len(p.pings))]
-	if s.number != number {
-		return
-	}
+func (p *peer) roundTrip(took time.Duration) {
 	p.worst -= p.worst / 100
-	p.worst = max(p.worst, now.Sub(s.at))
+	p.worst = max(p.worst, took)
 }
 
 // lateWeight is by how much patience grows with the lateness of timers: where they
@@ -146,12 +197,9 @@ func (m *Members) isAlive(p *peer, now time.Time) bool {
 	if t.ProbeInterval == 0 {
 		return p.gossip
 	}
-	if m.watch[p.name] {
-		// The limit varies: who was found dead has to be heard again.
-		again := p.alive || !p.heard.IsZero() && !p.heard.Before(p.since)
-		return again && p.silence < p.limit(t, m.late)
-	}
-	return p.gossip || now.Sub(p.heard) < directAge
+	// The limit varies: who was found dead has to be heard again.
+	again := p.alive || !p.heard.IsZero() && !p.heard.Before(p.since)
+	return again && (!m.probed(p) || p.silence < p.limit(t, m.late))
 }
 
 // judge brings what View tells of p up to date, and tells whether it has changed.

@@ -9,11 +9,14 @@ import (
 	"maps"
 	"math"
 	"net"
+	"net/netip"
 	"slices"
 	"syscall"
 	"time"
 
 	"github.com/go-logr/logr"
+
+	"github.com/causeway-lb/causeway/internal/announce/wire"
 )
 
 // relays is how many peers are asked for a second opinion, relayInterval how
@@ -61,7 +64,7 @@ func (m *Members) lag(late time.Duration) {
 	m.late = max(m.late, late)
 }
 
-// lateness is what this process tells of itself in a ping or ack.
+// lateness is what this process tells of itself to agents of a former version.
 func (m *Members) lateness() []byte {
 	return binary.BigEndian.AppendUint16(nil, uint16(min(m.late.Milliseconds(), math.MaxUint16)))
 }
@@ -73,19 +76,23 @@ func (m *Members) probe(now time.Time, passed time.Duration) {
 	defer m.mu.Unlock()
 	t := m.cfg.Timing
 	m.takeEchoes(now)
-	for name, p := range m.peers {
-		watched := m.watch[name]
-		if watched {
+	m.round(now)
+	lost := maxLostPings
+	for _, p := range m.peers {
+		probed := m.probed(p)
+		if probed {
 			p.silence += passed
 		}
 		if p.waiting {
 			p.mute += passed
 		}
-		if !watched && p.alive {
+		switch {
+		case !probed && p.alive:
 			continue
-		}
-		if !p.alive && now.Sub(p.asked) < t.LostInterval {
+		case !p.alive && (lost == 0 || now.Sub(p.asked) < m.lostInterval(p, now)):
 			continue
+		case !p.alive:
+			lost--
 		}
 		m.ping(p, now)
 		if !p.alive || p.unanswered(t) || now.Sub(p.echoAsked) >= echoInterval {
@@ -94,10 +101,54 @@ func (m *Members) probe(now time.Time, passed time.Duration) {
 		waning := !p.alive || p.silence >= t.SilenceLimit/2
 		if !p.heard.IsZero() && now.Sub(p.relayed) >= relayInterval && waning {
 			p.relayed = now
-			m.askRelays(p)
+			m.askRelays(p, now)
 		}
 		if waning && p.met {
 			m.knock(p, now)
+		}
+	}
+}
+
+// Peers that are alive and neither watched nor doubted are asked one after the other,
+// roundPings of them a tick, but none more often than every roundInterval. So a death
+// that gossip does not tell of is found as well: of 5,000 nodes within a minute.
+const (
+	roundPings    = 4
+	roundInterval = time.Second
+	// maxLostPings is how many peers that are not alive are asked in a tick, and
+	// longLostFactor how much more seldom one that has been so for a minute: it asks
+	// itself when it is back.
+	maxLostPings   = 256
+	longLostFactor = 8
+)
+
+func (m *Members) lostInterval(p *peer, now time.Time) time.Duration {
+	if now.Sub(p.since) > time.Minute {
+		return m.cfg.Timing.LostInterval * longLostFactor
+	}
+	return m.cfg.Timing.LostInterval
+}
+
+// round asks those whose turn it is. Who did not answer in the round before is
+// doubted. The lock is held.
+func (m *Members) round(now time.Time) {
+	if len(m.turn) == 0 {
+		for name := range m.peers {
+			m.turn = append(m.turn, name)
+		}
+	}
+	for asked := 0; asked < roundPings && len(m.turn) > 0; m.turn = m.turn[1:] {
+		p := m.peers[m.turn[0]]
+		switch {
+		case p == nil || !p.alive || m.probed(p):
+		case now.Sub(p.asked) < roundInterval:
+			return // all have been asked of late
+		case p.heard.Before(p.asked):
+			m.suspect(p, now)
+			asked++
+		default:
+			m.ping(p, now)
+			asked++
 		}
 	}
 }
@@ -146,7 +197,7 @@ func (m *Members) setEcho(e echo) {
 
 // askEcho asks p's kernel for an echo. The lock is held.
 func (m *Members) askEcho(p *peer, now time.Time) {
-	if addr := p.addr(); m.echo != nil && addr.IsValid() {
+	if addr := p.addr(); m.echo != nil && addr.IsValid() && family(addr.Addr()) == family(m.cfg.Bind.Addr()) {
 		m.echo.ask(addr.Addr())
 		p.echoAsked, p.waiting = now, true
 	}
@@ -166,80 +217,310 @@ func (m *Members) takeEchoes(now time.Time) {
 	}
 }
 
-// ping sends one numbered ping. The lock is held.
+// ping sends one ping, in the former format as well to who may not know the present
+// one. The lock is held.
 func (m *Members) ping(p *peer, now time.Time) {
-	m.number++
 	p.asked = now
-	p.pings[m.number%uint64(len(p.pings))] = sentPing{m.number, now}
-	m.send(p, message{kind: ping, number: m.number, body: m.lateness()})
+	if !m.speaksNew(p) {
+		m.sendOld(p, message{kind: ping, number: p.sending(now), body: m.lateness()})
+		if now.Sub(p.tried) < m.cfg.Timing.LostInterval {
+			return
+		}
+		p.tried = now
+	}
+	m.send(p, ping, m.status(p, p.sending(now)).encode())
 }
 
-// askRelays asks a few others whether p answers them. The lock is held.
-func (m *Members) askRelays(p *peer) {
+// status is what this node tells p. The lock is held.
+func (m *Members) status(p *peer, nonce uint64) status {
+	s := status{nonce: nonce, late: m.late, version: m.version, known: p.version}
+	if m.cfg.Stamp != nil {
+		s.stamp = m.cfg.Stamp()
+	}
+	return s
+}
+
+// send is best effort, like UDP. The lock is held.
+func (m *Members) send(p *peer, k kind, body []byte) {
+	if addr := p.addr(); m.list != nil && addr.IsValid() {
+		if b := m.seal(p, k, body); b != nil {
+			_ = m.transport.send(b, addr)
+		}
+	}
+}
+
+// push sends this node's facts to p. The lock is held.
+func (m *Members) push(p *peer, now time.Time) {
+	if m.facts == nil || !m.speaksNew(p) {
+		return
+	}
+	p.pushed = now
+	for _, part := range split(m.version, m.facts) {
+		m.send(p, facts, part.encode())
+	}
+}
+
+// pushInterval is the least interval of facts that are sent again.
+const pushInterval = 100 * time.Millisecond
+
+// askRelays asks a few others to pass a ping on to p, and its answer back: they
+// cannot make one up. The lock is held.
+func (m *Members) askRelays(p *peer, now time.Time) {
 	asked := 0
 	for _, name := range slices.Sorted(maps.Keys(m.peers)) {
 		other := m.peers[name]
-		if other == p || !other.alive {
+		switch {
+		case other == p || !other.alive:
 			continue
+		case !m.speaksNew(other):
+			m.sendOld(other, message{kind: relay, target: p.name})
+		default:
+			if b := m.seal(p, ping, m.status(p, p.sending(now)).encode()); b != nil {
+				m.send(other, carry, b)
+			}
 		}
-		m.send(other, message{kind: relay, target: p.name})
 		if asked++; asked == relays {
 			return
 		}
 	}
 }
 
-// handle takes a message of another agent. It runs in memberlist's only packet
-// handler and does not block.
-func (m *Members) handle(msg message) {
-	if msg.from == m.cfg.Name {
+// receive takes a packet from an address that is a node's. It does not block.
+func (m *Members) receive(b []byte, from netip.Addr) {
+	h, sealed, ok := decodeHeader(b)
+	if !ok {
 		return
 	}
 	m.mu.Lock()
+	p := m.peers[m.ids[h.from]]
+	told := false
+	if p != nil && h.to == m.id && slices.Contains(p.all, from) {
+		told = m.take(p, h, b[:headerLength], sealed, nil)
+	}
+	m.mu.Unlock()
+	if told {
+		m.update()
+	}
+}
+
+// take opens a packet of p's and does what it says, and tells whether p has just come
+// back. A packet that another node has passed on came by way of it, else by is nil.
+// The lock is held.
+func (m *Members) take(p *peer, h header, head, sealed []byte, by *peer) (told bool) {
+	k, body, ok := m.open(p, h, head, sealed)
+	if !ok {
+		return false
+	}
 	now := m.now()
-	p := m.peer(msg.from)
-	returned := !p.alive
-	if returned && now.Sub(p.since) > forgetPings {
-		// Pings that waited for the link to come back are answered late; that
-		// says nothing about how quick the peer is.
+	switch k {
+	case ping:
+		m.takePing(p, h, body, by, now)
+		return false
+	case ack:
+		return m.takeAck(p, h, body, now)
+	}
+	// Everything else counts once, and from the process alone that has shown that it
+	// is there now.
+	if h.boot != p.boot || !p.window.take(h.number) {
+		return false
+	}
+	switch k {
+	case facts:
+		m.takeFacts(p, body)
+	case carry:
+		return m.pass(p, body, now)
+	case no:
+		if len(body) == len(wire.NodeID{}) {
+			m.takeNo(p, m.peers[m.ids[wire.NodeID(body)]], now)
+		}
+	}
+	return false
+}
+
+// strangeInterval is how often a process is answered, and asked, that has not shown
+// yet that it is there: what it sent may have been recorded.
+const strangeInterval = 20 * time.Millisecond
+
+// takePing answers. The answer goes to where the peer is, not to where the ping
+// came from, so a recorded ping is no use to anybody; and it shows nothing of the
+// peer. The lock is held.
+func (m *Members) takePing(p *peer, h header, body []byte, by *peer, now time.Time) {
+	s, ok := decodeStatus(body)
+	if !ok {
+		return
+	}
+	current := h.boot == p.boot
+	switch {
+	case current && !p.window.take(h.number):
+		return
+	case !current && now.Sub(p.answered) < strangeInterval:
+		return
+	case !current:
+		p.answered = now
+	}
+	answer := m.status(p, s.nonce).encode()
+	if by == nil {
+		m.send(p, ack, answer)
+	} else if b := m.seal(p, ack, answer); b != nil {
+		m.send(by, carry, b)
+	}
+	if !current || !p.alive {
+		if now.Sub(p.asked) >= strangeInterval {
+			m.ping(p, now)
+		}
+		return
+	}
+	p.late = s.late
+	m.compare(p, s, now)
+}
+
+// takeAck takes the answer to a ping of this node's that has just left: p is alive,
+// and this is the process of it that is. The lock is held.
+func (m *Members) takeAck(p *peer, h header, body []byte, now time.Time) (told bool) {
+	s, ok := decodeStatus(body)
+	if !ok {
+		return false
+	}
+	sent, ok := p.isAnswer(s.nonce, now)
+	if !ok {
+		return false
+	}
+	if h.boot != p.boot || !p.secure {
+		if p.boot != 0 && p.facts != nil || !p.secure {
+			wake(m.changed)
+		}
+		// Another process: what the one before it told is past.
+		p.boot, p.secure = h.boot, true
+		p.window, p.puzzle, p.facts, p.version, p.has = window{}, puzzle{}, nil, 0, 0
+	}
+	if h.number > p.window.top || p.window.top-h.number >= 64 {
+		// The answer counts whatever was said in the process's name before.
+		p.window = window{top: h.number, seen: 1}
+	} else {
+		p.window.take(h.number)
+	}
+	told = m.proved(p, sent, now)
+	p.late, p.stamp, p.stamped = s.late, s.stamp, now
+	m.compare(p, s, now)
+	return told
+}
+
+// proved takes the answer to a ping that left at sent, and tells whether p has just
+// come back. The lock is held.
+func (m *Members) proved(p *peer, sent, now time.Time) (told bool) {
+	told = !p.alive
+	if told && now.Sub(p.since) > forgetPings {
+		// Pings that waited for the link to come back are answered late; that says
+		// nothing about how quick the peer is.
 		clear(p.pings[:])
+	} else {
+		p.roundTrip(now.Sub(sent))
 	}
 	p.sign(now)
+	if told && !p.gossip {
+		wake(m.joinNow)
+	}
+	return told
+}
+
+// compare sends facts to p again if it says that it has others. The lock is held.
+func (m *Members) compare(p *peer, s status, now time.Time) {
+	p.told, p.has = s.version, s.known
+	if p.has != m.version && now.Sub(p.pushed) >= pushInterval {
+		m.push(p, now)
+	}
+}
+
+// takeFacts takes a part of p's facts. What it has said last counts, in an answer,
+// whatever was said in its name. The lock is held.
+func (m *Members) takeFacts(p *peer, body []byte) {
+	part, ok := decodePart(body)
+	if !ok || part.version == p.version || part.version < p.version && part.version != p.told {
+		return
+	}
+	if whole, ok := p.puzzle.add(part); ok {
+		p.version, p.facts = part.version, whole
+		wake(m.changed)
+	}
+}
+
+// pass passes on what p has packed for another node, or takes what another has packed
+// for this one. The lock is held.
+func (m *Members) pass(p *peer, b []byte, now time.Time) (told bool) {
+	h, sealed, ok := decodeHeader(b)
+	if !ok {
+		return false
+	}
+	if h.to == m.id {
+		if from := m.peers[m.ids[h.from]]; from != nil && from != p {
+			return m.take(from, h, b[:headerLength], sealed, p)
+		}
+		return false
+	}
+	to := m.peers[m.ids[h.to]]
+	if h.from != p.id || to == nil || to == p || !m.speaksNew(to) {
+		return false
+	}
+	m.send(to, carry, b)
+	if p.watches(to.id, now) {
+		m.relay(p, to.name, now)
+	}
+	return false
+}
+
+// takeNo takes p's word that it did not hear t. The lock is held.
+func (m *Members) takeNo(p, t *peer, now time.Time) {
+	if t != nil && t != p && now.Sub(t.heard) > m.cfg.Timing.SilenceLimit/2 {
+		t.nos[p.name] = now
+	}
+}
+
+// handle takes a message in the former format. It runs in memberlist's only packet
+// handler and does not block. Who speaks the present one is not spoken for in it.
+func (m *Members) handle(msg message) {
+	m.mu.Lock()
+	p := m.peers[msg.from]
+	if p == nil || msg.from == m.cfg.Name || m.speaksNew(p) {
+		m.mu.Unlock()
+		return
+	}
+	now := m.now()
+	told := false
 	if (msg.kind == ping || msg.kind == ack) && len(msg.body) == 2 {
 		p.late = time.Duration(binary.BigEndian.Uint16(msg.body)) * time.Millisecond
 	}
 	switch msg.kind {
 	case ping:
-		m.send(p, message{kind: ack, number: msg.number, body: m.lateness()})
+		m.sendOld(p, message{kind: ack, number: msg.number, body: m.lateness()})
+		if !p.alive && now.Sub(p.asked) >= strangeInterval {
+			m.ping(p, now)
+		}
 	case ack:
-		p.roundTrip(msg.number, now)
+		if sent, ok := p.isAnswer(msg.number, now); ok {
+			if told = m.proved(p, sent, now); told && m.oldFacts != nil {
+				m.sendOld(p, message{kind: facts, number: m.oldVersion, body: m.oldFacts})
+			}
+		}
 	case facts:
-		m.learn(p, msg.number, msg.body)
+		m.learnOld(p, msg.number, msg.body)
 	case relay:
 		m.relay(p, msg.target, now)
 	case yes:
-		if t := m.peers[msg.target]; t != nil {
+		if t := m.peers[msg.target]; t != nil && t != p && !m.speaksNew(t) {
+			told = !t.alive
 			t.sign(now)
 		}
 	case no:
-		if t := m.peers[msg.target]; t != nil && now.Sub(t.heard) > m.cfg.Timing.SilenceLimit/2 {
-			t.nos[msg.from] = now
-		}
-	}
-	if returned && !p.gossip {
-		wake(m.joinNow)
-	}
-	if returned && m.facts != nil {
-		m.send(p, message{kind: facts, number: m.version, body: m.facts})
+		m.takeNo(p, m.peers[msg.target], now)
 	}
 	m.mu.Unlock()
-	if returned || msg.kind == yes {
+	if told {
 		m.update()
 	}
 }
 
-// relay pings target on behalf of p, and tells p later whether it answered. The
-// lock is held.
+// relay asks target itself when p does not hear it, and tells p later that it did not
+// answer either. The lock is held.
 func (m *Members) relay(p *peer, name string, now time.Time) {
 	t := m.peers[name]
 	if t == nil || t == p {
@@ -252,7 +533,7 @@ func (m *Members) relay(p *peer, name string, now time.Time) {
 }
 
 // testify tells asker whether target has been heard since. A "no" is said only
-// at the end.
+// at the end; a "yes" is worth something to agents of a former version alone.
 func (m *Members) testify(asker, target string, since time.Time, last bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -260,8 +541,12 @@ func (m *Members) testify(asker, target string, since time.Time, last bool) {
 	switch {
 	case p == nil || t == nil:
 	case t.heard.After(since):
-		m.send(p, message{kind: yes, target: target})
+		if !m.speaksNew(p) {
+			m.sendOld(p, message{kind: yes, target: target})
+		}
+	case last && m.speaksNew(p):
+		m.send(p, no, t.id[:])
 	case last:
-		m.send(p, message{kind: no, target: target})
+		m.sendOld(p, message{kind: no, target: target})
 	}
 }
