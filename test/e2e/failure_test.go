@@ -189,7 +189,8 @@ func TestAPIServerDown(t *testing.T) {
 	load := startLoad(t, ctx, service, address)
 	cluster.KillAPIServer()
 	start := sync.OnceValue(func() error {
-		restarted = time.Now()
+		restarted.from = time.Now()
+		defer func() { restarted.ready = time.Now() }()
 		return cluster.StartAPIServer(ctx)
 	})
 	t.Cleanup(func() { _ = start() })

@@ -25,11 +25,10 @@ type auditEvent struct {
 	StageTimestamp time.Time
 }
 
-// restarted is when a test last started the API server anew. For a moment it
-// then knows of no roles and refuses everybody.
-var restarted time.Time
-
-const forgetful = 15 * time.Second
+// restarted is when a test last started the API server anew, and when that said
+// that it was ready. Until then it knows of no roles and refuses everybody,
+// however long that takes.
+var restarted struct{ from, ready time.Time }
 
 // Nobody but the control plane itself is an administrator; Causeway's parts are
 // their ServiceAccounts, and are never refused anything that they try: the
@@ -72,7 +71,7 @@ func TestIdentities(t *testing.T) {
 }
 
 func justRestarted(at time.Time) bool {
-	return at.After(restarted) && at.Before(restarted.Add(forgetful))
+	return at.After(restarted.from) && at.Before(restarted.ready)
 }
 
 func readAudit(path string) ([]auditEvent, error) {

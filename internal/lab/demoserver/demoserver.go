@@ -51,7 +51,8 @@ func address(hostPort string) string {
 	return parsed.Addr().Unmap().WithZone("").String()
 }
 
-// Run serves on an address until ctx ends, then lets running requests finish.
+// Run serves on an address until ctx ends, then answers whoever it has taken, and
+// refuses the rest: nobody's connection is cut.
 func Run(ctx context.Context, listen string) error {
 	host, err := os.Hostname()
 	if err != nil {
@@ -61,16 +62,26 @@ func Run(ctx context.Context, listen string) error {
 	if version == "" {
 		version = "1"
 	}
-	server := &http.Server{Addr: listen, Handler: Handler(host, version, time.Now), ReadHeaderTimeout: 10 * time.Second}
-	stopped := make(chan error, 1)
-	go func() {
-		<-ctx.Done()
-		grace, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		stopped <- server.Shutdown(grace)
-	}()
-	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+	l, err := open(ctx, listen)
+	if err != nil {
 		return err
 	}
-	return <-stopped
+	return serve(ctx, l, Handler(host, version, time.Now))
+}
+
+func serve(ctx context.Context, listener draining, handler http.Handler) error {
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
+	drained := make(chan error, 1)
+	go func() {
+		<-ctx.Done()
+		drained <- listener.drain()
+	}()
+	// What was accepted is known to the server once Serve has returned; a Shutdown
+	// before that would miss the last one.
+	if err := server.Serve(listener); !errors.Is(err, errDrained) {
+		return errors.Join(err, listener.Close())
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	return errors.Join(<-drained, server.Shutdown(grace))
 }

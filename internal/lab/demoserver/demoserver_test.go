@@ -3,9 +3,16 @@
 package demoserver
 
 import (
+	"bufio"
+	"context"
 	"encoding/json"
+	"errors"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -41,6 +48,47 @@ func TestAddress(t *testing.T) {
 	} {
 		if got := address(in); got != want {
 			t.Errorf("address(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+// A server that is told to end answers all that were connected by then, and
+// whoever comes later is refused: no connection is cut.
+func TestEndCutsNoConnection(t *testing.T) {
+	for range 5 {
+		l, err := open(t.Context(), "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, end := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() {
+			ended <- serve(ctx, l, Handler("pod-a", "1", time.Now))
+		}()
+		var wait sync.WaitGroup
+		for i := range 40 {
+			wait.Go(func() {
+				if i == 20 {
+					end()
+				}
+				conn, err := net.DialTimeout("tcp", l.Addr().String(), 10*time.Second)
+				if err != nil {
+					if !errors.Is(err, syscall.ECONNREFUSED) {
+						t.Errorf("dial: %v", err)
+					}
+					return
+				}
+				defer conn.Close()
+				_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+				if _, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil {
+					t.Errorf("connected, but: %v", err)
+				}
+			})
+		}
+		wait.Wait()
+		end()
+		if err := <-ended; err != nil {
+			t.Fatal(err)
 		}
 	}
 }
