@@ -48,6 +48,11 @@ test-vm: deps ## The part of the tests that runs in a virtual machine: IPVS, and
 	go test -count=1 -timeout 15m ./test/vm ./internal/proxy/ipvs/... ./internal/proxy/modes
 	go test -count=1 -timeout 15m -run TestFlowsWithPackets ./internal/proxy/nftables
 
+.PHONY: test-changes
+CHANGES ?= 50
+test-changes: deps ## CHANGES=50 changes of the proxy mode in each direction of each pair, under load; without IPVS some minutes, with it an hour
+	CAUSEWAY_MODE_CHANGES=$(CHANGES) go test -count=1 -timeout 180m -v -run TestChangesInARow ./internal/proxy/modes
+
 bin/vm: FORCE
 	go build -o $@ ./test/vm
 

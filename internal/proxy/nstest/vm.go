@@ -20,6 +20,9 @@ import (
 // paths of programs that they need there.
 const forVMVariable = "CAUSEWAY_NSTEST_FOR_VM"
 
+// longForm is the variable that asks package modes for many changes.
+const longForm = "CAUSEWAY_MODE_CHANGES"
+
 // vmPrograms are those of the host that tests in the virtual machine call.
 const vmPrograms = "ip,nft,ipset,iptables,ip6tables,iptables-save,ip6tables-save,iptables-restore,ip6tables-restore," +
 	"iptables-nft,iptables-nft-save,iptables-nft-restore,ip6tables-nft-save,ip6tables-nft-restore," +
@@ -136,7 +139,7 @@ func inVM(ctx context.Context, dir string, names, programs []string) error {
 		return fmt.Errorf("build the runner of the virtual machine: %w\n%s", err, out)
 	}
 	programs = append([]string{vmPrograms}, programs...)
-	args := []string{"-programs", strings.Join(programs, ","), self, "-test.v", "-test.run=^(" + strings.Join(names, "|") + ")$"}
+	args := []string{"-env", longForm, "-programs", strings.Join(programs, ","), self, "-test.v", "-test.run=^(" + strings.Join(names, "|") + ")$"}
 	loud := false
 	for _, arg := range os.Args[1:] {
 		loud = loud || arg == "-test.v" || strings.HasPrefix(arg, "-test.v=") && arg != "-test.v=false"
