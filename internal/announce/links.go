@@ -27,7 +27,7 @@ type link struct {
 	Ports []wire.MAC // of a bond, at most maxPorts
 	// Own are its addresses, which this node asks with.
 	Own    []netip.Addr
-	master int // index of the VRF that it is in; 0 for none
+	Master int // index of the VRF that it is in; 0 for none
 }
 
 // maxPorts is how many ports of a bond are told to the other nodes.
@@ -155,7 +155,7 @@ func readLinks() ([]link, error) {
 			Index:     a.Index,
 			MAC:       wire.MAC(a.HardwareAddr),
 			Ports:     portsOf(l, all),
-			master:    a.MasterIndex,
+			Master:    a.MasterIndex,
 		})
 	}
 	slices.SortFunc(out, func(a, b link) int { return cmp.Compare(a.Name, b.Name) })
@@ -254,7 +254,7 @@ func markSeconds(links []link, all []netlink.Link) {
 	in := map[network][]int{}
 	for i, l := range links {
 		for _, p := range l.Subnets {
-			in[network{p, l.master}] = append(in[network{p, l.master}], i)
+			in[network{p, l.Master}] = append(in[network{p, l.master}], i)
 		}
 	}
 	for n, sharing := range in {

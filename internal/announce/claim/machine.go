@@ -461,6 +461,9 @@ func (m *Machine) Tick(now time.Time) {
 		m.tickHeld(now)
 	case Releasing:
 		if m.want.Role == Reluctant {
+			if !m.want.ElectedAt.IsZero() {
+				m.port.Probe(m.want.ElectedAt)
+			}
 			m.deadline = now.Add(m.timing.Release) // nobody has come: still better than none
 			return
 		}

@@ -137,11 +137,21 @@ func (e *election) rank() {
 			allowed[a.Pool] = may
 		}
 		prefs := make([]preference, 0, len(may))
-		ha := hashAddr(a.Addr)
+		ha, reserved := hashAddr(a.Addr), false
 		for _, n := range may {
-			if judgeAddress(&e.nodes[n], a) == Eligible {
-				prefs = append(prefs, preference{n, grades[n], score(ha, hashes[n])})
+			switch judgeAddress(&e.nodes[n], a) {
+			case Reserved:
+				reserved = true
+			case Eligible:
+				grade := grades[n]
+				if a.routed(e.nodes[n].Interfaces) {
+					grade |= gradeRouted
+				}
+				prefs = append(prefs, preference{n, grade, score(ha, hashes[n])})
 			}
+		}
+		if reserved { // where the address belongs; elsewhere nobody asks for it
+			prefs = slices.DeleteFunc(prefs, func(p preference) bool { return p.grade&gradeRouted != 0 })
 		}
 		slices.SortFunc(prefs, func(x, y preference) int {
 			if x.grade != y.grade {

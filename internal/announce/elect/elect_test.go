@@ -360,3 +360,65 @@ func BenchmarkElect(b *testing.B) {
 		Elect(nodes, addrs)
 	}
 }
+
+// TestSubnetGoesBeforeDefaultRoute: nodes in the address's subnet announce it, and
+// those in another only if none of these can.
+func TestSubnetGoesBeforeDefaultRoute(t *testing.T) {
+	nodes := cluster(4)
+	for i := range nodes[2:] {
+		nodes[2+i].Interfaces = []Interface{{Name: "eth0", Up: true, Default4: true, Default6: true, Subnets: []netip.Prefix{
+			netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8:0:2::/64"),
+		}}}
+	}
+	var addrs []Address
+	for i := range 40 {
+		addrs = append(addrs, Address{Addr: netip.AddrFrom4([4]byte{192, 0, 2, byte(200 + i)}), Pool: &Pool{}})
+	}
+	addrs = append(addrs, addresses(40, &Pool{})...)
+	check := func(want ...string) {
+		t.Helper()
+		for name, load := range loads(Elect(nodes, addrs)) {
+			if bound := int(LoadFactor*float64(len(addrs))/float64(len(want))) + 1; !slices.Contains(want, name) || load > bound {
+				t.Errorf("%s announces %d, want only %v to, each %d at most", name, load, want, bound)
+			}
+		}
+	}
+	check("node-1", "node-2")
+	nodes[1].Cordoned = true
+	check("node-1")
+	nodes[0].Alive = false
+	check("node-2") // cordoned, but the only one on that LAN
+	nodes[1].Alive = false
+	check("node-3", "node-4")
+}
+
+// TestReserved: what is no host's in the subnet is not announced, whatever else
+// there is.
+func TestReserved(t *testing.T) {
+	routed := node("routed")
+	routed.Interfaces = []Interface{{Name: "eth0", Up: true, Default4: true, Default6: true}}
+	for subnet, reserved := range map[string]map[string]bool{
+		"192.0.2.0/24":      {"192.0.2.0": true, "192.0.2.255": true, "192.0.2.127": false, "192.0.2.1": false, "192.0.3.0": false},
+		"192.0.2.128/25":    {"192.0.2.128": true, "192.0.2.255": true, "192.0.2.129": false, "192.0.2.254": false},
+		"192.0.0.0/22":      {"192.0.0.255": false, "192.0.1.0": false, "192.0.3.255": true},
+		"192.0.2.4/31":      {"192.0.2.4": false, "192.0.2.5": false},
+		"255.255.255.0/24":  {"255.255.255.255": true},
+		"2001:db8:0:1::/64": {"2001:db8:0:1::": true, "2001:db8:0:1::1": false, "2001:db8:0:1:ffff:ffff:ffff:ffff": false},
+		"2001:db8::40/122":  {"2001:db8::40": true, "2001:db8::7f": false},
+		"2001:db8::4/127":   {"2001:db8::4": false, "2001:db8::5": false},
+	} {
+		for addr, want := range reserved {
+			for _, patterns := range [][]string{nil, {"eth*"}} {
+				n := node("node-1")
+				n.Interfaces = []Interface{{Name: "eth0", Up: true, Default4: true, Default6: true, Subnets: []netip.Prefix{netip.MustParsePrefix(subnet)}}}
+				a := Address{Addr: netip.MustParseAddr(addr), Pool: &Pool{Interfaces: patterns}}
+				if got := Judge(&n, &a); (got == Reserved) != want {
+					t.Errorf("%s in %s: %q, reserved %v", addr, subnet, got, want)
+				}
+				if r := Elect([]Node{n, routed}, []Address{a})[0]; want && patterns == nil && r.Announcer != "" {
+					t.Errorf("%s in %s: announced by %s, which is not in the subnet", addr, subnet, r.Announcer)
+				}
+			}
+		}
+	}
+}

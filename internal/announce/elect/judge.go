@@ -24,6 +24,7 @@ const (
 	NotProgrammed   Reason = "its kernel has not been programmed since its agent started"
 	NoInterface     Reason = "it has no interface that the pool's interfaces match"
 	NoSubnet        Reason = "it has no interface in the address's subnet and no default route; set the pool's interfaces"
+	Reserved        Reason = "it is the network, broadcast or subnet-router anycast address of its interface's subnet, which hosts do not use as another's; give the Service another address"
 	LinkDown        Reason = "the link of its interface is down"
 	NotYetReporting Reason = "its agent has not told its interfaces yet"
 )
@@ -52,6 +53,9 @@ const (
 	gradeDeleting
 	gradeOutOfSync
 	gradeNoNetwork
+	// gradeRouted is that of a node for one address, whose subnet it is not in. Where
+	// there are nodes in it, their LAN is another one than its default route's.
+	gradeRouted
 )
 
 // Reasons names what g is made of, the worst first.
@@ -180,6 +184,8 @@ func judgeAddress(n *Node, a *Address) Reason {
 	}
 	fit, up := a.match(n.Interfaces)
 	switch {
+	case a.reserved(n.Interfaces):
+		return Reserved
 	case up:
 		return Eligible
 	case fit:
@@ -198,6 +204,31 @@ func (a *Address) match(interfaces []Interface) (fit, up bool) {
 		up = up || interfaces[i].Up
 	}
 	return fit, up
+}
+
+// reserved tells whether a is no host's in the subnet in which it is to be announced:
+// its first address (of IPv6 the subnet-router anycast address, RFC 4291 section
+// 2.6.1) or, for IPv4, its last. Subnets of two addresses have neither (RFC 3021,
+// RFC 6164).
+func (a *Address) reserved(interfaces []Interface) bool {
+	for _, i := range On(a, interfaces) {
+		for _, p := range interfaces[i].Subnets {
+			if !p.Contains(a.Addr) || p.Bits() >= a.Addr.BitLen()-1 {
+				continue
+			}
+			// The last address is followed by one that is outside, or by none.
+			if a.Addr == p.Masked().Addr() || a.Addr.Is4() && !p.Contains(a.Addr.Next()) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// routed tells whether a could be announced by interfaces only because a default
+// route leaves there: none is in its subnet, nor named by the pool.
+func (a *Address) routed(interfaces []Interface) bool {
+	return len(a.Pool.Interfaces) == 0 && !slices.ContainsFunc(interfaces, func(i Interface) bool { return i.bits(a.Addr) >= 0 })
 }
 
 // On gives the indexes of the interfaces on which a is to be announced,
