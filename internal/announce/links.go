@@ -254,7 +254,7 @@ func markSeconds(links []link, all []netlink.Link) {
 	in := map[network][]int{}
 	for i, l := range links {
 		for _, p := range l.Subnets {
-			in[network{p, l.Master}] = append(in[network{p, l.master}], i)
+			in[network{p, l.Master}] = append(in[network{p, l.Master}], i)
 		}
 	}
 	for n, sharing := range in {
