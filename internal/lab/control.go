@@ -43,7 +43,11 @@ func (l *Lab) control() http.Handler {
 // Control has a running lab do something to a node, from outside: off, on,
 // cut, mend, isolate, rejoin.
 func Control(ctx context.Context, name, node, action string) error {
-	socket := filepath.Join(StateDir(name), controlSock)
+	dir, err := existing(name)
+	if err != nil {
+		return fmt.Errorf("reach lab %s: %w: is it running?", or(name, "lab"), err)
+	}
+	socket := filepath.Join(dir, controlSock)
 	client := &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", socket)

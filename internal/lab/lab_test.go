@@ -194,9 +194,21 @@ func TestAddresses(t *testing.T) {
 
 func TestShellCommand(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
+	if _, err := openState(Setup{Name: "x"}); err != nil {
+		t.Fatal(err)
+	}
+	lab := exec.Command("sleep", "1000")
+	lab.Env = append(os.Environ(), insideVariable+"="+StateDir("x"))
+	if err := lab.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = lab.Process.Kill()
+		_ = lab.Wait()
+	}()
 	dir := filepath.Join(StateDir("x"), runtimeDir)
 	for path, pid := range map[string]string{
-		"../pid": "100", "node-1.pid": "7",
+		"../pid": strconv.Itoa(lab.Process.Pid), "node-1.pid": "7",
 		"node-1/default_web-abc/server": "12", "node-1/default_web-abcd/server": "13", "node-1/causeway-system_agent-x/agent": "14",
 	} {
 		path = filepath.Join(dir, path)
@@ -222,16 +234,96 @@ func TestShellCommand(t *testing.T) {
 			continue
 		}
 		line := strings.Join(got, " ")
-		if !strings.HasPrefix(line, "nsenter --target 100 ") || !strings.Contains(line, want) || !strings.HasSuffix(line, " id") {
+		if !strings.HasPrefix(line, fmt.Sprintf("nsenter --target %d ", lab.Process.Pid)) || !strings.Contains(line, want) || !strings.HasSuffix(line, " id") {
 			t.Errorf("%s: %s\nwant in it: %s", target, line, want)
 		}
 	}
-	for target, want := range map[string]string{"node-9": "client, lan, node-1", "pod/nobody": "no Pod nobody"} {
+	for target, want := range map[string]string{"node-9": "client, lan, node-1", "../node-1/x": "no machine", "pod/nobody": "no Pod nobody"} {
 		if _, err := ShellCommand("x", target, nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want one with %q", target, err, want)
 		}
 	}
 	if _, err := ShellCommand("y", "client", nil); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("a lab that isn't there: %v", err)
+	}
+
+	// The number may be another process's by now.
+	for _, pid := range []string{strconv.Itoa(os.Getpid()), "1", "-1", "--user", ""} {
+		if err := os.WriteFile(filepath.Join(StateDir("x"), pidFile), []byte(pid), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := ShellCommand("x", "client", nil); !errors.Is(err, ErrNotRunning) {
+			t.Errorf("process %q: %v, %v", pid, got, err)
+		}
+	}
+}
+
+// Anyone may make files beside the state directory, and the directory itself
+// before there is one: nothing in it is read, called, entered or removed unless
+// it is ours alone.
+func TestStateOfSomebodyElse(t *testing.T) {
+	victim := filepath.Join(t.TempDir(), "victim")
+	for name, plant := range map[string]func(root string) error{
+		"one that others can enter": func(root string) error { return errors.Join(os.Mkdir(root, 0o700), os.Chmod(root, 0o755)) },
+		"one that others can write": func(root string) error { return errors.Join(os.Mkdir(root, 0o700), os.Chmod(root, 0o777)) },
+		"a link":                    func(root string) error { return os.Symlink(victim, root) },
+		"a file":                    func(root string) error { return os.WriteFile(root, nil, 0o600) },
+		"a link in its place inside": func(root string) error {
+			return errors.Join(os.Mkdir(root, 0o700), os.Symlink(victim, filepath.Join(root, "lab")))
+		},
+		"another user's": func(root string) error {
+			if os.Getuid() != 0 {
+				return os.Symlink(victim, root)
+			}
+			return errors.Join(os.Mkdir(root, 0o700), os.Chown(root, 12345, 12345))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("TMPDIR", t.TempDir())
+			if err := os.MkdirAll(filepath.Join(victim, "lab", logsDir, "node-1", "default_p"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			loot := filepath.Join(victim, "lab", logsDir, "node-1", "default_p", "c.log")
+			if err := os.WriteFile(loot, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(victim, pidFile), []byte(strconv.Itoa(os.Getpid())), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := plant(stateRoot()); err != nil {
+				t.Fatal(err)
+			}
+			inside := strings.HasSuffix(name, "inside")
+			if removed, _, err := Clean(); !inside && err == nil || len(removed) > 0 {
+				t.Errorf("Clean removed %v, %v", removed, err)
+			}
+			if _, err := openState(Setup{}); err == nil {
+				t.Error("a lab was begun there")
+			}
+			if got, err := ShellCommand("", "client", nil); err == nil {
+				t.Errorf("entered: %v", got)
+			}
+			if got, err := PodLogs("", "p"); err == nil {
+				t.Errorf("logs: %v", got)
+			}
+			if err := Control(t.Context(), "", "node-1", "off"); err == nil || !strings.Contains(err.Error(), "state directory") {
+				t.Errorf("asked: %v", err)
+			}
+			if _, err := os.Stat(loot); err != nil {
+				t.Errorf("what it led to: %v", err)
+			}
+		})
+	}
+}
+
+func TestNamesStayInTheStateDirectory(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	for _, name := range []string{"..", ".", "a/b", "../x", "/etc"} {
+		if _, err := openState(Setup{Name: name}); err == nil {
+			t.Errorf("begun: %s", name)
+		}
+		if _, err := PodLogs(name, "p"); err == nil || !strings.Contains(err.Error(), "--name") {
+			t.Errorf("logs of %s: %v", name, err)
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/causeway-lb/causeway/internal/lab/network"
@@ -23,12 +24,18 @@ var ErrNotRunning = errors.New("not running")
 //
 // It is a chain of nsenter: into the lab, into the node, into the container.
 func ShellCommand(name, target string, command []string) ([]string, error) {
-	dir := StateDir(name)
-	pid, err := os.ReadFile(filepath.Join(dir, pidFile))
-	if err != nil {
-		return nil, fmt.Errorf("enter lab %s: %w: start it with `causeway lab up`", or(name, "lab"), ErrNotRunning)
+	dir, err := existing(name)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
 	}
-	chain := []string{"nsenter", "--target", string(pid)}
+	pid := 0
+	if err == nil {
+		pid, err = labProcess(dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("enter lab %s: %w (%w): start it with `causeway lab up`", or(name, "lab"), ErrNotRunning, err)
+	}
+	chain := []string{"nsenter", "--target", strconv.Itoa(pid)}
 	if !privileged() {
 		chain = append(chain, "--user", "--preserve-credentials")
 	}
@@ -47,11 +54,14 @@ func enterTarget(dir, target string) ([]string, error) {
 	if target == Client || target == LAN {
 		return []string{"nsenter", "--net=" + filepath.Join(network.Dir, target), "--"}, nil
 	}
-	pid, err := os.ReadFile(filepath.Join(dir, target+".pid"))
+	if target != filepath.Base(target) {
+		return nil, fmt.Errorf("no machine %q in the lab: there are %s", target, strings.Join(machines(dir), ", "))
+	}
+	pid, err := numberIn(filepath.Join(dir, target+".pid"))
 	if err != nil {
 		return nil, fmt.Errorf("no machine %q in the lab: there are %s", target, strings.Join(machines(dir), ", "))
 	}
-	return []string{"nsenter", "--target", string(pid), "--mount", "--uts", "--net", "--pid", "--"}, nil
+	return []string{"nsenter", "--target", strconv.Itoa(pid), "--mount", "--uts", "--net", "--pid", "--"}, nil
 }
 
 func machines(dir string) []string {
@@ -79,7 +89,7 @@ func enterPod(dir, pod string) ([]string, error) {
 	}
 	// Glob sorts: the shortest name, which may be the whole one, comes first.
 	podDir := filepath.Dir(found[0])
-	pid, err := os.ReadFile(found[0])
+	pid, err := numberIn(found[0])
 	if err != nil {
 		return nil, fmt.Errorf("find Pod %s: %w", pod, err)
 	}
@@ -87,7 +97,7 @@ func enterPod(dir, pod string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(node, "nsenter", "--target", string(pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd", "--"), nil
+	return append(node, "nsenter", "--target", strconv.Itoa(pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd", "--"), nil
 }
 
 // PodLogs returns the log files of a Pod's containers, in a lab that runs or
@@ -97,12 +107,16 @@ func PodLogs(name, pod string) ([]string, error) {
 	if !ok {
 		namespace, prefix = "default", pod
 	}
-	files, err := filepath.Glob(filepath.Join(StateDir(name), logsDir, "*", namespace+"_"+prefix+"*", "*.log"))
+	dir, err := existing(name)
+	if err != nil {
+		return nil, fmt.Errorf("find logs of lab %s: %w", or(name, "lab"), err)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, logsDir, "*", namespace+"_"+prefix+"*", "*.log"))
 	if err != nil {
 		return nil, fmt.Errorf("find logs: %w", err)
 	}
 	if len(files) == 0 {
-		return nil, fmt.Errorf("no logs of a Pod %s in %s", pod, filepath.Join(StateDir(name), logsDir))
+		return nil, fmt.Errorf("no logs of a Pod %s in %s", pod, filepath.Join(dir, logsDir))
 	}
 	return files, nil
 }

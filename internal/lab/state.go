@@ -10,11 +10,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
-	"syscall"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/causeway-lb/causeway/internal/lab/cache"
 	"github.com/causeway-lb/causeway/internal/lab/kubelet"
 )
 
@@ -34,6 +36,8 @@ type Setup struct {
 	// EndpointControllers leaves EndpointSlices to kube-controller-manager, as
 	// in a cluster that Causeway is added to.
 	EndpointControllers bool
+	// FeatureGates are the API server's, as "Name=false". Empty means its own.
+	FeatureGates string
 
 	// State is the lab's directory and RelayPort the port on the host's
 	// 127.0.0.1 that leads to the API server; Enter sets both.
@@ -74,12 +78,14 @@ type state struct {
 // openState makes a lab's directory and takes it. What an earlier lab of the
 // same name left there is removed.
 func openState(setup Setup) (*state, error) {
-	dir := StateDir(setup.Name)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make state directory: %w", err)
-	}
-	if err := owned(stateRoot()); err != nil {
+	if err := checkName(setup.Name); err != nil {
 		return nil, err
+	}
+	dir := StateDir(setup.Name)
+	for _, part := range []string{stateRoot(), dir} { // in this order: one looks into the other
+		if err := cache.Private(part); err != nil {
+			return nil, fmt.Errorf("make state directory: %w", err)
+		}
 	}
 	lock, err := lockState(dir)
 	if err != nil {
@@ -100,15 +106,26 @@ func openState(setup Setup) (*state, error) {
 	return s, nil
 }
 
-// owned refuses a directory that somebody else has put in our place.
-func owned(dir string) error {
-	info, err := os.Lstat(dir)
-	if err != nil {
-		return fmt.Errorf("look at state directory: %w", err)
+// existing returns the directory of a lab that was made before. Nothing below it
+// may be read, called or removed otherwise: root acts on what it finds there, and
+// anyone may make files beside it. The error is os.ErrNotExist if there is none.
+func existing(name string) (string, error) {
+	if err := checkName(name); err != nil {
+		return "", err
 	}
-	owner, ok := info.Sys().(*syscall.Stat_t)
-	if !info.IsDir() || !ok || int(owner.Uid) != os.Getuid() || info.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("state directory %s: must be a directory of this user that nobody else can enter; remove it, or set TMPDIR", dir)
+	dir := StateDir(name)
+	for _, part := range []string{stateRoot(), dir} {
+		if err := cache.CheckPrivate(part); err != nil {
+			return "", fmt.Errorf("look at state directory: %w", err)
+		}
+	}
+	return dir, nil
+}
+
+// checkName refuses names that lead elsewhere.
+func checkName(name string) error {
+	if name != "" && (name != filepath.Base(name) || name == "." || name == "..") {
+		return fmt.Errorf("lab %q: choose a --name without slashes", name)
 	}
 	return nil
 }
@@ -126,11 +143,41 @@ func lockState(dir string) (*os.File, error) {
 }
 
 func readPID(dir string) string {
-	data, err := os.ReadFile(filepath.Join(dir, pidFile))
+	pid, err := numberIn(filepath.Join(dir, pidFile))
 	if err != nil {
 		return "unknown"
 	}
-	return string(data)
+	return strconv.Itoa(pid)
+}
+
+// numberIn reads a file with a process id.
+func numberIn(path string) (int, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil || pid <= 1 {
+		return 0, fmt.Errorf("%s: %q is no process id", path, data)
+	}
+	return pid, nil
+}
+
+// labProcess returns the first process of a running lab: one that says of itself
+// that it is, for the number may be another's by now.
+func labProcess(dir string) (int, error) {
+	pid, err := numberIn(filepath.Join(dir, pidFile))
+	if err != nil {
+		return 0, err
+	}
+	environment, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	if err != nil {
+		return 0, err
+	}
+	if !slices.Contains(strings.Split(string(environment), "\x00"), insideVariable+"="+dir) {
+		return 0, fmt.Errorf("process %d is no lab", pid)
+	}
+	return pid, nil
 }
 
 func (s *state) empty() error {
@@ -222,15 +269,22 @@ func relay(listener net.Listener, dial func() (net.Conn, error)) {
 // that no longer run. It returns the names that were removed and those that
 // are still running.
 func Clean() (removed, running []string, err error) {
-	entries, err := os.ReadDir(stateRoot())
+	err = cache.CheckPrivate(stateRoot())
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil, nil
 	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("look at state directory: %w", err)
+	}
+	entries, err := os.ReadDir(stateRoot())
 	if err != nil {
 		return nil, nil, fmt.Errorf("list labs: %w", err)
 	}
 	for _, entry := range entries {
 		dir := filepath.Join(stateRoot(), entry.Name())
+		if !entry.IsDir() {
+			continue // none of ours
+		}
 		lock, lockErr := lockState(dir)
 		if lockErr != nil {
 			running = append(running, entry.Name())

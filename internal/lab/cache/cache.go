@@ -6,10 +6,13 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,9 +25,52 @@ func Dir(kind string) string {
 	}
 	user, err := os.UserCacheDir()
 	if err != nil {
-		user = filepath.Join(os.TempDir(), fmt.Sprintf("cache-%d", os.Getuid()))
+		user = homeless()
 	}
 	return filepath.Join(user, "causeway", kind)
+}
+
+// homeless is the cache directory of a user without a home. Programs are run
+// from it, so that one that somebody else has made is not taken: what is built
+// is then built for this process alone.
+func homeless() string {
+	dir := filepath.Join(os.TempDir(), fmt.Sprintf("cache-%d", os.Getuid()))
+	if Private(dir) == nil {
+		return dir
+	}
+	return alone()
+}
+
+var alone = sync.OnceValue(func() string {
+	dir, err := os.MkdirTemp("", "cache-")
+	if err != nil {
+		return filepath.Join(os.TempDir(), "no-cache") // making anything below it fails likewise
+	}
+	return dir
+})
+
+// Private makes a directory that only this user can enter, in one where others
+// may make things too, such as that for temporary files. It refuses what is
+// there if it is anything else: somebody else may have put it there, or a link.
+func Private(dir string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("make directory: %w", err)
+	}
+	return CheckPrivate(dir)
+}
+
+// CheckPrivate is Private for a directory that is there, and nothing is made. The
+// error is os.ErrNotExist if there is none.
+func CheckPrivate(dir string) error {
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	if !info.IsDir() || !ok || int(owner.Uid) != os.Getuid() || info.Mode().Perm()&0o077 != 0 {
+		return fmt.Errorf("%s: must be a directory of this user that nobody else can enter; remove it, or set TMPDIR", dir)
+	}
+	return nil
 }
 
 // Lock takes an exclusive lock on a file, waiting while another process has it;

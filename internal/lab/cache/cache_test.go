@@ -6,6 +6,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -46,4 +48,28 @@ func TestLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	again()
+}
+
+// Programs are run from the cache: without a home it is in a directory where
+// anyone may make things.
+func TestDirWithoutAHome(t *testing.T) {
+	t.Setenv("CAUSEWAY_CACHE", "")
+	t.Setenv("XDG_CACHE_HOME", "")
+	t.Setenv("HOME", "")
+	t.Setenv("TMPDIR", t.TempDir())
+	good := Dir("vm")
+	if err := CheckPrivate(filepath.Dir(filepath.Dir(good))); err != nil {
+		t.Error(err)
+	}
+	planted := t.TempDir()
+	if err := os.Chmod(planted, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TMPDIR", t.TempDir())
+	if err := os.Symlink(planted, filepath.Join(os.TempDir(), fmt.Sprintf("cache-%d", os.Getuid()))); err != nil {
+		t.Fatal(err)
+	}
+	if got := Dir("vm"); strings.HasPrefix(got, filepath.Join(os.TempDir(), fmt.Sprintf("cache-%d", os.Getuid()))) {
+		t.Errorf("%s is somebody else's", got)
+	}
 }
