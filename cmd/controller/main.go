@@ -4,7 +4,6 @@
 package main
 
 import (
-	"crypto/tls"
 	"flag"
 	"fmt"
 	"net"
@@ -18,11 +17,9 @@ import (
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	crlog "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
-	"sigs.k8s.io/controller-runtime/pkg/webhook"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/controllers"
@@ -47,8 +44,8 @@ type flags struct {
 
 func parseFlags() flags {
 	var f flags
-	flag.StringVar(&f.metricsAddress, "metrics-address", ":8080", "address of /metrics; 0 switches it off")
-	flag.StringVar(&f.healthAddress, "health-address", ":8081", "address of /healthz and /readyz")
+	flag.StringVar(&f.metricsAddress, "metrics-address", ":8080", "address of /metrics: at a loopback address by HTTP for everyone, else by HTTPS for whom the API server lets get /metrics; 0 switches it off")
+	flag.StringVar(&f.healthAddress, "health-address", ":8081", "address of /healthz and /readyz; 0 switches them off")
 	flag.IntVar(&f.webhookPort, "webhook-port", 9443, "port of the admission webhooks; 0 switches them off")
 	flag.BoolVar(&f.leaderElect, "leader-elect", false, "let only one of several replicas write (webhooks are served by all)")
 	flag.DurationVar(&f.leaseDuration, "leader-lease-duration", 8*time.Second, "how long a dead leader keeps the others waiting; a leader that cannot reach the API server for two thirds of it restarts")
@@ -129,7 +126,7 @@ func serve(f flags, log logr.Logger) error {
 	if err != nil {
 		return err
 	}
-	if f.webhookPort != 0 {
+	if f.certified() {
 		if err := mgr.Add(keeper); err != nil {
 			return fmt.Errorf("add certificate keeper: %w", err)
 		}
@@ -137,7 +134,7 @@ func serve(f flags, log logr.Logger) error {
 	if err := controllers.SetupWithManager(mgr, f.options); err != nil {
 		return err
 	}
-	if err := addChecks(mgr, f); err != nil {
+	if err := addServers(mgr, f, keeper); err != nil {
 		return err
 	}
 	return mgr.Start(ctx)
@@ -152,32 +149,31 @@ func newKeeper(config *rest.Config, f flags) (*certs.Keeper, error) {
 	}
 	namespace := f.options.SystemNamespace
 	host := "webhook-service." + namespace + ".svc"
-	mutating := "causeway"
+	mutating, validating := "causeway", "causeway"
 	if !f.options.Features.Allocation {
 		mutating = "" // its only webhook is not served
+	}
+	if f.webhookPort == 0 {
+		mutating, validating = "", ""
 	}
 	return certs.NewKeeper(certs.Config{
 		Client:           direct,
 		Secret:           client.ObjectKey{Namespace: namespace, Name: v1alpha1.WebhookSecret},
 		DNSNames:         []string{host, host + ".cluster.local"},
 		MutatingConfig:   mutating,
-		ValidatingConfig: "causeway",
+		ValidatingConfig: validating,
 	})
 }
 
 func newManager(config *rest.Config, f flags, log logr.Logger, keeper *certs.Keeper) (ctrl.Manager, error) {
-	hooks := webhook.NewServer(webhook.Options{
-		Port:    f.webhookPort,
-		TLSOpts: []func(*tls.Config){func(c *tls.Config) { c.GetCertificate = keeper.GetCertificate }},
-	})
 	renew := f.leaseDuration * 2 / 3
 	retry := f.leaseDuration / 8
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme:                        controllers.NewScheme(),
 		Logger:                        log,
-		Metrics:                       metricsserver.Options{BindAddress: f.metricsAddress},
-		HealthProbeBindAddress:        f.healthAddress,
-		WebhookServer:                 hooks,
+		Metrics:                       metricsserver.Options{BindAddress: "0"}, // addServers' own
+		HealthProbeBindAddress:        "0",                                     // likewise
+		WebhookServer:                 newHooks(f.webhookPort, keeper),
 		LeaderElection:                f.leaderElect,
 		LeaderElectionID:              "causeway-controller",
 		LeaderElectionNamespace:       f.options.SystemNamespace,
@@ -194,18 +190,4 @@ func newManager(config *rest.Config, f flags, log logr.Logger, keeper *certs.Kee
 		return nil, fmt.Errorf("make manager: %w", err)
 	}
 	return mgr, nil
-}
-
-func addChecks(mgr ctrl.Manager, f flags) error {
-	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
-		return fmt.Errorf("add health check: %w", err)
-	}
-	ready := healthz.Ping
-	if f.webhookPort != 0 {
-		ready = mgr.GetWebhookServer().StartedChecker()
-	}
-	if err := mgr.AddReadyzCheck("webhooks", ready); err != nil {
-		return fmt.Errorf("add readiness check: %w", err)
-	}
-	return nil
 }

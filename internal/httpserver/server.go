@@ -21,13 +21,16 @@ type Limits struct {
 	// Request for all of it, 10 s; Answer from the end of the header to the end
 	// of the answer, 30 s; Idle between two requests of a connection, 1 min.
 	Header, Request, Answer, Idle time.Duration
+	// Last is the time for requests that are being answered when Serve is to
+	// end; 1 s.
+	Last time.Duration
 }
 
 func (l Limits) withDefaults() Limits {
 	for _, d := range []struct {
 		value    *time.Duration
 		fallback time.Duration
-	}{{&l.Header, 5 * time.Second}, {&l.Request, 10 * time.Second}, {&l.Answer, 30 * time.Second}, {&l.Idle, time.Minute}} {
+	}{{&l.Header, 5 * time.Second}, {&l.Request, 10 * time.Second}, {&l.Answer, 30 * time.Second}, {&l.Idle, time.Minute}, {&l.Last, time.Second}} {
 		if *d.value == 0 {
 			*d.value = d.fallback
 		}
@@ -44,28 +47,42 @@ func (l Limits) withDefaults() Limits {
 // maxHeader is a header's size, in bytes, to which net/http adds 4096.
 const maxHeader = 16 << 10
 
-// Serve serves h at a listener, which it closes, until ctx ends; requests that
-// are being answered then are given a second. It speaks TLS if config is not
-// nil, which it does not change.
-func Serve(ctx context.Context, l net.Listener, config *tls.Config, limits Limits, h http.Handler) error {
+// New returns a server for h that keeps the limits' times; Listener keeps the
+// rest of them.
+func New(limits Limits, h http.Handler) *http.Server {
 	limits = limits.withDefaults()
-	l = Limit(l, limits.Connections, limits.PerClient)
-	if config != nil {
-		config = config.Clone()
-		config.NextProtos = []string{"http/1.1"}
-		l = tls.NewListener(l, config)
-	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
-	srv := &http.Server{
+	return &http.Server{
 		Handler: h, Protocols: protocols, MaxHeaderBytes: maxHeader,
 		ReadHeaderTimeout: limits.Header, ReadTimeout: limits.Request, WriteTimeout: limits.Answer, IdleTimeout: limits.Idle,
 		ErrorLog: log.New(quiet{}, "", 0),
 	}
+}
+
+// Listener returns l with the limits' bounds on connections. It speaks TLS if
+// config is not nil, which it does not change.
+func Listener(l net.Listener, config *tls.Config, limits Limits) net.Listener {
+	limits = limits.withDefaults()
+	l = Limit(l, limits.Connections, limits.PerClient)
+	if config == nil {
+		return l
+	}
+	config = config.Clone()
+	config.NextProtos = []string{"http/1.1"}
+	return tls.NewListener(l, config)
+}
+
+// Serve serves h at a listener, which it closes, until ctx ends. It speaks TLS
+// if config is not nil, which it does not change.
+func Serve(ctx context.Context, l net.Listener, config *tls.Config, limits Limits, h http.Handler) error {
+	limits = limits.withDefaults()
+	l = Listener(l, config, limits)
+	srv := New(limits, h)
 	ended := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(ended)
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), limits.Last)
 		defer cancel()
 		if srv.Shutdown(last) != nil {
 			_ = srv.Close()

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+	"sigs.k8s.io/controller-runtime/pkg/webhook"
+
+	"github.com/causeway-lb/causeway/internal/certs"
+	"github.com/causeway-lb/causeway/internal/httpserver"
+)
+
+// hookLimits let an API server have as many questions open as it has requests
+// in flight by default, each with a connection of its own. A question is
+// answered within the timeout of the webhook configurations.
+var hookLimits = httpserver.Limits{Connections: 2048, PerClient: 1024, Request: 15 * time.Second, Last: 10 * time.Second}
+
+// hooks serve the webhooks within bounds, where controller-runtime's own server
+// has none on connections or on the time for a body.
+type hooks struct {
+	webhook.Server // registers, and has the mux
+	port           int
+	config         *tls.Config
+	started        atomic.Bool
+}
+
+// newHooks returns the server of the webhooks; at port 0 it serves nothing.
+func newHooks(port int, keeper *certs.Keeper) *hooks {
+	return &hooks{Server: webhook.NewServer(webhook.Options{Port: port}), port: port, config: tlsConfig(keeper)}
+}
+
+func tlsConfig(keeper *certs.Keeper) *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: keeper.GetCertificate}
+}
+
+// Start implements manager.Runnable.
+func (s *hooks) Start(ctx context.Context) error {
+	if s.port == 0 {
+		<-ctx.Done()
+		return nil
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(s.port)))
+	if err != nil {
+		return fmt.Errorf("serve webhooks: %w", err)
+	}
+	s.started.Store(true)
+	if err := httpserver.Serve(ctx, l, s.config, hookLimits, s.WebhookMux()); err != nil {
+		return fmt.Errorf("serve webhooks: %w", err)
+	}
+	return nil
+}
+
+// StartedChecker implements webhook.Server: good when a client could connect.
+func (s *hooks) StartedChecker() healthz.Checker {
+	return func(*http.Request) error {
+		if s.port == 0 {
+			return nil
+		}
+		if !s.started.Load() {
+			return errors.New("the webhooks are not served yet")
+		}
+		if _, err := s.config.GetCertificate(nil); err != nil {
+			return err
+		}
+		return nil
+	}
+}
+
+// certified tells whether anything is served by TLS.
+func (f flags) certified() bool {
+	return f.webhookPort != 0 || on(f.metricsAddress) && !loopback(f.metricsAddress)
+}
+
+// on tells whether a server is wanted at an address.
+func on(address string) bool { return address != "" && address != "0" }
+
+// loopback tells whether only this host, or Pod, reaches an address.
+func loopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	if host == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback()
+}
+
+// addServers adds the servers of health and metrics.
+func addServers(mgr ctrl.Manager, f flags, keeper *certs.Keeper) error {
+	if on(f.healthAddress) {
+		ready := mgr.GetWebhookServer().StartedChecker()
+		mux := http.NewServeMux()
+		for path, handler := range map[string]http.Handler{
+			"/healthz": &healthz.Handler{Checks: map[string]healthz.Checker{"ping": healthz.Ping}},
+			"/readyz":  &healthz.Handler{Checks: map[string]healthz.Checker{"webhooks": ready}},
+		} {
+			mux.Handle(path, http.StripPrefix(path, handler))
+			mux.Handle(path+"/", http.StripPrefix(path, handler))
+		}
+		if err := addServer(mgr, "health", f.healthAddress, nil, mux); err != nil {
+			return err
+		}
+	}
+	if !on(f.metricsAddress) {
+		return nil
+	}
+	handler, err := metricsHandler(mgr.GetConfig(), f.metricsAddress)
+	if err != nil {
+		return err
+	}
+	config := tlsConfig(keeper)
+	if loopback(f.metricsAddress) {
+		config = nil
+	}
+	return addServer(mgr, "metrics", f.metricsAddress, config, handler)
+}
+
+// metricsHandler shows metrics to everyone at a loopback address, else to those
+// whom the API server lets get /metrics.
+func metricsHandler(config *rest.Config, address string) (http.Handler, error) {
+	var handler http.Handler = promhttp.HandlerFor(metrics.Registry, promhttp.HandlerOpts{ErrorHandling: promhttp.HTTPErrorOnError})
+	if !loopback(address) {
+		kube, err := kubernetes.NewForConfig(config)
+		if err != nil {
+			return nil, fmt.Errorf("make client: %w", err)
+		}
+		handler = httpserver.Authorized(httpserver.Reviews{
+			Tokens: kube.AuthenticationV1().TokenReviews(), Access: kube.AuthorizationV1().SubjectAccessReviews(),
+		}, handler)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", handler)
+	return mux, nil
+}
+
+// addServer serves what only tells something.
+func addServer(mgr ctrl.Manager, name, address string, config *tls.Config, h http.Handler) error {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("serve %s: %w", name, err)
+	}
+	limits := httpserver.Limits{}
+	return mgr.Add(&manager.Server{
+		Name: name, Server: httpserver.New(limits, httpserver.ReadOnly(h)), Listener: httpserver.Listener(l, config, limits),
+	})
+}
