@@ -21,7 +21,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/endpointslice"
 )
 
-// +kubebuilder:rbac:groups="",resources=endpoints,verbs=get;list;watch;create;update;delete
+// +kubebuilder:rbac:groups="",resources=endpoints,verbs=list;watch;create;update;delete
 
 // EndpointsReconciler keeps the legacy Endpoints object of each Service with a
 // selector, of at most 1,000 addresses. It stands by under the same conditions

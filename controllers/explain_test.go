@@ -223,6 +223,16 @@ var _ = Describe("causeway explain", func() {
 				svc.Spec.Selector = map[string]string{"app": "web"}
 				svc.Spec.LoadBalancerClass, svc.Finalizers = ptr.To("example.com/none"), []string{v1alpha1.LoadBalancerFinalizer}
 			})
+			// Of one that is going, slices are kept, but none are made.
+			Eventually(func(g Gomega) int {
+				var list discoveryv1.EndpointSliceList
+				g.Expect(k8sClient.List(ctx, &list, client.InNamespace(w.namespace), client.MatchingLabels{discoveryv1.LabelServiceName: "going"})).To(Succeed())
+				ready := 0
+				for _, slice := range list.Items {
+					ready += len(slice.Endpoints)
+				}
+				return ready
+			}).ShouldNot(BeZero())
 			Expect(k8sClient.Delete(ctx, svc)).To(Succeed())
 			DeferCleanup(func(ctx SpecContext) { edit(ctx, svc, func(svc *corev1.Service) { svc.Finalizers = nil }) })
 			return "going"

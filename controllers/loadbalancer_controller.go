@@ -69,18 +69,15 @@ type TrafficReader interface {
 	Nodes(ctx context.Context, svc *corev1.Service) ([]provisioner.Node, error)
 }
 
-// +kubebuilder:rbac:groups="",resources=services,verbs=get;list;watch;update;patch
-// +kubebuilder:rbac:groups="",resources=services/status,verbs=update;patch
-// +kubebuilder:rbac:groups="",resources=services/finalizers,verbs=update
-// +kubebuilder:rbac:groups="",resources=namespaces;nodes,verbs=get;list;watch
-// +kubebuilder:rbac:groups=networking.k8s.io,resources=servicecidrs,verbs=get;list;watch
-// +kubebuilder:rbac:groups=discovery.k8s.io,resources=endpointslices,verbs=get;list;watch
-// +kubebuilder:rbac:groups=causeway.dev,resources=loadbalanceraddresses,verbs=get;list;watch;create;update;patch;delete
-// +kubebuilder:rbac:groups=causeway.dev,resources=loadbalancerpools,verbs=get;list;watch;update;patch
-// +kubebuilder:rbac:groups=causeway.dev,resources=loadbalancerpools/status,verbs=update;patch
-// +kubebuilder:rbac:groups=causeway.dev,resources=loadbalancerpools/finalizers,verbs=update
-// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch;update
-// +kubebuilder:rbac:groups="",resources=events,verbs=create;patch;update
+// +kubebuilder:rbac:groups="",resources=services,verbs=list;watch;patch
+// +kubebuilder:rbac:groups="",resources=services/status,verbs=patch
+// +kubebuilder:rbac:groups="",resources=namespaces;nodes,verbs=list;watch
+// +kubebuilder:rbac:groups=networking.k8s.io,resources=servicecidrs,verbs=list;watch
+// +kubebuilder:rbac:groups=discovery.k8s.io,resources=endpointslices,verbs=list;watch
+// +kubebuilder:rbac:groups=causeway.dev,resources=loadbalanceraddresses,verbs=get;list;watch;create;patch;delete
+// +kubebuilder:rbac:groups=causeway.dev,resources=loadbalancerpools,verbs=list;watch;patch
+// +kubebuilder:rbac:groups=causeway.dev,resources=loadbalancerpools/status,verbs=patch
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
 // Reconcile makes one Service's addresses what it asks for.
 func (r *LoadBalancerReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {

@@ -55,14 +55,15 @@ type ServiceAddressReconciler struct {
 	pools     *pulse // one event for any changes of pools
 }
 
-// +kubebuilder:rbac:groups="",resources=services,verbs=get;list;watch;update;patch
-// +kubebuilder:rbac:groups="",resources=services/status,verbs=update;patch
-// +kubebuilder:rbac:groups="",resources=namespaces;nodes,verbs=get;list;watch
-// +kubebuilder:rbac:groups=networking.k8s.io,resources=servicecidrs,verbs=get;list;watch;create;delete
-// +kubebuilder:rbac:groups=networking.k8s.io,resources=ipaddresses,verbs=get;list;watch;create;update;patch;delete
-// +kubebuilder:rbac:groups=causeway.dev,resources=clusterippools;nodeportpools;loadbalancerpools,verbs=get;list;watch
-// +kubebuilder:rbac:groups=causeway.dev,resources=clusterippools/status;nodeportpools/status,verbs=update;patch
-// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch;update
+// +kubebuilder:rbac:groups="",resources=services,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups="",resources=services/status,verbs=patch
+// +kubebuilder:rbac:groups="",resources=namespaces;nodes,verbs=list;watch
+// +kubebuilder:rbac:groups=networking.k8s.io,resources=servicecidrs,verbs=list;watch;create;delete
+// +kubebuilder:rbac:groups=networking.k8s.io,resources=ipaddresses,verbs=get;list;watch;create;delete
+// +kubebuilder:rbac:groups=causeway.dev,resources=clusterippools;nodeportpools;loadbalancerpools,verbs=list;watch
+// +kubebuilder:rbac:groups=causeway.dev,resources=clusterippools/status;nodeportpools/status,verbs=patch
+// +kubebuilder:rbac:groups=causeway.dev,resources=clusterippools/finalizers,verbs=update
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
 // SetupWithManager adds the reconciler to a manager.
 func (r *ServiceAddressReconciler) SetupWithManager(mgr ctrl.Manager) error {

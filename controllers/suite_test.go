@@ -27,6 +27,7 @@ import (
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/lab/controlplane"
+	"github.com/causeway-lb/causeway/test/privilege"
 )
 
 // One API server and one manager with every reconciler and webhook serve all
@@ -74,15 +75,17 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 	assets, err := controlplane.Assets(ctx, "etcd", "kube-apiserver")
 	Expect(err).NotTo(HaveOccurred())
 	testEnv = newEnvironment(assets)
+	auditing(testEnv)
 	restConfig, err = testEnv.Start()
 	Expect(err).NotTo(HaveOccurred())
 	restConfig.QPS, restConfig.Burst = 1000, 2000
 	k8sClient, err = client.New(restConfig, client.Options{Scheme: NewScheme()})
 	Expect(err).NotTo(HaveOccurred())
 	Expect(k8sClient.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.SystemNamespace}})).To(Succeed())
+	becomeController(ctx)
 
 	hooks := testEnv.WebhookInstallOptions
-	mgr := newManager(hooks.LocalServingPort)
+	mgr := newManagerOf(controllerConfig, hooks.LocalServingPort)
 	Expect(SetupWithManager(mgr, suiteOptions())).To(Succeed())
 	stopManager = startManager(mgr)
 	Eventually(func() error {
@@ -102,6 +105,7 @@ var _ = AfterSuite(func() {
 	}
 	if testEnv != nil {
 		Expect(testEnv.Stop()).To(Succeed())
+		asked, askedErr = privilege.Requests(auditLog, controllerAccount)
 	}
 })
 
@@ -145,6 +149,9 @@ func newManagerOf(api *rest.Config, port int) ctrl.Manager {
 	GinkgoHelper()
 	hooks := testEnv.WebhookInstallOptions
 	skipNames := true
+	if port == 0 {
+		port = -1 // none: the default is one port of the host, which another suite may have
+	}
 	mgr, err := ctrl.NewManager(api, ctrl.Options{
 		Scheme:     NewScheme(),
 		Metrics:    metricsserver.Options{BindAddress: "0"},

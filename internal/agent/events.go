@@ -60,7 +60,7 @@ func (p *problemEvents) warn(name serviceName, reason, message string) {
 	}
 	ref := &corev1.ObjectReference{
 		APIVersion: "v1", Kind: "Service", Namespace: name.Namespace, Name: name.Name,
-		UID: svc.UID, ResourceVersion: svc.ResourceVersion,
+		UID: svc.UID, // no version: a problem that comes back is then told by the same event
 	}
 	p.recorder.Eventf(ref, nil, corev1.EventTypeWarning, reason, "Program", "%s", message)
 }

@@ -147,10 +147,11 @@ func (l *Lab) writeKubeconfig(path, server, user string, groups ...string) error
 	return nil
 }
 
-// auditPolicy has every request written down by whom it was made.
+// auditPolicy has every request written down by whom it was made; a watch when it
+// begins, too.
 const auditPolicy = `apiVersion: audit.k8s.io/v1
 kind: Policy
-omitStages: [RequestReceived, ResponseStarted]
+omitStages: [RequestReceived]
 rules:
 - level: Metadata
 `
@@ -172,7 +173,7 @@ func (p *plane) arguments(name string) []string {
 			"--initial-cluster=default=unix://" + file("etcd-peer.sock"),
 		}
 	case "kube-apiserver":
-		return []string{
+		arguments := []string{
 			"--etcd-servers=unix://" + file("etcd.sock"), "--etcd-compaction-interval=0",
 			"--advertise-address=" + APIServer.Addr().String(), "--secure-port=6443",
 			"--tls-cert-file=" + file("apiserver.crt"), "--tls-private-key-file=" + file("apiserver.key"),
@@ -185,6 +186,10 @@ func (p *plane) arguments(name string) []string {
 			"--audit-policy-file=" + file("audit.yaml"), "--audit-log-path=" + p.lab.AuditLog(),
 			"--profiling=false", "--endpoint-reconciler-type=lease",
 		}
+		if gates := p.lab.Setup.FeatureGates; gates != "" {
+			arguments = append(arguments, "--feature-gates="+gates)
+		}
+		return arguments
 	case "kube-controller-manager":
 		controllers := "*"
 		if !p.lab.Setup.EndpointControllers {

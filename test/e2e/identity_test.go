@@ -5,13 +5,18 @@ package e2e
 import (
 	"bufio"
 	"encoding/json"
+	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
 	"github.com/causeway-lb/causeway/internal/lab"
+	"github.com/causeway-lb/causeway/test/privilege"
 )
 
 // auditEvent is what of audit.k8s.io/v1 the test reads.
@@ -68,6 +73,44 @@ func TestIdentities(t *testing.T) {
 	if len(agents) != len(cluster.Nodes())+1 {
 		t.Errorf("%d agents, want one on every node", len(agents))
 	}
+}
+
+// Each right of the agents is one without which some request of theirs would have
+// been refused. (That of the controller: the suite of controllers/.)
+func TestAgentsNeedTheirRights(t *testing.T) {
+	ctx := need(t)
+	manifests, err := privilege.Read(filepath.Join(cluster.Setup.Source, "config", "rbac"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	account := privilege.Account("causeway-agent")
+	rights := privilege.Grants(manifests, account)
+	if len(rights) == 0 {
+		t.Fatal("no rights in config/rbac")
+	}
+	// A problem that comes back is told by an event that is there already.
+	service := create(t, ctx, "rights")
+	ready(t, ctx, service)
+	eventually(t, ctx, 30*time.Second, "every right is needed", func() error {
+		requests, err := privilege.Requests(cluster.AuditLog(), account)
+		if err != nil {
+			return err
+		}
+		unneeded := privilege.Unneeded(rights, requests)
+		if len(unneeded) == 0 {
+			return nil
+		}
+		before := service.DeepCopy()
+		if len(service.Spec.ExternalIPs) == 0 {
+			service.Spec.ExternalIPs = []string{"198.51.100.9"} // no node allows it
+		} else {
+			service.Spec.ExternalIPs = nil
+		}
+		if err := api.Patch(ctx, service, client.MergeFrom(before)); err != nil {
+			return err
+		}
+		return fmt.Errorf("the agents do without %v: take them away", unneeded)
+	})
 }
 
 func justRestarted(at time.Time) bool {

@@ -43,6 +43,12 @@ var (
 
 func TestMain(m *testing.M) {
 	suite.Prepare = prepare
+	suite.Change = func(_ context.Context, setup *lab.Setup) error {
+		// As before Kubernetes 1.34: clients list what they are to watch. In the
+		// other suites they don't.
+		setup.FeatureGates = "WatchList=false"
+		return nil
+	}
 	suite.Main(m)
 }
 
