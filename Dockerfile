@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-FROM golang:1.26-bookworm AS build
+FROM golang:1.26.8-bookworm AS build
 ARG VERSION=unknown
 ARG TARGETOS=linux
 ARG TARGETARCH

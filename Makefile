@@ -58,11 +58,8 @@ bin/vm: FORCE
 
 .PHONY: fuzz
 FUZZTIME ?= 30s
-fuzz: ## Every fuzz target, FUZZTIME each
-	grep -rlE '^func Fuzz' --include='*_test.go' . | while read -r file; do \
-	  for target in $$(grep -oE '^func Fuzz[A-Za-z0-9_]+' $$file | cut -c6-); do \
-	    go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) ./$$(dirname $$file); \
-	  done; done
+fuzz: ## Every fuzz target, FUZZTIME each, two at a time
+	test/fuzz.sh $(FUZZTIME)
 
 .PHONY: soak
 SOAK_OPERATIONS ?= 20000
@@ -107,6 +104,10 @@ verify: generate manifests ## Formatting, vet, and that what is generated is up 
 	@git diff --exit-code -- api config || { echo "Generated files were out of date: commit them."; exit 1; }
 	for dir in config/default $(wildcard config/overlays/*); do (cd test/tools && go tool kustomize build ../../$$dir) >/dev/null; done
 
+.PHONY: dependencies
+dependencies: ## What is linked into the programs, with versions, for review; fails with a tool chain older than go.mod's
+	test/dependencies.sh
+
 .PHONY: lint
 lint: ## golangci-lint, built from its module
 	mkdir -p bin
@@ -118,7 +119,7 @@ CONTAINER_TOOL ?= $(firstword $(notdir $(shell command -v docker podman)))
 
 .PHONY: image
 image: ## Container images of controller and agent, with docker or podman; IMAGE_PREFIX=registry/path VERSION=v1 name them
-	@[ -n "$(CONTAINER_TOOL)" ] || { echo "make image needs docker or podman, and a registry that has golang:1.26-bookworm"; exit 1; }
+	@[ -n "$(CONTAINER_TOOL)" ] || { echo "make image needs docker or podman, and a registry that has golang:1.26.8-bookworm"; exit 1; }
 	$(CONTAINER_TOOL) build --target controller --build-arg VERSION=$(VERSION) -t $(IMAGE_PREFIX)/causeway-controller:$(VERSION) .
 	$(CONTAINER_TOOL) build --target agent --build-arg VERSION=$(VERSION) -t $(IMAGE_PREFIX)/causeway-agent:$(VERSION) .
 
