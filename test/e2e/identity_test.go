@@ -134,3 +134,16 @@ func readAudit(path string) ([]auditEvent, error) {
 	}
 	return events, lines.Err()
 }
+
+// One node that fails takes no more than one of the controllers with it.
+func TestControllersAreOnTwoNodes(t *testing.T) {
+	ctx := need(t)
+	nodes := map[string]bool{}
+	pods := systemPods(t, ctx, "causeway-controller")
+	for _, pod := range pods {
+		nodes[pod.Spec.NodeName] = true
+	}
+	if len(pods) < 2 || len(nodes) != len(pods) {
+		t.Errorf("%d controllers on %d nodes, want each on one of its own", len(pods), len(nodes))
+	}
+}
