@@ -33,10 +33,12 @@ func TestChangesInARow(t *testing.T) {
 	}
 	net := newNetwork(t)
 	net.perSecond = 500
+	cfg := Configs{IPVS: ipvs.Config{DrainInterval: 50 * time.Millisecond}}
 	if nstest.InVM() {
 		net.perSecond = 150 // or the emulated processor does nothing else
+		cfg.Userspace.Grace = 10 * time.Second
 	}
-	kinds := Kinds(Configs{IPVS: ipvs.Config{DrainInterval: 50 * time.Millisecond}})
+	kinds := Kinds(cfg)
 	tried := []Mode{NFTables, IPTables, Userspace}
 	if probe, err := kinds[IPVS].Open(); err == nil {
 		probe.Close()
