@@ -26,6 +26,9 @@ type plan struct {
 	// expected are elements whose difference is no drift; nil means that nothing
 	// can be drift.
 	expected map[elementID]bool
+	// settled says that nobody wrote while the set was read that is being compared.
+	// What is missing else is perhaps not: it is written again, but is no drift.
+	settled bool
 	// recreate: the table is missing or was made by another version.
 	recreate, exists bool
 	// refusing are the sets of a table to be made anew by which its rules refuse:
@@ -140,7 +143,7 @@ func (p *plan) drift() {
 
 // driftOf counts it unless the element was to change anyhow.
 func (p *plan) driftOf(set setID, key string) {
-	if !p.expected[elementID{set, key}] {
+	if p.settled && !p.expected[elementID{set, key}] {
 		p.drift()
 	}
 }
@@ -175,7 +178,7 @@ func (p *plan) addAll(set setID) {
 func (p *plan) compare(c *nfnl.Conn, set setID) error {
 	t := p.flat[set]
 	extra := map[string]bool{}
-	err := c.ReadElements(p.f.table, set.String(),
+	settled, err := c.ReadElements(p.f.table, set.String(),
 		func() {
 			clear(extra)
 			for i := range t.entries {
@@ -197,6 +200,7 @@ func (p *plan) compare(c *nfnl.Conn, set setID) error {
 	if err != nil {
 		return err
 	}
+	p.settled = settled
 	for i := range t.entries {
 		e := &t.entries[i]
 		if e.seen && !e.differs {
@@ -219,7 +223,7 @@ func (p *plan) compare(c *nfnl.Conn, set setID) error {
 // compareLoose brings one of the other sets to what it must have.
 func (p *plan) compareLoose(c *nfnl.Conn, set setID) error {
 	have := map[elementID]nfnl.Element{}
-	err := c.ReadElements(p.f.table, set.String(), func() { clear(have) }, func(raw *nfnl.RawElement) bool {
+	settled, err := c.ReadElements(p.f.table, set.String(), func() { clear(have) }, func(raw *nfnl.RawElement) bool {
 		e := element{set, raw.Element()}
 		_, again := have[e.id()]
 		have[e.id()] = e.Element
@@ -228,6 +232,7 @@ func (p *plan) compareLoose(c *nfnl.Conn, set setID) error {
 	if err != nil {
 		return err
 	}
+	p.settled = settled
 	if set.ranges() {
 		p.replaceRanges(set, have)
 		return nil

@@ -11,8 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readRetries is how often an inconsistent dump is begun again.
-const readRetries = 20
+// readRetries is how often an inconsistent dump is begun again, and settleRetries
+// how often one is during which others wrote.
+const readRetries, settleRetries = 20, 10
 
 // dump asks for a list and calls each with the attributes of every message.
 // reset is called before each attempt, as a change meanwhile spoils a dump.
@@ -302,10 +303,10 @@ func (e *RawElement) Element() Element {
 }
 
 // Elements reads a set and calls each once for every element. A missing set
-// has none.
+// has none. See ReadElements for what happens while others write.
 func (c *Conn) Elements(t Table, set string, each func(Element)) error {
 	have := map[Element]bool{}
-	err := c.ReadElements(t, set, func() { clear(have) }, func(raw *RawElement) bool {
+	_, err := c.ReadElements(t, set, func() { clear(have) }, func(raw *RawElement) bool {
 		e := raw.Element()
 		again := have[e]
 		have[e] = true
@@ -320,34 +321,94 @@ func (c *Conn) Elements(t Table, set string, each func(Element)) error {
 	return nil
 }
 
-// ReadElements is Elements without a copy, for large sets. begin is called before every attempt: what each was given until then
-// does not count. each returns false for an element that it was given before
-// in the same attempt.
+// ReadElements is Elements without a copy, for large sets. begin is called before
+// every attempt: what each was given until then does not count. each returns
+// false for an element that it was given before in the same attempt.
 //
-// While the kernel moves a large set to a larger table, which it does in the
-// background after it has grown, a dump skips some elements and repeats as
-// many others. So a dump with an element twice is read again.
-func (c *Conn) ReadElements(t Table, set string, begin func(), each func(*RawElement) bool) error {
+// The kernel does not always say that a dump was spoilt. While it moves a large
+// set to a larger table, which it does in the background after it has grown, a
+// dump skips some elements and repeats as many others: one with an element
+// twice is read again. And each part of a dump begins by counting to where the
+// last one ended, so elements that others take out meanwhile make it skip some
+// that nobody touches: if the generation of the rules is another one
+// afterwards, it is read again too.
+//
+// settled is false if others wrote during each of the attempts. What each was
+// given in the last one was there, but elements may be missing.
+func (c *Conn) ReadElements(t Table, set string, begin func(), each func(*RawElement) bool) (settled bool, err error) {
 	for attempt := range readRetries {
+		before, err := c.Generation()
+		if err != nil {
+			return false, err
+		}
 		whole := true
-		err := c.dump(unix.NFT_MSG_GETSETELEM, t.Family,
+		err = c.dump(unix.NFT_MSG_GETSETELEM, t.Family,
 			func(b *Batch) {
 				b.attrString(unix.NFTA_SET_ELEM_LIST_TABLE, t.Name)
 				b.attrString(unix.NFTA_SET_ELEM_LIST_SET, set)
 			},
 			func() { whole = true; begin() },
 			func(b []byte) { whole = readElements(b, each) && whole })
+		if errors.Is(err, unix.ENOENT) {
+			return true, nil
+		}
+		if err != nil {
+			return false, fmt.Errorf("read set %s %s: %w", t, set, err)
+		}
+		after, err := c.Generation()
 		switch {
-		case errors.Is(err, unix.ENOENT):
-			return nil
 		case err != nil:
-			return fmt.Errorf("read set %s %s: %w", t, set, err)
-		case whole:
-			return nil
+			return false, err
+		case whole && before == after:
+			return true, nil
+		case whole && attempt >= settleRetries:
+			return false, nil
 		}
 		time.Sleep(time.Duration(attempt+1) * 5 * time.Millisecond)
 	}
-	return fmt.Errorf("read set %s %s: %w", t, set, ErrInterrupted)
+	return false, fmt.Errorf("read set %s %s: %w", t, set, ErrInterrupted)
+}
+
+// Generation is the number of the present rule set of the network namespace:
+// every transaction, whoever makes it, has another one.
+func (c *Conn) Generation() (uint32, error) {
+	var req Batch
+	off := req.begin(unix.NFT_MSG_GETGEN, 0, Family(unix.NFPROTO_UNSPEC), "")
+	req.end(off)
+	c.seq++
+	binary.NativeEndian.PutUint32(req.buf[8:], c.seq)
+	if err := c.drain(); err != nil {
+		return 0, err
+	}
+	if err := unix.Sendto(c.fd, req.buf, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return 0, fmt.Errorf("ask for generation: %w", err)
+	}
+	for {
+		msgs, err := c.receive()
+		if err != nil {
+			return 0, fmt.Errorf("read generation: %w", err)
+		}
+		if len(msgs) < unix.NLMSG_HDRLEN+nfgenmsgLen {
+			continue
+		}
+		m := header(msgs)
+		if m.Seq != c.seq || int(m.Len) > len(msgs) || int(m.Len) < unix.NLMSG_HDRLEN+nfgenmsgLen {
+			continue
+		}
+		if m.Type == unix.NLMSG_ERROR {
+			if errno := -int32(binary.NativeEndian.Uint32(msgs[unix.NLMSG_HDRLEN:])); errno != 0 {
+				return 0, fmt.Errorf("read generation: %w", unix.Errno(errno))
+			}
+			continue
+		}
+		var gen uint32
+		Attrs(msgs[unix.NLMSG_HDRLEN+nfgenmsgLen:m.Len], func(typ uint16, data []byte) {
+			if typ == unix.NFTA_GEN_ID {
+				gen = bigEndian32(data)
+			}
+		})
+		return gen, nil
+	}
 }
 
 // readElements calls each for the elements of one message, and says whether
