@@ -15,11 +15,13 @@ type Limits struct {
 	// NodeAddress says that endpoints see an address of the node, never the
 	// client's.
 	NodeAddress bool
+	// AffinityApart says that each frontend of a Service port has its own affinity.
+	AffinityApart bool
 }
 
 // limits by the name of the mode; those not listed can do every row.
 var limits = map[string]Limits{
-	"ipvs": {Rows: []string{
+	"ipvs": {AffinityApart: true, Rows: []string{
 		"another host's load balancer IP, no such port, from a Pod here",
 		"another host's load balancer IP, no such port, from the node",
 		"another host's load balancer IP, no such port, policy Local, from a Pod here",

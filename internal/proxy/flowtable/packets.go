@@ -41,6 +41,9 @@ func (n *network) run(t *testing.T, b backend.Backend, r *Row, f model.Family) {
 		t.Fatal(err)
 	}
 	n.forget(t)
+	if LimitsOf(b.Name()).AffinityApart {
+		r.Also = nil
+	}
 	got := n.observe(t, r, f)
 	want, cannot := LimitsOf(b.Name()).want(r)
 	if cannot {
@@ -85,7 +88,10 @@ const atLeast, atMost = 16, 40
 func (n *network) observe(t *testing.T, r *Row, f model.Family) Want {
 	t.Helper()
 	seen := Want{Sticky: r.Want.Sticky}
-	dst := netip.AddrPortFrom(r.To.addr(f), r.DestinationPort())
+	var dsts []netip.AddrPort
+	for _, to := range append([]To{r.To}, r.Also...) {
+		dsts = append(dsts, netip.AddrPortFrom(to.addr(f), r.portOf(to)))
+	}
 	src := r.Source(f)
 	once := r.Want.Action != model.Forward || r.Want.Untouched
 	// Untouched, it is answered by whoever has the address, if anybody does.
@@ -103,7 +109,7 @@ func (n *network) observe(t *testing.T, r *Row, f model.Family) Want {
 		if made >= atLeast && len(sortedPlaces(seen.To)) >= all {
 			break
 		}
-		reply, err := n.dial(r.From, r.Proto(), src, dst)
+		reply, err := n.dial(r.From, r.Proto(), src, dsts[made%len(dsts)])
 		switch {
 		case errors.Is(err, syscall.ECONNREFUSED):
 			if r.Want.Untouched && !answered {

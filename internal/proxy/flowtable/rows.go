@@ -195,6 +195,11 @@ func affinityRows() []Row {
 		{Name: "affinity from the node", Setup: aff(ready(A, B)), From: Node1, To: ClusterIP, Want: to(A, B).sticky()},
 		{Name: "affinity, UDP", Setup: aff(ready(A, B, C)), From: X, To: ClusterIP, Protocol: model.UDP, Want: to(A, B, C).sticky()},
 		{Name: "affinity of a day", Setup: setup{affinity(24 * time.Hour), ready(A, B)}, From: X, To: ClusterIP, Want: to(A, B).sticky()},
+		{Name: "affinity is one for all frontends", Setup: aff(ready(A, B, C)), From: Client, To: ClusterIP, Also: []To{LoadBalance, External, NodePort, NodePort2}, Want: to(A, B, C).masq(C).sticky()},
+		{Name: "affinity is one for all frontends, UDP", Setup: aff(ready(A, B, C)), From: Client, To: NodePort, Also: []To{LoadBalance, ClusterIP, External}, Protocol: model.UDP, Want: to(A, B, C).masq(C).sticky()},
+		{Name: "affinity is one for all frontends, from a Pod here", Setup: aff(ready(A, B, C)), From: X, To: NodePort, Also: []To{ClusterIP, External, LoadBalance}, Want: to(A, B, C).sticky()},
+		{Name: "affinity is one for all frontends, policy Local", Setup: aff(externalLocal, ready(A, B, C)), From: Client, To: LoadBalance, Also: []To{NodePort, ClusterIP, External}, Want: to(A, B).sticky()},
+		{Name: "affinity is one for all frontends, internal policy Local", Setup: aff(internalLocal, ready(A, B, C)), From: X, To: ClusterIP, Also: []To{LoadBalance, NodePort}, Want: to(A, B).sticky()},
 		{Name: "affinity without endpoints", Setup: aff(), From: X, To: ClusterIP, Want: rejected},
 	}
 }

@@ -161,6 +161,9 @@ type Row struct {
 	Setup []Option
 	From  Place
 	To    To
+	// Also is dialled in turn with To, by rows about affinity: all frontends of a
+	// Service port have one.
+	Also []To
 	// Port differs from the Service's if not 0; Protocol is TCP if 0.
 	Port     uint16
 	Protocol model.Protocol
@@ -204,13 +207,15 @@ func (r *Row) Proto() model.Protocol {
 }
 
 // DestinationPort is the port that the row dials.
-func (r *Row) DestinationPort() uint16 {
+func (r *Row) DestinationPort() uint16 { return r.portOf(r.To) }
+
+func (r *Row) portOf(to To) uint16 {
 	switch {
 	case r.Port != 0:
 		return r.Port
-	case r.To.isNodePort():
+	case to.isNodePort():
 		return nodePort
-	case r.To == PodItself:
+	case to == PodItself:
 		return endpointPort
 	}
 	return servicePort

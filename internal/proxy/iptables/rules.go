@@ -89,20 +89,22 @@ func (r *renderer) service(svc *model.Service) rules {
 	type distinct struct {
 		*model.Target
 		model.Protocol
+		group model.Key
 		chain string
 	}
 	var targets []distinct
 	// The first view of a frontend that has a target names its chain: that is
 	// the ClusterIP as a rule, and other ports change nothing about it.
-	target := func(t *model.Target, of model.Key, outside bool) string {
+	target := func(t *model.Target, f *model.Frontend, outside bool) string {
+		group := f.AffinityGroup()
 		for _, o := range targets {
-			if o.Protocol == of.Protocol && o.Target.Equal(t) {
+			if o.Protocol == f.Protocol && o.Target.Equal(t) && (t.Affinity == 0 || o.group == group) {
 				return o.chain
 			}
 		}
-		chain := name("T", svc.Name, of, outside)
-		targets = append(targets, distinct{t, of.Protocol, chain})
-		r.target(out, chain, t, of.Protocol)
+		chain := name("T", svc.Name, f.Key, outside)
+		targets = append(targets, distinct{t, f.Protocol, group, chain})
+		r.target(out, chain, t, group)
 		return chain
 	}
 	for i := range svc.Frontends {
@@ -110,9 +112,9 @@ func (r *renderer) service(svc *model.Service) rules {
 		if f.Family() != r.fam {
 			continue
 		}
-		r.frontend(out, f, false, jump(f.Inside, func() string { return target(f.Inside, f.Key, false) }))
+		r.frontend(out, f, false, jump(f.Inside, func() string { return target(f.Inside, f, false) }))
 		if !f.Outside.Equal(f.Inside) {
-			r.frontend(out, f, true, jump(f.Outside, func() string { return target(f.Outside, f.Key, true) }))
+			r.frontend(out, f, true, jump(f.Outside, func() string { return target(f.Outside, f, true) }))
 		}
 	}
 	return out
@@ -199,8 +201,8 @@ func (r *renderer) sourceRanges(out rules, f *model.Frontend, group, key, match,
 }
 
 // target distributes connections over endpoints.
-func (r *renderer) target(out rules, chain string, t *model.Target, p model.Protocol) {
-	is := "-p " + strings.ToLower(p.String()) + " " // DNAT to a port asks for it
+func (r *renderer) target(out rules, chain string, t *model.Target, group model.Key) {
+	is := "-p " + strings.ToLower(group.Protocol.String()) + " " // DNAT to a port asks for it
 	total := 0
 	for i := range t.Endpoints {
 		total += int(t.Endpoints[i].Weight)
@@ -209,7 +211,7 @@ func (r *renderer) target(out rules, chain string, t *model.Target, p model.Prot
 		e := &t.Endpoints[i]
 		to := is + "-j DNAT --to-destination " + e.AddrPort.String()
 		if t.Affinity > 0 {
-			to = r.affinity(out, chain, fmt.Sprintf("0 %05d", i), e, t.Affinity, to)
+			to = r.affinity(out, chain, fmt.Sprintf("0 %05d", i), group, e, t.Affinity, to)
 		}
 		pick := to
 		if int(e.Weight) < total {
@@ -226,10 +228,10 @@ func (r *renderer) target(out rules, chain string, t *model.Target, p model.Prot
 	}
 }
 
-// affinity remembers who went to an endpoint, and sends them there again; it
-// returns how to get there for the first time.
-func (r *renderer) affinity(out rules, chain, key string, e *model.Endpoint, d time.Duration, to string) string {
-	own := name("E", chain, e.AddrPort)
+// affinity remembers who went to an endpoint by any frontend of the group, and
+// sends them there again; it returns how to get there for the first time.
+func (r *renderer) affinity(out rules, chain, key string, group model.Key, e *model.Endpoint, d time.Duration, to string) string {
+	own := name("E", group, e.AddrPort)
 	mask := "255.255.255.255"
 	if r.fam == model.IPv6 {
 		mask = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"

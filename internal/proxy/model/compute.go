@@ -144,7 +144,7 @@ func (c *computation) family(clusterIP netip.Addr) {
 		add := func(kind Kind, addr netip.Addr, number int32, inside, outside *Target) *Frontend {
 			c.out.Frontends = append(c.out.Frontends, Frontend{
 				Key:  Key{Addr: addr, Port: uint16(number), Protocol: proto},
-				Kind: kind, PortName: port.Name, Inside: inside, Outside: outside, Serving: serving,
+				Kind: kind, Group: Key{Addr: clusterIP, Port: uint16(port.Port), Protocol: proto}, PortName: port.Name, Inside: inside, Outside: outside, Serving: serving,
 			})
 			return &c.out.Frontends[len(c.out.Frontends)-1]
 		}

@@ -196,6 +196,10 @@ type Frontend struct {
 	Kind Kind
 	// PortName is the name of the Service's port, often "".
 	PortName string
+	// Group is the ClusterIP's frontend of the same port and family, by which
+	// all frontends of a port know that affinity is one for them: a client that
+	// dials two of them gets one endpoint. The zero Key stands for the frontend's own.
+	Group Key
 	// Inside is for clients on this node, Outside for all others; the same
 	// pointer where they do not differ.
 	Inside, Outside *Target
@@ -209,9 +213,17 @@ type Frontend struct {
 	Serving []netip.AddrPort
 }
 
+// AffinityGroup is Group, or f's own Key where that is not set.
+func (f *Frontend) AffinityGroup() Key {
+	if f.Group.Addr.IsValid() {
+		return f.Group
+	}
+	return f.Key
+}
+
 // Equal compares deeply.
 func (f *Frontend) Equal(o *Frontend) bool {
-	return f.Key == o.Key && f.Kind == o.Kind && f.PortName == o.PortName && f.Restricted == o.Restricted &&
+	return f.Key == o.Key && f.Kind == o.Kind && f.Group == o.Group && f.PortName == o.PortName && f.Restricted == o.Restricted &&
 		slices.Equal(f.SourceRanges, o.SourceRanges) && slices.Equal(f.Serving, o.Serving) &&
 		f.Inside.Equal(o.Inside) && f.Outside.Equal(o.Outside)
 }

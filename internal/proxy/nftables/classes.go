@@ -43,55 +43,70 @@ func (p *program) balance(u use, slots int) []expr.Any {
 	return x.list
 }
 
-// affinityRules: the first sends a client where it was sent before, if that
-// endpoint is still there, and the time-out begins anew. The second picks an
-// endpoint and remembers its number. The third does without when the map of
-// clients is full.
+// affinityRules: the first sends a client where it was sent before, by this or
+// another frontend of the Service port, if that endpoint is still there, and the
+// time-out begins anew. The second picks an endpoint and remembers its number. The
+// third does without when the map of clients is full.
 func (p *program) affinityRules(u use, c class) []nfnl.Rule {
 	r := p.affinityRegisters(u)
 	known := p.exprs()
-	known.saddr(r.client)
-	known.key(u, r.frontend)
-	known.mapTo(r.client, r.free+1, u.affinity())
+	known.client(u, r)
+	known.mapTo(r.client, r.free+1, setAffinity)
 	known.throughMarkTo(r.free+1, r.free, r.number)
-	// The endpoint goes behind the number, which the update still needs.
-	known.mapTo(r.frontend, r.free, u.of(setAffinityEndpoints))
-	known.dynset(unix.NFT_DYNSET_OP_UPDATE, r.client, r.number, u, c)
-	known.dnat(r.free)
+	known.mapTo(r.frontend, r.endpoint, u.of(setAffinityEndpoints))
+	known.dynset(unix.NFT_DYNSET_OP_UPDATE, r, c)
+	known.dnat(r.endpoint)
 	return []nfnl.Rule{{Exprs: known.list}, {Exprs: p.pick(u, c, c.slots(), true)}, {Exprs: p.pick(u, c, c.slots(), false)}}
 }
 
-// affinityRegisters is where the affinity rules keep what: client, frontend
-// and number follow each other, as they are keys together; from free on is
-// scratch for two, later for an endpoint.
+// affinityRegisters is where the affinity rules keep what: client and group
+// follow each other, as do frontend and number, because they are keys together.
+// From free on is scratch for two; behind it a frontend with an IPv6 address leaves two
+// more, so that the endpoint takes its place.
 type affinityRegisters struct {
-	client, frontend, number, free uint32
+	client, group, frontend, number, free, endpoint uint32
 }
 
 func (p *program) affinityRegisters(u use) affinityRegisters {
-	r := affinityRegisters{client: r0, frontend: r0 + p.addrWords()}
+	r := affinityRegisters{client: r0, group: r0 + p.addrWords()}
+	r.frontend = r.group + 1
 	r.number = r.frontend + p.keyWords(u)
 	r.free = r.number + 1
+	r.endpoint = r.frontend
+	if u.nodePort {
+		r.endpoint = r.free // which is longer than a NodePort
+	}
 	return r
+}
+
+// client loads client . group, and the frontend beside them.
+func (x *exprList) client(u use, r affinityRegisters) {
+	x.saddr(r.client)
+	x.key(u, r.frontend)
+	x.mapTo(r.frontend, r.free+1, u.groups())
+	x.throughMarkTo(r.free+1, r.free, r.group)
 }
 
 // pick leads to the endpoint of a random slot, and remembers it or not.
 func (p *program) pick(u use, c class, slots int, remember bool) []expr.Any {
 	r := p.affinityRegisters(u)
 	x := p.exprs()
-	x.saddr(r.client)
-	x.key(u, r.frontend)
+	if remember {
+		x.client(u, r)
+	} else {
+		x.key(u, r.frontend)
+	}
 	x.add(&expr.Numgen{Register: r.number, Modulus: uint32(slots), Type: unix.NFT_NG_RANDOM})
 	x.mapTo(r.frontend, r.free+1, u.of(setAffinitySlots))
 	x.throughMarkTo(r.free+1, r.free, r.number)
 	if remember {
 		// An update never changes the value of an element that exists.
 		const opDelete = 2 // NFT_DYNSET_OP_DELETE
-		x.dynset(opDelete, r.client, r.number, u, c)
-		x.dynset(unix.NFT_DYNSET_OP_UPDATE, r.client, r.number, u, c)
+		x.dynset(opDelete, r, c)
+		x.dynset(unix.NFT_DYNSET_OP_UPDATE, r, c)
 	}
-	x.mapTo(r.frontend, r.free, u.of(setAffinityEndpoints))
-	x.dnat(r.free)
+	x.mapTo(r.frontend, r.endpoint, u.of(setAffinityEndpoints))
+	x.dnat(r.endpoint)
 	return x.list
 }
 
@@ -112,9 +127,9 @@ func (p *program) keyWords(u use) uint32 {
 	return p.frontendWords()
 }
 
-// dynset writes client . frontend -> number into the affinity map.
-func (x *exprList) dynset(op, key, data uint32, u use, c class) {
-	e := &expr.Dynset{SrcRegKey: key, SrcRegData: data, SetName: u.affinity().String(), Operation: op}
+// dynset writes client . group -> number into the affinity map.
+func (x *exprList) dynset(op uint32, r affinityRegisters, c class) {
+	e := &expr.Dynset{SrcRegKey: r.client, SrcRegData: r.number, SetName: setAffinity.String(), Operation: op}
 	if op == unix.NFT_DYNSET_OP_UPDATE {
 		e.Timeout = c.affinity()
 	}

@@ -37,16 +37,17 @@ const (
 
 // The sets that there is one of.
 const (
-	setClusterIPs        = setFirstSingle + iota // addresses (shared)
-	setLoadBalancerIPs                           // addresses (shared)
-	setRestricted                                // frontends with source ranges
-	setSourceRanges                              // frontend . client range
-	setLocalEndpoints                            // addresses of endpoints on this node (shared)
-	setHairpin                                   // the same, as client . endpoint (shared)
-	setLocalPods                                 // ranges of the Pods of this node
-	setNodePortAddresses                         // ranges of local addresses
-	setAffinity                                  // client . frontend -> endpoint's number; the kernel writes it
-	setNodePortAffinity                          // client . NodePort -> endpoint's number; the kernel writes it
+	setClusterIPs             = setFirstSingle + iota // addresses (shared)
+	setLoadBalancerIPs                                // addresses (shared)
+	setRestricted                                     // frontends with source ranges
+	setSourceRanges                                   // frontend . client range
+	setLocalEndpoints                                 // addresses of endpoints on this node (shared)
+	setHairpin                                        // the same, as client . endpoint (shared)
+	setLocalPods                                      // ranges of the Pods of this node
+	setNodePortAddresses                              // ranges of local addresses
+	setAffinityGroups                                 // frontend -> the group of frontends that share affinity
+	setNodePortAffinityGroups                         // the same for NodePorts
+	setAffinity                                       // client . group -> endpoint's number; the kernel writes it
 	numSets
 )
 
@@ -63,7 +64,7 @@ var setNames = func() (names [numSets]string) {
 	}
 	copy(names[setFirstSingle:], []string{
 		"cluster-ips", "load-balancer-ips", "restricted", "source-ranges", "local-endpoints", "hairpin",
-		"local-pods", "node-port-addresses", "affinity", "node-port-affinity",
+		"local-pods", "node-port-addresses", "affinity-groups", "node-port-affinity-groups", "affinity",
 	})
 	return names
 }()
@@ -89,7 +90,7 @@ func (s setID) classes() bool { return s >= setClasses && s < setClasses+4 }
 func (s setID) ranges() bool { return s == setLocalPods || s == setNodePortAddresses }
 
 // dynamic says that rules fill the map, so that its elements are the kernel's.
-func (s setID) dynamic() bool { return s == setAffinity || s == setNodePortAffinity }
+func (s setID) dynamic() bool { return s == setAffinity }
 
 // flat says that all elements of the set have keys of one length and values
 // of one length, none of them an end of a range.
@@ -97,7 +98,7 @@ func (s setID) flat() bool {
 	return !s.classes() && !s.ranges() && !s.dynamic() && s != setSourceRanges
 }
 
-// affinityEntries bounds each affinity map: clients times frontends that are
+// affinityEntries bounds the affinity map: clients times Service ports that are
 // remembered at a time. When it is full new clients are balanced without.
 const affinityEntries = 1 << 18
 
@@ -123,11 +124,12 @@ func sets(t nfnl.Table) [numSets]nfnl.Set {
 		all[u.of(setAffinitySlots)] = nfnl.Set{Key: slot, Data: number}
 		all[u.of(setAffinityEndpoints)] = nfnl.Set{Key: slot, Data: endpoint}
 		all[u.of(setClasses)] = nfnl.Set{Key: number, Data: ts{nfnl.TypeVerdict}}
-		all[u.affinity()] = nfnl.Set{Key: slices.Concat(ts{addr}, key), Data: number, Dynamic: true, Size: affinityEntries}
+		all[u.groups()] = nfnl.Set{Key: key, Data: number}
 	}
 	for _, id := range []setID{setClusterIPs, setLoadBalancerIPs, setLocalEndpoints} {
 		all[id] = nfnl.Set{Key: ts{addr}}
 	}
+	all[setAffinity] = nfnl.Set{Key: ts{addr, nfnl.TypeMark}, Data: number, Dynamic: true, Size: affinityEntries}
 	all[setRestricted] = nfnl.Set{Key: frontend}
 	all[setSourceRanges] = nfnl.Set{Key: slices.Concat(frontend, ts{addr}), Interval: true}
 	all[setHairpin] = nfnl.Set{Key: ts{addr, addr}}
@@ -182,13 +184,12 @@ func (u use) index() setID {
 // of gives this use's set of the four that begin with first.
 func (u use) of(first setID) setID { return first + u.index() }
 
-// affinity gives the map that the kernel writes. Inside and outside share it:
-// no client is both.
-func (u use) affinity() setID {
+// groups gives the map from frontends to groups, which both views share.
+func (u use) groups() setID {
 	if u.nodePort {
-		return setNodePortAffinity
+		return setNodePortAffinityGroups
 	}
-	return setAffinity
+	return setAffinityGroups
 }
 
 // baseClasses are the numbers of endpoints whose chains are always there. A

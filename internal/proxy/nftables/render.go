@@ -105,6 +105,9 @@ func (r *renderer) service(svc *model.Service, emit func(element)) {
 			r.address(setLoadBalancerIPs, f.Addr)
 		}
 		u := use{nodePort: f.Kind == model.NodePort}
+		if f.Inside.Affinity > 0 || f.Outside.Affinity > 0 {
+			r.group(f, u)
+		}
 		r.target(f, f.Inside, u)
 		if f.Outside != f.Inside && !f.Outside.Equal(f.Inside) {
 			u.outside = true
@@ -189,6 +192,18 @@ func (r *renderer) target(f *model.Frontend, t *model.Target, u use) {
 			r.done(setHairpin, key, len(r.bytes))
 		}
 	}
+}
+
+// group gives the frontend's affinity group, as a hash that does not depend on the
+// process. Two Service ports whose hashes are equal only make a client that uses both
+// of them change its endpoint when it goes from one to the other.
+func (r *renderer) group(f *model.Frontend, u use) {
+	g := f.AffinityGroup()
+	key := r.begin()
+	r.bytes = appendFrontend(r.bytes, f.Key)
+	value := r.begin()
+	r.number(uint32(endpointHash(netip.AddrPortFrom(g.Addr, g.Port)) + uint64(g.Protocol)*0x9e3779b9))
+	r.done(u.groups(), key, value)
 }
 
 // class leads from a class to its verdict.

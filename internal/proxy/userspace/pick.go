@@ -14,7 +14,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
-// maxClients bounds the clients that a frontend remembers for affinity; past
+// maxClients bounds the clients that a Service port remembers for affinity; past
 // it, those that are remembered longest without use are forgotten.
 const maxClients = 1 << 16
 
@@ -26,8 +26,16 @@ type frontend struct {
 	model   *model.Frontend // nil: it is gone
 	// inside and outside are the same where the views do not differ.
 	inside, outside *rotation
-	sticky          map[netip.Addr]sticky
+	clients         *clients
 	flows           map[flowKey]*flow
+}
+
+// clients are what all frontends of a Service port remember for affinity.
+type clients struct {
+	group model.Key
+	users int // frontends
+	mu    sync.Mutex
+	of    map[netip.Addr]sticky
 }
 
 // sticky is the endpoint of a client, until it was not used for a while.
@@ -129,36 +137,50 @@ func (f *frontend) pick(v view, client netip.Addr, tried []netip.AddrPort, now t
 	client = client.WithZone("")
 	lasts := r.target.Affinity
 	if lasts > 0 && len(tried) == 0 {
-		if s, ok := f.sticky[client]; ok && now.Before(s.until) && r.has(s.endpoint) {
-			f.sticky[client] = sticky{s.endpoint, now.Add(lasts)}
-			return s.endpoint, true
+		if ep, ok := f.clients.again(client, r, now); ok {
+			return ep, true
 		}
 	}
 	ep, ok := r.next(tried)
 	if ok && lasts > 0 {
-		f.remember(client, sticky{ep, now.Add(lasts)}, now)
+		f.clients.remember(client, sticky{ep, now.Add(lasts)}, now)
 	}
 	return ep, ok
 }
 
+// again gives the endpoint that a client has, if it is still among those of r,
+// and its time begins anew.
+func (c *clients) again(client netip.Addr, r *rotation, now time.Time) (netip.AddrPort, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s, ok := c.of[client]
+	if !ok || !now.Before(s.until) || !r.has(s.endpoint) {
+		return netip.AddrPort{}, false
+	}
+	c.of[client] = sticky{s.endpoint, now.Add(r.target.Affinity)}
+	return s.endpoint, true
+}
+
 // remember makes room if it has to: first by what has expired, then by what
 // will soonest.
-func (f *frontend) remember(client netip.Addr, s sticky, now time.Time) {
-	if _, known := f.sticky[client]; !known && len(f.sticky) >= maxClients {
-		ends := make([]time.Time, 0, len(f.sticky))
-		for _, old := range f.sticky {
+func (c *clients) remember(client netip.Addr, s sticky, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, known := c.of[client]; !known && len(c.of) >= maxClients {
+		ends := make([]time.Time, 0, len(c.of))
+		for _, old := range c.of {
 			ends = append(ends, old.until)
 		}
 		slices.SortFunc(ends, time.Time.Compare)
 		limit := ends[len(ends)/8]
-		for c, old := range f.sticky {
+		for other, old := range c.of {
 			if !old.until.After(limit) || now.After(old.until) {
-				delete(f.sticky, c)
+				delete(c.of, other)
 			}
 		}
 	}
-	if f.sticky == nil {
-		f.sticky = map[netip.Addr]sticky{}
+	if c.of == nil {
+		c.of = map[netip.Addr]sticky{}
 	}
-	f.sticky[client] = s
+	c.of[client] = s
 }

@@ -31,6 +31,8 @@ type proxy struct {
 	// the same object.
 	mu        sync.RWMutex
 	frontends map[model.Key]*frontend
+	// groups are what the frontends remember of clients, for affinity.
+	groups map[model.Key]*clients
 
 	ctx     context.Context // ends with close
 	cancel  context.CancelFunc
@@ -48,7 +50,7 @@ type proxy struct {
 func newProxy(cfg Config, b *budget, m *Metrics) *proxy {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &proxy{
-		cfg: cfg, budget: b, metrics: m, frontends: map[model.Key]*frontend{}, ctx: ctx, cancel: cancel,
+		cfg: cfg, budget: b, metrics: m, frontends: map[model.Key]*frontend{}, groups: map[model.Key]*clients{}, ctx: ctx, cancel: cancel,
 		replies: map[model.Family]*replier{}, at: map[model.Family]map[view]ports{}, conns: map[io.Closer]struct{}{},
 	}
 }
@@ -191,6 +193,7 @@ func (p *proxy) put(services []*model.Service) {
 				f = &frontend{}
 				p.frontends[m.Key] = f
 			}
+			p.join(f, m.AffinityGroup())
 			over = append(over, f.set(svc.Name, m)...)
 		}
 	}
@@ -205,11 +208,38 @@ func (p *proxy) drop(gone func(model.Key) bool) {
 	for key, f := range p.frontends {
 		if gone(key) {
 			over = append(over, f.set(f.name(), nil)...)
+			p.leave(f)
 			delete(p.frontends, key)
 		}
 	}
 	p.mu.Unlock()
 	end(over)
+}
+
+// join has a frontend share what a group remembers of clients; mu is held.
+func (p *proxy) join(f *frontend, group model.Key) {
+	if f.clients != nil && f.clients.group == group {
+		return
+	}
+	p.leave(f)
+	c := p.groups[group]
+	if c == nil {
+		c = &clients{group: group}
+		p.groups[group] = c
+	}
+	c.users++
+	f.mu.Lock()
+	f.clients = c
+	f.mu.Unlock()
+}
+
+// leave ends that; the last one takes the memory along. mu is held.
+func (p *proxy) leave(f *frontend) {
+	if c := f.clients; c != nil {
+		if c.users--; c.users == 0 {
+			delete(p.groups, c.group)
+		}
+	}
 }
 
 func end(flows []*flow) {

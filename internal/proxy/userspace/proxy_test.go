@@ -223,7 +223,7 @@ func TestConnectionsOutliveTheirEndpoint(t *testing.T) {
 
 // A client keeps its endpoint for the time-out, counted from its last connection.
 func TestAffinityEnds(t *testing.T) {
-	f := &frontend{}
+	f := &frontend{clients: &clients{}}
 	m := desired(model.TCP, time.Minute, podA, podB).Services[web].Frontends[0]
 	f.set(web, &m)
 	client := netip.MustParseAddr("192.0.2.1")
@@ -261,7 +261,7 @@ func TestAffinityEnds(t *testing.T) {
 
 // What is remembered of clients is bounded, and those used last stay.
 func TestAffinityIsBounded(t *testing.T) {
-	f := &frontend{}
+	f := &frontend{clients: &clients{}}
 	m := desired(model.TCP, time.Hour, podA, podB).Services[web].Frontends[0]
 	f.set(web, &m)
 	now := time.Now()
@@ -271,10 +271,10 @@ func TestAffinityIsBounded(t *testing.T) {
 		now = now.Add(time.Millisecond)
 		f.pick(viewInside, client, nil, now)
 	}
-	if len(f.sticky) > maxClients {
-		t.Errorf("%d clients remembered, want at most %d", len(f.sticky), maxClients)
+	if len(f.clients.of) > maxClients {
+		t.Errorf("%d clients remembered, want at most %d", len(f.clients.of), maxClients)
 	}
-	if _, ok := f.sticky[client]; !ok {
+	if _, ok := f.clients.of[client]; !ok {
 		t.Error("the last client is forgotten")
 	}
 }
