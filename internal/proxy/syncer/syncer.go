@@ -104,12 +104,14 @@ type Syncer struct {
 	wake    chan struct{}
 
 	// The rest belongs to Run.
-	begun   time.Time
-	state   *model.State
-	pending map[types.NamespacedName]*model.Service  // Services to sync, as they were at the last success
-	left    map[types.NamespacedName][]model.Problem // what the Backend could not do
-	refused map[types.NamespacedName]*model.Service  // what the kernel keeps of Services that it refuses
-	causes  []cause                                  // of what the kernel does not have yet
+	begun time.Time
+	state *model.State
+	// postponed are the Services that the last sync left to the next.
+	postponed map[types.NamespacedName]bool
+	pending   map[types.NamespacedName]*model.Service  // Services to sync, as they were at the last success
+	left      map[types.NamespacedName][]model.Problem // what the Backend could not do
+	refused   map[types.NamespacedName]*model.Service  // what the kernel keeps of Services that it refuses
+	causes    []cause                                  // of what the kernel does not have yet
 }
 
 // cause is why a Service is dirty.
@@ -351,6 +353,9 @@ func (s *Syncer) sync(ctx context.Context, log logr.Logger, retry bool) error {
 			node = n
 		}
 	}
+	if node == nil && !verify && !retry {
+		dirty = s.postpone(dirty)
+	}
 	start := time.Now()
 	if node != nil {
 		s.rebuild(*node)
@@ -383,6 +388,42 @@ func (s *Syncer) sync(ctx context.Context, log logr.Logger, retry bool) error {
 	s.done()
 	s.succeeded(log, report, time.Since(start))
 	return nil
+}
+
+// bigService is from how many endpoints, times ports, on a Service is programmed
+// after others.
+const bigService = 4096
+
+// postpone leaves big Services to the next sync, which comes at once, if there are
+// others: nobody's change waits for what somebody else's large one costs. None is
+// left twice in a row.
+func (s *Syncer) postpone(dirty map[types.NamespacedName]cause) map[types.NamespacedName]cause {
+	later := map[types.NamespacedName]cause{}
+	for name, c := range dirty {
+		if s.postponed[name] || len(dirty) < 2 {
+			continue
+		}
+		if in, ok := s.cfg.Source.Input(name); ok && in.Entries() > bigService {
+			later[name] = c
+		}
+	}
+	s.postponed = nil
+	if len(later) == 0 || len(later) == len(dirty) {
+		return dirty
+	}
+	s.postponed = map[types.NamespacedName]bool{}
+	s.mu.Lock()
+	for name, c := range later {
+		if old, ok := s.dirty[name]; ok {
+			c = c.earlier(old)
+		}
+		s.dirty[name] = c
+		s.postponed[name] = true
+		delete(dirty, name)
+	}
+	s.mu.Unlock()
+	s.kick()
+	return dirty
 }
 
 // done measures how long what has come in until now took.

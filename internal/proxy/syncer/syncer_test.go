@@ -438,3 +438,58 @@ func TestRivalsAreTold(t *testing.T) {
 	source.set(s, "b", "c")
 	is(map[string]string{})
 }
+
+// fixed is a Source that does not change.
+type fixed map[types.NamespacedName]model.Input
+
+func (f fixed) Names() []types.NamespacedName { return slices.Collect(maps.Keys(f)) }
+func (f fixed) Input(n types.NamespacedName) (model.Input, bool) {
+	in, ok := f[n]
+	return in, ok
+}
+
+// A large Service's change does not hold up others that come with it, and is
+// never left for long.
+func TestBigServicesComeAfterSmallOnes(t *testing.T) {
+	name := func(n string) types.NamespacedName { return types.NamespacedName{Namespace: "default", Name: n} }
+	input := func(ports int) model.Input {
+		return model.Input{Service: &corev1.Service{Spec: corev1.ServiceSpec{Ports: make([]corev1.ServicePort, ports)}}}
+	}
+	s, err := New(Config{
+		Backend: newKernel(), Source: fixed{name("big"): input(bigService + 1), name("big-too"): input(16000), name("small"): input(1), name("other"): input(3)},
+		Metrics: NewMetrics("x"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := func(notified ...string) string {
+		for _, n := range notified {
+			s.Notify(name(n), time.Time{})
+		}
+		dirty, _, _ := s.take()
+		var names []string
+		for n := range s.postpone(dirty) {
+			names = append(names, n.Name)
+		}
+		slices.Sort(names)
+		return strings.Join(names, " ")
+	}
+	for i, step := range []struct {
+		notify []string
+		want   string
+	}{
+		{[]string{"big", "small", "gone"}, "gone small"},
+		{nil, "big"},
+		{[]string{"big"}, "big"},
+		{[]string{"big", "big-too"}, "big big-too"},
+		{[]string{"small", "big"}, "small"},
+		{[]string{"other", "big-too"}, "big other"}, // big was left once, big-too is now
+		{[]string{"small", "big"}, "big-too small"},
+		{nil, "big"},
+		{nil, ""},
+	} {
+		if got := next(step.notify...); got != step.want {
+			t.Errorf("step %d: %q is programmed, want %q", i, got, step.want)
+		}
+	}
+}
