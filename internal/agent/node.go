@@ -29,11 +29,27 @@ func (c *Config) modelNode(node *corev1.Node, dead []string) model.Node {
 	if node == nil {
 		return n
 	}
+	n.Addresses = hostAddresses(node)
 	n.Zone = node.Labels[corev1.LabelTopologyZone]
 	if len(n.PodCIDRs) == 0 && len(n.PodInterfaces) == 0 {
 		n.PodCIDRs = podCIDRs(node)
 	}
 	return n
+}
+
+// hostAddresses are the Node's own, those that parse, sorted.
+func hostAddresses(node *corev1.Node) []netip.Addr {
+	var as []netip.Addr
+	for _, a := range node.Status.Addresses {
+		if a.Type != corev1.NodeInternalIP && a.Type != corev1.NodeExternalIP {
+			continue
+		}
+		if ip, ok := netaddr.Parse(a.Address); ok {
+			as = append(as, ip)
+		}
+	}
+	slices.SortFunc(as, netip.Addr.Compare)
+	return slices.Compact(as)
 }
 
 // podCIDRs are the Node's, those that parse.

@@ -17,7 +17,7 @@ func Decided(r *Row, d *model.Desired, f model.Family) Want {
 	for _, ep := range dec.Endpoints {
 		place := PlaceOf(ep.AddrPort.Addr())
 		w.To = append(w.To, place)
-		if d.Node.Masquerades(p, ep) {
+		if d.Node.Masquerades(p, dec.Frontend, ep) {
 			w.Masquerade = append(w.Masquerade, place)
 		}
 	}

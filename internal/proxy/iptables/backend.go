@@ -284,6 +284,7 @@ func (f *family) fullSync(ctx context.Context, want model.Desired, known bool) (
 		f.want[c] = &chain{rules: map[string]*counted{}}
 		dirty[c] = true
 	}
+	f.render.masqueradeAll = want.Node.MasqueradeAll
 	f.add(f.render.node(&want.Node), dirty)
 	for _, svc := range want.Services {
 		f.add(f.render.service(svc), dirty)

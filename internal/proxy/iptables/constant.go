@@ -78,15 +78,17 @@ func (r *renderer) postrouting(out rules, n *model.Node) {
 		is(m.ours, m.ours)+" "+set(0, m.all()))
 	now := chainMasquerade + "-NOW"
 	out.list(nat, now, set(0, m.all()), "-j MASQUERADE --random-fully")
-	steps := []string{"-o lo -j RETURN"}
+	needed := chainMasquerade + "-NEEDED"
+	steps := []string{"-j " + chainHairpin, is(m.pod, m.pod) + " -j RETURN"}
+	if r.fam == model.IPv4 {
+		steps = append(steps, "-s 127.0.0.0/8 -g "+now)
+	}
+	out.list(nat, needed, append(steps, "-g "+chainLocal)...)
+	steps = []string{"-o lo -j RETURN"}
 	if n.MasqueradeAll {
-		steps = append(steps, "-g "+now)
+		steps = append(steps, is(m.keep(), m.keep())+" -g "+needed, "-g "+now)
 	} else {
-		steps = append(steps, "-j "+chainHairpin, is(m.pod, m.pod)+" -j RETURN")
-		if r.fam == model.IPv4 {
-			steps = append(steps, "-s 127.0.0.0/8 -g "+now)
-		}
-		steps = append(steps, "-g "+chainLocal)
+		steps = append(steps, "-g "+needed)
 	}
 	out.list(nat, chainMasquerade, steps...)
 	out.add(nat, chainLocal, "~", "-g "+now)

@@ -70,6 +70,10 @@ type marks struct{ ours, pod, refuse uint32 }
 
 func newMarks(first uint32) marks { return marks{first, first << 1, first << 2} }
 
+// keep is what connections have besides that keep the client's address although
+// all others are masqueraded.
+func (m marks) keep() uint32 { return m.refuse }
+
 func (m marks) all() uint32 { return m.ours | m.pod | m.refuse }
 
 func set(value, mask uint32) string { return fmt.Sprintf("-j MARK --set-xmark 0x%x/0x%x", value, mask) }
@@ -79,6 +83,8 @@ func is(value, mask uint32) string  { return fmt.Sprintf("-m mark --mark 0x%x/0x
 type renderer struct {
 	fam   model.Family
 	marks marks
+	// masqueradeAll is the node's.
+	masqueradeAll bool
 }
 
 func (r *renderer) service(svc *model.Service) rules {
@@ -148,7 +154,9 @@ func (r *renderer) frontend(out rules, f *model.Frontend, outside bool, to strin
 		group := name(kind, r.fam, f.Protocol, first)
 		out.add(nat, root, fmt.Sprintf("%05d/%s", first, f.Protocol),
 			fmt.Sprintf("%s --dport %d:%d -j %s", protocol(f.Protocol), first, first|63, group))
-		out.add(nat, group, fmt.Sprintf("%05d", f.Port), port+" "+to)
+		key := fmt.Sprintf("%05d ", f.Port)
+		r.keepClient(out, f, group, key, port)
+		out.add(nat, group, key, port+" "+to)
 		return
 	}
 	root, kind := chainServices, "D"
@@ -157,6 +165,7 @@ func (r *renderer) frontend(out rules, f *model.Frontend, outside bool, to strin
 	}
 	group, host := out.group(root, kind, f.Addr), host(f.Addr)
 	key := f.Addr.StringExpanded() + fmt.Sprintf(" %03d %05d ", f.Protocol, f.Port)
+	r.keepClient(out, f, group, key, host+" "+port)
 	if f.Restricted {
 		r.sourceRanges(out, f, group, key, host+" "+port, to)
 	} else {
@@ -170,6 +179,14 @@ func (r *renderer) frontend(out rules, f *model.Frontend, outside bool, to strin
 		// The node's own addresses can be load balancer IPs too, where others
 		// listen.
 		out.noSuchPort(out.group(chainClosed, "C", f.Addr), f.Addr, " -m addrtype ! --dst-type LOCAL")
+	}
+}
+
+// keepClient marks connections that are not masqueraded with all others, before
+// the rule with the key leads them on.
+func (r *renderer) keepClient(out rules, f *model.Frontend, group, key, match string) {
+	if r.masqueradeAll && f.KeepsClient {
+		out.add(nat, group, strings.TrimSuffix(key, " "), match+" "+set(r.marks.keep(), r.marks.keep()))
 	}
 }
 

@@ -278,14 +278,14 @@ func (b *Backend) done(c *vsnl.Change, report *backend.Report) {
 }
 
 // releaseMark frees the index of a virtual server's mark, unless another one
-// has the same: the same frontend's, seen from inside only, or not; or, after
-// deletions that failed, one of the other family.
+// has the same: the same frontend's, seen from inside only, or not, or masqueraded
+// otherwise; or, after deletions that failed, one of the other family.
 func (b *Backend) releaseMark(key vsnl.Key) {
 	a := action(key.Mark)
 	if !a.byMark() {
 		return
 	}
-	for _, mark := range []action{a, a ^ markInside} {
+	for _, mark := range []action{a, a ^ markInside, a ^ markKeep, a ^ markInside ^ markKeep} {
 		for _, v6 := range []bool{false, true} {
 			k := vsnl.Key{Mark: uint32(mark), IPv6: v6}
 			if b.want.servers[k] != nil || b.have.servers[k] != nil {

@@ -318,6 +318,7 @@ func (b *Backend) fullSync(ctx context.Context, want model.Desired) (backend.Rep
 	}
 	b.restoreMarks(found)
 	b.render.byInterface, b.render.loopback = len(node.PodInterfaces) > 0, node.LocalhostNodePorts
+	b.render.masqueradeAll = node.MasqueradeAll
 	b.want = newWanted()
 	t := newTouched()
 	t.full = true

@@ -68,7 +68,8 @@
 //
 // Affinity of a marked virtual server (NodePorts, and the inside view of policy
 // Local) is a consistent hash of the client's address without a time-out, as the
-// kernel's persistence does not translate ports there.
+// kernel's persistence does not translate ports there. Each virtual server has its
+// own persistence, so affinity is not one for all frontends of a Service port.
 //
 // The local route takes all of an address. So nobody on the node, nor its Pods,
 // reaches another host whose own address is a load balancer IP at a port that no

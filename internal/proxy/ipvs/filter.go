@@ -225,12 +225,18 @@ func (p *program) act(inside bool) []nfnl.Rule {
 		{Exprs: append(when(actionDrop).list, verdict(expr.VerdictDrop))},
 		{Comment: "refused, but not new", Exprs: none.list},
 	}
-	if inside {
-		x := p.exprs()
-		x.mark(r0)
-		x.cmp(r0, expr.CmpOpEq, markBase)
-		x.markWith(markBase | markInside)
-		rules = append(rules, nfnl.Rule{Exprs: x.list})
+	byAddress := []action{markBase}
+	if p.node.MasqueradeAll {
+		byAddress = append(byAddress, markBase|markKeep)
+	}
+	for _, a := range byAddress {
+		if inside {
+			x := p.exprs()
+			x.mark(r0)
+			x.cmp(r0, expr.CmpOpEq, a)
+			x.markWith(a | markInside)
+			rules = append(rules, nfnl.Rule{Exprs: x.list})
+		}
 	}
 	return rules
 }
@@ -270,7 +276,11 @@ func (p *program) masquerade() []nfnl.Rule {
 	stays.oifname("lo")
 	rules := []nfnl.Rule{{Comment: "never leaves this node", Exprs: append(stays.list, verdict(expr.VerdictReturn))}}
 	if p.node.MasqueradeAll {
-		return append(rules, nfnl.Rule{Exprs: []expr.Any{masq}})
+		x := p.exprs()
+		x.mark(r0)
+		x.and(r0, markKeep)
+		x.cmp(r0, expr.CmpOpEq, 0)
+		rules = append(rules, nfnl.Rule{Comment: "all but externalTrafficPolicy Local", Exprs: append(x.list, masq)})
 	}
 	hairpin := p.exprs()
 	hairpin.saddr(r0)

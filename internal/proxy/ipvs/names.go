@@ -91,7 +91,10 @@ const (
 	markInside action = 1 << 23 // the client is on this node
 	// markIndex tells virtual servers apart. Index 0 leaves the choice to address
 	// and port. The bits between belong to the iptables mode.
-	markIndex action = 1<<20 - 1
+	markIndex action = 1<<19 - 1
+	// markKeep says that the endpoint is to see the client's address although all
+	// other connections are masqueraded.
+	markKeep action = 1 << 19
 	// markProbe has the last index, which no virtual server is given.
 	markProbe = markBase | markIndex
 )

@@ -35,6 +35,8 @@ type renderer struct {
 	// byInterface says that Pods are known by their interface, which
 	// postrouting cannot see: a mark then tells inside from outside.
 	byInterface bool
+	// masqueradeAll is the node's.
+	masqueradeAll bool
 	// loopback says that NodePorts answer at 127.0.0.1.
 	loopback bool
 }
@@ -133,6 +135,9 @@ func (r *renderer) target(out *rendered, svc *model.Service, f *model.Frontend, 
 	}
 	key := vsnl.Key{Addr: f.Addr, Port: f.Port, Protocol: uint8(f.Protocol)}
 	act := markBase
+	if r.masqueradeAll && f.KeepsClient {
+		act |= markKeep
+	}
 	if flags != byAddress {
 		act |= flags | r.marks.get(id)
 		key = vsnl.Key{Mark: uint32(act), IPv6: id.family == model.IPv6}

@@ -45,7 +45,7 @@ func big(ports, endpoints int) model.Input {
 // not see what else the machine does.
 func cpuSeconds(f func()) float64 {
 	least := math.Inf(1)
-	for range 5 {
+	for range 3 {
 		runtime.GC()
 		var before, after unix.Rusage
 		_ = unix.Getrusage(unix.RUSAGE_SELF, &before)
@@ -60,7 +60,7 @@ func cpuSeconds(f func()) float64 {
 // A tenant's Service with many ports costs every node what it is long, not the
 // square of that.
 func TestPortsCostLinearly(t *testing.T) {
-	const few, many = 2000, 16000
+	const few, many = 1000, 8000
 	cost := func(ports int) float64 {
 		in := big(ports, 1)
 		return cpuSeconds(func() { model.ComputeService(in, model.Node{Name: "node-1"}) })
@@ -112,10 +112,10 @@ func TestSlotsAreBounded(t *testing.T) {
 		reasons  string
 		fraction float64 // of the bound that is used at least
 	}{
-		{"ports and endpoints", big(3000, 100), "TooManySlots", 0.9},
-		{"more entries than are looked at", big(4000, 200), "TooManySlots", 0.9},
+		{"ports and endpoints", big(2000, 70), "TooManySlots", 0.9},
+		{"more entries than are looked at", big(4000, 140), "TooManySlots", 0.9},
 		{"ordinary for some", big(15, 1000), "", 0},
-		{"more endpoints", big(40, 5000), "TooManySlots", 0.4},
+		{"more endpoints", big(40, 2500), "TooManySlots", 0.4},
 		{"weights", weighted(big(200, 60)), "TooManySlots", 0.05},
 		{"external IPs", external(2000), "TooManyFrontends TooManySlots", 0.5},
 		{"a large but ordinary one", big(3, 5000), "", 0},
@@ -205,6 +205,23 @@ func TestImpossibleEndpoints(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// A Service with many faults of a kind does not become as many events on every node.
+func TestProblemsAreBounded(t *testing.T) {
+	bad := big(500, 1)
+	for i := range bad.Service.Spec.Ports {
+		bad.Service.Spec.Ports[i].Port = int32(70000 + i)
+	}
+	if _, problems := model.ComputeService(bad, model.Node{}); len(problems) != 21 {
+		t.Errorf("%d problems of 500 bad ports", len(problems))
+	}
+	first, second := big(500, 1), big(500, 1)
+	second.Service.Name, second.Service.Spec.ClusterIP = "second", "10.96.0.2"
+	_, problems := model.Compute(model.Snapshot{Services: []model.Input{first, second}})
+	if len(problems) != 21 || problems[0].Reason != "FrontendConflict" {
+		t.Errorf("%d problems of 500 ports at another's address", len(problems))
 	}
 }
 

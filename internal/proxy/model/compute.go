@@ -92,7 +92,6 @@ type computation struct {
 	node     *nodeFacts
 	out      *Service
 	problems []Problem
-	told     map[Problem]bool
 	// clusterIPs are the Service's, at most one of a family.
 	clusterIPs []netip.Addr
 	// buffer is where the candidates of one port are collected.
@@ -103,14 +102,31 @@ type computation struct {
 
 func (c *computation) problem(reason, format string, args ...any) {
 	p := Problem{Service: c.out.Name, Reason: reason, Message: fmt.Sprintf(format, args...)}
-	if c.told[p] {
-		return
+	c.problems = tell(c.problems, p)
+}
+
+// maxAlike is how many problems of one kind are told of a Service: each becomes an
+// event, on every node.
+const maxAlike = 20
+
+// tell appends a problem that is not among ps, unless many like it are.
+func tell(ps []Problem, p Problem) []Problem {
+	alike := 0
+	for i := range ps {
+		if ps[i] == p {
+			return ps
+		}
+		if ps[i].Reason == p.Reason {
+			alike++
+		}
 	}
-	if c.told == nil {
-		c.told = map[Problem]bool{}
+	switch {
+	case alike > maxAlike:
+		return ps
+	case alike == maxAlike:
+		p.Message = "there are more problems of this kind than are told"
 	}
-	c.told[p] = true
-	c.problems = append(c.problems, p)
+	return append(ps, p)
 }
 
 // slices puts the slices into an order of their own, so that the result does
@@ -125,7 +141,7 @@ func (c *computation) slices() {
 func (c *computation) family(clusterIP netip.Addr) {
 	svc, fam := c.in.Service, FamilyOf(clusterIP)
 	lbIPs, externalIPs := c.loadBalancerIPs(fam), c.externalIPs(fam)
-	ranges, restricted := c.sourceRanges(fam)
+	ranges, restricted := c.sourceRanges(fam, lbIPs)
 	ports := len(svc.Spec.Ports)
 	lbIPs, externalIPs = c.limitAddresses(ports, lbIPs, externalIPs)
 	ranges = c.limitRanges(ranges, ports*len(lbIPs))
@@ -144,7 +160,8 @@ func (c *computation) family(clusterIP netip.Addr) {
 		add := func(kind Kind, addr netip.Addr, number int32, inside, outside *Target) *Frontend {
 			c.out.Frontends = append(c.out.Frontends, Frontend{
 				Key:  Key{Addr: addr, Port: uint16(number), Protocol: proto},
-				Kind: kind, Group: Key{Addr: clusterIP, Port: uint16(port.Port), Protocol: proto}, PortName: port.Name, Inside: inside, Outside: outside, Serving: serving,
+				Kind: kind, KeepsClient: kind != ClusterIP && svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
+				Group: Key{Addr: clusterIP, Port: uint16(port.Port), Protocol: proto}, PortName: port.Name, Inside: inside, Outside: outside, Serving: serving,
 			})
 			return &c.out.Frontends[len(c.out.Frontends)-1]
 		}
@@ -289,7 +306,11 @@ func (c *computation) address(field, raw string) (netip.Addr, bool) {
 // range that covers everything of this family lifts the restriction. Ranges
 // of only the other family close this one: who lists 192.0.2.0/24 does not
 // mean all of IPv6. An unreadable range is left out, which only ever closes.
-func (c *computation) sourceRanges(fam Family) (ranges []netip.Prefix, restricted bool) {
+//
+// Where somebody has bound a load balancer address to the node, the kernel gives
+// what the node itself sends there that address as its source. So ranges that
+// admit the node admit the Service's own addresses.
+func (c *computation) sourceRanges(fam Family, own []netip.Addr) (ranges []netip.Prefix, restricted bool) {
 	raws := c.in.Service.Spec.LoadBalancerSourceRanges
 	for _, raw := range raws {
 		p, ok := netaddr.ParsePrefix(raw)
@@ -304,6 +325,11 @@ func (c *computation) sourceRanges(fam Family) (ranges []netip.Prefix, restricte
 			return nil, false
 		}
 		ranges = append(ranges, p)
+	}
+	if slices.ContainsFunc(c.node.Addresses, func(a netip.Addr) bool { return containsAddr(ranges, a) }) {
+		for _, ip := range own {
+			ranges = append(ranges, netip.PrefixFrom(ip, ip.BitLen()))
+		}
 	}
 	return Disjoint(ranges), len(raws) > 0
 }

@@ -113,13 +113,13 @@ func (n *Node) IsLocalPod(source netip.Addr, iface string) bool {
 	})
 }
 
-// Masquerades says whether a connection to ep gets this node's address as its
-// source: see the table in the package's documentation.
-func (n *Node) Masquerades(p Packet, ep Endpoint) bool {
+// Masquerades says whether a connection by f to ep gets this node's address as
+// its source: see the table in the package's documentation.
+func (n *Node) Masquerades(p Packet, f *Frontend, ep Endpoint) bool {
 	switch {
 	case p.Self && p.Source == ep.AddrPort.Addr():
 		return false // it never leaves the node
-	case n.MasqueradeAll:
+	case n.MasqueradeAll && !f.KeepsClient:
 		return true
 	case ep.Local && p.Source == ep.AddrPort.Addr():
 		return true

@@ -44,6 +44,9 @@
 //	the node itself             no (but from 127.0.0.1)  yes
 //	anybody else                no                       yes
 //
+// Node.MasqueradeAll says yes everywhere but at frontends of policy Local, as
+// kube-proxy's flag of that name does.
+//
 // This keeps the client's address where kube-proxy drops it without need:
 // policy Cluster with the endpoint on the node that was dialled.
 //

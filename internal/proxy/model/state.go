@@ -228,7 +228,7 @@ func (s *State) Problems(name types.NamespacedName) []Problem {
 	for i := range e.computed.Frontends {
 		f := &e.computed.Frontends[i]
 		if owner := s.claims[f.Key][0].service; owner != name {
-			ps = append(ps, Problem{Service: name, Reason: "FrontendConflict", Message: fmt.Sprintf(
+			ps = tell(ps, Problem{Service: name, Reason: "FrontendConflict", Message: fmt.Sprintf(
 				"%s %s belongs to Service %s, which has it by being older or by its ClusterIP: change the port or the address of one of them",
 				f.Kind, f.Key, owner)})
 		}

@@ -92,7 +92,10 @@ type Node struct {
 	// none: anybody who can create a Service could take any address otherwise
 	// (CVE-2020-8554).
 	ExternalIPRanges []netip.Prefix
-	// MasqueradeAll masquerades every translated connection.
+	// Addresses are the node's own, by which source ranges admit it.
+	Addresses []netip.Addr
+	// MasqueradeAll masquerades every translated connection, but for those to
+	// frontends that keep the client's address.
 	MasqueradeAll bool
 	// ServiceProxyName selects the Services with this value of the label
 	// service.kubernetes.io/service-proxy-name; "" those without the label.
@@ -107,6 +110,16 @@ type Node struct {
 type Input struct {
 	Service *corev1.Service
 	Slices  []*discoveryv1.EndpointSlice
+}
+
+// Entries is the number of endpoints times ports, which is what to compute and
+// to program the Service costs.
+func (in Input) Entries() int {
+	endpoints := 0
+	for _, sl := range in.Slices {
+		endpoints += len(sl.Endpoints)
+	}
+	return len(in.Service.Spec.Ports) * max(endpoints, 1)
 }
 
 // Kind says what a frontend is. Lower kinds win a conflict over a frontend.
@@ -206,6 +219,10 @@ type Frontend struct {
 	// SourceRanges are the only clients that may connect, if Restricted.
 	SourceRanges []netip.Prefix
 	Restricted   bool
+	// KeepsClient says that the frontend is one of externalTrafficPolicy Local,
+	// which is for endpoints to see the client's address: Node.MasqueradeAll does
+	// not concern it.
+	KeepsClient bool
 	// Serving are the endpoints that an established flow may stay with, wherever
 	// they are and whether or not new flows go there: all that serve, and for TCP
 	// all that there are, as one that ends may still finish its connections. Those
@@ -223,7 +240,7 @@ func (f *Frontend) AffinityGroup() Key {
 
 // Equal compares deeply.
 func (f *Frontend) Equal(o *Frontend) bool {
-	return f.Key == o.Key && f.Kind == o.Kind && f.Group == o.Group && f.PortName == o.PortName && f.Restricted == o.Restricted &&
+	return f.Key == o.Key && f.Kind == o.Kind && f.Group == o.Group && f.PortName == o.PortName && f.Restricted == o.Restricted && f.KeepsClient == o.KeepsClient &&
 		slices.Equal(f.SourceRanges, o.SourceRanges) && slices.Equal(f.Serving, o.Serving) &&
 		f.Inside.Equal(o.Inside) && f.Outside.Equal(o.Outside)
 }

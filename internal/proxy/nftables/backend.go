@@ -174,6 +174,7 @@ func (b *Backend) fullSync(want model.Desired) (backend.Report, error) {
 	var tx nfnl.Batch
 	plans := make([]*plan, len(b.families))
 	for i, f := range b.families {
+		f.render.masqueradeAll = want.Node.MasqueradeAll
 		expected := b.expected(want, f.render)
 		p, err := f.plan(b.conn, want, expected)
 		if err != nil {

@@ -39,6 +39,13 @@
 // depends on how many different numbers of endpoints and time-outs there are,
 // never on the number of Services.
 //
+// # Affinity
+//
+// A client is remembered with the group of its frontend, which all frontends of a
+// Service port share, and the number of its endpoint, which means the same to all
+// of them. A frontend of policy Local, which has fewer endpoints, may not know the
+// number; it picks one of its own, and the others follow.
+//
 // # The mark
 //
 // A value that one map yields and the next is keyed by passes through the

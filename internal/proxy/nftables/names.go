@@ -47,6 +47,8 @@ const (
 	setNodePortAddresses                              // ranges of local addresses
 	setAffinityGroups                                 // frontend -> the group of frontends that share affinity
 	setNodePortAffinityGroups                         // the same for NodePorts
+	setKeepsClient                                    // frontends of policy Local, if all others are masqueraded
+	setNodePortKeepsClient                            // the same for NodePorts
 	setAffinity                                       // client . group -> endpoint's number; the kernel writes it
 	numSets
 )
@@ -64,7 +66,7 @@ var setNames = func() (names [numSets]string) {
 	}
 	copy(names[setFirstSingle:], []string{
 		"cluster-ips", "load-balancer-ips", "restricted", "source-ranges", "local-endpoints", "hairpin",
-		"local-pods", "node-port-addresses", "affinity-groups", "node-port-affinity-groups", "affinity",
+		"local-pods", "node-port-addresses", "affinity-groups", "node-port-affinity-groups", "keeps-client", "node-port-keeps-client", "affinity",
 	})
 	return names
 }()
@@ -130,6 +132,8 @@ func sets(t nfnl.Table) [numSets]nfnl.Set {
 		all[id] = nfnl.Set{Key: ts{addr}}
 	}
 	all[setAffinity] = nfnl.Set{Key: ts{addr, nfnl.TypeMark}, Data: number, Dynamic: true, Size: affinityEntries}
+	all[setKeepsClient] = nfnl.Set{Key: frontend}
+	all[setNodePortKeepsClient] = nfnl.Set{Key: port}
 	all[setRestricted] = nfnl.Set{Key: frontend}
 	all[setSourceRanges] = nfnl.Set{Key: slices.Concat(frontend, ts{addr}), Interval: true}
 	all[setHairpin] = nfnl.Set{Key: ts{addr, addr}}
@@ -183,6 +187,14 @@ func (u use) index() setID {
 
 // of gives this use's set of the four that begin with first.
 func (u use) of(first setID) setID { return first + u.index() }
+
+// keepsClient gives the set of frontends that are not masqueraded without need.
+func (u use) keepsClient() setID {
+	if u.nodePort {
+		return setNodePortKeepsClient
+	}
+	return setKeepsClient
+}
 
 // groups gives the map from frontends to groups, which both views share.
 func (u use) groups() setID {

@@ -24,6 +24,7 @@ const (
 	chainInside      = "inside"
 	chainReject      = "refuse"
 	chainMasquerade  = "masquerading"
+	chainNeeded      = "masquerading-where-needed"
 )
 
 // Hook numbers and priorities of nf_tables (enum nf_inet_hooks, enum
@@ -59,6 +60,7 @@ type program struct {
 func (p *program) chains() []chain {
 	cs := []chain{
 		p.chain(chainReject, nil, p.rejectRules()),
+		p.chain(chainNeeded, nil, p.neededRules()),
 		p.chain(chainMasquerade, nil, p.masqueradeRules()),
 		p.chain(chainInside, nil, p.insideRules()),
 		p.chain(chainOutside, nil, p.outsideRules()),
@@ -173,21 +175,34 @@ func (p *program) postroutingRules() []nfnl.Rule {
 	return []nfnl.Rule{{Exprs: append(x.list, goTo(chainMasquerade))}}
 }
 
-// masqueradeRules: see the table in package model.
+// masqueradeRules masquerade all, but where the endpoint is to see the client's
+// address.
 func (p *program) masqueradeRules() []nfnl.Rule {
-	masq := &expr.Masq{FullyRandom: true}
-	ours, oursNodePort := p.translatedHere()
 	stays := p.exprs()
 	stays.oifname(r0, expr.CmpOpEq, "lo")
 	rules := []nfnl.Rule{{Comment: "never leaves this node", Exprs: append(stays.list, verdict(expr.VerdictReturn))}}
-	if p.node.MasqueradeAll {
-		return append(rules, nfnl.Rule{Exprs: append(ours, masq)}, nfnl.Rule{Exprs: append(oursNodePort, masq)})
+	if !p.node.MasqueradeAll {
+		return append(rules, nfnl.Rule{Exprs: []expr.Any{goTo(chainNeeded)}})
 	}
+	for _, u := range []use{{}, {nodePort: true}} {
+		keeps := p.exprs()
+		keeps.dialled(u)
+		keeps.lookup(r0, u.keepsClient())
+		rules = append(rules,
+			nfnl.Rule{Comment: "externalTrafficPolicy Local", Exprs: append(keeps.list, goTo(chainNeeded))},
+			nfnl.Rule{Exprs: append(p.translatedHere(u), &expr.Masq{FullyRandom: true})})
+	}
+	return rules
+}
+
+// neededRules: see the table in package model.
+func (p *program) neededRules() []nfnl.Rule {
+	masq := &expr.Masq{FullyRandom: true}
 	hairpin := p.exprs()
 	hairpin.saddr(r0)
 	hairpin.daddr(r0 + p.addrWords())
 	hairpin.lookup(r0, setHairpin)
-	rules = append(rules, nfnl.Rule{Comment: "hairpin", Exprs: append(hairpin.list, masq)})
+	rules := []nfnl.Rule{{Comment: "hairpin", Exprs: append(hairpin.list, masq)}}
 	for _, m := range p.fromLocalPods() {
 		rules = append(rules, nfnl.Rule{Comment: "replies return by themselves", Exprs: append(m, verdict(expr.VerdictReturn))})
 	}
@@ -201,27 +216,31 @@ func (p *program) masqueradeRules() []nfnl.Rule {
 	local.lookup(r0, setLocalEndpoints)
 	return append(rules,
 		nfnl.Rule{Comment: "replies pass this node", Exprs: append(local.list, verdict(expr.VerdictReturn))},
-		nfnl.Rule{Exprs: append(ours, masq)},
-		nfnl.Rule{Exprs: append(oursNodePort, masq)})
+		nfnl.Rule{Exprs: append(p.translatedHere(use{}), masq)},
+		nfnl.Rule{Exprs: append(p.translatedHere(use{nodePort: true}), masq)})
 }
 
 // translatedHere matches connections that a rule of this table translated: by
 // what the client dialled.
-func (p *program) translatedHere() (frontend, nodePort []expr.Any) {
-	dialled := func(u use) []expr.Any {
-		x := p.exprs()
-		reg := uint32(r0)
-		if !u.nodePort {
-			x.add(p.originalDestination(reg))
-			reg += p.addrWords()
-		}
-		x.l4proto(reg)
-		x.add(&nfnl.CtOriginal{Ct: &expr.Ct{Register: reg + 1, Key: expr.CtKeyPROTODST}})
-		x.mapTo(r0, r0, u.of(setServices))
-		x.cmp(x.throughMark(r0, reg+2), expr.CmpOpNeq, make([]byte, 4))
-		return x.list
+func (p *program) translatedHere(u use) []expr.Any {
+	x := p.exprs()
+	free := x.dialled(u)
+	x.mapTo(r0, r0, u.of(setServices))
+	x.cmp(x.throughMark(r0, free), expr.CmpOpNeq, make([]byte, 4))
+	return x.list
+}
+
+// dialled loads what the client dialled, keyed as the elements are, and returns the
+// next free register.
+func (x *exprList) dialled(u use) uint32 {
+	reg := uint32(r0)
+	if !u.nodePort {
+		x.add(x.p.originalDestination(reg))
+		reg += x.p.addrWords()
 	}
-	return dialled(use{}), dialled(use{nodePort: true})
+	x.l4proto(reg)
+	x.add(&nfnl.CtOriginal{Ct: &expr.Ct{Register: reg + 1, Key: expr.CtKeyPROTODST}})
+	return reg + 2
 }
 
 func (p *program) originalDestination(reg uint32) expr.Any {

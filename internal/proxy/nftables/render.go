@@ -67,6 +67,8 @@ type renderer struct {
 	fam   model.Family
 	bytes []byte
 	parts []part
+	// masqueradeAll is the node's.
+	masqueradeAll bool
 	// verdicts are the values of classes maps, which are few.
 	verdicts map[verdictKey]string
 }
@@ -107,6 +109,11 @@ func (r *renderer) service(svc *model.Service, emit func(element)) {
 		u := use{nodePort: f.Kind == model.NodePort}
 		if f.Inside.Affinity > 0 || f.Outside.Affinity > 0 {
 			r.group(f, u)
+		}
+		if r.masqueradeAll && f.KeepsClient {
+			key := r.begin()
+			r.bytes = appendFrontend(r.bytes, f.Key)
+			r.done(u.keepsClient(), key, len(r.bytes))
 		}
 		r.target(f, f.Inside, u)
 		if f.Outside != f.Inside && !f.Outside.Equal(f.Inside) {

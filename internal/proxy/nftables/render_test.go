@@ -50,7 +50,9 @@ func renderAll(d model.Desired, fam model.Family) *rendered {
 	}
 	renderNode(&d.Node, fam, emit)
 	for _, svc := range d.Services {
-		newRenderer(fam).service(svc, emit)
+		render := newRenderer(fam)
+		render.masqueradeAll = d.Node.MasqueradeAll
+		render.service(svc, emit)
 	}
 	return r
 }
@@ -146,7 +148,7 @@ func (r *rendered) dispatch(u use, key string, p model.Packet) (flowtable.Want, 
 		}
 		place := flowtable.PlaceOf(ep)
 		w.To = append(w.To, place)
-		if r.masquerades(p, ep) {
+		if r.masquerades(u, key, p, ep) {
 			w.Masquerade = append(w.Masquerade, place)
 		}
 	}
@@ -174,12 +176,12 @@ func (r *rendered) endpoint(u use, c class, key string, slot uint32) (netip.Addr
 }
 
 // masquerades follows the chain "masquerading".
-func (r *rendered) masquerades(p model.Packet, ep netip.Addr) bool {
+func (r *rendered) masquerades(u use, key string, p model.Packet, ep netip.Addr) bool {
 	src, dst := string(p.Source.AsSlice()), string(ep.AsSlice())
 	switch {
 	case p.Self && p.Source == ep:
 		return false // oifname lo
-	case r.node.MasqueradeAll:
+	case r.node.MasqueradeAll && !r.has(u.keepsClient(), key):
 		return true
 	case r.has(setHairpin, src+dst):
 		return true
