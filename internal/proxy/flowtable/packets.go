@@ -41,6 +41,11 @@ func (n *network) run(t *testing.T, b backend.Backend, r *Row, f model.Family) {
 		t.Fatal(err)
 	}
 	n.forget(t)
+	if r.Bound {
+		to := netip.PrefixFrom(r.To.addr(f), r.To.addr(f).BitLen()).String()
+		n.spaces[Node1].Run(t, "ip", "address", "add", to, "dev", "lo", "preferred_lft", "0") // no source of others
+		defer n.spaces[Node1].Run(t, "ip", "address", "del", to, "dev", "lo")
+	}
 	if LimitsOf(b.Name()).AffinityApart {
 		r.Also = nil
 	}

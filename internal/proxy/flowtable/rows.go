@@ -3,6 +3,7 @@
 package flowtable
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
@@ -206,12 +207,19 @@ func affinityRows() []Row {
 
 func sourceRangeRows() []Row {
 	mine := sourceRanges("192.0.2.100/32", "2001:db8:0:1::100/128")
+	theNode := sourceRanges("192.0.2.11/32", "2001:db8:0:1::11/128")
+	addresses := node(func(n *model.Node) {
+		n.Addresses = []netip.Addr{NodePort.addr(model.IPv4), NodePort.addr(model.IPv6)}
+	})
 	return []Row{
 		{Name: "source ranges admit", Setup: setup{mine, ready(A, C)}, From: Client, To: LoadBalance, Want: to(A, C).masq(C)},
 		{Name: "source ranges exclude", Setup: setup{mine, ready(A, C)}, From: Stranger, To: LoadBalance, Want: dropped},
 		{Name: "source ranges exclude Pods", Setup: setup{mine, ready(A)}, From: X, To: LoadBalance, Want: dropped},
 		{Name: "source ranges admit Pods", Setup: setup{sourceRanges("10.244.0.0/16", "fd00:10:244::/48"), ready(A)}, From: X, To: LoadBalance, Want: to(A)},
 		{Name: "source ranges exclude the node", Setup: setup{mine, ready(A)}, From: Node1, To: LoadBalance, Want: dropped},
+		{Name: "source ranges admit the node, which has the load balancer IP", Setup: setup{theNode, addresses, ready(A, C)}, From: Node1, To: LoadBalance, Bound: true, Want: to(A, C).masq(C)},
+		{Name: "source ranges admit the node, which has the load balancer IP, UDP", Setup: setup{theNode, addresses, ready(A)}, From: Node1, To: LoadBalance, Bound: true, Protocol: model.UDP, Want: to(A)},
+		{Name: "source ranges exclude the node, which has the load balancer IP", Setup: setup{mine, addresses, ready(A)}, From: Node1, To: LoadBalance, Bound: true, Want: dropped},
 		{Name: "source ranges do not bind the ClusterIP", Setup: setup{mine, ready(A)}, From: Stranger, To: ClusterIP, Want: to(A)},
 		{Name: "source ranges do not bind the NodePort", Setup: setup{mine, ready(A)}, From: Stranger, To: NodePort, Want: to(A)},
 		{Name: "source ranges do not bind the external IP", Setup: setup{mine, ready(A)}, From: Stranger, To: External, Want: to(A)},

@@ -164,6 +164,9 @@ type Row struct {
 	// Also is dialled in turn with To, by rows about affinity: all frontends of a
 	// Service port have one.
 	Also []To
+	// Bound: somebody has added To to node-1's loopback interface, so that it is
+	// the source of what the node sends there.
+	Bound bool
 	// Port differs from the Service's if not 0; Protocol is TCP if 0.
 	Port     uint16
 	Protocol model.Protocol
@@ -224,6 +227,9 @@ func (r *Row) portOf(to To) uint16 {
 // Source is the address that the row's client sends from. node-1 uses its
 // second one: a masqueraded connection shows the first.
 func (r *Row) Source(f model.Family) netip.Addr {
+	if r.Bound && r.From == Node1 {
+		return r.To.addr(f)
+	}
 	if r.From == Node1 {
 		return NodePort2.addr(f)
 	}
@@ -234,7 +240,7 @@ func (r *Row) Source(f model.Family) netip.Addr {
 func (r *Row) Packet(f model.Family) model.Packet {
 	p := model.Packet{
 		Source: r.Source(f), Destination: r.To.addr(f), Port: r.DestinationPort(), Protocol: r.Proto(),
-		Self: r.From.onNode1(), ToSelf: r.To.isNodePort(),
+		Self: r.From.onNode1(), ToSelf: r.To.isNodePort() || r.Bound,
 	}
 	if r.From == A || r.From == B || r.From == X {
 		p.Interface = "pod-" + strings.ToLower(string(r.From))
