@@ -215,6 +215,7 @@ func (a *announcer) feed(ctx context.Context, s *announce.Speaker, self netip.Ad
 
 // membership passes on which nodes are dead to their peers.
 func (a *announcer) membership(view map[string]members.Member) {
+	a.status.members(view)
 	if a.cfg.KeepDeadNodes || a.env.SetDeadNodes == nil {
 		return
 	}

@@ -20,6 +20,8 @@ import (
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/announce"
+	"github.com/causeway-lb/causeway/internal/announce/elect"
+	"github.com/causeway-lb/causeway/internal/announce/members"
 	"github.com/causeway-lb/causeway/internal/announce/wire"
 )
 
@@ -29,6 +31,8 @@ const (
 	// statusDispute is how long another agent's status is left alone that says
 	// something else: it may be newer than what this agent knows.
 	statusDispute = time.Second
+	// maxStatusDispute is how long at most, each time that one's word is overwritten.
+	maxStatusDispute = 5 * time.Minute
 	// lastStatuses is how long may be spent on writing what is left at the end.
 	lastStatuses = time.Second
 )
@@ -41,8 +45,16 @@ type announceStatus struct {
 	env   Env
 	queue workqueue.TypedRateLimitingInterface[string]
 
-	mu      sync.Mutex
-	reports map[string]announce.Report // by the record's name
+	mu       sync.Mutex
+	reports  map[string]announce.Report // by the record's name
+	disputes map[string]dispute         // the same
+	alive    map[string]bool            // other nodes whose agents are
+}
+
+// dispute is what is known of another agent that says something else of an address.
+type dispute struct {
+	wrote bool // this agent has, and not heard against it since
+	lost  int  // how often what it wrote was overwritten
 }
 
 func newAnnounceStatus(env Env) *announceStatus {
@@ -50,7 +62,7 @@ func newAnnounceStatus(env Env) *announceStatus {
 		env: env,
 		queue: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[string](100*time.Millisecond, 30*time.Second)),
-		reports: map[string]announce.Report{},
+		reports: map[string]announce.Report{}, disputes: map[string]dispute{}, alive: map[string]bool{},
 	}
 }
 
@@ -59,6 +71,7 @@ func (s *announceStatus) report(r announce.Report) {
 	name := v1alpha1.LoadBalancerAddressName(r.Address)
 	s.mu.Lock()
 	old := s.reports[name]
+	delete(s.disputes, name)
 	if r.State == announce.Released {
 		delete(s.reports, name)
 	} else {
@@ -73,11 +86,49 @@ func (s *announceStatus) report(r announce.Report) {
 
 // changed looks at a record again whose status may have been overwritten.
 func (s *announceStatus) changed(name string) {
+	record := s.env.Store.Address(name)
 	s.mu.Lock()
-	_, ok := s.reports[name]
-	s.mu.Unlock()
-	if ok {
-		s.queue.AddAfter(name, statusDispute)
+	defer s.mu.Unlock()
+	r, ok := s.reports[name]
+	if !ok || record == nil {
+		return
+	}
+	if equality.Semantic.DeepEqual(s.desired(record, r), record.Status) {
+		return
+	}
+	d := s.disputes[name]
+	if d.wrote {
+		d.wrote, d.lost = false, d.lost+1
+	}
+	s.disputes[name] = d
+	s.queue.AddAfter(name, s.patience(record, r, d))
+}
+
+// patience is how long this agent waits before it writes again what another has
+// overwritten. Where two announce an address (on two LANs, or because one does not
+// know yet that it has to go) one of them gives way: the one that is outranked lets
+// the other's word stand, and comes back to it ever more rarely, in case that one
+// has stopped.
+func (s *announceStatus) patience(record *v1alpha1.LoadBalancerAddress, r announce.Report, d dispute) time.Duration {
+	other := record.Status.Node
+	said := meta.IsStatusConditionTrue(record.Status.Conditions, v1alpha1.AddressAnnounced) && other != "" && other != s.env.NodeName
+	switch {
+	case !said && r.State == announce.Announced,
+		said && r.State == announce.Announced && elect.Outranks(r.Address, s.env.NodeName, other):
+		return statusDispute
+	case said && s.alive[other]:
+		d.lost += 2
+	}
+	return min(statusDispute<<min(2*d.lost, 16), maxStatusDispute)
+}
+
+// members takes which other agents are alive.
+func (s *announceStatus) members(view map[string]members.Member) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.alive)
+	for name, m := range view {
+		s.alive[name] = m.Alive
 	}
 }
 
@@ -145,6 +196,13 @@ func (s *announceStatus) write(ctx context.Context, name string) error {
 	if err != nil {
 		return fmt.Errorf("write status of %s: %w", name, err)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.reports[name] == r {
+		d := s.disputes[name]
+		d.wrote = true
+		s.disputes[name] = d
+	}
 	return nil
 }
 
@@ -159,6 +217,9 @@ func (s *announceStatus) desired(record *v1alpha1.LoadBalancerAddress, r announc
 		out.Node, out.Interface, out.Since = s.env.NodeName, r.Interface, &since
 		announced.Status, announced.Reason = metav1.ConditionTrue, "Announced"
 		announced.Message = fmt.Sprintf("%s answers for it on %s", s.env.NodeName, r.Interface)
+		if r.Silent != "" {
+			announced.Message += "; " + silent(r)
+		}
 		if r.Reason != "" {
 			announced.Message += ": " + r.Reason
 		}
@@ -188,6 +249,11 @@ func (s *announceStatus) setConflict(conditions *[]metav1.Condition, generation 
 	meta.SetStatusCondition(conditions, c)
 }
 
+// silent says which node does not answer.
+func silent(r announce.Report) string {
+	return fmt.Sprintf("%s should announce it, and its agent is alive, but it does not answer on this LAN: it does not hear, or is not heard; look at its cable and switch port", r.Silent)
+}
+
 // event tells users of a move or a conflict.
 func (s *announceStatus) event(name string, old, r announce.Report) {
 	record := s.env.Store.Address(name)
@@ -204,6 +270,9 @@ func (s *announceStatus) event(name string, old, r announce.Report) {
 	}
 	if r.Stranger != old.Stranger && !r.Stranger.IsZero() {
 		s.env.Recorder.Eventf(ref, nil, corev1.EventTypeWarning, "AddressConflict", "Announce", "%s", describe(r, s.env.NodeName))
+	}
+	if r.Silent != old.Silent && r.Silent != "" {
+		s.env.Recorder.Eventf(ref, nil, corev1.EventTypeWarning, "AnnouncerSilent", "Announce", "%s", silent(r))
 	}
 	if r.State == announce.Nobody && old.State != announce.Nobody {
 		s.env.Recorder.Eventf(ref, nil, corev1.EventTypeWarning, "NoEligibleNode", "Announce", "%s", r.Reason)

@@ -3,6 +3,7 @@
 package announce
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -171,8 +172,23 @@ func (l *loop) enroll(addresses []elect.Address, wanted []map[*port]bool, local 
 			if p.entries[addresses[i].Addr] == nil && local[p][i].Announcer == self {
 				e := &entry{addr: addresses[i].Addr, port: p, loop: l}
 				e.machine = claim.New(l.s.timing, e)
-				p.entries[e.addr], p.asked[e.addr], p.dirty = e, true, true
+				p.entries[e.addr] = e
 			}
+		}
+	}
+	for _, p := range l.ports {
+		asked := make(map[netip.Addr]bool, len(p.asked))
+		for i := range addresses {
+			// The next in line hears who asks, to tell them when it takes over.
+			if a := addresses[i].Addr; p.entries[a] != nil || wanted[i][p] && local[p][i].Rank(self) == 1 {
+				asked[a] = true
+			}
+		}
+		for a := range p.entries {
+			asked[a] = true
+		}
+		if !maps.Equal(asked, p.asked) {
+			p.asked, p.dirty = asked, true
 		}
 	}
 }
@@ -238,8 +254,10 @@ func (l *loop) set(now time.Time, addresses []elect.Address, wanted []map[*port]
 			if state, _ := e.machine.State(); state == claim.Idle && want.Role != claim.Elected {
 				l.queue.remove(e)
 				delete(p.entries, addr)
-				delete(p.asked, addr)
-				p.dirty = true
+				if i, ok := listed[addr]; !ok || !wanted[i][p] || local[p][i].Rank(l.s.cfg.Node) != 1 {
+					delete(p.asked, addr)
+					p.dirty = true
+				}
 			}
 		}
 	}

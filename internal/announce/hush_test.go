@@ -80,7 +80,7 @@ func TestHush(t *testing.T) {
 					s.view.Since = was.Since
 				}
 				l.view[former] = s.view
-				l.nodes = []elect.Node{{Name: former, Alive: s.view.Alive, Leaving: s.leaving, Interfaces: []elect.Interface{}}}
+				l.nodes = []elect.Node{{Name: former, Alive: s.view.Alive, Leaving: s.leaving, Starting: true, Interfaces: []elect.Interface{}}}
 				result := elect.Result{Announcer: "self", Ranks: []string{"self", other}}
 				role := claim.Elected
 				if s.elected != "" {

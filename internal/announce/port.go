@@ -61,16 +61,17 @@ type port struct {
 
 // entry is one address on one port.
 type entry struct {
-	addr    netip.Addr
-	port    *port
-	machine *claim.Machine
-	elected bool      // as of the last election
-	former  string    // who was elected before this node
-	since   time.Time // of elected
-	quiet   bool      // clients are left with the former one
-	back    time.Time // when the former one's agent was back, while quiet
-	queued  time.Time // the deadline under which it is in the queue
-	loop    *loop
+	addr      netip.Addr
+	port      *port
+	machine   *claim.Machine
+	elected   bool      // as of the last election
+	former    string    // who was elected before this node
+	since     time.Time // of elected
+	quiet     bool      // clients are left with the former one
+	back      time.Time // when the former one's agent was back, while quiet
+	announced int       // how often, since it answers
+	queued    time.Time // the deadline under which it is in the queue
+	loop      *loop
 }
 
 // Probe, Announce and, in strays.go, Answer make an entry its machine's claim.Port.
@@ -88,6 +89,10 @@ func (e *entry) Probe(to wire.MAC) {
 // or had it until now.
 func (e *entry) Announce() {
 	e.note(e.port.conn.Announce(e.addr))
+	// At first, and again after the time for which Linux takes no other change.
+	if e.announced++; e.announced == 1 || e.announced == 4 {
+		e.note(e.port.conn.Remind(e.addr))
+	}
 	if rival := e.machine.Rival(); !rival.IsZero() {
 		e.note(e.port.conn.Tell(e.addr, rival))
 	}

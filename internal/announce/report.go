@@ -46,6 +46,9 @@ type Report struct {
 	// a node of ours, whose agent does not announce the address: it is bound there,
 	// or in one of its Pods.
 	StrangerNode, StrangerInterface string
+	// Silent, with Announced, is the node that should announce it, whose agent is
+	// alive but does not answer on the link.
+	Silent string
 	// Reason, with Nobody, says of every node why it may not. With Announced it says
 	// what speaks against this node, and why the others cannot do better; "" if
 	// nothing speaks against it.

@@ -84,6 +84,11 @@ func (l *loop) about(now time.Time, addr netip.Addr, listed *Address) Report {
 		case e.machine.Answers() && r.State != Announced:
 			r.State, r.Interface = Announced, e.port.name
 			r.Stranger, r.StrangerNode, r.StrangerInterface = conflict.MAC, conflict.Node, conflict.Interface
+			if gone := l.results[addr].Announcer; gone != l.s.cfg.Node {
+				if _, missing := e.port.missing[gone]; missing {
+					r.Silent = gone
+				}
+			}
 			r.Since = since
 			if old := l.reported[addr]; old.State == Announced && old.Interface == r.Interface {
 				r.Since = old.Since

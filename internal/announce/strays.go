@@ -25,6 +25,7 @@ type Strays interface {
 // to the node that they come from.
 func (e *entry) Answer(on bool) {
 	if on {
+		e.announced = 0
 		e.loop.passStrays(e)
 	}
 	e.port.conn.Answer(e.addr, on)

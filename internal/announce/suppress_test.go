@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/causeway-lb/causeway/internal/announce"
 	"github.com/causeway-lb/causeway/internal/announce/announcetest"
 	"github.com/causeway-lb/causeway/internal/announce/wire"
 )
@@ -72,4 +73,56 @@ func TestSwitchAnswersForTheDead(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestAskersAreTold: hosts that announcements do not come through to, and that have
+// asked before, hear of the new announcer without asking again.
+func TestAskersAreTold(t *testing.T) {
+	addrs := []netip.Addr{vip4, vip6}
+	l := newLAN(t, announcetest.Options{Nodes: 3, Addresses: addrs, Management: true, Partition: true})
+	far, err := announcetest.NewAsker(l.Far)
+	l.must(err)
+	t.Cleanup(far.Close)
+	l.must(l.JoinSuppressed())
+	l.must(l.Start())
+	for _, a := range addrs {
+		host := l.announcer(a)
+		l.eventually("answered", func() bool {
+			macs, err := far.Ask(a, answerWait)
+			l.must(err)
+			return len(macs) == 1 && macs[0] == host.MAC
+		})
+		start := time.Now()
+		l.must(l.node(host, func(n *announcetest.Node) { n.Cordoned = true }))
+		l.eventually("the asker is told", func() bool {
+			for _, r := range far.Answers(a, start) {
+				if r.MAC != host.MAC {
+					return true
+				}
+			}
+			return false
+		})
+		l.must(l.node(host, func(n *announcetest.Node) { n.Cordoned = false }))
+	}
+}
+
+// TestSilentAnnouncerIsReported: a node whose agent is alive does not answer on the
+// LAN. Who announces in its place says so.
+func TestSilentAnnouncerIsReported(t *testing.T) {
+	l := startLAN(t, announcetest.Options{Nodes: 3, Management: true})
+	host := l.announcer(vip4)
+	l.must(host.Cut())
+	l.eventually("the silent node is named", func() bool {
+		for _, o := range l.others(host) {
+			if r := l.Last(vip4)[o.Name]; r.State == announce.Announced && r.Silent == host.Name {
+				return true
+			}
+		}
+		return false
+	})
+	l.must(host.Mend())
+	l.eventually("it is back, and nothing is reported any more", func() bool {
+		r := l.Last(vip4)[host.Name]
+		return r.State == announce.Announced && r.Silent == "" && !l.takenFrom(host, vip4)()
+	})
 }

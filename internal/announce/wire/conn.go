@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/mdlayher/packet"
 	"golang.org/x/net/bpf"
@@ -53,6 +54,9 @@ type Conn struct {
 	asked     map[netip.Addr]struct{}
 	claimed   map[netip.Addr]struct{}
 
+	askers sync.Mutex // of recent
+	recent recent
+
 	questions, answers, limited, sent atomic.Uint64
 }
 
@@ -79,6 +83,7 @@ func Open(cfg Config) (*Conn, error) {
 		pc:        pc,
 		limits:    newLimits(),
 		answering: map[netip.Addr]struct{}{},
+		recent:    recent{hosts: map[askedBy]lately{}},
 	}
 	c.enlargeBuffer()
 	return c, nil
@@ -210,6 +215,19 @@ func (c *Conn) Tell(address netip.Addr, to MAC) error {
 	return c.send(c.cfg.Protocol.Answer(m, c.cfg.MAC, c.cfg.Seal(Claim, address)))
 }
 
+// Remind answers once more those who asked for address lately, whoever answered
+// them then: where announcements do not come through they would keep what they know.
+func (c *Conn) Remind(address netip.Addr) error {
+	c.askers.Lock()
+	asked := c.recent.of(time.Now(), address)
+	c.askers.Unlock()
+	var errs []error
+	for _, m := range asked {
+		errs = append(errs, c.send(c.cfg.Protocol.Answer(m, c.cfg.MAC, c.cfg.Seal(Claim, address))))
+	}
+	return errors.Join(errs...)
+}
+
 // Announce tells everyone on the link that address is here.
 func (c *Conn) Announce(address netip.Addr) error {
 	var errs []error
@@ -269,6 +287,10 @@ func (c *Conn) handle(m Message) {
 	}
 	if m.Kind != Question {
 		c.cfg.Hear(m)
+	} else if m.Seal.IsZero() { // not one of ours
+		c.askers.Lock()
+		c.recent.note(time.Now(), m)
+		c.askers.Unlock()
 	}
 }
 
