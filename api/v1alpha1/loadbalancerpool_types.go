@@ -127,6 +127,31 @@ type LoadBalancerPoolSpec struct {
 	// +kubebuilder:default=false
 	AvoidBuggyIPs bool `json:"avoidBuggyIPs,omitempty"`
 
+	// Sharing says which Services with one sharing key (annotation
+	// causeway.dev/sharing-key) may have an address of the pool together: those of
+	// one namespace, or of any. A change takes no address from a Service.
+	//
+	// +optional
+	// +kubebuilder:default=Namespace
+	Sharing SharingScope `json:"sharing,omitempty"`
+
+	// MaxPerNamespace is how many addresses of each family a namespace can have
+	// from this pool; an address that its Services share counts once. Absent: no
+	// limit. Lowering it takes nothing away.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	MaxPerNamespace *int32 `json:"maxPerNamespace,omitempty"`
+
+	// MaxPerService is how many addresses a Service that asks for certain ones can
+	// have from this pool. Lowering it takes nothing away.
+	//
+	// +optional
+	// +kubebuilder:default=16
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=16
+	MaxPerService *int32 `json:"maxPerService,omitempty"`
+
 	// Disabled stops the pool from giving out addresses. Those that are assigned
 	// stay assigned and announced.
 	//
@@ -180,6 +205,20 @@ type LoadBalancerPoolSpec struct {
 // +kubebuilder:validation:XValidation:rule="!isIP(self.split('/')[0].split('-')[0]) || !['224.0.0.0/4', 'ff00::/8'].exists(c, cidr(c).containsIP(self.split('/')[0].split('-')[0]))",message="holds multicast addresses (224.0.0.0/4, ff00::/8), which are groups and no hosts; take them out"
 // +kubebuilder:validation:XValidation:rule="!isIP(self.split('/')[0].split('-')[0]) || !['240.0.0.0/4'].exists(c, cidr(c).containsIP(self.split('/')[0].split('-')[0]))",message="holds reserved addresses (240.0.0.0/4, class E and the broadcast address), which hosts refuse; take them out"
 type AddressRange string
+
+// SharingScope is a choice between Namespace and Cluster.
+//
+// +kubebuilder:validation:Enum=Namespace;Cluster
+type SharingScope string
+
+const (
+	// SharingNamespace has a sharing key count in one namespace.
+	SharingNamespace SharingScope = "Namespace"
+
+	// SharingCluster has it count in all: whoever knows the key, and is admitted
+	// by the pool, can join.
+	SharingCluster SharingScope = "Cluster"
+)
 
 // InterfacePattern is an interface name, or a pattern with * and ?.
 //

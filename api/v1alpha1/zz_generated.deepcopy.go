@@ -391,6 +391,16 @@ func (in *LoadBalancerPoolSpec) DeepCopyInto(out *LoadBalancerPoolSpec) {
 		*out = make([]InterfacePattern, len(*in))
 		copy(*out, *in)
 	}
+	if in.MaxPerNamespace != nil {
+		in, out := &in.MaxPerNamespace, &out.MaxPerNamespace
+		*out = new(int32)
+		**out = **in
+	}
+	if in.MaxPerService != nil {
+		in, out := &in.MaxPerService, &out.MaxPerService
+		*out = new(int32)
+		**out = **in
+	}
 	if in.Quarantine != nil {
 		in, out := &in.Quarantine, &out.Quarantine
 		*out = new(v1.Duration)

@@ -30,6 +30,9 @@ const (
 	// ReasonSharingRefused: it could be shared, but the keys or ports do not
 	// allow it.
 	ReasonSharingRefused = "SharingRefused"
+	// ReasonLimit: the namespace or the Service has as many addresses of the pool
+	// as it may.
+	ReasonLimit = "LimitReached"
 )
 
 // Refused says why a request is not met and what to do about it. Trying again

@@ -53,36 +53,75 @@ func (p *planner) adopt(a netip.Addr) (take, *provisioner.Refused) {
 func (p *planner) join(r Record) *provisioner.Refused {
 	if r.ReservedFor.Name != "" && !r.ReservedFor.Is(p.req.Owner) {
 		return p.refuse(provisioner.ReasonAddressNotAllowed, r.Address,
-			"%s is reserved for Service %s: ask for another address, or change spec.reservedFor of LoadBalancerAddress %s",
-			r.Address, r.ReservedFor, v1alpha1.LoadBalancerAddressName(r.Address))
+			"%s is reserved for %s: ask for another address, or change spec.reservedFor of LoadBalancerAddress %s",
+			r.Address, p.named(r.ReservedFor), v1alpha1.LoadBalancerAddressName(r.Address))
 	}
 	others := r.others(p.req.Owner)
 	switch {
 	case len(others) == 0:
 		return nil
+	case !inNamespace(others, p.req.Owner.Namespace) && !p.sharedByAll(r.Address):
+		return p.refuse(provisioner.ReasonAddressInUse, r.Address,
+			"%s is held by %s: ask for another address (a sharing key counts in one namespace, unless the pool has sharing: Cluster)",
+			r.Address, p.named(others[0]))
 	case p.req.SharingKey == "" || r.SharingKey == "":
 		return p.refuse(provisioner.ReasonAddressInUse, r.Address,
-			"%s is held by Service %s: ask for another address, or give both Services the same value of annotation %s and different ports",
-			r.Address, others[0], v1alpha1.SharingKeyAnnotation)
+			"%s is held by %s: ask for another address, or give both Services the same value of annotation %s and different ports",
+			r.Address, p.named(others[0]), v1alpha1.SharingKeyAnnotation)
 	case p.req.SharingKey != r.SharingKey:
 		return p.refuse(provisioner.ReasonSharingRefused, r.Address,
-			"%s is held by Service %s with another sharing key: give both the same value of annotation %s, or ask for another address",
-			r.Address, others[0], v1alpha1.SharingKeyAnnotation)
+			"%s is held by %s with another sharing key: give both the same value of annotation %s, or ask for another address",
+			r.Address, p.named(others[0]), v1alpha1.SharingKeyAnnotation)
 	case len(others) >= maxSharers:
 		return p.refuse(provisioner.ReasonSharingRefused, r.Address,
 			"%s is shared by %d Services, the most there can be: use another address or sharing key", r.Address, len(others))
 	}
 	if other, apart := p.apart(others); apart {
 		return p.refuse(provisioner.ReasonSharingRefused, r.Address,
-			"%s is held by Service %s, which has externalTrafficPolicy: Local and other Pods, and kube-proxy serves the Pods of one node only: "+
-				"use externalTrafficPolicy: Cluster for one of them, the same Pods, or another address or sharing key", r.Address, other)
+			"%s is held by %s, which has externalTrafficPolicy: Local and other Pods, and kube-proxy serves the Pods of one node only: "+
+				"use externalTrafficPolicy: Cluster for one of them, the same Pods, or another address or sharing key", r.Address, p.named(other))
 	}
 	if other, port, clash := clashing(p.req.Ports, others, p.ports); clash {
 		return p.refuse(provisioner.ReasonSharingRefused, r.Address,
-			"port %d/%s of %s is taken by Service %s, which shares the address: use another port, address or sharing key",
-			port.Port, port.Protocol, r.Address, other)
+			"port %d/%s of %s is taken by %s, which shares the address: use another port, address or sharing key",
+			port.Port, port.Protocol, r.Address, p.named(other))
 	}
 	return nil
+}
+
+// named names another Service to this one's owner, who is not told of those of
+// other namespaces.
+func (p *planner) named(o provisioner.Owner) string {
+	if o.Namespace != p.req.Owner.Namespace {
+		return "a Service of another namespace"
+	}
+	return "Service " + o.String()
+}
+
+// sharedByAll tells whether Services of several namespaces may share the address.
+func (p *planner) sharedByAll(a netip.Addr) bool {
+	home := p.x.home(a)
+	return home != nil && home.SharedByAll
+}
+
+// parted says that addresses which the Service keeps were shared first by others
+// that have policy Local and other Pods, as came about by a change of either:
+// what comes is dropped for one of them. Who came first is not told.
+func (p *planner) parted(keep []netip.Addr) *provisioner.Refused {
+	var all []*provisioner.Refused
+	for _, a := range keep {
+		owners := p.x.records[a].Owners
+		first := slices.IndexFunc(owners, p.req.Owner.Is)
+		if first <= 0 {
+			continue
+		}
+		if other, apart := p.apart(owners[:first]); apart {
+			all = append(all, p.refuse(provisioner.ReasonSharingRefused, a,
+				"%s is shared with %s, which has externalTrafficPolicy: Local and other Pods by now, and kube-proxy serves the Pods of one node only: "+
+					"use externalTrafficPolicy: Cluster for one of them, the same Pods, or another sharing key", a, p.named(other)))
+		}
+	}
+	return merge(all)
 }
 
 // apart finds one of the others whose Pods cannot be reached from the nodes
@@ -125,6 +164,10 @@ func (p *planner) from(home *poolState, a netip.Addr, record *Record) *provision
 		return p.refuse(provisioner.ReasonAddressNotAllowed, a,
 			"%s belongs to pool %s, whose %s does not admit the Service: change the labels or ask for another address", a, home.Name, which)
 	}
+	shared := record != nil && inNamespace(record.others(p.req.Owner), p.req.Owner.Namespace)
+	if why, over := p.overLimit(home, provisioner.FamilyOf(a), shared); over && !reservedForIt {
+		return p.limited(home, provisioner.FamilyOf(a), why)
+	}
 	for _, e := range home.excluded {
 		if contains(e.Range, a) {
 			return p.refuse(provisioner.ReasonAddressNotAllowed, a,
@@ -133,6 +176,15 @@ func (p *planner) from(home *poolState, a netip.Addr, record *Record) *provision
 	}
 	return nil
 }
+
+// limited waits for an address of the pool that its namespace gives back.
+func (p *planner) limited(s *poolState, f corev1.IPFamily, why string) *provisioner.Refused {
+	return &provisioner.Refused{Reason: provisioner.ReasonLimit, Families: []corev1.IPFamily{f},
+		Full:    []provisioner.FullPool{{Pool: s.Name, Family: f}},
+		Message: fmt.Sprintf("%s: delete Services that no longer need theirs, ask for fewer, or have an administrator raise it", upperFirst(why))}
+}
+
+func upperFirst(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 
 func (p *planner) outside(a netip.Addr) *provisioner.Refused {
 	return p.refuse(provisioner.ReasonOutsidePools, a,
@@ -157,7 +209,7 @@ func (p *planner) ranges(f corev1.IPFamily) string {
 
 // nothing says why no pool has an address of the family for the request.
 func (p *planner) nothing(f corev1.IPFamily) *provisioner.Refused {
-	var excuses, exhausted []string
+	var excuses, exhausted, limits []string
 	var full []provisioner.FullPool
 	named := false
 	for _, s := range p.x.order {
@@ -172,7 +224,11 @@ func (p *planner) nothing(f corev1.IPFamily) *provisioner.Refused {
 		case !s.has(f):
 			excuses = append(excuses, fmt.Sprintf("%s has no %s addresses", s.Name, f))
 		default:
-			exhausted = append(exhausted, s.exhausted(f))
+			if limit, over := p.overLimit(s, f, false); over {
+				limits = append(limits, limit)
+			} else {
+				exhausted = append(exhausted, s.exhausted(f))
+			}
 			full = append(full, provisioner.FullPool{Pool: s.Name, Family: f})
 		}
 	}
@@ -181,6 +237,9 @@ func (p *planner) nothing(f corev1.IPFamily) *provisioner.Refused {
 	case len(exhausted) > 0:
 		r.Reason = provisioner.ReasonPoolExhausted
 		r.Message = fmt.Sprintf("No free %s address: %s. Add addresses to a pool or delete Services that no longer need theirs; one that is freed is given to this Service", f, list(exhausted))
+	case len(limits) > 0:
+		r.Reason = provisioner.ReasonLimit
+		r.Message = fmt.Sprintf("No %s address: %s. Delete Services that no longer need theirs, or have an administrator raise it", f, list(limits))
 	case p.req.Pool != "" && !named:
 		r.Message = fmt.Sprintf("There is no LoadBalancerPool %s: create it, or change annotation %s", p.req.Pool, v1alpha1.PoolAnnotation)
 	case len(excuses) > 0:

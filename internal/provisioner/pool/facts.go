@@ -37,6 +37,10 @@ type Pool struct {
 	// Namespaces and Services select by labels; Everything when unset.
 	Namespaces, Services labels.Selector
 	AvoidBuggyIPs        bool
+	// SharedByAll is that sharing keys count in all namespaces.
+	SharedByAll bool
+	// MaxPerNamespace and MaxPerService bound the addresses; 0 means no bound.
+	MaxPerNamespace, MaxPerService int
 	// Disabled is spec.disabled, or that the pool is being deleted.
 	Disabled   bool
 	Quarantine time.Duration
@@ -50,11 +54,18 @@ func FromPool(p *v1alpha1.LoadBalancerPool) (Pool, error) {
 		AutoAssign:    p.Spec.AutoAssign == nil || *p.Spec.AutoAssign,
 		Priority:      p.Spec.Priority,
 		AvoidBuggyIPs: p.Spec.AvoidBuggyIPs,
+		SharedByAll:   p.Spec.Sharing == v1alpha1.SharingCluster,
 		Disabled:      p.Spec.Disabled || !p.DeletionTimestamp.IsZero(),
 		Quarantine:    DefaultQuarantine,
 	}
 	if p.Spec.Quarantine != nil {
 		out.Quarantine = p.Spec.Quarantine.Duration
+	}
+	if n := p.Spec.MaxPerNamespace; n != nil {
+		out.MaxPerNamespace = int(*n)
+	}
+	if n := p.Spec.MaxPerService; n != nil {
+		out.MaxPerService = int(*n)
 	}
 	var errs []error
 	ranges, err := alloc.ParseRanges("spec.addresses", p.Spec.Addresses)
@@ -107,6 +118,7 @@ func (p *Pool) selective() bool {
 func (p *Pool) equal(o *Pool) bool {
 	return p.Name == o.Name && p.Created.Equal(o.Created) && slices.Equal(p.Ranges, o.Ranges) && slices.Equal(p.Ends, o.Ends) &&
 		p.AutoAssign == o.AutoAssign && p.Priority == o.Priority && p.AvoidBuggyIPs == o.AvoidBuggyIPs &&
+		p.SharedByAll == o.SharedByAll && p.MaxPerNamespace == o.MaxPerNamespace && p.MaxPerService == o.MaxPerService &&
 		p.Disabled == o.Disabled && p.Quarantine == o.Quarantine &&
 		text(p.Namespaces) == text(o.Namespaces) && text(p.Services) == text(o.Services)
 }

@@ -36,7 +36,7 @@ type Index struct {
 	byAge      []*poolState           // oldest first: the first that contains an address has it
 	exclusions map[string][]Exclusion // by source
 	records    map[netip.Addr]Record
-	coming     map[netip.Addr]struct{} // chosen, API call under way
+	coming     map[netip.Addr]provisioner.Owner // chosen for a Service, API call under way
 
 	// Derived from records.
 	byOwner, reservedFor, releasedBy map[provisioner.Owner]addrSet
@@ -53,13 +53,20 @@ type poolState struct {
 	excluded []Exclusion // what of the pool belongs to others
 	counts   map[corev1.IPFamily]*[3]int64
 	draining map[corev1.IPFamily]int64
-	resting  addrSet // in quarantine here
+	resting  addrSet        // in quarantine here
+	held     map[tenant]int // addresses that a namespace's Services hold
+}
+
+// tenant is a namespace, as far as addresses of one family are concerned.
+type tenant struct {
+	namespace string
+	family    corev1.IPFamily
 }
 
 // NewIndex returns an empty index.
 func NewIndex() *Index {
 	return &Index{
-		pools: map[string]*poolState{}, exclusions: map[string][]Exclusion{}, records: map[netip.Addr]Record{}, coming: map[netip.Addr]struct{}{},
+		pools: map[string]*poolState{}, exclusions: map[string][]Exclusion{}, records: map[netip.Addr]Record{}, coming: map[netip.Addr]provisioner.Owner{},
 		byOwner: map[provisioner.Owner]addrSet{}, reservedFor: map[provisioner.Owner]addrSet{},
 		releasedBy: map[provisioner.Owner]addrSet{}, bySharingKey: map[string]addrSet{}, orphans: addrSet{},
 	}
@@ -147,7 +154,7 @@ func (x *Index) rebuild() {
 // derive sets up spaces and counters from the pool's ranges. Of two pools that
 // overlap the older one has the addresses.
 func (s *poolState) derive(exclusions []Exclusion, older []*poolState) {
-	s.excluded, s.spaces, s.resting = nil, nil, addrSet{}
+	s.excluded, s.spaces, s.resting, s.held = nil, nil, addrSet{}, map[tenant]int{}
 	s.counts = map[corev1.IPFamily]*[3]int64{corev1.IPv4Protocol: {}, corev1.IPv6Protocol: {}}
 	s.draining = map[corev1.IPFamily]int64{}
 	for _, e := range exclusions {
@@ -227,6 +234,13 @@ func (x *Index) count(r Record, by int64) {
 	home, resting := x.home(r.Address), x.orphans
 	if home != nil {
 		home.counts[family][r.state()] += by
+		for i, o := range r.Owners {
+			if of := (tenant{o.Namespace, family}); !inNamespace(r.Owners[:i], o.Namespace) {
+				if home.held[of] += int(by); home.held[of] == 0 {
+					delete(home.held, of)
+				}
+			}
+		}
 		resting = home.resting
 	}
 	if r.state() == quarantined && by > 0 {
@@ -242,6 +256,11 @@ func (x *Index) count(r Record, by int64) {
 	} else {
 		x.unmark(r.Address)
 	}
+}
+
+// inNamespace tells whether one of the owners is in the namespace.
+func inNamespace(owners []provisioner.Owner, namespace string) bool {
+	return slices.ContainsFunc(owners, func(o provisioner.Owner) bool { return o.Namespace == namespace })
 }
 
 // mark makes an address unavailable to find, in every pool that contains it.

@@ -3,6 +3,7 @@
 package pool
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -47,7 +48,7 @@ func (x *Index) plan(req provisioner.Request, others sharing, scatter uint64) pl
 	defer x.mu.Unlock()
 	p := planner{x: x, req: req, sharing: others, held: x.held(req), scatter: scatter}
 	out := p.plan()
-	x.begin(out.take)
+	x.begin(out.take, req.Owner)
 	return out
 }
 
@@ -71,7 +72,7 @@ func (x *Index) planReserve(req provisioner.Request, addrs []netip.Addr, others 
 		out.take = append(out.take, t)
 	}
 	out.unmet = merge(p.unmet)
-	x.begin(out.take)
+	x.begin(out.take, req.Owner)
 	return out
 }
 
@@ -84,9 +85,9 @@ func (x *Index) held(req provisioner.Request) []netip.Addr {
 	return all
 }
 
-func (x *Index) begin(takes []take) {
+func (x *Index) begin(takes []take, owner provisioner.Owner) {
 	for _, t := range takes {
-		x.coming[t.addr] = struct{}{}
+		x.coming[t.addr] = owner
 		x.mark(t.addr)
 	}
 }
@@ -136,6 +137,9 @@ func (p *planner) plan() plan {
 			out.keep = append(out.keep, a)
 		}
 	}
+	if refused := p.parted(out.keep); refused != nil {
+		out.unmet, out.enough = merge(append(p.unmet, refused)), false
+	}
 	return out
 }
 
@@ -171,7 +175,7 @@ func (p *planner) chosen() {
 	need = p.together(need)
 	need = p.each(need, func(f corev1.IPFamily) (take, bool) {
 		for _, s := range p.candidates() {
-			if t, ok := s.next(f, p.scatter); ok {
+			if t, ok := p.next(s, f); ok {
 				return t, true
 			}
 		}
@@ -276,12 +280,12 @@ func (p *planner) together(need []corev1.IPFamily) []corev1.IPFamily {
 	for _, s := range pools {
 		var all []take
 		for _, f := range need {
-			if t, ok := s.next(f, p.scatter); ok {
+			if t, ok := p.next(s, f); ok {
 				all = append(all, t)
 			}
 		}
 		if len(all) == len(need) {
-			return p.each(need, func(f corev1.IPFamily) (take, bool) { return s.next(f, p.scatter) })
+			return p.each(need, func(f corev1.IPFamily) (take, bool) { return p.next(s, f) })
 		}
 	}
 	return need
@@ -313,6 +317,63 @@ func (p *planner) excuse(s *poolState) (string, bool) {
 		return "does not admit the Service by its " + which, false
 	}
 	return "", true
+}
+
+// next is the pool's next free address of a family, if the Service may have one
+// more.
+func (p *planner) next(s *poolState, f corev1.IPFamily) (take, bool) {
+	if _, over := p.overLimit(s, f, false); over {
+		return take{}, false
+	}
+	return s.next(f, p.scatter)
+}
+
+// overLimit says which bound of the pool keeps the Service from one more address
+// of a family. Addresses that it alone holds and that it does not keep make room.
+// One that others of its namespace have already is no more for that.
+func (p *planner) overLimit(s *poolState, f corev1.IPFamily, shared bool) (string, bool) {
+	mine := func(a netip.Addr) bool { return provisioner.FamilyOf(a) == f && s.Contains(a) }
+	service, kept := 0, 0
+	for _, a := range p.keep {
+		if s.Contains(a) {
+			service++
+		}
+		if mine(a) {
+			kept++
+		}
+	}
+	for _, t := range p.taken {
+		if s.Contains(t.addr) {
+			service++
+		}
+		if mine(t.addr) {
+			kept++
+		}
+	}
+	if s.MaxPerService > 0 && service >= s.MaxPerService {
+		return fmt.Sprintf("the Service has %d addresses of pool %s, as many as its maxPerService allows", service, s.Name), true
+	}
+	if s.MaxPerNamespace == 0 || shared {
+		return "", false
+	}
+	namespace := p.req.Owner.Namespace
+	others := s.held[tenant{namespace, f}]
+	for _, a := range p.held {
+		r := p.x.records[a]
+		if mine(a) && !inNamespace(r.others(p.req.Owner), namespace) {
+			others--
+		}
+	}
+	for a, o := range p.x.coming {
+		r := p.x.records[a]
+		if o.Namespace == namespace && !o.Is(p.req.Owner) && mine(a) && !inNamespace(r.Owners, namespace) {
+			others++
+		}
+	}
+	if others+kept >= s.MaxPerNamespace {
+		return fmt.Sprintf("namespace %s has %d %s addresses of pool %s, as many as its maxPerNamespace allows", namespace, others+kept, f, s.Name), true
+	}
+	return "", false
 }
 
 // next is the pool's next free address of a family.
