@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/provisioner"
 )
 
 // soon is how long controllers and agents may take before it counts as wrong.
@@ -26,6 +27,7 @@ func Explain(f *Facts) Report {
 		e.Title += ", " + ports
 	}
 	e.deletion()
+	e.annotations()
 	if e.svc.Spec.Type == corev1.ServiceTypeExternalName {
 		e.add(Note, "It is a DNS alias of %s: nothing is forwarded, and Causeway has no part in it", e.svc.Spec.ExternalName)
 	} else {
@@ -103,6 +105,18 @@ func (e *explainer) deletion() {
 	finding := e.add(level, "It was deleted %s ago and waits for its finalizers: %s", ago(since), strings.Join(e.svc.Finalizers, ", "))
 	if slices.Contains(e.svc.Finalizers, v1alpha1.LoadBalancerFinalizer) {
 		finding.Do = "The controller of its load balancer class (" + e.class() + ") takes its finalizer away when the address is released; see that it runs"
+	}
+}
+
+// annotations looks for those to which nobody listens. Whether the controller
+// heeds MetalLB's is not known here.
+func (e *explainer) annotations() {
+	for _, p := range provisioner.AnnotationProblems(e.svc, false) {
+		level := Wrong
+		if p.Reason == provisioner.ReasonAnnotationForeign {
+			level = Note
+		}
+		e.add(level, "%s", strings.ToUpper(p.Message[:1])+p.Message[1:])
 	}
 }
 

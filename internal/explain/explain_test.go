@@ -132,3 +132,33 @@ One thing is wrong.
 		t.Errorf("report (-want +got):\n%s", diff)
 	}
 }
+
+// What tenants write reaches the terminal on one line and without effect on it.
+func TestForeignTextIsEscaped(t *testing.T) {
+	evil := "\x1b[2J\x1b]0;owned\x07\n  ok     All is well."
+	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "shop", Name: "web", Annotations: map[string]string{v1alpha1.PoolAnnotation: evil, "causeway.dev/pol": "a"},
+	}, Spec: corev1.ServiceSpec{
+		Type: corev1.ServiceTypeLoadBalancer, ClusterIP: "10.96.0.1", ClusterIPs: []string{"10.96.0.1" + evil}, Selector: map[string]string{"app": evil},
+		LoadBalancerSourceRanges: []string{evil}, LoadBalancerClass: ptr.To(evil),
+	}, Status: corev1.ServiceStatus{Conditions: []metav1.Condition{
+		{Type: v1alpha1.ServiceAllocated, Status: metav1.ConditionFalse, Reason: "NoPool", Message: strings.Repeat(evil, 10_000)},
+		{Type: v1alpha1.ConditionInPool, Status: metav1.ConditionFalse, Reason: "Outside", Message: evil},
+	}}}
+	report := Explain(&Facts{Service: svc, Now: now, Events: []corev1.Event{{Reason: evil, Message: evil}}})
+	var b strings.Builder
+	if _, err := report.WriteTo(&b); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range strings.Split(b.String(), "\n") {
+		if strings.ContainsAny(line, "\x1b\x07\r") || strings.HasPrefix(line, "  ok     All is well") {
+			t.Errorf("forged: %q", line)
+		}
+		if len(line) > 12_000 {
+			t.Errorf("a line of %d bytes", len(line))
+		}
+	}
+	if !strings.Contains(b.String(), "WRONG  There is no annotation causeway.dev/pol for Services") {
+		t.Errorf("the misspelt annotation is not named:\n%s", b.String())
+	}
+}

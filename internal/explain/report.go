@@ -7,6 +7,8 @@ import (
 	"io"
 	"strings"
 	"time"
+
+	"github.com/causeway-lb/causeway/internal/quote"
 )
 
 // Level says how much a finding matters.
@@ -63,25 +65,25 @@ const (
 // WriteTo writes the report for people.
 func (r *Report) WriteTo(w io.Writer) (int64, error) {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s\n\n", r.Title)
+	fmt.Fprintf(&b, "%s\n\n", quote.Line(r.Title))
 	for _, f := range r.Findings {
-		fmt.Fprintf(&b, "  %-5s  %s\n", f.Level, sentence(f.Text))
+		fmt.Fprintf(&b, "  %-5s  %s\n", f.Level, sentence(quote.Line(f.Text)))
 		for i, d := range f.Details {
 			if i == maxDetails {
 				fmt.Fprintf(&b, "           and %d more\n", len(f.Details)-i)
 				break
 			}
-			fmt.Fprintf(&b, "           %s\n", d)
+			fmt.Fprintf(&b, "           %s\n", quote.Line(d))
 		}
 		if f.Do != "" {
-			fmt.Fprintf(&b, "         -> %s\n", sentence(f.Do))
+			fmt.Fprintf(&b, "         -> %s\n", sentence(quote.Line(f.Do)))
 		}
 	}
 	if len(r.Lately) > 0 {
 		b.WriteString("\n  Last events:\n")
 	}
 	for _, e := range r.Lately {
-		fmt.Fprintf(&b, "    %s\n", e)
+		fmt.Fprintf(&b, "    %s\n", quote.Line(e))
 	}
 	switch n := r.Wrong(); n {
 	case 0:
