@@ -18,6 +18,7 @@ import (
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/endpointslice"
+	"github.com/causeway-lb/causeway/internal/quote"
 )
 
 // EndpointSliceMode says who keeps the slices of a Service where both Causeway
@@ -50,7 +51,7 @@ func (m EndpointSliceMode) Validate() error {
 	case "", EndpointSlicesAuto, EndpointSlicesTakeOver, EndpointSlicesHandBack:
 		return nil
 	}
-	return fmt.Errorf("endpoint slices mode %q: use auto, take-over or hand-back", string(m))
+	return fmt.Errorf("endpoint slices mode %s: use auto, take-over or hand-back", quote.Text(string(m)))
 }
 
 // Reasons of the condition v1alpha1.ConditionEndpointSlices.

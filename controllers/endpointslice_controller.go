@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 
 	"github.com/causeway-lb/causeway/internal/endpointslice"
+	"github.com/causeway-lb/causeway/internal/provisioner"
 )
 
 // +kubebuilder:rbac:groups="",resources=services;pods;nodes,verbs=list;watch
@@ -249,7 +250,7 @@ func (p *slicePass) keep(ctx context.Context, existing []*discoveryv1.EndpointSl
 			"updated", len(plan.Update)+len(plan.Shrink), "deleted", len(plan.Delete), "endpoints", plan.Endpoints)
 	}
 	p.r.gauges.set(p.name, &serviceCount{managed: true, endpoints: plan.Endpoints, slices: plan.Slices, needed: plan.Needed})
-	p.report(append(plan.Problems, p.foreignFamilies()...), now)
+	p.report(slices.Concat(plan.Problems, p.foreignFamilies(), p.annotations()), now)
 	result := p.scheduleCompaction(&plan, now)
 	if renameIn > 0 && !p.r.OwnName && endpointslice.HasOwnName(existing) {
 		result.RequeueAfter = soonest(result.RequeueAfter, renameIn)
@@ -288,7 +289,7 @@ func (p *slicePass) scheduleCompaction(plan *endpointslice.Plan, now time.Time) 
 // checkHandMade reports what is wrong with the slices that somebody keeps for a
 // Service without a selector, or that there are none.
 func (p *slicePass) checkHandMade(now time.Time) ctrl.Result {
-	problems := p.foreignFamilies()
+	problems := append(p.foreignFamilies(), p.annotations()...)
 	if len(p.view.Slices) == 0 {
 		if wait := graceForHand - now.Sub(p.view.Service.CreationTimestamp.Time); wait > 0 {
 			return ctrl.Result{RequeueAfter: wait}
@@ -312,6 +313,21 @@ func (p *slicePass) foreignFamilies() []endpointslice.Problem {
 	return []endpointslice.Problem{{Reason: endpointslice.ReasonFamilyForeign, Message: fmt.Sprintf(
 		"EndpointSlice %s has an addressType that is not among the Service's ipFamilies, so nothing uses it; delete it or change ipFamilyPolicy",
 		names[0])}}
+}
+
+// annotations reports annotations to which nobody listens. Those of Services of
+// type LoadBalancer LoadBalancerReconciler reports.
+func (p *slicePass) annotations() []endpointslice.Problem {
+	if p.view.Service.Spec.Type == corev1.ServiceTypeLoadBalancer {
+		return nil
+	}
+	var out []endpointslice.Problem
+	for _, problem := range provisioner.AnnotationProblems(p.view.Service, false) {
+		if problem.Reason == provisioner.ReasonAnnotationUnknown {
+			out = append(out, endpointslice.Problem{Reason: problem.Reason, Message: problem.Message})
+		}
+	}
+	return out
 }
 
 // report makes an event of each problem, of one reason not more often than once

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -56,12 +57,15 @@ type LoadBalancerReconciler struct {
 	Recorder events.EventRecorder
 	// Traffic describes nodes and endpoints to provisioners that need them.
 	Traffic TrafficReader
+	// MetalLB heeds MetalLB's annotations, too; see provisioner.WithMetalLB.
+	MetalLB bool
 
 	waiting *waiting
 	remote  remote
 	touch   func(pools ...string) // has the pools' status computed again
 	indexed *gate                 // opened by the watches that feed the Index
 	backoff workqueue.TypedRateLimiter[types.NamespacedName]
+	told    sync.Map // what reportAnnotations said last, by Service
 }
 
 // TrafficReader answers which nodes may take traffic for a Service.
@@ -107,6 +111,7 @@ func (r *LoadBalancerReconciler) serve(ctx context.Context, svc *corev1.Service,
 	if err := r.begin(ctx, svc, p.Class()); err != nil {
 		return ctrl.Result{}, err
 	}
+	r.reportAnnotations(svc)
 	held, err := r.allocate(ctx, svc, p)
 	if err != nil {
 		return ctrl.Result{}, err
@@ -194,6 +199,9 @@ func (r *LoadBalancerReconciler) request(ctx context.Context, svc *corev1.Servic
 	if err := r.Client.Get(ctx, client.ObjectKey{Name: svc.Namespace}, namespace); err != nil {
 		return provisioner.Request{}, fmt.Errorf("get Namespace: %w", err)
 	}
+	if r.MetalLB {
+		svc = provisioner.WithMetalLB(svc)
+	}
 	return provisioner.ParseRequest(svc, namespace.Labels)
 }
 
@@ -254,6 +262,7 @@ func (r *LoadBalancerReconciler) forget(ctx context.Context, owner provisioner.O
 	r.waiting.remove(key)
 	r.remote.remove(key)
 	r.backoff.Forget(key)
+	r.told.Delete(key)
 	var errs []error
 	for _, class := range r.Registry.Classes() {
 		p, _ := r.Registry.Class(class)

@@ -83,6 +83,7 @@ func addLoadBalancer(mgr ctrl.Manager, opts Options) error {
 		Client: mgr.GetClient(), Registry: registry, Index: index,
 		Recorder: mgr.GetEventRecorder("causeway-controller"),
 		Traffic:  cachedTraffic{mgr.GetClient(), opts.IgnoreExcludeLabel},
+		MetalLB:  opts.MetalLBAnnotations,
 		touch:    poolController.Touch,
 		indexed:  &poolController.indexed,
 	}).SetupWithManager(mgr)

@@ -41,6 +41,9 @@ func (r *LoadBalancerReconciler) report(ctx context.Context, svc *corev1.Service
 		meta.RemoveStatusCondition(&svc.Status.Conditions, v1alpha1.ServiceHealthy)
 	}
 	conditions = append(conditions, out.result.Conditions...)
+	for i := range conditions {
+		conditions[i].Message = cutNote(conditions[i].Message)
+	}
 	for _, c := range conditions {
 		c.ObservedGeneration = svc.Generation
 		meta.SetStatusCondition(&svc.Status.Conditions, c)
@@ -91,12 +94,31 @@ func (r *LoadBalancerReconciler) announceChange(svc *corev1.Service, before *met
 	}
 }
 
+// reportAnnotations makes an event of each annotation to which nobody listens, once
+// and when they change.
+func (r *LoadBalancerReconciler) reportAnnotations(svc *corev1.Service) {
+	key := client.ObjectKeyFromObject(svc)
+	problems := provisioner.AnnotationProblems(svc, r.MetalLB)
+	if len(problems) == 0 {
+		r.told.Delete(key)
+		return
+	}
+	before, _ := r.told.Swap(key, problems)
+	said, _ := before.([]provisioner.AnnotationProblem)
+	for _, p := range problems {
+		if !slices.Contains(said, p) {
+			r.event(svc, corev1.EventTypeWarning, p.Reason, "ReadAnnotations", p.Message)
+		}
+	}
+}
+
 // event records one, cut to what the API accepts.
 func (r *LoadBalancerReconciler) event(obj client.Object, kind, reason, action, note string) {
 	r.Recorder.Eventf(obj, nil, kind, reason, action, "%s", cutNote(note))
 }
 
-// cutNote cuts an event's note to the 1 kB that events.k8s.io accepts.
+// cutNote cuts an event's note to the 1 kB that events.k8s.io accepts, and
+// conditions' messages, which the events repeat, likewise.
 func cutNote(note string) string {
 	const most = 1000
 	if len(note) <= most {

@@ -32,6 +32,8 @@ type Options struct {
 	// IgnoreExcludeLabel has load balancers outside the cluster send to nodes too
 	// that have the label node.kubernetes.io/exclude-from-external-load-balancers.
 	IgnoreExcludeLabel bool
+	// MetalLBAnnotations heeds MetalLB's annotations on Services, too.
+	MetalLBAnnotations bool
 	// EndpointSlices says who keeps the slices of Services that
 	// kube-controller-manager could keep too; empty means auto.
 	EndpointSlices EndpointSliceMode

@@ -24,6 +24,9 @@ const (
 	// their ports differ.
 	SharingKeyAnnotation = "causeway.dev/sharing-key"
 
+	// SchedulerAnnotation on a Service names its scheduler in proxy mode ipvs.
+	SchedulerAnnotation = "causeway.dev/ipvs-scheduler"
+
 	// ProvisionerAnnotation on a Service is the load balancer class that serves
 	// it. The controller sets it together with LoadBalancerFinalizer, and so
 	// knows later, when the type has changed, that the finalizer is its own.

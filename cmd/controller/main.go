@@ -54,6 +54,7 @@ func parseFlags() flags {
 	flag.StringVar(&f.options.ExternalLoadBalancers, "external-load-balancers", "", "file that describes load balancers outside the cluster, by class")
 	flag.StringVar(&f.options.Forwarder, "forwarder", controllers.ForwarderCauseway, "who forwards what comes for LoadBalancer addresses on the nodes: causeway, or kube-proxy, which with policy Local drops what is not local")
 	flag.BoolVar(&f.options.IgnoreExcludeLabel, "ignore-exclude-label", false, "have --external-load-balancers send to nodes with the label node.kubernetes.io/exclude-from-external-load-balancers too")
+	flag.BoolVar(&f.options.MetalLBAnnotations, "metallb-annotations", false, "heed the annotations address-pool, loadBalancerIPs and allow-shared-ip of metallb.io and metallb.universe.tf where a Service does not have Causeway's own")
 	flag.StringVar(&f.renderHAProxy, "render-haproxy", "", "print the haproxy.cfg for this class of --external-load-balancers, and exit")
 	flag.BoolVar(&f.options.Features.LoadBalancer, "load-balancer", true, "give LoadBalancer addresses from pools")
 	flag.BoolVar(&f.options.Features.Allocation, "allocation", true, "give ClusterIPs and NodePorts from pools")

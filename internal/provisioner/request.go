@@ -13,6 +13,7 @@ import (
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/netaddr"
+	"github.com/causeway-lb/causeway/internal/quote"
 )
 
 // MaxAddresses is how many addresses a Service can ask for.
@@ -94,7 +95,7 @@ func requestedAddresses(svc *corev1.Service) ([]netip.Addr, error) {
 	for part := range strings.SplitSeq(text, ",") {
 		addr, ok := netaddr.Parse(part)
 		if !ok {
-			return nil, invalid("%s: %q is not an IP address: write one or more addresses such as 192.0.2.7,2001:db8::7, without prefix length or zone", where, part)
+			return nil, invalid("%s: %s is not an IP address: write one or more addresses such as 192.0.2.7,2001:db8::7, without prefix length or zone", where, quote.Text(part))
 		}
 		if slices.Contains(addrs, addr) {
 			return nil, invalid("%s: %s is listed twice: list it once", where, addr)

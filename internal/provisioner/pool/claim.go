@@ -12,6 +12,7 @@ import (
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/provisioner"
+	"github.com/causeway-lb/causeway/internal/quote"
 )
 
 // maxSharers is how many Services one record lists.
@@ -155,7 +156,7 @@ func (p *planner) from(home *poolState, a netip.Addr, record *Record) *provision
 	reservedForIt := record != nil && record.ReservedFor.Name != ""
 	if p.req.Pool != "" && home.Name != p.req.Pool {
 		return &provisioner.Refused{Reason: provisioner.ReasonInvalidRequest, Message: fmt.Sprintf(
-			"%s belongs to pool %s, but annotation %s asks for pool %s: change one of them", a, home.Name, v1alpha1.PoolAnnotation, p.req.Pool)}
+			"%s belongs to pool %s, but annotation %s asks for pool %s: change one of them", a, home.Name, v1alpha1.PoolAnnotation, quote.Name(p.req.Pool))}
 	}
 	if home.Disabled {
 		return p.refuse(provisioner.ReasonAddressNotAllowed, a, "%s belongs to pool %s, which is disabled: enable it or ask for another address", a, home.Name)
@@ -241,7 +242,7 @@ func (p *planner) nothing(f corev1.IPFamily) *provisioner.Refused {
 		r.Reason = provisioner.ReasonLimit
 		r.Message = fmt.Sprintf("No %s address: %s. Delete Services that no longer need theirs, or have an administrator raise it", f, list(limits))
 	case p.req.Pool != "" && !named:
-		r.Message = fmt.Sprintf("There is no LoadBalancerPool %s: create it, or change annotation %s", p.req.Pool, v1alpha1.PoolAnnotation)
+		r.Message = fmt.Sprintf("There is no LoadBalancerPool %s: create it, or change annotation %s", quote.Name(p.req.Pool), v1alpha1.PoolAnnotation)
 	case len(excuses) > 0:
 		r.Message = fmt.Sprintf("No LoadBalancerPool gives this Service an %s address: pool %s. Change a pool, or the Service's labels or annotations", f, list(excuses))
 	default:
