@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Runs every fuzz target for a time (first argument, such as 10s), JOBS (2) of
-# them at once. What they find new stays in Go's build cache and is where the
+# them at once; with a second argument, those of packages whose path has it. What they find new stays in Go's build cache and is where the
 # next run begins; an input that fails is written to the package's testdata.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export FUZZTIME=${1:?usage: test/fuzz.sh TIME}
+export FUZZTIME=${1:?usage: test/fuzz.sh TIME [PACKAGE]}
 
 one() {
   local package=$1 target=$2 out
@@ -28,6 +28,6 @@ export -f one
 
 # Packages are built one after the other, which go does in parallel anyway.
 list=$(grep -rHE '^func Fuzz' --include='*_test.go' api cmd controllers internal test |
-  sed -nE 's,^(.*)/[^/]*:func (Fuzz[A-Za-z0-9_]+).*,\1 \2,p' | sort -u)
+  sed -nE 's,^(.*)/[^/]*:func (Fuzz[A-Za-z0-9_]+).*,\1 \2,p' | grep -F "${2:-}" | sort -u)
 echo "$list" | xargs -P "${JOBS:-2}" -L 1 bash -c 'one "$0" "$1"'
 echo "$(wc -l <<<"$list") targets, $FUZZTIME each"
