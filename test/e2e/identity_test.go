@@ -88,6 +88,11 @@ func TestAgentsNeedTheirRights(t *testing.T) {
 	if len(rights) == 0 {
 		t.Fatal("no rights in config/rbac")
 	}
+	// What an agent wrote before it was started anew, it writes again.
+	pods := systemPods(t, ctx, "causeway-agent")
+	if err := cluster.KillContainer(&pods[0], "agent"); err != nil {
+		t.Fatal(err)
+	}
 	// A problem that comes back is told by an event that is there already.
 	service := create(t, ctx, "rights")
 	ready(t, ctx, service)
