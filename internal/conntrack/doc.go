@@ -67,6 +67,16 @@
 // so that where two nodes pass to each other, as they do for a moment when an
 // address moves back, nothing goes round for long.
 //
+// ICMP errors about what the former announcer has sent to a client come to the
+// new one as well: a router whose link takes no packet of that size, or that
+// knows no way. They go the same way, told by the source of the packet that
+// they quote; without them a large answer over a path with a smaller MTU would
+// never arrive. So it is for UDP, of which the former announcer has answers on
+// their way.
+//
+// The chains of both stand right behind connection tracking, before those of any
+// mode: mode ipvs would refuse a segment of a connection that it does not know.
+//
 // # Non-goals
 //
 // Nothing happens to flows that were not made by a frontend of a Service.

@@ -4,6 +4,7 @@ package conntrack
 
 import (
 	"encoding/binary"
+	"errors"
 	"net/netip"
 	"time"
 
@@ -20,6 +21,9 @@ const (
 	// resetTimeout is longer than an idle Linux client waits before it probes,
 	// two hours.
 	resetTimeout = 150 * time.Minute
+	// prioResets is the priority of chains that see packets behind connection tracking
+	// and before any mode does: mode ipvs drops and refuses in those of mangle.
+	prioResets = -160
 	// resetSize bounds the flows that are noted at a time.
 	resetSize = 1 << 18
 )
@@ -41,8 +45,29 @@ func (r *refuser) close() {
 // reset, once its entry is deleted. The first time it writes the whole table, so
 // that it does not matter who deleted what of it.
 func (r *refuser) refuse(fam model.Family, entries []entry) error {
+	if r.conn == nil {
+		conn, err := nfnl.Dial()
+		if err != nil {
+			return err
+		}
+		r.conn, r.declared = conn, map[model.Family]bool{}
+	}
+	err := r.note(fam, entries, false)
+	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EOPNOTSUPP) {
+		// Another version of the agent has made it, otherwise.
+		err = r.note(fam, entries, true)
+	}
+	return err
+}
+
+// note adds the flows, to a new table if anew.
+func (r *refuser) note(fam model.Family, entries []entry, anew bool) error {
 	var tx nfnl.Batch
 	table := familyTable(fam, resetTable)
+	if anew {
+		tx.AddTable(table)
+		tx.DeleteTable(table)
+	}
 	n := 0
 	for i := range entries {
 		e := &entries[i]
@@ -50,7 +75,7 @@ func (r *refuser) refuse(fam model.Family, entries []entry) error {
 		if e.proto != model.TCP || e.endpoint == e.destination {
 			continue
 		}
-		if n == 0 && !r.declared[fam] {
+		if n == 0 && (anew || !r.declared[fam]) {
 			declareResets(&tx, fam, table)
 		}
 		tx.AddElement(table, resetFlows, nfnl.Element{Key: string(flowKey(e))})
@@ -58,13 +83,6 @@ func (r *refuser) refuse(fam model.Family, entries []entry) error {
 	}
 	if n == 0 {
 		return nil
-	}
-	if r.conn == nil {
-		conn, err := nfnl.Dial()
-		if err != nil {
-			return err
-		}
-		r.conn, r.declared = conn, map[model.Family]bool{}
 	}
 	if err := r.conn.Commit(&tx); err != nil {
 		return err
@@ -84,10 +102,8 @@ func flowKey(e *entry) []byte {
 }
 
 // declareResets makes what is missing of the table and writes its rules anew.
-// The chains stand behind connection tracking and before the translation of
-// destinations.
 func declareResets(tx *nfnl.Batch, fam model.Family, table nfnl.Table) {
-	const hookPrerouting, hookOutput, prioMangle = 0, 3, -150
+	const hookPrerouting, hookOutput = 0, 3
 	addr := typeOf(fam)
 	tx.AddTable(table)
 	tx.AddSet(nfnl.Set{
@@ -95,7 +111,7 @@ func declareResets(tx *nfnl.Batch, fam model.Family, table nfnl.Table) {
 		Dynamic: true, Timeout: resetTimeout, Size: resetSize,
 	})
 	for name, hook := range map[string]uint32{"prerouting": hookPrerouting, "output": hookOutput} {
-		tx.AddChain(nfnl.Chain{Table: table, Name: name, Hook: &nfnl.Hook{Type: "filter", Num: hook, Priority: prioMangle}})
+		tx.AddChain(nfnl.Chain{Table: table, Name: name, Hook: &nfnl.Hook{Type: "filter", Num: hook, Priority: prioResets}})
 		tx.FlushChain(table, name)
 		tx.AppendRule(table, name, nfnl.Rule{Comment: "its Service or endpoint is gone", Exprs: resetRule(fam)})
 	}

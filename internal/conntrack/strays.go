@@ -20,8 +20,9 @@ const (
 	strayPass   = "pass"   // chain
 )
 
-// Strays passes segments of TCP connections that this node does not know on to
-// the node that does. It is not safe for concurrent use.
+// Strays passes segments of TCP connections that this node does not know, and ICMP
+// errors about what another node has sent, on to the node that knows them. It is not
+// safe for concurrent use.
 type Strays struct {
 	conn   *nfnl.Conn
 	former map[netip.Addr]netip.Addr
@@ -94,7 +95,6 @@ func (s *Strays) write() error {
 	for _, fam := range model.Families {
 		table := familyTable(fam, strayTable)
 		declareStrays(&tx, fam, table)
-		tx.FlushSet(table, strayFormer)
 		for addr, node := range s.former {
 			if model.FamilyOf(addr) == fam {
 				tx.AddElement(table, strayFormer, strayElement(addr, node))
@@ -114,23 +114,26 @@ func strayElement(addr, node netip.Addr) nfnl.Element {
 	return nfnl.Element{Key: string(addr.AsSlice()), Value: string(node.AsSlice())}
 }
 
-// declareStrays makes what is missing of the table and writes its rules anew. The
-// chain stands behind connection tracking and resets, and before the translation
-// of destinations.
+// declareStrays makes the table anew, so that it does not matter which version of
+// the agent has left it. The chain stands behind connection tracking and resets, and
+// before everything that translates, or refuses what it does not know.
 func declareStrays(tx *nfnl.Batch, fam model.Family, table nfnl.Table) {
-	const hookPrerouting, behindResets = 0, -149
+	const hookPrerouting, behindResets = 0, prioResets + 1
 	addr := typeOf(fam)
+	tx.AddTable(table) // so that an absent one is not an error
+	tx.DeleteTable(table)
 	tx.AddTable(table)
 	tx.AddSet(nfnl.Set{Table: table, Name: strayFormer, Key: []nfnl.Type{addr}, Data: []nfnl.Type{addr}})
 	tx.AddChain(nfnl.Chain{Table: table, Name: "prerouting", Hook: &nfnl.Hook{Type: "filter", Num: hookPrerouting, Priority: behindResets}})
 	tx.AddChain(nfnl.Chain{Table: table, Name: strayPass})
-	tx.FlushChain(table, "prerouting")
-	tx.FlushChain(table, strayPass)
 	tx.AppendRule(table, strayPass, nfnl.Rule{Comment: "so that none goes in circles", Exprs: strayShorten(fam)})
 	tx.AppendRule(table, strayPass, nfnl.Rule{Comment: "the node that announced it before may know it", Exprs: strayDup(fam)})
 	pass := &expr.Verdict{Kind: expr.VerdictGoto, Chain: strayPass}
 	for _, m := range strays() {
 		tx.AppendRule(table, "prerouting", nfnl.Rule{Exprs: append(m, pass)})
+	}
+	for _, m := range strayErrors(fam) {
+		tx.AppendRule(table, "prerouting", nfnl.Rule{Comment: "about what another node has sent", Exprs: append(m, pass)})
 	}
 }
 
@@ -144,6 +147,42 @@ func strays() [][]expr.Any {
 		append(segments(expr.CmpOpEq, flagSYN), states(expr.CtStateBitNEW)...),
 		append(segments(expr.CmpOpNeq, flagFIN|flagRST), states(expr.CtStateBitINVALID)...),
 	}
+}
+
+// strayErrors matches ICMP errors about packets from an address that is passed on, of
+// connections that this node does not know: to connection tracking they are invalid,
+// and belong to nothing. Which connection it is stands in the packet that
+// they quote; the node that knows it translates both.
+//
+//	icmp type 3, 11, 12 ct state invalid @th,160,32 @former
+//	icmpv6 type 1-4 ct state invalid @th,128,128 @former
+func strayErrors(fam model.Family) [][]expr.Any {
+	const r0 = unix.NFT_REG32_00
+	const quoted = 8 // behind the ICMP header (RFC 792, RFC 4443 section 3)
+	source, _, length := addresses(fam)
+	match := func(proto byte, types ...expr.Any) []expr.Any {
+		m := append([]expr.Any{
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: r0},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: r0, Data: []byte{proto}},
+			&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseTransportHeader, Len: 1},
+		}, types...)
+		return append(append(m, states(expr.CtStateBitINVALID)...),
+			&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseTransportHeader, Offset: quoted + source, Len: length},
+			&expr.Lookup{SourceRegister: r0, SetName: strayFormer},
+		)
+	}
+	is := func(op expr.CmpOp, icmpType byte) expr.Any {
+		return &expr.Cmp{Op: op, Register: r0, Data: []byte{icmpType}}
+	}
+	if fam == model.IPv6 {
+		const unreachable, parameterProblem = 1, 4 // between them too big and time exceeded
+		return [][]expr.Any{match(unix.IPPROTO_ICMPV6, is(expr.CmpOpGte, unreachable), is(expr.CmpOpLte, parameterProblem))}
+	}
+	var ms [][]expr.Any
+	for _, icmpType := range []byte{3, 11, 12} { // unreachable, with "fragmentation needed"; time exceeded; parameter problem
+		ms = append(ms, match(unix.IPPROTO_ICMP, is(expr.CmpOpEq, icmpType)))
+	}
+	return ms
 }
 
 // strayHops bounds how often a stray is forwarded, to nodes and to a Pod.

@@ -75,6 +75,7 @@ func (p *program) chains() []chain {
 func (p *program) prerouting() []nfnl.Rule {
 	rules := []nfnl.Rule{
 		rule("connections that the proxy has", p.exprs().established().transparent().setMark(Mark).verdict(expr.VerdictAccept)),
+		rule("errors about what the proxy has sent", p.exprs().l4proto(r0).equals(r0, p.icmp()).transparent().setMark(Mark).verdict(expr.VerdictAccept)),
 		p.restricted(),
 		rule("from this node itself", p.exprs().iifname("lo").mark(Mark).goTo("capture-"+string(viewInside))),
 	}
@@ -248,6 +249,15 @@ func (x *exprList) established() *exprList {
 // transparent matches packets of a connection that a transparent socket has.
 func (x *exprList) transparent() *exprList {
 	return x.add(&expr.Socket{Key: expr.SocketKeyTransparent, Register: r0}).equals(r0, 1)
+}
+
+// icmp is the protocol number of a family's errors. The kernel finds the socket that
+// they are about by the packet that they quote.
+func (p *program) icmp() byte {
+	if p.fam == model.IPv6 {
+		return unix.IPPROTO_ICMPV6
+	}
+	return unix.IPPROTO_ICMP
 }
 
 // tproxy gives the packet to the socket that listens at the loopback address.

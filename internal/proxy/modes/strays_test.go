@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package modes
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/causeway-lb/causeway/internal/conntrack"
+	"github.com/causeway-lb/causeway/internal/proxy/backend"
+	"github.com/causeway-lb/causeway/internal/proxy/ipvs"
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+)
+
+// lan is one on which an address moves.
+//
+//	client (1500) -- (1300) router -- bridge -- first, second, node -- Pod
+//
+// The address is announced by the node at first, then by second, then by first: to
+// the router that is a route.
+type lan struct {
+	client, router, first, second, node, pod *nstest.NS
+}
+
+// lanFamily are the lan's addresses of one family.
+type lanFamily struct {
+	name                                        string
+	clients, lan, pods                          netip.Prefix
+	gateway, router, first, second, node, podIP netip.Addr
+	pod, vip                                    netip.Addr
+}
+
+var lanFamilies = []lanFamily{{
+	"IPv4", netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("10.244.1.0/24"),
+	netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.12"), netip.MustParseAddr("192.0.2.13"),
+	netip.MustParseAddr("192.0.2.11"), netip.MustParseAddr("10.244.1.1"), netip.MustParseAddr("10.244.1.2"), netip.MustParseAddr("203.0.113.200"),
+}, {
+	"IPv6", netip.MustParsePrefix("2001:db8:1::/64"), netip.MustParsePrefix("2001:db8:2::/64"), netip.MustParsePrefix("fd00:10:244:1::/64"),
+	netip.MustParseAddr("2001:db8:1::1"), netip.MustParseAddr("2001:db8:2::1"), netip.MustParseAddr("2001:db8:2::12"), netip.MustParseAddr("2001:db8:2::13"),
+	netip.MustParseAddr("2001:db8:2::11"), netip.MustParseAddr("fd00:10:244:1::1"), netip.MustParseAddr("fd00:10:244:1::2"), netip.MustParseAddr("2001:db8:3::200"),
+}}
+
+// large is what a client asks for, many segments of its path's MTU.
+const large = 300_000
+
+func newLAN(t *testing.T) *lan {
+	t.Helper()
+	l := &lan{nstest.NewNS(t), nstest.NewNS(t), nstest.NewNS(t), nstest.NewNS(t), nstest.Self(t), nstest.NewNS(t)}
+	nstest.Cable(t, l.router, "client", l.client, "eth0")
+	nstest.Cable(t, l.node, "pod", l.pod, "eth0")
+	for name, ns := range map[string]*nstest.NS{"first": l.first, "second": l.second, "node": l.node} {
+		nstest.Cable(t, l.router, name, ns, "lan")
+	}
+	l.router.Bridge(t, "br0", "first", "second", "node")
+	l.router.Run(t, "ip", "link", "set", "client", "mtu", "1300")
+	for _, ns := range []*nstest.NS{l.router, l.first, l.second, l.node} {
+		ns.Must(t, func() error {
+			// This is of the thread's namespace.
+			return errors.Join(
+				os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644),
+				os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0o644),
+			)
+		})
+	}
+	return l
+}
+
+// TestErrorsAboutMovedConnections: a client behind a path of a smaller MTU gets a
+// large answer after its address has moved, once and then once more: the router's
+// errors find the node that knows the connection, whatever the mode of that one,
+// and of those between.
+func TestErrorsAboutMovedConnections(t *testing.T) {
+	nstest.Require(t, "ip", "iptables-restore", "ip6tables-restore")
+	kinds := Kinds(Configs{IPVS: ipvs.Config{DrainInterval: 50 * time.Millisecond}})
+	tried := []Mode{NFTables, IPTables, Userspace}
+	probe, err := kinds[IPVS].Open()
+	var lacks *backend.UnsupportedError
+	switch {
+	case errors.As(err, &lacks) && !nstest.InVM():
+		nstest.AlsoInVM(t) // for ipvs
+	case err != nil:
+		t.Fatal(err)
+	default:
+		probe.Close()
+		tried = append(tried, IPVS)
+		if nstest.InVM() {
+			tried = tried[3:] // the machine is slow
+		}
+	}
+	for _, mode := range tried {
+		t.Run(string(mode), func(t *testing.T) {
+			l := newLAN(t)
+			b, err := kinds[mode].Open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				if err := errors.Join(b.Cleanup(t.Context()), b.Close(), conntrack.Cleanup()); err != nil {
+					t.Error(err)
+				}
+			}()
+			d := model.Desired{Node: model.Node{Name: "node-1"}, Services: map[types.NamespacedName]*model.Service{}}
+			svc := &model.Service{Name: types.NamespacedName{Namespace: "default", Name: "web"}}
+			for _, f := range lanFamilies {
+				l.addresses(t, f)
+				d.Node.PodCIDRs = append(d.Node.PodCIDRs, f.pods)
+				to := &model.Target{Endpoints: []model.Endpoint{{AddrPort: netip.AddrPortFrom(f.pod, 8080), Local: true, Weight: 1}}}
+				svc.Frontends = append(svc.Frontends, model.Frontend{
+					Key:  model.Key{Addr: f.vip, Port: 80, Protocol: model.TCP},
+					Kind: model.LoadBalancerIP, Inside: to, Outside: to, Serving: []netip.AddrPort{to.Endpoints[0].AddrPort},
+				})
+			}
+			d.Services[svc.Name] = svc
+			if _, err := b.Sync(t.Context(), d, nil); err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range lanFamilies {
+				t.Run(f.name, func(t *testing.T) { l.move(t, f) })
+			}
+		})
+	}
+}
+
+// addresses gives everybody theirs, and their routes.
+func (l *lan) addresses(t *testing.T, f lanFamily) {
+	t.Helper()
+	at := func(ns *nstest.NS, link string, a netip.Addr, p netip.Prefix) {
+		ns.Address(t, link, netip.PrefixFrom(a, p.Bits()))
+	}
+	at(l.router, "client", f.gateway, f.clients)
+	at(l.router, "br0", f.router, f.lan)
+	at(l.first, "lan", f.first, f.lan)
+	at(l.second, "lan", f.second, f.lan)
+	at(l.node, "lan", f.node, f.lan)
+	at(l.node, "pod", f.podIP, f.pods)
+	at(l.pod, "eth0", f.pod, f.pods)
+	everywhere := netip.PrefixFrom(model.FamilyOf(f.vip).Unspecified(), 0)
+	l.client.Route(t, everywhere, f.gateway, "eth0")
+	l.pod.Route(t, everywhere, f.podIP, "eth0")
+	for _, ns := range []*nstest.NS{l.first, l.second, l.node} {
+		ns.Route(t, everywhere, f.router, "lan")
+	}
+	// One byte asks for the large answer, and what is left of the connection ends it.
+	l.pod.Must(t, func() error {
+		listener, err := net.Listen("tcp", netip.AddrPortFrom(f.pod, 8080).String())
+		if err != nil {
+			return err
+		}
+		nstest.Serve(t, listener, func(c *net.TCPConn) {
+			if _, err := io.ReadFull(c, make([]byte, 1)); err == nil {
+				_, _ = c.Write(make([]byte, large))
+			}
+		})
+		return nil
+	})
+}
+
+// move opens connections while the node announces the address, and asks for answers
+// when others do.
+func (l *lan) move(t *testing.T, f lanFamily) {
+	announced := func(by netip.Addr) {
+		l.router.Route(t, netip.PrefixFrom(f.vip, f.vip.BitLen()), by, "br0")
+	}
+	announced(f.node)
+	var conns []net.Conn
+	// The Pod remembers the path's MTU for each client.
+	for i := range 2 {
+		client := f.gateway.Next()
+		for range i {
+			client = client.Next()
+		}
+		l.client.Address(t, "eth0", netip.PrefixFrom(client, f.clients.Bits()))
+		l.client.Must(t, func() error {
+			c, err := (&net.Dialer{Timeout: patience, LocalAddr: &net.TCPAddr{IP: client.AsSlice()}}).Dial("tcp", netip.AddrPortFrom(f.vip, 80).String())
+			conns = append(conns, c)
+			return err
+		})
+		defer conns[i].Close()
+	}
+	for i, step := range []struct {
+		announcer *nstest.NS
+		addr      netip.Addr
+		former    netip.Addr
+	}{{l.second, f.second, f.node}, {l.first, f.first, f.second}} {
+		step.announcer.Must(t, func() error {
+			s, err := conntrack.OpenStrays()
+			if err != nil {
+				return err
+			}
+			return errors.Join(s.Pass(f.vip, step.former), s.Close())
+		})
+		announced(step.addr)
+		_ = conns[i].SetDeadline(time.Now().Add(patience))
+		if _, err := conns[i].Write([]byte("?")); err != nil {
+			t.Fatal(err)
+		}
+		n, err := io.Copy(io.Discard, conns[i])
+		if err != nil || n != large {
+			t.Errorf("after %s: %d of %d bytes, %v", many(i+1, "move"), n, large, err)
+		}
+	}
+}
+
+func many(n int, what string) string {
+	if n == 1 {
+		return "one " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
