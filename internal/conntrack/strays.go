@@ -168,7 +168,9 @@ func strayErrors(fam model.Family) [][]expr.Any {
 		}, types...)
 		return append(append(m, states(expr.CtStateBitINVALID)...),
 			&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseTransportHeader, Offset: quoted + source, Len: length},
-			&expr.Lookup{SourceRegister: r0, SetName: strayFormer},
+			// What it yields is not used, but older kernels look nothing up in a map for
+			// less.
+			&expr.Lookup{SourceRegister: r0, DestRegister: r0, IsDestRegSet: true, SetName: strayFormer},
 		)
 	}
 	is := func(op expr.CmpOp, icmpType byte) expr.Any {

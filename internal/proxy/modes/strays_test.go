@@ -29,6 +29,7 @@ import (
 // the router that is a route.
 type lan struct {
 	client, router, first, second, node, pod *nstest.NS
+	clients                                  int // that there have been
 }
 
 // lanFamily are the lan's addresses of one family.
@@ -54,7 +55,7 @@ const large = 300_000
 
 func newLAN(t *testing.T) *lan {
 	t.Helper()
-	l := &lan{nstest.NewNS(t), nstest.NewNS(t), nstest.NewNS(t), nstest.NewNS(t), nstest.Self(t), nstest.NewNS(t)}
+	l := &lan{nstest.NewNS(t), nstest.NewNS(t), nstest.NewNS(t), nstest.NewNS(t), nstest.Self(t), nstest.NewNS(t), 0}
 	nstest.Cable(t, l.router, "client", l.client, "eth0")
 	nstest.Cable(t, l.node, "pod", l.pod, "eth0")
 	for name, ns := range map[string]*nstest.NS{"first": l.first, "second": l.second, "node": l.node} {
@@ -76,10 +77,10 @@ func newLAN(t *testing.T) *lan {
 
 // TestErrorsAboutMovedConnections: a client behind a path of a smaller MTU gets a
 // large answer after its address has moved, once and then once more: the router's
-// errors find the node that knows the connection, whatever the mode of that one,
-// and of those between.
+// errors find the node that knows the connection, whatever the mode of that one, or
+// of the one that announces it now.
 func TestErrorsAboutMovedConnections(t *testing.T) {
-	nstest.Require(t, "ip", "iptables-restore", "ip6tables-restore")
+	nstest.Require(t, "ip", "nft", "iptables-restore", "ip6tables-restore")
 	kinds := Kinds(Configs{IPVS: ipvs.Config{DrainInterval: 50 * time.Millisecond}})
 	tried := []Mode{NFTables, IPTables, Userspace}
 	probe, err := kinds[IPVS].Open()
@@ -124,7 +125,13 @@ func TestErrorsAboutMovedConnections(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, f := range lanFamilies {
-				t.Run(f.name, func(t *testing.T) { l.move(t, f) })
+				t.Run(f.name, func(t *testing.T) {
+					l.move(t, f, hop{l.node, f.node}, hop{l.second, f.second}, hop{l.first, f.first})
+				})
+				t.Run(f.name+", the node is the new announcer", func(t *testing.T) {
+					l.translate(t, f)
+					l.move(t, f, hop{l.first, f.first}, hop{l.node, f.node})
+				})
 			}
 		})
 	}
@@ -164,18 +171,35 @@ func (l *lan) addresses(t *testing.T, f lanFamily) {
 	})
 }
 
-// move opens connections while the node announces the address, and asks for answers
-// when others do.
-func (l *lan) move(t *testing.T, f lanFamily) {
-	announced := func(by netip.Addr) {
-		l.router.Route(t, netip.PrefixFrom(f.vip, f.vip.BitLen()), by, "br0")
+// translate has first do what a mode would.
+func (l *lan) translate(t *testing.T, f lanFamily) {
+	family := map[model.Family]string{model.IPv4: "ip", model.IPv6: "ip6"}[model.FamilyOf(f.vip)]
+	l.first.Run(t, "nft", fmt.Sprintf("add table %[1]s t; add chain %[1]s t d { type nat hook prerouting priority -100; };"+
+		"add chain %[1]s t s { type nat hook postrouting priority 100; };"+
+		"add rule %[1]s t d %[1]s daddr %[2]s tcp dport 80 dnat to %[3]s;"+
+		"add rule %[1]s t s %[1]s daddr %[4]s masquerade", family, f.vip, netip.AddrPortFrom(f.pod, 8080), f.pod))
+	l.first.Route(t, f.pods, f.node, "lan")
+}
+
+// hop is a node that announces the address.
+type hop struct {
+	ns   *nstest.NS
+	addr netip.Addr
+}
+
+// move opens connections while one node announces the address, and asks for their
+// answers when others do.
+func (l *lan) move(t *testing.T, f lanFamily, hops ...hop) {
+	announced := func(by hop) {
+		l.router.Route(t, netip.PrefixFrom(f.vip, f.vip.BitLen()), by.addr, "br0")
 	}
-	announced(f.node)
+	announced(hops[0])
 	var conns []net.Conn
-	// The Pod remembers the path's MTU for each client.
-	for i := range 2 {
-		client := f.gateway.Next()
-		for range i {
+	for i := range len(hops) - 1 {
+		l.clients++
+		// The Pod remembers the path's MTU for each client.
+		client := f.gateway
+		for range l.clients {
 			client = client.Next()
 		}
 		l.client.Address(t, "eth0", netip.PrefixFrom(client, f.clients.Bits()))
@@ -186,19 +210,15 @@ func (l *lan) move(t *testing.T, f lanFamily) {
 		})
 		defer conns[i].Close()
 	}
-	for i, step := range []struct {
-		announcer *nstest.NS
-		addr      netip.Addr
-		former    netip.Addr
-	}{{l.second, f.second, f.node}, {l.first, f.first, f.second}} {
-		step.announcer.Must(t, func() error {
+	for i, next := range hops[1:] {
+		next.ns.Must(t, func() error {
 			s, err := conntrack.OpenStrays()
 			if err != nil {
 				return err
 			}
-			return errors.Join(s.Pass(f.vip, step.former), s.Close())
+			return errors.Join(s.Pass(f.vip, hops[i].addr), s.Close())
 		})
-		announced(step.addr)
+		announced(next)
 		_ = conns[i].SetDeadline(time.Now().Add(patience))
 		if _, err := conns[i].Write([]byte("?")); err != nil {
 			t.Fatal(err)

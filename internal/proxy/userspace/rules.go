@@ -89,7 +89,10 @@ func (p *program) prerouting() []nfnl.Rule {
 }
 
 func (p *program) output() []nfnl.Rule {
-	return append([]nfnl.Rule{p.restricted()}, p.services(viewInside, "act-"+chainOutput)...)
+	return append([]nfnl.Rule{
+		rule("passed on to another node", p.exprs().sourceNotLocal().verdict(expr.VerdictAccept)),
+		p.restricted(),
+	}, p.services(viewInside, "act-"+chainOutput)...)
 }
 
 // restricted keeps out who is not in the source ranges.
@@ -244,6 +247,13 @@ func (x *exprList) established() *exprList {
 		&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseTransportHeader, Offset: flagsOffset, Len: 1},
 		&expr.Bitwise{SourceRegister: r0, DestRegister: r0, Len: 1, Mask: []byte{fin | syn | rst | ack}, Xor: []byte{0}},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: r0, Data: []byte{syn}})
+}
+
+// sourceNotLocal matches packets whose source is no address of this node.
+func (x *exprList) sourceNotLocal() *exprList {
+	return x.add(
+		&expr.Fib{Register: r0, FlagSADDR: true, ResultADDRTYPE: true},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: r0, Data: word(unix.RTN_LOCAL)})
 }
 
 // transparent matches packets of a connection that a transparent socket has.
