@@ -51,7 +51,7 @@ func (f *flags) register(cmd *cobra.Command) {
 	fs.BoolVar(&f.cfg.LocalhostNodePorts, "localhost-node-ports", false, "NodePorts answer on 127.0.0.1 too; needs net.ipv4.conf.all.route_localnet=1")
 	fs.StringSliceVar(&f.externalIPRanges, "external-ip-ranges", nil, "ranges that spec.externalIPs of Services may use; empty: none (CVE-2020-8554)")
 	fs.BoolVar(&f.cfg.MasqueradeAll, "masquerade-all", false, "masquerade every connection to a Service, but for externalTrafficPolicy Local from outside")
-	fs.BoolVar(&f.cfg.ResetTCP, "reset-tcp", false, "answer a client whose TCP connection leads to an endpoint that is gone with a reset at its next segment or keepalive probe, instead of leaving it to time out; needs nf_tables, in every mode")
+	fs.BoolVar(&f.cfg.ResetTCP, "reset-tcp", false, "answer a client whose TCP connection leads to an endpoint that is gone, or whom source ranges or a traffic policy no longer admit, with a reset at its next segment or keepalive probe, instead of leaving it; needs nf_tables, in every mode")
 	fs.StringVar(&f.cfg.ServiceProxyName, "service-proxy-name", "", "serve the Services with this value of the label service.kubernetes.io/service-proxy-name instead of those without")
 	fs.BoolVar(&f.announce, "announce", true, "announce LoadBalancer addresses by ARP and NDP")
 	fs.Uint16Var(&f.announcer.GossipPort, "gossip-port", members.Port, "UDP and TCP port of the agents' gossip, the same on all nodes")
@@ -100,6 +100,7 @@ func (f *flags) config() (agent.Config, error) {
 		return agent.Config{}, err
 	}
 	f.modes.Userspace.Metrics = userspace.NewMetrics()
+	f.modes.Userspace.ResetTCP = f.cfg.ResetTCP
 	f.cfg.Parts = append(f.cfg.Parts, agent.Metrics("userspace", f.modes.Userspace.Metrics.Collectors()...))
 	if f.announce {
 		f.cfg.Parts = append(f.cfg.Parts, agent.Announcer(f.announcer))

@@ -36,6 +36,9 @@ type Config struct {
 	// MaxDescriptors is how many file descriptors connections may use; 0 is the
 	// process's limit less what the rest of it needs.
 	MaxDescriptors int
+	// ResetTCP resets TCP connections whose endpoint has gone, or whose client is not
+	// admitted any more. Without it they go on while both ends keep them.
+	ResetTCP bool
 	// Metrics are counted in; nil makes some that nobody sees.
 	Metrics *Metrics
 }
@@ -279,7 +282,7 @@ func (b *Backend) change(want model.Desired, changed []types.NamespacedName) (ba
 		return backend.Report{}, err
 	}
 	if len(gone) > 0 {
-		b.proxy.drop(func(k model.Key) bool { return gone[k] })
+		b.proxy.drop(func(k model.Key) bool { return gone[k] }, b.proxy.cfg.ResetTCP)
 	}
 	for _, name := range changed {
 		if svc := want.Services[name]; svc != nil {
@@ -391,7 +394,7 @@ func (b *Backend) full(want model.Desired) (backend.Report, error) {
 			keys[svc.Frontends[i].Key] = true
 		}
 	}
-	b.proxy.drop(func(k model.Key) bool { return !keys[k] })
+	b.proxy.drop(func(k model.Key) bool { return !keys[k] }, b.proxy.cfg.ResetTCP)
 	report.Problems = append(report.Problems, b.budget.problems(time.Now())...)
 	report.Drift = drift
 	b.synced, b.node, b.beside, b.want = true, want.Node, beside, next
@@ -424,7 +427,7 @@ func (b *Backend) Cleanup(ctx context.Context) error {
 		return err
 	}
 	b.synced = false
-	b.proxy.drop(func(model.Key) bool { return true })
+	b.proxy.drop(func(model.Key) bool { return true }, false)
 	found, _, err := b.tables.read()
 	err = errors.Join(err, b.keeper.forget(found), b.tables.remove(), b.routes.remove(), b.keeper.remove(), b.keeper.forget(found))
 	if err != nil {

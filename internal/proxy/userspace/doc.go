@@ -52,7 +52,9 @@
 // A TCP connection goes on when its endpoint is removed from the Service, and
 // when the Service goes, as long as both ends keep it. (Of connections that
 // this node itself began the proxy keeps those whose Service is still there.)
-// A UDP flow ends with its endpoint, and when idle.
+// With Config.ResetTCP both ends are reset when the endpoint is gone, or when the
+// client is in no source range any more. A UDP flow ends then in any case, and when
+// idle.
 //
 // Connections end with the agent: they are reset, never closed as if all had
 // been said. While no agent runs, first packets are dropped and not refused,

@@ -28,6 +28,7 @@ type frontend struct {
 	inside, outside *rotation
 	clients         *clients
 	flows           map[flowKey]*flow
+	carried         map[*carried]struct{} // TCP connections
 }
 
 // clients are what all frontends of a Service port remember for affinity.
@@ -86,9 +87,12 @@ func (r *rotation) has(ep netip.AddrPort) bool {
 	return slices.ContainsFunc(r.target.Endpoints, func(e model.Endpoint) bool { return e.AddrPort == ep })
 }
 
+// ending is what ends: a UDP flow or a TCP connection.
+type ending interface{ end() }
+
 // set takes over a new state; nil is that there is none any more. It returns
-// the flows that must end by it.
-func (f *frontend) set(service types.NamespacedName, m *model.Frontend) []*flow {
+// the flows that must end by it, and if reset says so the TCP connections.
+func (f *frontend) set(service types.NamespacedName, m *model.Frontend, reset bool) []ending {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch {
@@ -102,13 +106,24 @@ func (f *frontend) set(service types.NamespacedName, m *model.Frontend) []*flow 
 		}
 	}
 	f.service, f.model = service, m
-	var over []*flow
+	var over []ending
 	for _, fl := range f.flows {
-		if !f.keeps(fl.endpoint) {
+		if !f.keeps(fl.endpoint) || !f.admits(fl.key.client.Addr()) {
 			over = append(over, fl)
 		}
 	}
+	for c := range f.carried {
+		if reset && (!f.keeps(c.endpoint) || !f.admits(c.client)) {
+			over = append(over, c)
+		}
+	}
 	return over
+}
+
+// admits says whether the source ranges contain a client; mu is held.
+func (f *frontend) admits(client netip.Addr) bool {
+	return f.model == nil || !f.model.Restricted ||
+		slices.ContainsFunc(f.model.SourceRanges, func(p netip.Prefix) bool { return p.Contains(client.WithZone("")) })
 }
 
 // keeps says whether a flow may stay with an endpoint; mu is held.

@@ -180,7 +180,7 @@ func isLocal(a netip.Addr) bool {
 
 // put takes over the frontends of some Services.
 func (p *proxy) put(services []*model.Service) {
-	var over []*flow
+	var over []ending
 	p.mu.Lock()
 	for _, svc := range services {
 		for i := range svc.Frontends {
@@ -194,20 +194,21 @@ func (p *proxy) put(services []*model.Service) {
 				p.frontends[m.Key] = f
 			}
 			p.join(f, m.AffinityGroup())
-			over = append(over, f.set(svc.Name, m)...)
+			over = append(over, f.set(svc.Name, m, p.cfg.ResetTCP)...)
 		}
 	}
 	p.mu.Unlock()
 	end(over)
 }
 
-// drop ends the frontends that gone names.
-func (p *proxy) drop(gone func(model.Key) bool) {
-	var over []*flow
+// drop ends the frontends that gone names, and their TCP connections if reset says
+// so.
+func (p *proxy) drop(gone func(model.Key) bool, reset bool) {
+	var over []ending
 	p.mu.Lock()
 	for key, f := range p.frontends {
 		if gone(key) {
-			over = append(over, f.set(f.name(), nil)...)
+			over = append(over, f.set(f.name(), nil, reset)...)
 			p.leave(f)
 			delete(p.frontends, key)
 		}
@@ -242,9 +243,9 @@ func (p *proxy) leave(f *frontend) {
 	}
 }
 
-func end(flows []*flow) {
-	for _, fl := range flows {
-		fl.end()
+func end(over []ending) {
+	for _, e := range over {
+		e.end()
 	}
 }
 

@@ -221,11 +221,61 @@ func TestConnectionsOutliveTheirEndpoint(t *testing.T) {
 	}
 }
 
+// With ResetTCP connections end whose endpoint is gone, whose client is not admitted
+// any more, or whose Service is gone; those of others go on, as does what another
+// Service takes over.
+func TestResetTCP(t *testing.T) {
+	restricted := func(to string) model.Desired {
+		d := desired(model.TCP, 0, podA, podB)
+		f := &d.Services[web].Frontends[0]
+		f.Restricted, f.SourceRanges = true, []netip.Prefix{netip.MustParsePrefix(to)}
+		return d
+	}
+	handed := desired(model.TCP, 0, podA)
+	other := *handed.Services[web]
+	other.Name.Name = "other"
+	handed.Services = map[types.NamespacedName]*model.Service{other.Name: &other}
+	for _, tc := range []struct {
+		name  string
+		reset bool
+		after model.Desired
+		ends  bool
+	}{
+		{"its endpoint stays", true, desired(model.TCP, 0, podA, podB), false},
+		{"its endpoint is gone", true, desired(model.TCP, 0, podB), true},
+		{"its client is excluded", true, restricted("203.0.113.0/24"), true},
+		{"its client is admitted", true, restricted("0.0.0.0/1"), false},
+		{"its Service is gone", true, model.Desired{}, true},
+		{"another Service has the frontend", true, handed, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := newNode(t, Config{ResetTCP: tc.reset})
+			listen(t, podA, func(c *net.TCPConn) { _, _ = io.Copy(c, c) })
+			mustSync(t, b, desired(model.TCP, 0, podA))
+			c := dial(t, "tcp4")
+			echo := func() error {
+				_, err := io.WriteString(c, "x")
+				if err == nil {
+					_, err = io.ReadFull(c, make([]byte, 1))
+				}
+				return err
+			}
+			if err := echo(); err != nil {
+				t.Fatal(err)
+			}
+			mustSync(t, b, tc.after, web, other.Name)
+			if err := echo(); tc.ends != errors.Is(err, syscall.ECONNRESET) || !tc.ends && err != nil {
+				t.Errorf("%v, ends %v", err, tc.ends)
+			}
+		})
+	}
+}
+
 // A client keeps its endpoint for the time-out, counted from its last connection.
 func TestAffinityEnds(t *testing.T) {
 	f := &frontend{clients: &clients{}}
 	m := desired(model.TCP, time.Minute, podA, podB).Services[web].Frontends[0]
-	f.set(web, &m)
+	f.set(web, &m, false)
 	client := netip.MustParseAddr("192.0.2.1")
 	now := time.Now()
 	pick := func(c netip.Addr) netip.AddrPort {
@@ -249,11 +299,11 @@ func TestAffinityEnds(t *testing.T) {
 	}
 	// What an endpoint's end leaves behind is replaced.
 	gone := desired(model.TCP, time.Minute, podB).Services[web].Frontends[0]
-	f.set(web, &gone)
+	f.set(web, &gone, false)
 	if got := pick(client); got.String() != podB {
 		t.Errorf("led to %s, want %s, the only one", got, podB)
 	}
-	f.set(web, &m)
+	f.set(web, &m, false)
 	if got := pick(client); got.String() != podB {
 		t.Errorf("led to %s, want %s, which it now has", got, podB)
 	}
@@ -263,7 +313,7 @@ func TestAffinityEnds(t *testing.T) {
 func TestAffinityIsBounded(t *testing.T) {
 	f := &frontend{clients: &clients{}}
 	m := desired(model.TCP, time.Hour, podA, podB).Services[web].Frontends[0]
-	f.set(web, &m)
+	f.set(web, &m, false)
 	now := time.Now()
 	client := netip.MustParseAddr("10.0.0.0")
 	for range maxClients + 1000 {

@@ -56,7 +56,7 @@ func (p *proxy) carry(client *net.TCPConn, v view) {
 		return
 	}
 	defer p.budget.give(costTCP)
-	server := p.connect(f, v, from)
+	server, endpoint := p.connect(f, v, from)
 	if server == nil {
 		p.metrics.refused.WithLabelValues(tcp, reasonNoEndpoint).Inc()
 		return
@@ -67,6 +67,11 @@ func (p *proxy) carry(client *net.TCPConn, v view) {
 		return
 	}
 	defer p.forget(server)
+	c := &carried{client: from, endpoint: endpoint, ends: []io.Closer{client, server}}
+	if !f.hold(c, p.cfg.ResetTCP) {
+		return
+	}
+	defer f.release(c)
 	p.metrics.accepted.WithLabelValues(tcp).Inc()
 	open := p.metrics.open.WithLabelValues(tcp)
 	open.Inc()
@@ -74,15 +79,50 @@ func (p *proxy) carry(client *net.TCPConn, v view) {
 	relay(client, server)
 }
 
+// carried is a TCP connection by way of the proxy.
+type carried struct {
+	client   netip.Addr
+	endpoint netip.AddrPort
+	ends     []io.Closer
+}
+
+// end resets both ends.
+func (c *carried) end() {
+	for _, e := range c.ends {
+		_ = e.Close()
+	}
+}
+
+// hold has set end c when it must. It returns false if that is so already: the
+// endpoint may have gone since it was picked.
+func (f *frontend) hold(c *carried, reset bool) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if reset && (!f.keeps(c.endpoint) || !f.admits(c.client)) {
+		return false
+	}
+	if f.carried == nil {
+		f.carried = map[*carried]struct{}{}
+	}
+	f.carried[c] = struct{}{}
+	return true
+}
+
+func (f *frontend) release(c *carried) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.carried, c)
+}
+
 // connect tries endpoints until one answers, each at most once.
-func (p *proxy) connect(f *frontend, v view, from netip.Addr) *net.TCPConn {
+func (p *proxy) connect(f *frontend, v view, from netip.Addr) (*net.TCPConn, netip.AddrPort) {
 	var tried []netip.AddrPort
 	ctx, cancel := context.WithTimeout(p.ctx, p.cfg.DialTimeout)
 	defer cancel()
 	for {
 		ep, ok := f.pick(v, from, tried, time.Now())
 		if !ok || ctx.Err() != nil {
-			return nil
+			return nil, ep
 		}
 		tried = append(tried, ep)
 		if p.isFrontend(ep, model.TCP) {
@@ -91,7 +131,7 @@ func (p *proxy) connect(f *frontend, v view, from netip.Addr) *net.TCPConn {
 		d := net.Dialer{Timeout: max(p.cfg.DialTimeout/3, 10*time.Millisecond), FallbackDelay: -1}
 		d.SetMultipathTCP(false)
 		if c, err := d.DialContext(ctx, "tcp", ep.String()); err == nil {
-			return c.(*net.TCPConn)
+			return c.(*net.TCPConn), ep
 		}
 	}
 }
