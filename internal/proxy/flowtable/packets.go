@@ -43,7 +43,7 @@ func (n *network) run(t *testing.T, b backend.Backend, r *Row, f model.Family) {
 	n.forget(t)
 	if r.Bound {
 		to := netip.PrefixFrom(r.To.addr(f), r.To.addr(f).BitLen()).String()
-		n.spaces[Node1].Run(t, "ip", "address", "add", to, "dev", "lo", "preferred_lft", "0") // no source of others
+		n.spaces[Node1].Run(t, "ip", "address", "add", to, "dev", "lo", "preferred_lft", "0", "nodad") // no source of others
 		defer n.spaces[Node1].Run(t, "ip", "address", "del", to, "dev", "lo")
 	}
 	if LimitsOf(b.Name()).AffinityApart {
