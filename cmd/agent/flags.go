@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"net/netip"
@@ -28,6 +29,7 @@ type flags struct {
 	cfg        agent.Config
 	zap        zap.Options
 
+	conntrack agent.ConntrackConfig
 	announce  bool
 	announcer agent.AnnouncerConfig
 
@@ -43,7 +45,10 @@ func (f *flags) register(cmd *cobra.Command) {
 	fs.StringVar(&f.kubeconfig, "kubeconfig", os.Getenv("KUBECONFIG"), "file that says how to reach the API server; empty: as a Pod's ServiceAccount")
 	fs.StringVar(&f.cfg.NodeName, "node-name", os.Getenv("NODE_NAME"), "Kubernetes name of this node")
 	fs.StringVar(&f.cfg.HealthAddress, "health-address", ":10256", "address of /healthz, /livez and /readyz; empty switches them off")
-	fs.StringVar(&f.cfg.MetricsAddress, "metrics-address", ":10249", "address of /metrics; empty switches it off")
+	fs.StringVar(&f.cfg.MetricsAddress, "metrics-address", "127.0.0.1:10249", "address of /metrics and /proxyMode, which anybody may ask who reaches it; empty switches it off")
+	fs.StringVar(&f.cfg.SecureMetricsAddress, "secure-metrics-address", "", "address of the same by TLS, for whom the API server lets get /metrics (nonResourceURLs), such as ':7963'; needs the ClusterRole system:auth-delegator; empty switches it off")
+	fs.StringVar(&f.cfg.MetricsCertFile, "metrics-cert-file", "", "certificate of --secure-metrics-address; empty: one that the agent makes")
+	fs.StringVar(&f.cfg.MetricsKeyFile, "metrics-key-file", "", "key of --metrics-cert-file")
 	fs.DurationVar(&f.cfg.Resync, "resync", 10*time.Minute, "how often the kernel is read back without a reason")
 	fs.StringSliceVar(&f.podCIDRs, "pod-cidrs", nil, "ranges of the Pods of this node; empty: the Node's spec.podCIDRs")
 	fs.StringSliceVar(&f.cfg.PodInterfaces, "pod-interfaces", nil, "interfaces that this node's Pods send through, 'cali*' for a prefix; used instead of ranges")
@@ -53,6 +58,14 @@ func (f *flags) register(cmd *cobra.Command) {
 	fs.BoolVar(&f.cfg.MasqueradeAll, "masquerade-all", false, "masquerade every connection to a Service, but for externalTrafficPolicy Local from outside")
 	fs.BoolVar(&f.cfg.ResetTCP, "reset-tcp", false, "answer a client whose TCP connection leads to an endpoint that is gone, or whom source ranges or a traffic policy no longer admit, with a reset at its next segment or keepalive probe, instead of leaving it; needs nf_tables, in every mode")
 	fs.StringVar(&f.cfg.ServiceProxyName, "service-proxy-name", "", "serve the Services with this value of the label service.kubernetes.io/service-proxy-name instead of those without")
+	fs.IntVar(&f.conntrack.MaxPerCore, "conntrack-max-per-core", 32*1024, "connections that the node tracks, per core, up to 1048576; never lowered; 0 leaves the limit and ignores --conntrack-min")
+	fs.IntVar(&f.conntrack.Min, "conntrack-min", 128*1024, "connections that the node tracks at least")
+	fs.DurationVar(&f.conntrack.TCPEstablished, "conntrack-tcp-timeout-established", 24*time.Hour, "how long an idle TCP connection is tracked; 0 leaves it")
+	fs.DurationVar(&f.conntrack.TCPCloseWait, "conntrack-tcp-timeout-close-wait", time.Hour, "how long a TCP connection is tracked that one side has closed; 0 leaves it")
+	fs.BoolVar(&f.conntrack.TCPBeLiberal, "conntrack-tcp-be-liberal", false, "track TCP segments outside the window instead of taking them for invalid")
+	fs.DurationVar(&f.conntrack.UDP, "conntrack-udp-timeout", 0, "how long a UDP flow is tracked that nobody has answered; 0 leaves it")
+	fs.DurationVar(&f.conntrack.UDPStream, "conntrack-udp-timeout-stream", 0, "how long an idle UDP flow is tracked that was answered; 0 leaves it")
+	fs.StringVar(&f.cfg.ProcSys, "proc-sys", "", "where the node's /proc/sys is mounted, if the agent's own is read-only, as in most containers")
 	fs.BoolVar(&f.announce, "announce", true, "announce LoadBalancer addresses by ARP and NDP")
 	fs.Uint16Var(&f.announcer.GossipPort, "gossip-port", members.Port, "UDP and TCP port of the agents' gossip, the same on all nodes")
 	fs.BoolVar(&f.announcer.KeepDeadNodes, "keep-dead-nodes", false, "keep endpoints on nodes that the agents find dead until the API server knows")
@@ -98,6 +111,15 @@ func (f *flags) config() (agent.Config, error) {
 	f.cfg.AnnounceOnly = mode == modes.None
 	if err := f.modes.Validate(); err != nil {
 		return agent.Config{}, err
+	}
+	if err := f.conntrack.Validate(); err != nil {
+		return agent.Config{}, err
+	}
+	if (f.cfg.MetricsCertFile == "") != (f.cfg.MetricsKeyFile == "") {
+		return agent.Config{}, errors.New("--metrics-cert-file and --metrics-key-file go together")
+	}
+	if !f.cfg.AnnounceOnly { // else kube-proxy looks after them
+		f.cfg.Parts = append(f.cfg.Parts, agent.Conntrack(f.conntrack, f.cfg.ProcSys, 10*time.Minute))
 	}
 	f.modes.Userspace.Metrics = userspace.NewMetrics()
 	f.modes.Userspace.ResetTCP = f.cfg.ResetTCP

@@ -27,8 +27,11 @@ func TestFlags(t *testing.T) {
 	if f := parse(t, "--keep-dead-nodes"); !f.announcer.KeepDeadNodes {
 		t.Error("--keep-dead-nodes does not reach the announcer")
 	}
+	if f := parse(t); f.cfg.MetricsAddress != "127.0.0.1:10249" || f.cfg.SecureMetricsAddress != "" {
+		t.Errorf("metrics at %q and %q, want loopback alone", f.cfg.MetricsAddress, f.cfg.SecureMetricsAddress)
+	}
 	for _, bad := range []struct{ flag, value string }{
-		{"pod-cidrs", "10.244.1.0"}, {"node-port-addresses", "eth0"}, {"external-ip-ranges", "198.51.100.0/33"}, {"mode", "nft"},
+		{"pod-cidrs", "10.244.1.0"}, {"node-port-addresses", "eth0"}, {"external-ip-ranges", "198.51.100.0/33"}, {"mode", "nft"}, {"conntrack-min", "-1"},
 	} {
 		_, err := parse(t, "--"+bad.flag, bad.value).config()
 		if err == nil || !strings.HasPrefix(err.Error(), "--"+bad.flag+": ") {

@@ -3,16 +3,19 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"reflect"
 	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -28,6 +31,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/syncer"
+	"github.com/causeway-lb/causeway/internal/serve"
 )
 
 // Config of an Agent.
@@ -38,9 +42,16 @@ type Config struct {
 	REST *rest.Config
 	// Backend programs the kernel. The Agent does not close it.
 	Backend backend.Backend
-	// HealthAddress serves /healthz, /livez and /readyz, MetricsAddress
-	// /metrics; "" switches them off.
-	HealthAddress, MetricsAddress string
+	// HealthAddress serves /healthz, /livez and /readyz; "" switches them off.
+	// MetricsAddress serves /metrics and /proxyMode to everybody, and so should be
+	// one of loopback; SecureMetricsAddress serves the same by TLS to those whom the
+	// API server lets get these paths. Each has /healthz with names, too.
+	HealthAddress, MetricsAddress, SecureMetricsAddress string
+	// MetricsCertFile and MetricsKeyFile are the certificate of
+	// SecureMetricsAddress; "": one that the agent makes.
+	MetricsCertFile, MetricsKeyFile string
+	// ProcSys is where the node's /proc/sys can be written; "" is there.
+	ProcSys string
 	// Resync is how often the kernel is read back without a reason.
 	Resync time.Duration
 
@@ -111,15 +122,19 @@ func (c *Config) Validate() error {
 
 // Agent is the process. New starts nothing.
 type Agent struct {
-	cfg      Config
-	clients  *clients
-	store    *Store
-	syncer   *syncer.Syncer
-	checks   *healthcheck.Services
-	flows    *conntrack.Cleaner
-	registry *prometheus.Registry
-	recorder events.EventRecorder
-	problems *problemEvents
+	cfg       Config
+	clients   *clients
+	store     *Store
+	syncer    *syncer.Syncer
+	checks    *healthcheck.Services
+	flows     *conntrack.Cleaner
+	registry  *prometheus.Registry
+	recorder  events.EventRecorder
+	problems  *problemEvents
+	watchdog  *watchdog
+	kubeProxy *kubeProxyMetrics
+
+	mode atomic.Value // string: the proxy mode that programmed the kernel
 
 	mu   sync.Mutex
 	dead []string
@@ -136,9 +151,15 @@ func New(cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	a := &Agent{cfg: cfg, clients: cl, store: NewStore(), registry: prometheus.NewRegistry()}
-	a.checks = healthcheck.NewServices(func() bool { s := a.syncer.Status(); return s.Started && s.InSync })
+	a.store.self = cfg.NodeName
+	a.checks = healthcheck.NewServices(func() bool { h := a.health(); return h.Started && h.InSync && !h.Late }, cfg.NodePortAddresses...)
 	metrics := syncer.NewMetrics(cfg.Backend.Name())
 	a.registry.MustRegister(metrics.Collectors()...)
+	a.kubeProxy = newKubeProxyMetrics()
+	if !cfg.AnnounceOnly { // else kube-proxy tells them
+		a.registry.MustRegister(a.kubeProxy.collectors()...)
+		a.registry.MustRegister(metrics.KubeProxy(cfg.Backend.Name)...)
+	}
 	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	a.flows = newCleaner(cfg.ResetTCP, a.registry)
 	a.node = cfg.modelNode(nil, nil)
@@ -154,6 +175,7 @@ func New(cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.watchdog = newWatchdog(a.syncer.Status)
 	return a, nil
 }
 
@@ -182,8 +204,21 @@ func (a *Agent) Run(ctx context.Context) error {
 	if !a.cfg.AnnounceOnly {
 		g.Go(func() error { return a.flows.Run(ctx) })
 	}
-	g.Go(func() error { return serveHTTP(ctx, "health", a.cfg.HealthAddress, healthcheck.Handler(a.health)) })
-	g.Go(func() error { return serveHTTP(ctx, "metrics", a.cfg.MetricsAddress, metricsHandler(a.registry)) })
+	g.Go(func() error { a.watchdog.run(ctx); return nil })
+	g.Go(func() error {
+		h := healthcheck.Handler(a.health, healthcheck.Config{Count: a.kubeProxy.answered})
+		return serveHTTP(ctx, endpoint{what: "health", address: a.cfg.HealthAddress}, h)
+	})
+	g.Go(func() error {
+		return serveHTTP(ctx, endpoint{what: "metrics", address: a.cfg.MetricsAddress}, a.metricsHandler(false))
+	})
+	g.Go(func() error {
+		h := serve.NewReviewer(a.clients.kube).Protect(a.metricsHandler(true))
+		return serveHTTP(ctx, endpoint{
+			what: "secure metrics", address: a.cfg.SecureMetricsAddress,
+			tls: true, certFile: a.cfg.MetricsCertFile, keyFile: a.cfg.MetricsKeyFile,
+		}, h)
+	})
 	for _, p := range a.cfg.Parts {
 		g.Go(func() error {
 			if err := p.Run(ctx, a.env()); err != nil && ctx.Err() == nil {
@@ -218,7 +253,7 @@ func (a *Agent) proxy(ctx context.Context) error {
 			"give the Node spec.podCIDRs, or set --pod-cidrs or --pod-interfaces")
 	}
 	if a.cfg.LocalhostNodePorts {
-		if err := routeLocalnet(); err != nil {
+		if err := routeLocalnet(a.cfg.ProcSys); err != nil {
 			log.Error(err, "NodePorts will not answer on 127.0.0.1: set net.ipv4.conf.all.route_localnet=1 on the node, or drop --localhost-node-ports")
 		}
 	}
@@ -227,8 +262,8 @@ func (a *Agent) proxy(ctx context.Context) error {
 
 // routeLocalnet lets translated packets from 127.0.0.1 leave the node. A
 // container may see the file read-only; then the node's own setting counts.
-func routeLocalnet() error {
-	const file = "/proc/sys/net/ipv4/conf/all/route_localnet"
+func routeLocalnet(proc string) error {
+	file := filepath.Join(cmp.Or(proc, "/proc/sys"), "net/ipv4/conf/all/route_localnet")
 	if now, err := os.ReadFile(file); err == nil && strings.TrimSpace(string(now)) == "1" {
 		return nil
 	}
@@ -246,6 +281,7 @@ func (a *Agent) changed(e Event) {
 	switch e.Kind {
 	case KindService, KindEndpointSlice:
 		if !a.cfg.AnnounceOnly {
+			a.kubeProxy.changed(e.Kind)
 			a.syncer.Notify(e.Name, e.Trigger)
 		}
 	case KindNode:
@@ -278,6 +314,7 @@ func (a *Agent) refreshNode() {
 // applied follows up on what the kernel now does.
 func (a *Agent) applied(done syncer.Applied) {
 	a.flows.SetNode(done.Node)
+	a.mode.Store(a.cfg.Backend.Name())
 	a.flows.Changed(done.Changes)
 	if done.Report.Full {
 		// Its buffers are many times what the agent needs from then on.
@@ -314,8 +351,10 @@ func (a *Agent) health() healthcheck.Health {
 	for _, name := range s.Refused {
 		refused = append(refused, name.String())
 	}
+	late, _ := s.Late(time.Now())
 	return healthcheck.Health{
-		Started: s.Started, InSync: s.InSync, Refused: refused, Err: s.Err, LastUpdated: s.LastSync,
+		Started: s.Started, InSync: s.InSync, Late: late, Behind: s.Behind, Stuck: a.watchdog.stuck(),
+		Refused: refused, Err: s.Err, LastUpdated: s.LastSync,
 		NodeEligible: eligible(a.store.Node(a.cfg.NodeName)),
 	}
 }

@@ -29,6 +29,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/lab/controlplane"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
+	"github.com/causeway-lb/causeway/internal/proxy/kubeproxy"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/nftables"
 	"github.com/causeway-lb/causeway/internal/proxy/nstest"
@@ -195,6 +196,30 @@ func TestAgent(t *testing.T) {
 	eventually(t, 5*time.Second, "forwarding an allowed external IP", answers("198.51.100.7:80", "one"))
 	if err := get(a.base+"/healthz", http.StatusOK); err != nil {
 		t.Error(err)
+	}
+	if mode, err := body("http://127.0.0.1:10249/proxyMode"); err != nil || mode != "nftables" {
+		t.Errorf("/proxyMode says %q (%v)", mode, err)
+	}
+	if how := kubeproxy.Running(t.Context()); how != "" {
+		t.Errorf("the agent is taken for kube-proxy: %s", how)
+	}
+	for _, name := range []string{
+		"kubeproxy_sync_proxy_rules_duration_seconds_count", "kubeproxy_sync_full_proxy_rules_duration_seconds_count",
+		"kubeproxy_sync_proxy_rules_last_timestamp_seconds", "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
+		"kubeproxy_proxy_healthz_total",
+	} {
+		if err := metricAbove(name, 0); err != nil {
+			t.Error(err)
+		}
+	}
+	all, err := body("http://127.0.0.1:10249/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"service", "endpoint"} {
+		if name = "\nkubeproxy_sync_proxy_rules_" + name + "_changes_total "; !strings.Contains(all, name) {
+			t.Errorf("no metric%s", name)
+		}
 	}
 	eventually(t, 5*time.Second, "healthy for load balancers", func() error { return get("http://127.0.0.1:31999", http.StatusOK) })
 	eventually(t, 10*time.Second, "warned of", func() error { return hasEvent(kube, "ExternalIPNotAllowed") })

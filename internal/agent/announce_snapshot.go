@@ -33,7 +33,9 @@ func usable(s syncer.Status, now time.Time) (ok bool, again time.Duration) {
 	case !s.Started:
 		return false, 0
 	case s.InSync:
-		return true, 0
+		// A Backend that does not return says nothing: the oldest change does.
+		late, again := s.Late(now)
+		return !late, again
 	}
 	left := syncGrace - now.Sub(s.Since)
 	return left > 0, max(left, 0)

@@ -175,7 +175,44 @@ func triggerTime(sl *discoveryv1.EndpointSlice) time.Time {
 }
 
 func (s *Store) nodeFeed() *feed {
-	return clusterFeed(s, KindNode, s.nodes, stripNode)
+	f := clusterFeed(s, KindNode, s.nodes, stripNode)
+	put, remove := f.put, f.remove
+	f.put = func(obj any) []Event {
+		n := obj.(*corev1.Node)
+		before := s.nodes[n.Name]
+		if before == nil {
+			before = s.former[n.Name]
+		}
+		delete(s.former, n.Name)
+		events := put(obj)
+		if before != nil {
+			if has := inherit(s.nodes[n.Name], before, s.inherited[n.Name]); has != nil {
+				s.inherited[n.Name] = has
+			} else {
+				delete(s.inherited, n.Name)
+			}
+		}
+		return events
+	}
+	f.remove = func(name types.NamespacedName) []Event {
+		gone := s.nodes[name.Name]
+		events := remove(name)
+		switch {
+		case gone == nil:
+		case name.Name == s.self:
+			s.nodes[name.Name] = leaving(gone)
+		default:
+			if len(s.former) >= maxFormer {
+				for other := range s.former {
+					delete(s.inherited, other)
+				}
+				clear(s.former)
+			}
+			s.former[name.Name] = gone
+		}
+		return events
+	}
+	return f
 }
 
 func (s *Store) addressFeed() *feed {

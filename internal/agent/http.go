@@ -4,8 +4,10 @@ package agent
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"time"
@@ -14,27 +16,65 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-lb/causeway/internal/healthcheck"
+	"github.com/causeway-lb/causeway/internal/proxy/kubeproxy"
+	"github.com/causeway-lb/causeway/internal/serve"
+	"github.com/causeway-lb/causeway/internal/version"
 )
 
-func metricsHandler(g prometheus.Gatherer) http.Handler {
+// metricsHandler serves what operators and monitoring ask. names says that only
+// authorized requests come to it.
+func (a *Agent) metricsHandler(names bool) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("/metrics", promhttp.HandlerFor(g, promhttp.HandlerOpts{}))
+	mux.Handle("/metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
+	mux.Handle("/healthz", healthcheck.Handler(a.health, healthcheck.Config{Names: names}))
+	if !a.cfg.AnnounceOnly { // else kube-proxy says
+		mux.HandleFunc("/proxyMode", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+			w.Header().Set("X-Content-Type-Options", "nosniff")
+			w.Header().Set(kubeproxy.AgentHeader, version.String())
+			mode, ok := a.mode.Load().(string)
+			if !ok {
+				http.Error(w, "no mode has programmed the kernel yet", http.StatusServiceUnavailable)
+				return
+			}
+			_, _ = io.WriteString(w, mode)
+		})
+	}
 	return mux
 }
 
-// serveHTTP serves until ctx ends; "" serves nothing.
-func serveHTTP(ctx context.Context, what, address string, h http.Handler) error {
-	if address == "" || address == "0" {
+// endpoint is where a server is.
+type endpoint struct {
+	what, address     string
+	tls               bool
+	certFile, keyFile string // of tls; "": self-signed
+}
+
+// serveHTTP serves until ctx ends; an address of "" serves nothing.
+func serveHTTP(ctx context.Context, at endpoint, h http.Handler) error {
+	what := at.what
+	if at.address == "" || at.address == "0" {
 		return nil
 	}
-	l, err := listen(ctx, what, address)
+	l, err := listen(ctx, what, at.address)
 	if ctx.Err() != nil {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("serve %s: %w", what, err)
 	}
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
+	l = serve.Limit(l, serve.MaxConnections)
+	if at.tls {
+		cfg, err := serve.TLS(at.certFile, at.keyFile)
+		if err != nil {
+			_ = l.Close()
+			return fmt.Errorf("serve %s: %w", what, err)
+		}
+		l = tls.NewListener(l, cfg)
+	}
+	srv := serve.Server(h)
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
 	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {

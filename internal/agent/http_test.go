@@ -19,7 +19,7 @@ func TestPortInUseIsWaitedFor(t *testing.T) {
 	address := other.Addr().String()
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- serveHTTP(ctx, "test", address, http.NotFoundHandler()) }()
+	go func() { ended <- serveHTTP(ctx, endpoint{what: "test", address: address}, http.NotFoundHandler()) }()
 	select {
 	case err := <-ended:
 		t.Fatalf("ended with a port in use: %v", err)
@@ -39,7 +39,7 @@ func TestPortInUseIsWaitedFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer other.Close()
-	if err := serveHTTP(ctx, "test", other.Addr().String(), http.NotFoundHandler()); err != nil {
+	if err := serveHTTP(ctx, endpoint{what: "test", address: other.Addr().String()}, http.NotFoundHandler()); err != nil {
 		t.Errorf("a wait that is over: %v", err)
 	}
 }

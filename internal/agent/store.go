@@ -47,6 +47,8 @@ type Event struct {
 // Store holds the API's objects, stripped to what the agent needs. Safe for
 // concurrent use. What it returns is shared and must not be modified.
 type Store struct {
+	self string // this node's name; set before anything is put in
+
 	mu        sync.RWMutex
 	services  map[types.NamespacedName]*corev1.Service
 	slices    map[types.NamespacedName]map[string]*discoveryv1.EndpointSlice // by Service
@@ -57,6 +59,8 @@ type Store struct {
 	listed    [numKinds]chan struct{}
 	listeners []func(Event)
 	strings   map[string]*string
+	former    map[string]*corev1.Node    // that were deleted, some of them
+	inherited map[string]map[string]bool // by Node: what it has from the one before, see inherit
 }
 
 // sliceOwner is what is known of a slice besides its content.
@@ -76,6 +80,8 @@ func NewStore() *Store {
 		addresses: map[string]*v1alpha1.LoadBalancerAddress{},
 		pools:     map[string]*v1alpha1.LoadBalancerPool{},
 		strings:   map[string]*string{},
+		former:    map[string]*corev1.Node{},
+		inherited: map[string]map[string]bool{},
 	}
 	for k := range s.listed {
 		s.listed[k] = make(chan struct{})

@@ -10,29 +10,42 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/causeway-lb/causeway/internal/proxy/nstest"
 )
+
+func TestMain(m *testing.M) { nstest.Main(m) }
 
 func TestHandler(t *testing.T) {
 	good := Health{Started: true, InSync: true, NodeEligible: true}
 	refused := Health{Started: true, NodeEligible: true, Err: errors.New("sync nftables: refused"), LastUpdated: time.Unix(1000, 0)}
 	leaving := Health{Started: true, InSync: true}
+	late := Health{Started: true, InSync: true, NodeEligible: true, Late: true, Behind: time.Unix(900, 0)}
+	stuck := late
+	stuck.Stuck = true
 	for _, tc := range []struct {
 		name                   string
 		health                 Health
 		healthz, livez, readyz int
 	}{
 		{"good", good, 200, 200, 200},
-		{"before the first sync", Health{NodeEligible: true}, 503, 200, 503},
+		{"before the first sync", Health{NodeEligible: true}, 200, 200, 503},
+		{"the first sync is refused", Health{NodeEligible: true, Err: errors.New("refused")}, 503, 200, 503},
+		{"the first sync does not return", Health{NodeEligible: true, Late: true}, 503, 200, 503},
 		{"the kernel refuses", refused, 503, 200, 503},
+		{"a sync does not return", late, 503, 200, 503},
+		{"a sync does not return for very long", stuck, 503, 503, 503},
 		{"the node is to be deleted", leaving, 503, 200, 200},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			srv := httptest.NewServer(Handler(func() Health { return tc.health }))
+			srv := httptest.NewServer(Handler(func() Health { return tc.health }, Config{}))
 			defer srv.Close()
 			for path, want := range map[string]int{"/healthz": tc.healthz, "/livez": tc.livez, "/readyz": tc.readyz} {
 				resp, err := http.Get(srv.URL + path)
@@ -50,10 +63,11 @@ func TestHandler(t *testing.T) {
 				}
 				err = json.NewDecoder(resp.Body).Decode(&body)
 				_ = resp.Body.Close()
-				if err != nil || resp.StatusCode != want || body.Healthy != (want == 200) {
+				healthy := want == 200 || path == "/healthz" && !tc.health.NodeEligible // as kube-proxy has it
+				if err != nil || resp.StatusCode != want || body.Healthy != healthy {
 					t.Errorf("%s: %d, healthy %v, %v; want %d", path, resp.StatusCode, body.Healthy, err, want)
 				}
-				if body.Kernel.InSync != tc.health.InSync || (tc.health.Err != nil) != (body.Kernel.Error != "") {
+				if body.Kernel.InSync != (tc.health.InSync && !tc.health.Late) || (tc.health.Err != nil) != (body.Kernel.Error != "") {
 					t.Errorf("%s: kernel %+v", path, body.Kernel)
 				}
 				if (path == "/healthz") != (body.NodeEligible != nil) {
@@ -64,6 +78,83 @@ func TestHandler(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Names of Services, and what the kernel says of them, are for the node itself and
+// for who was authorized.
+func TestNames(t *testing.T) {
+	health := func() Health {
+		return Health{Started: true, NodeEligible: true, Refused: []string{"tenant/web"}, Err: errors.New("set of tenant/web: refused")}
+	}
+	for _, tc := range []struct {
+		name, remote string
+		authorized   bool
+		want         bool
+	}{
+		{"from the LAN", "192.0.2.50:4711", false, false},
+		{"from the LAN, IPv6", "[2001:db8::50]:4711", false, false},
+		{"from the node itself", "127.0.0.1:4711", false, true},
+		{"from the node itself, IPv6", "[::1]:4711", false, true},
+		{"authorized", "192.0.2.50:4711", true, true},
+	} {
+		for _, path := range []string{"/healthz", "/livez", "/readyz"} {
+			counted := 0
+			h := Handler(health, Config{Names: tc.authorized, Count: func(p string, status int) {
+				if p == path && status > 0 {
+					counted = status
+				}
+			}})
+			r := httptest.NewRequest("GET", path, nil)
+			r.RemoteAddr = tc.remote
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			if got := strings.Contains(w.Body.String(), "tenant"); got != tc.want {
+				t.Errorf("%s %s: %s names Services: %v, want %v", tc.name, path, w.Body, got, tc.want)
+			}
+			if !strings.Contains(w.Body.String(), `"refusedServices":1`) {
+				t.Errorf("%s %s: %s does not count them", tc.name, path, w.Body)
+			}
+			if counted != w.Code {
+				t.Errorf("%s %s: counted as %d, answered %d", tc.name, path, counted, w.Code)
+			}
+		}
+	}
+}
+
+// Health check ports answer on the node's addresses in the ranges alone, also on
+// those that come later.
+func TestServicesOnSomeAddresses(t *testing.T) {
+	nstest.Require(t, "ip")
+	nstest.Run(t, "ip", "address", "replace", "192.0.2.11/32", "dev", "lo")
+	nstest.Run(t, "ip", "address", "replace", "2001:db8::11/128", "dev", "lo", "nodad")
+	s := NewServices(func() bool { return true }, netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/64"))
+	defer s.Close()
+	const port = 31998
+	if err := s.Set(t.Context(), types.NamespacedName{Namespace: "default", Name: "web"}, port, 1); err != nil {
+		t.Fatal(err)
+	}
+	dial := func(address string) error {
+		c, err := net.DialTimeout("tcp", net.JoinHostPort(address, strconv.Itoa(port)), 5*time.Second)
+		if err == nil {
+			_ = c.Close()
+		}
+		return err
+	}
+	for address, want := range map[string]bool{"192.0.2.11": true, "2001:db8::11": true, "127.0.0.1": false, "::1": false} {
+		if err := dial(address); (err == nil) != want {
+			t.Errorf("%s: %v, want an answer: %v", address, err, want)
+		}
+	}
+	nstest.Run(t, "ip", "address", "replace", "192.0.2.12/32", "dev", "lo")
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		err := dial("192.0.2.12")
+		if err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("an address that came later never answers: %v", err)
+		}
 	}
 }
 

@@ -9,18 +9,23 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/causeway-lb/causeway/internal/serve"
 )
 
 // Services serves the healthCheckNodePorts of Services with
 // externalTrafficPolicy Local. Safe for concurrent use.
 type Services struct {
-	healthy func() bool
+	healthy   func() bool
+	addresses []netip.Prefix // none: all
 
 	mu      sync.Mutex
 	servers map[types.NamespacedName]*server
@@ -30,6 +35,7 @@ type Services struct {
 type server struct {
 	name types.NamespacedName
 	port uint16
+	only []netip.Prefix
 	http *http.Server
 	stop chan struct{}
 	done chan struct{}
@@ -39,9 +45,10 @@ type server struct {
 }
 
 // NewServices gives Services without any. healthy says whether this node's
-// forwarding works; if not, every Service is reported unhealthy here.
-func NewServices(healthy func() bool) *Services {
-	return &Services{healthy: healthy, servers: map[types.NamespacedName]*server{}}
+// forwarding works; if not, every Service is reported unhealthy here. Only the
+// node's addresses in the given ranges answer, as with NodePorts; none: all.
+func NewServices(healthy func() bool, addresses ...netip.Prefix) *Services {
+	return &Services{healthy: healthy, addresses: addresses, servers: map[types.NamespacedName]*server{}}
 }
 
 // Set serves port for a Service, whose number of ready endpoints on this node
@@ -87,42 +94,113 @@ func (s *Services) Close() {
 // serve starts a server. With a port in use it returns both the server, which
 // waits for the port, and the error.
 func (s *Services) serve(ctx context.Context, name types.NamespacedName, port uint16, ready int) (*server, error) {
-	l, err := listen(ctx, port)
+	srv := &server{name: name, port: port, only: s.addresses, ready: ready, stop: make(chan struct{}), done: make(chan struct{})}
+	listeners, err := srv.listen(ctx, nil)
 	if err != nil && !errors.Is(err, unix.EADDRINUSE) {
+		for _, l := range listeners {
+			_ = l.Close()
+		}
 		return nil, err
 	}
-	srv := &server{name: name, port: port, ready: ready, stop: make(chan struct{}), done: make(chan struct{})}
-	srv.http = &http.Server{
-		Handler:           http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { srv.answer(w, s.healthy()) }),
-		ReadHeaderTimeout: 5 * time.Second,
-		WriteTimeout:      5 * time.Second,
-		IdleTimeout:       time.Minute,
-	}
-	go srv.run(l)
+	srv.http = serve.Server(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { srv.answer(w, s.healthy()) }))
+	go srv.run(listeners)
 	return srv, err
 }
 
-func listen(ctx context.Context, port uint16) (net.Listener, error) {
-	var lc net.ListenConfig
-	return lc.Listen(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(int(port))))
+// anywhere stands for all of the node's addresses.
+var anywhere netip.Addr
+
+// listen opens the port on the node's addresses that it is not in open yet. With
+// an error it gives those that could be opened.
+func (s *server) listen(ctx context.Context, open map[netip.Addr]bool) (map[netip.Addr]net.Listener, error) {
+	addresses, err := within(s.only)
+	if err != nil {
+		return nil, err
+	}
+	out := map[netip.Addr]net.Listener{}
+	var errs []error
+	for _, a := range addresses {
+		if open[a] {
+			continue
+		}
+		host := ""
+		if a != anywhere {
+			host = a.String()
+		}
+		var lc net.ListenConfig
+		l, err := lc.Listen(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(int(s.port))))
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		out[a] = serve.Limit(l, serve.MaxConnections)
+	}
+	return out, errors.Join(errs...)
 }
 
-// run serves, after it has got the port if l is nil.
-func (s *server) run(l net.Listener) {
-	const again = time.Second
+// within gives this node's addresses that are in ranges.
+func within(ranges []netip.Prefix) ([]netip.Addr, error) {
+	if len(ranges) == 0 {
+		return []netip.Addr{anywhere}, nil
+	}
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("list this node's addresses: %w", err)
+	}
+	var out []netip.Addr
+	for _, a := range all {
+		p, err := netip.ParsePrefix(a.String())
+		if err != nil {
+			continue
+		}
+		addr := p.Addr().Unmap()
+		in := func(r netip.Prefix) bool { return r.Contains(addr) }
+		// Link-local ones would need a zone, and nobody outside asks there.
+		if !addr.IsLinkLocalUnicast() && slices.ContainsFunc(ranges, in) && !slices.Contains(out, addr) {
+			out = append(out, addr)
+		}
+	}
+	return out, nil
+}
+
+// look is how often ports that are in use are tried again, and addresses looked
+// for that have come.
+const look = time.Second
+
+// run serves, also where the port gets free or an address comes only later.
+func (s *server) run(listeners map[netip.Addr]net.Listener) {
 	defer close(s.done)
-	for l == nil {
+	var serving sync.WaitGroup
+	defer serving.Wait()
+	gone := make(chan netip.Addr)
+	open := map[netip.Addr]bool{}
+	for {
+		for a, l := range listeners {
+			open[a] = true
+			serving.Go(func() {
+				if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+					_ = l.Close()
+				}
+				select {
+				case gone <- a:
+				case <-s.stop:
+				}
+			})
+		}
+		var again <-chan time.Time
+		if !open[anywhere] {
+			again = time.After(look)
+		}
 		select {
 		case <-s.stop:
 			return
-		case <-time.After(again):
+		case a := <-gone:
+			delete(open, a)
+			listeners = nil
+		case <-again:
+			// What cannot be opened now is tried again.
+			listeners, _ = s.listen(context.Background(), open)
 		}
-		if got, err := listen(context.Background(), s.port); err == nil {
-			l = got
-		}
-	}
-	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		_ = l.Close()
 	}
 }
 

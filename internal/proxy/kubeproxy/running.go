@@ -17,6 +17,10 @@ import (
 // otherwise.
 const modeURL = "http://127.0.0.1:10249/proxyMode"
 
+// AgentHeader is on Causeway's own answers to the question for the proxy mode, by
+// which they are told from kube-proxy's.
+const AgentHeader = "Causeway-Agent"
+
 // Running says how it shows that kube-proxy runs in this network namespace; ""
 // means that there is no sign of it. It sees a process if it may see the
 // node's processes, and else the port on which kube-proxy tells its mode.
@@ -43,6 +47,9 @@ func Running(ctx context.Context) string {
 		return ""
 	}
 	defer resp.Body.Close()
+	if resp.Header.Get(AgentHeader) != "" {
+		return "" // our own agent, which tells its mode as kube-proxy does
+	}
 	mode, err := io.ReadAll(io.LimitReader(resp.Body, 64))
 	if err != nil || resp.StatusCode != http.StatusOK {
 		return ""

@@ -17,6 +17,9 @@
 //     the resync interval, everything is read back and compared.
 //   - A Service that the Backend reports as refused holds nobody up: it counts
 //     as not yet synced, and is tried again when it changes and on a timer.
+//   - Status says since when something is Behind, from when it was notified until
+//     the kernel has it and Applied has returned; so a Backend that does not
+//     return is noticed, by who asks.
 //   - Status says InSync from a successful Sync until one fails. What others do
 //     to the kernel meanwhile is repaired by the Sync that finds it: until then
 //     Status does not know of it.

@@ -23,6 +23,9 @@ type Metrics struct {
 	inSync      prometheus.Gauge
 	refused     prometheus.Gauge
 	last        prometheus.Gauge
+
+	kubeProxy *kubeProxy
+	mode      func() string // nil: not told
 }
 
 // NewMetrics makes the metrics of a backend; register them with Collectors.
@@ -38,6 +41,7 @@ func NewMetrics(backendName string) *Metrics {
 		return prometheus.NewCounter(prometheus.CounterOpts(opts(name, help)))
 	}
 	return &Metrics{
+		kubeProxy: newKubeProxy(),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: "causeway", Subsystem: "proxy", Name: "sync_duration_seconds", ConstLabels: labels,
 			Help:    "Time from taking in changes, computing included, to the kernel's acceptance, by kind of sync: change or full.",
@@ -76,6 +80,9 @@ func (m *Metrics) synced(r backend.Report, services int, elapsed time.Duration, 
 		kind = "full"
 	}
 	m.duration.WithLabelValues(kind).Observe(elapsed.Seconds())
+	if m.mode != nil {
+		m.kubeProxy.synced(r.Full, m.mode(), elapsed, err)
+	}
 	if err != nil {
 		m.errors.Inc()
 		m.inSync.Set(0)
@@ -100,5 +107,8 @@ func (m *Metrics) took(c cause, now, begun time.Time) {
 	m.noticing.Observe(now.Sub(c.noticed).Seconds())
 	if c.trigger.After(begun) {
 		m.programming.Observe(now.Sub(c.trigger).Seconds())
+		if m.mode != nil {
+			m.kubeProxy.took(now.Sub(c.trigger))
+		}
 	}
 }

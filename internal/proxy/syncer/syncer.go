@@ -75,16 +75,37 @@ type Status struct {
 	Refused []types.NamespacedName
 	// Since is when InSync last became what it is.
 	Since time.Time
+	// Behind is since when the oldest of what was notified is not in the kernel,
+	// because the Backend works on it, cannot do it, or does not return; zero if
+	// there is nothing, and before Run.
+	Behind time.Time
+	// Attempts is how often the Backend's Sync has returned.
+	Attempts uint64
 	// LastSync is when a Sync last succeeded.
 	LastSync time.Time
 	// Err is why the last Sync failed, nil if it did not.
 	Err error
 }
 
+// LateAfter is how long something that was notified may take to be in the kernel.
+const LateAfter = 10 * time.Second
+
+// Late tells whether the kernel is behind for too long to call it in sync, though
+// no Sync has failed, and else how soon it may be so by itself; 0 for never.
+func (s Status) Late(now time.Time) (late bool, again time.Duration) {
+	if s.Behind.IsZero() {
+		return false, 0
+	}
+	left := LateAfter - now.Sub(s.Behind)
+	return left <= 0, max(left, 0)
+}
+
 const (
 	defaultResync = 10 * time.Minute
-	minBackoff    = 50 * time.Millisecond
-	maxBackoff    = 30 * time.Second
+	// syncTimeout bounds one Sync, as far as the Backend heeds its context.
+	syncTimeout = time.Minute
+	minBackoff  = 50 * time.Millisecond
+	maxBackoff  = 30 * time.Second
 	// driftPause gathers the many notifications of one foreign transaction.
 	driftPause = 20 * time.Millisecond
 	// refusedPause is how long Services that the kernel refuses rest at first.
@@ -100,6 +121,9 @@ type Syncer struct {
 	node    *model.Node // set: to be taken in
 	verify  bool        // read the kernel back
 	status  Status
+	queued  time.Time // since when something is in dirty, node or verify
+	busy    time.Time // since when what was taken from there is not in the kernel
+	running bool
 	watches []chan struct{}
 	wake    chan struct{}
 
@@ -162,11 +186,15 @@ func New(cfg Config) (*Syncer, error) {
 // happened, zero if unknown; it is measured against the commit.
 func (s *Syncer) Notify(name types.NamespacedName, trigger time.Time) {
 	c := cause{trigger: trigger, noticed: time.Now()}
+	if s.cfg.Metrics.mode != nil {
+		s.cfg.Metrics.kubeProxy.notified(c.noticed)
+	}
 	s.mu.Lock()
 	if old, ok := s.dirty[name]; ok {
 		c = c.earlier(old)
 	}
 	s.dirty[name] = c
+	s.behind(c.noticed)
 	s.mu.Unlock()
 	s.kick()
 }
@@ -175,6 +203,7 @@ func (s *Syncer) Notify(name types.NamespacedName, trigger time.Time) {
 func (s *Syncer) SetNode(n model.Node) {
 	s.mu.Lock()
 	s.node = &n
+	s.behind(time.Now())
 	s.mu.Unlock()
 	s.kick()
 }
@@ -183,15 +212,35 @@ func (s *Syncer) SetNode(n model.Node) {
 func (s *Syncer) Verify() {
 	s.mu.Lock()
 	s.verify = true
+	s.behind(time.Now())
 	s.mu.Unlock()
 	s.kick()
+}
+
+// behind notes that something has come in, with mu held.
+func (s *Syncer) behind(since time.Time) {
+	if !s.queued.IsZero() {
+		return
+	}
+	s.queued = since
+	if s.busy.IsZero() {
+		s.wakeWatches()
+	}
 }
 
 // Status is how the kernel stands now.
 func (s *Syncer) Status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.status
+	out := s.status
+	switch {
+	case !s.running:
+	case s.busy.IsZero() || !s.queued.IsZero() && s.queued.Before(s.busy):
+		out.Behind = s.queued
+	default:
+		out.Behind = s.busy
+	}
+	return out
 }
 
 // Watch gives a channel that receives when Status may have changed; several
@@ -221,6 +270,11 @@ func (s *Syncer) set(inSync bool, err error) {
 	if err == nil {
 		s.status.Started, s.status.LastSync = true, now
 	}
+	s.wakeWatches()
+}
+
+// wakeWatches is called with mu held.
+func (s *Syncer) wakeWatches() {
 	for _, ch := range s.watches {
 		select {
 		case ch <- struct{}{}:
@@ -233,6 +287,9 @@ func (s *Syncer) set(inSync bool, err error) {
 // Source must hold all Services when Run is called.
 func (s *Syncer) Run(ctx context.Context) error {
 	log := logr.FromContextOrDiscard(ctx).WithName("syncer").WithValues("backend", s.cfg.Backend.Name())
+	s.mu.Lock()
+	s.running, s.queued = true, time.Now()
+	s.mu.Unlock()
 	var watch sync.WaitGroup
 	defer watch.Wait()
 	if w, ok := s.cfg.Backend.(backend.Watcher); ok {
@@ -331,6 +388,10 @@ func (s *Syncer) take() (dirty map[types.NamespacedName]cause, node *model.Node,
 		dirty, s.dirty = s.dirty, map[types.NamespacedName]cause{}
 	}
 	s.node, s.verify = nil, false
+	if s.busy.IsZero() {
+		s.busy = s.queued
+	}
+	s.queued = time.Time{}
 	return dirty, node, verify
 }
 
@@ -338,6 +399,7 @@ func (s *Syncer) take() (dirty map[types.NamespacedName]cause, node *model.Node,
 func (s *Syncer) sync(ctx context.Context, log logr.Logger, retry bool) error {
 	dirty, node, verify := s.take()
 	if len(dirty) == 0 && len(s.pending) == 0 && node == nil && !verify && !retry {
+		s.idle()
 		return nil
 	}
 	if verify && !retry && s.Status().Started && len(dirty) == 0 {
@@ -366,6 +428,7 @@ func (s *Syncer) sync(ctx context.Context, log logr.Logger, retry bool) error {
 	}
 	if len(s.pending) == 0 && node == nil && !verify && !retry {
 		s.done()
+		s.idle()
 		return nil // nothing that matters to this node
 	}
 	var changed []types.NamespacedName
@@ -377,7 +440,17 @@ func (s *Syncer) sync(ctx context.Context, log logr.Logger, retry bool) error {
 			changed = append(changed, name)
 		}
 	}
-	report, err := s.cfg.Backend.Sync(ctx, s.state.Desired(), changed)
+	s.mu.Lock()
+	if s.busy.IsZero() {
+		s.busy = start // tried again, without anything new
+	}
+	s.mu.Unlock()
+	syncCtx, cancel := context.WithTimeout(ctx, syncTimeout)
+	report, err := s.cfg.Backend.Sync(syncCtx, s.state.Desired(), changed)
+	cancel()
+	s.mu.Lock()
+	s.status.Attempts++
+	s.mu.Unlock()
 	s.cfg.Metrics.synced(report, len(s.pending), time.Since(start), err)
 	if err != nil {
 		s.mu.Lock()
@@ -387,6 +460,7 @@ func (s *Syncer) sync(ctx context.Context, log logr.Logger, retry bool) error {
 	}
 	s.done()
 	s.succeeded(log, report, time.Since(start))
+	s.idle()
 	return nil
 }
 
@@ -418,12 +492,23 @@ func (s *Syncer) postpone(dirty map[types.NamespacedName]cause) map[types.Namesp
 			c = c.earlier(old)
 		}
 		s.dirty[name] = c
+		if s.queued.IsZero() || c.noticed.Before(s.queued) {
+			s.queued = c.noticed
+		}
 		s.postponed[name] = true
 		delete(dirty, name)
 	}
 	s.mu.Unlock()
 	s.kick()
 	return dirty
+}
+
+// idle notes that all that was taken in is in the kernel, and that everybody has
+// been told.
+func (s *Syncer) idle() {
+	s.mu.Lock()
+	s.busy = time.Time{}
+	s.mu.Unlock()
 }
 
 // done measures how long what has come in until now took.
