@@ -45,7 +45,7 @@ type Config struct {
 	// HealthAddress serves /healthz, /livez and /readyz; "" switches them off.
 	// MetricsAddress serves /metrics and /proxyMode to everybody, and so should be
 	// one of loopback; SecureMetricsAddress serves the same by TLS to those whom the
-	// API server lets get these paths. Each has /healthz with names, too.
+	// API server lets get /metrics. Each has /healthz with names, too.
 	HealthAddress, MetricsAddress, SecureMetricsAddress string
 	// MetricsCertFile and MetricsKeyFile are the certificate of
 	// SecureMetricsAddress; "": one that the agent makes.
@@ -213,7 +213,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return serveHTTP(ctx, endpoint{what: "metrics", address: a.cfg.MetricsAddress}, a.metricsHandler(false))
 	})
 	g.Go(func() error {
-		h := serve.NewReviewer(a.clients.kube).Protect(a.metricsHandler(true))
+		h := serve.NewReviewer(a.clients.kube, "/metrics").Protect(a.metricsHandler(true))
 		return serveHTTP(ctx, endpoint{
 			what: "secure metrics", address: a.cfg.SecureMetricsAddress,
 			tls: true, certFile: a.cfg.MetricsCertFile, keyFile: a.cfg.MetricsKeyFile,

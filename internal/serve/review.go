@@ -28,20 +28,18 @@ const (
 )
 
 // Reviewer lets requests through whose bearer token the API server knows and
-// allows to get the path (nonResourceURLs of a ClusterRole). It needs the right to
+// allows to get one path (nonResourceURLs of a ClusterRole), whatever path they
+// ask for: Kubernetes lets everybody get /healthz, /livez and /readyz
+// (system:public-info-viewer), where more stands here. It needs the right to
 // create TokenReviews and SubjectAccessReviews, as system:auth-delegator gives.
 // Safe for concurrent use.
 type Reviewer struct {
 	kube kubernetes.Interface
+	path string
 	open chan struct{}
 
 	mu        sync.Mutex
-	decisions map[question]decision
-}
-
-type question struct {
-	token [sha256.Size]byte
-	path  string
+	decisions map[[sha256.Size]byte]decision // by token
 }
 
 type decision struct {
@@ -49,9 +47,9 @@ type decision struct {
 	until  time.Time
 }
 
-// NewReviewer gives a Reviewer that asks kube.
-func NewReviewer(kube kubernetes.Interface) *Reviewer {
-	return &Reviewer{kube: kube, open: make(chan struct{}, maxReviews), decisions: map[question]decision{}}
+// NewReviewer gives a Reviewer that asks kube who may get path.
+func NewReviewer(kube kubernetes.Interface, path string) *Reviewer {
+	return &Reviewer{kube: kube, path: path, open: make(chan struct{}, maxReviews), decisions: map[[sha256.Size]byte]decision{}}
 }
 
 // Protect passes on to h what is allowed.
@@ -60,14 +58,14 @@ func (r *Reviewer) Protect(h http.Handler) http.Handler {
 		token, ok := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer ")
 		if !ok || token == "" {
 			w.Header().Set("WWW-Authenticate", "Bearer")
-			http.Error(w, "send the token of a ServiceAccount that may get "+req.URL.Path+" (Authorization: Bearer)", http.StatusUnauthorized)
+			http.Error(w, "send the token of a ServiceAccount that may get "+r.path+" (Authorization: Bearer)", http.StatusUnauthorized)
 			return
 		}
-		switch status := r.review(req.Context(), token, req.URL.Path); status {
+		switch status := r.review(req.Context(), token); status {
 		case http.StatusOK:
 			h.ServeHTTP(w, req)
 		case http.StatusForbidden:
-			http.Error(w, "the token's owner may not get "+req.URL.Path+": bind it to a ClusterRole with this path in nonResourceURLs", status)
+			http.Error(w, "the token's owner may not get "+r.path+": bind it to a ClusterRole with this path in nonResourceURLs", status)
 		default:
 			http.Error(w, http.StatusText(status), status)
 		}
@@ -75,8 +73,8 @@ func (r *Reviewer) Protect(h http.Handler) http.Handler {
 }
 
 // review gives 200, 401, 403, or 503 if the API server could not be asked.
-func (r *Reviewer) review(ctx context.Context, token, path string) int {
-	q := question{sha256.Sum256([]byte(token)), path}
+func (r *Reviewer) review(ctx context.Context, token string) int {
+	q := sha256.Sum256([]byte(token))
 	r.mu.Lock()
 	d, ok := r.decisions[q]
 	r.mu.Unlock()
@@ -91,7 +89,7 @@ func (r *Reviewer) review(ctx context.Context, token, path string) int {
 	case <-ctx.Done():
 		return http.StatusServiceUnavailable
 	}
-	status := r.ask(ctx, token, path)
+	status := r.ask(ctx, token)
 	keep := keepDenied
 	switch status {
 	case http.StatusServiceUnavailable:
@@ -108,7 +106,7 @@ func (r *Reviewer) review(ctx context.Context, token, path string) int {
 	return status
 }
 
-func (r *Reviewer) ask(ctx context.Context, token, path string) int {
+func (r *Reviewer) ask(ctx context.Context, token string) int {
 	known, err := r.kube.AuthenticationV1().TokenReviews().Create(ctx, &authenticationv1.TokenReview{
 		Spec: authenticationv1.TokenReviewSpec{Token: token},
 	}, metav1.CreateOptions{})
@@ -126,7 +124,7 @@ func (r *Reviewer) ask(ctx context.Context, token, path string) int {
 	allowed, err := r.kube.AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{
 		Spec: authorizationv1.SubjectAccessReviewSpec{
 			User: user.Username, UID: user.UID, Groups: user.Groups, Extra: extra,
-			NonResourceAttributes: &authorizationv1.NonResourceAttributes{Path: path, Verb: "get"},
+			NonResourceAttributes: &authorizationv1.NonResourceAttributes{Path: r.path, Verb: "get"},
 		},
 	}, metav1.CreateOptions{})
 	switch {

@@ -191,7 +191,7 @@ func TestReviewer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var calls atomic.Int32
 		var fail atomic.Bool
-		h := NewReviewer(fakeReviews(&calls, &fail)).Protect(ok)
+		h := NewReviewer(fakeReviews(&calls, &fail), "/metrics").Protect(ok)
 		ask := func(header, path string, want int) {
 			t.Helper()
 			r := httptest.NewRequest("GET", path, nil)
@@ -212,8 +212,9 @@ func TestReviewer(t *testing.T) {
 		}
 		ask("Bearer stranger", "/metrics", 401)
 		ask("Bearer nobody", "/metrics", 403)
-		ask("Bearer scraper", "/healthz", 403)
+		ask("Bearer nobody", "/healthz", 403) // which the API server would allow by itself
 		ask("Bearer scraper", "/metrics", 200)
+		ask("Bearer scraper", "/healthz", 200)
 		before := calls.Load()
 		fail.Store(true)
 		ask("Bearer scraper", "/metrics", 200) // still known
