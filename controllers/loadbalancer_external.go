@@ -20,7 +20,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
-	"github.com/causeway-lb/causeway/internal/announce/elect"
 	"github.com/causeway-lb/causeway/internal/netaddr"
 	"github.com/causeway-lb/causeway/internal/provisioner"
 	"github.com/causeway-lb/causeway/internal/provisioner/haproxy"
@@ -110,7 +109,7 @@ func (c cachedTraffic) Nodes(ctx context.Context, svc *corev1.Service) ([]provis
 	for i := range nodes.Items {
 		node := &nodes.Items[i]
 		addrs := nodeAddresses(node)
-		if len(addrs) == 0 || !c.ignoreExcludeLabel && elect.ExcludedByLabel(node.Labels) {
+		if len(addrs) == 0 || !c.ignoreExcludeLabel && v1alpha1.ExcludedByLabel(node.Labels) {
 			continue
 		}
 		n := provisioner.Node{Name: node.Name, Addresses: addrs, ReadyEndpoints: endpoints[node.Name]}
@@ -218,7 +217,7 @@ func (r *LoadBalancerReconciler) nodeFeed() handler.EventHandler {
 	return watchFuncs(
 		func(_ context.Context, before, now *corev1.Node, q queue) {
 			if before == nil || takesTraffic(before) != takesTraffic(now) ||
-				elect.ExcludedByLabel(before.Labels) != elect.ExcludedByLabel(now.Labels) ||
+				v1alpha1.ExcludedByLabel(before.Labels) != v1alpha1.ExcludedByLabel(now.Labels) ||
 				!equality.Semantic.DeepEqual(before.Status.Addresses, now.Status.Addresses) {
 				enqueue(q, r.remote.all())
 			}

@@ -81,7 +81,7 @@ func (b *snapshotter) make(store *Store, starting, inSync bool) (announce.Snapsh
 
 func announceNode(n *corev1.Node) announce.Node {
 	return announce.Node{
-		Name: n.Name, Labels: n.Labels, Excluded: elect.ExcludedByLabel(n.Labels),
+		Name: n.Name, Labels: n.Labels, Excluded: v1alpha1.ExcludedByLabel(n.Labels),
 		Cordoned: n.Spec.Unschedulable, Deleting: !eligible(n), NoNetwork: networkUnavailable(n), InternalIPs: internalIPs(n),
 	}
 }

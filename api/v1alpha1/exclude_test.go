@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package elect
+package v1alpha1
 
 import "testing"
 
