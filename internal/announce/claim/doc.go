@@ -33,7 +33,16 @@
 //
 // Rank is elect.Outranks, which does not depend on anybody's view.
 //
-// A stranger (RFC 5227) is never fought: before the first announcement the
+// Where a switch suppresses ARP and NDP, silence of the link is not enough: what is
+// asked by a probe or told by an announcement does not get everywhere, and a
+// switch may answer for a node from memory. So an answer with a node's hardware
+// address that its agent has not sent has the node asked itself, by unicast; for a
+// node that membership holds dead it counts for nothing, at the latest after
+// maxStale; who takes an address over tells the former holder by unicast; and who
+// goes on announcing asks the elected one now and then.
+//
+// A stranger that probes does not use the address: it only has this node look once
+// more. A stranger (RFC 5227) is never fought: before the first announcement the
 // address is left to it; afterwards one announcement is made in each
 // DefendInterval (section 2.4, (c)), and in both cases it is reported.
 //

@@ -457,3 +457,63 @@ func TestBoundOnANode(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
+
+// TestSwitchAnswersFromMemory: answers with a node's hardware address that its agent
+// has not sent.
+func TestSwitchAnswersFromMemory(t *testing.T) {
+	memory := Peer{MAC: better.MAC, Host: better.Name}
+	t.Run("of one that is alive and answers itself", func(t *testing.T) {
+		b := newBench(t)
+		b.set(elected)
+		b.hear(wire.Claim, memory)
+		b.expect(Probing, "probe", "probe 01")
+		b.hear(wire.Claim, better)
+		b.expect(Held)
+	})
+	t.Run("of one that is alive and does not", func(t *testing.T) {
+		b := newBench(t)
+		b.set(elected)
+		b.hear(wire.Claim, memory)
+		b.run(350 * time.Millisecond)
+		b.expect(Conflicting, "probe", "probe 01", "probe", "probe")
+		if c := b.m.Conflict(b.now); c.Node != better.Name {
+			t.Errorf("conflict %+v does not name the node", c)
+		}
+	})
+	t.Run("of the dead", func(t *testing.T) {
+		dead := memory
+		dead.HostDead, dead.Cached = true, true
+		b := newBench(t)
+		b.set(hurry)
+		for range 4 {
+			b.hear(wire.Claim, dead)
+			b.run(10 * time.Millisecond)
+		}
+		b.expect(Announcing, "probe", "probe", "answer", "announce")
+	})
+	t.Run("of one whose kernel may have the address", func(t *testing.T) {
+		dead := memory
+		dead.HostDead = true
+		b := newBench(t)
+		b.set(hurry)
+		start := b.now
+		for !b.m.Answers() && b.now.Sub(start) < time.Minute {
+			b.hear(wire.Claim, dead)
+			b.run(10 * time.Millisecond)
+		}
+		if took := b.now.Sub(start); took < maxStale || took > maxStale+100*time.Millisecond {
+			t.Errorf("taken after %v, want %v", took, maxStale)
+		}
+	})
+}
+
+// TestAsksTheElected: a node that goes on announcing asks the one that is elected
+// now and then, which it may not have heard, and stops when that answers.
+func TestAsksTheElected(t *testing.T) {
+	b := announcing(t, elected)
+	b.set(Want{Role: Standby, Elected: better.Name, ElectedAt: better.MAC})
+	b.run(5 * time.Second)
+	b.expect(Announcing, "probe 01")
+	b.hear(wire.Claim, better)
+	b.expect(Idle, "silent")
+}
