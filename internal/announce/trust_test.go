@@ -97,7 +97,9 @@ func TestReplayedFrames(t *testing.T) {
 			l.must(host.InSync(false))
 			l.eventually("another node announces", l.takenFrom(host, a))
 			l.must(host.InSync(true))
-			host = l.announcer(a)
+			l.eventually("it is back", func() bool {
+				return l.announcer(a) == host && !l.takenFrom(host, a)()
+			})
 			recorded := frames()
 			if len(recorded) == 0 {
 				t.Fatal("no frame was recorded")

@@ -74,7 +74,7 @@ func (m *Machine) hearStranger(now time.Time, kind wire.Kind, from Peer) {
 		if kind != wire.Claim {
 			return // the answer to its probe tells it enough
 		}
-		if from.Host != "" && now.Sub(m.since) < maxStale {
+		if (from.Cached || from.Host != "" && from.Host == m.holder.Name) && now.Sub(m.since) < maxStale {
 			return // a switch that has not learned yet that the address is here
 		}
 		m.conflict = from.conflict(now)
@@ -184,6 +184,9 @@ func (m *Machine) due(now time.Time, holder Peer) time.Time {
 func (m *Machine) hold(now time.Time, holder Peer) {
 	if m.state != Held {
 		m.heldSince, m.retry = now, time.Time{}
+		if m.state == Probing && m.suspect.Host != "" && m.suspect.Host != holder.Name {
+			m.conflict = m.suspect.conflict(now) // two have it
+		}
 	}
 	m.enter(now, Held)
 	m.holder, m.answered = holder, true
