@@ -15,13 +15,16 @@ type Limits struct {
 	// NodeAddress says that endpoints see an address of the node, never the
 	// client's.
 	NodeAddress bool
+	// OwnMasqueraded says that a connection which comes from a load balancer IP that
+	// the node has is masqueraded, wherever its endpoint is.
+	OwnMasqueraded bool
 	// AffinityApart says that each frontend of a Service port has its own affinity.
 	AffinityApart bool
 }
 
 // limits by the name of the mode; those not listed can do every row.
 var limits = map[string]Limits{
-	"ipvs": {AffinityApart: true, Rows: []string{
+	"ipvs": {AffinityApart: true, OwnMasqueraded: true, Rows: []string{
 		"another host's load balancer IP, no such port, from a Pod here",
 		"another host's load balancer IP, no such port, from the node",
 		"another host's load balancer IP, no such port, policy Local, from a Pod here",
@@ -43,7 +46,7 @@ func LimitsOf(mode string) Limits { return limits[mode] }
 // not work at all.
 func (l Limits) want(r *Row) (w Want, cannot bool) {
 	w = r.Want
-	if l.NodeAddress && !w.Untouched && w.Action == model.Forward {
+	if (l.NodeAddress || l.OwnMasqueraded && r.Bound) && !w.Untouched && w.Action == model.Forward {
 		w.Masquerade = w.To
 	}
 	return w, slices.Contains(l.Rows, r.Name)
