@@ -57,7 +57,7 @@ func TestEndpointsOnDeadNodes(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			views := make(chan map[string]members.Member)
 			told := Part{Name: "membership", NoLoadBalancers: true, Run: func(ctx context.Context, env Env) error {
-				a := &announcer{cfg: AnnouncerConfig{KeepDeadNodes: tc.keep}, env: env}
+				a := &announcer{cfg: AnnouncerConfig{KeepDeadNodes: tc.keep}, env: env, status: newAnnounceStatus(env)}
 				for {
 					select {
 					case view := <-views:
