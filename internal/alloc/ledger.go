@@ -85,18 +85,70 @@ func (l *Ledger[V]) Next(name string, ask Ask) (V, error) {
 	if !ok {
 		return none, ErrNoPool
 	}
-	if err := p.full(ask.Owner); err != nil {
+	if err := p.full(ask.Owner); err != nil && !l.reclaim(p, ask, ask.Owner.Namespace) {
 		return none, err
 	}
 	v, ok := p.free(ask)
 	if !ok {
 		v, ok = l.doubtedFirst(p)
 	}
+	if !ok && l.reclaim(p, ask, "") {
+		if v, ok = p.free(ask); !ok {
+			v, ok = l.doubtedFirst(p)
+		}
+	}
 	if !ok {
 		return none, &FullError{Pool: name, Stats: p.stats(), Next: l.nextEnd(p)}
 	}
 	l.pick(v, ask)
 	return v, nil
+}
+
+// ghostAfter is how old a pick is that no Service was seen with when it is taken
+// back because its pool or its namespace has none left. A request that takes that
+// long may then find its value given to another: the API server, which books each
+// value once, refuses the later one.
+const ghostAfter = 2 * time.Second
+
+// reclaim ends the oldest pick of the pool that no Service was seen with, of the
+// namespace that has most of these, or of the one given. It returns false when
+// there is none that is old enough. Whoever asks for much that he never stores
+// keeps a pool from others no longer than that.
+func (l *Ledger[V]) reclaim(p *pool[V], ask Ask, namespace string) bool {
+	if p.counts[Picked] == 0 {
+		return false
+	}
+	ghosts := map[string]int{}
+	oldest := map[string]Lease[V]{}
+	seen := map[V]bool{}
+	for _, end := range l.ends.queue {
+		if seen[end.value] || !p.gives(end.value) {
+			continue
+		}
+		seen[end.value] = true
+		for _, lease := range l.leases[end.value] {
+			of := lease.Owner.Namespace
+			if lease.State != Picked || lease.Owner.same(ask.Owner) || namespace != "" && of != namespace || ask.Now.Sub(lease.Since) < ghostAfter {
+				continue
+			}
+			ghosts[of]++
+			if old, ok := oldest[of]; !ok || lease.Since.Before(old.Since) || lease.Since.Equal(old.Since) && l.kind.Compare(lease.Value, old.Value) < 0 {
+				oldest[of] = lease
+			}
+		}
+	}
+	most := ""
+	for of, n := range ghosts {
+		if most == "" || n > ghosts[most] || n == ghosts[most] && of < most {
+			most = of
+		}
+	}
+	if len(ghosts) == 0 {
+		return false
+	}
+	ghost := oldest[most]
+	l.cut(ghost.Value, func(lease Lease[V]) bool { return lease.State == Picked && lease.Owner == ghost.Owner })
+	return true
 }
 
 // nextEnd is when the first value of the pool that is picked or rests is free

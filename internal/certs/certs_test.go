@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"net"
 	"testing"
@@ -207,5 +208,32 @@ func TestNothingIsServedBeforeTheSecretIsWritten(t *testing.T) {
 	}
 	if _, err := k.GetCertificate(nil); err == nil {
 		t.Error("a certificate that no other replica can see is served")
+	}
+}
+
+// A CA with one altered byte in its name has its key still, but no client trusts
+// what it signs: it is replaced.
+func TestRenewAlteredCA(t *testing.T) {
+	good, _ := mustRenew(t, Bundle{}, start)
+	block, _ := pem.Decode(good.CA)
+	at := bytes.LastIndex(block.Bytes, []byte("Causeway")) // the issuer is before the subject
+	if at < 0 {
+		t.Fatal("the CA's name is not in its certificate")
+	}
+	block.Bytes[at] ^= 0x20
+	bad := good
+	bad.CA = pem.EncodeToMemory(block)
+	if err := handshake(t, bad.CA, bad, names[0], start); err == nil {
+		t.Fatal("a client trusts the altered CA: this test tests nothing")
+	}
+	mended, changed := mustRenew(t, bad, start)
+	if !changed {
+		t.Fatal("the altered CA counts as good")
+	}
+	if err := handshake(t, mended.CA, mended, names[0], start); err != nil {
+		t.Errorf("after the repair: %v", err)
+	}
+	if _, changed := mustRenew(t, mended, start); changed {
+		t.Error("what was repaired is repaired again")
 	}
 }

@@ -43,11 +43,11 @@ type Bundle struct {
 func Renew(old Bundle, dnsNames []string, now time.Time) (fresh Bundle, changed bool, err error) {
 	fresh = old
 	caCert, caKey, err := parsePair(old.CA, old.CAKey)
-	if err != nil || now.Add(servingValidity).After(caCert.NotAfter) {
+	if err != nil || !trusted(caCert) || now.Add(servingValidity).After(caCert.NotAfter) {
 		if caCert, caKey, err = newCA(now); err != nil {
 			return Bundle{}, false, err
 		}
-		fresh.CA = append(encode("CERTIFICATE", caCert.Raw), stillValid(old.CA, now)...)
+		fresh.CA = append(encode("CERTIFICATE", caCert.Raw), stillValid(old.CA, now)...) // without one that nobody trusts
 		if fresh.CAKey, err = encodeKey(caKey); err != nil {
 			return Bundle{}, false, err
 		}
@@ -63,15 +63,24 @@ func Renew(old Bundle, dnsNames []string, now time.Time) (fresh Bundle, changed 
 // serves tells whether the bundle's serving certificate will do.
 func serves(b Bundle, ca *x509.Certificate, dnsNames []string, now time.Time) bool {
 	cert, _, err := parsePair(b.Cert, b.Key)
-	if err != nil || cert.CheckSignatureFrom(ca) != nil || now.Add(servingValidity/3).After(cert.NotAfter) {
+	if err != nil || now.Add(servingValidity/3).After(cert.NotAfter) {
 		return false
 	}
+	roots := x509.NewCertPool()
+	roots.AddCert(ca)
 	for _, name := range dnsNames {
-		if cert.VerifyHostname(name) != nil {
+		if _, err := cert.Verify(x509.VerifyOptions{DNSName: name, Roots: roots, CurrentTime: now}); err != nil {
 			return false
 		}
 	}
 	return true
+}
+
+// trusted tells whether clients can trust what the authority signs: it may sign,
+// and is as it was when it signed itself. One altered byte in its name, and its
+// key still matches, but no certificate leads to it.
+func trusted(ca *x509.Certificate) bool {
+	return ca.IsCA && ca.BasicConstraintsValid && ca.CheckSignatureFrom(ca) == nil
 }
 
 func newCA(now time.Time) (*x509.Certificate, *ecdsa.PrivateKey, error) {
@@ -161,11 +170,12 @@ func parsePair(certPEM, keyPEM []byte) (*x509.Certificate, *ecdsa.PrivateKey, er
 	return cert, key, err
 }
 
-// stillValid returns the certificates of a PEM bundle that have not expired.
+// stillValid returns the certificates of a PEM bundle that have not expired and
+// can be trusted.
 func stillValid(bundle []byte, now time.Time) []byte {
 	var out bytes.Buffer
 	for block, rest := pem.Decode(bundle); block != nil; block, rest = pem.Decode(rest) {
-		if cert, err := x509.ParseCertificate(block.Bytes); err == nil && now.Before(cert.NotAfter) {
+		if cert, err := x509.ParseCertificate(block.Bytes); err == nil && now.Before(cert.NotAfter) && trusted(cert) {
 			out.Write(encode("CERTIFICATE", cert.Raw))
 		}
 	}

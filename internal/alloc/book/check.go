@@ -68,7 +68,7 @@ func check[V comparable](ledger *alloc.Ledger[V], kind alloc.Kind[V], what, reso
 		text := what + " " + kind.Format(v)
 		if others := otherHolders(ledger, v, who.owner); len(others) > 0 {
 			out = append(out, Problem{Reason: Duplicate, Others: others, Message: fmt.Sprintf(
-				"%s is held by Service %s, too: delete and create again the one that can do without it", text, others[0])})
+				"%s is held by %s, too: delete and create again the one that can do without it", text, toldOf(others[0], who.owner))})
 		}
 		switch owners, selected := where(kind, policies, spans, v, who); {
 		case selected:

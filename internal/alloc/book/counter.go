@@ -86,7 +86,7 @@ func (c *counter[V]) pick(v V) error {
 	var taken *alloc.TakenError
 	switch {
 	case errors.As(err, &taken):
-		refused := c.refuse(Taken, "%s is %s by Service %s: leave the field empty, or choose another value", taken.Value, taken.State, taken.Owner)
+		refused := c.refuse(Taken, "%s is %s by %s: leave the field empty, or choose another value", taken.Value, taken.State, toldOf(taken.Owner, c.who.owner))
 		refused.Holder = taken.Owner
 		return refused
 	case err != nil:
@@ -95,6 +95,15 @@ func (c *counter[V]) pick(v V) error {
 		c.undo = append(c.undo, func() { c.ledger.Drop(v, c.who.owner) })
 	}
 	return nil
+}
+
+// toldOf names a Service to another, which is not told of those of other
+// namespaces.
+func toldOf(o, to alloc.Owner) string {
+	if o.Namespace != to.Namespace {
+		return "a Service of another namespace"
+	}
+	return "Service " + o.String()
 }
 
 // choose picks any value, and tells whether the Service had it before. It

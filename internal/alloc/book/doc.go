@@ -32,7 +32,10 @@
 //   - Admit either grants everything or leaves no trace, and a dry run leaves
 //     none either way.
 //   - A value granted is not granted again before it was seen in the API or its
-//     hold is over.
+//     hold is over; or, when a pool or a namespace has none left, before two
+//     seconds have passed: who asks for much and stores nothing, as whoever
+//     reaches the webhook can, keeps a pool from others no longer.
+//   - No answer names a Service of another namespace.
 //   - Equal calls in equal order give equal books: time and chance are passed in.
 //
 // # Non-goals

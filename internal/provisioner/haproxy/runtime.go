@@ -55,8 +55,9 @@ func (s Socket) bind() string {
 	return "ipv4@" + s.Address
 }
 
-// maxAnswer bounds what is read; 4,096 slots of 1,000 servers are less.
-const maxAnswer = 1 << 30
+// maxAnswer bounds what is read of an answer. A line a server is some 250 bytes:
+// the 256 slots and 1,000 nodes of a large one are 64 MB.
+const maxAnswer = 64 << 20
 
 // Do implements Runtime.
 func (s Socket) Do(ctx context.Context, command string) (string, error) {
@@ -79,9 +80,12 @@ func (s Socket) Do(ctx context.Context, command string) (string, error) {
 	if _, err := io.WriteString(conn, command+"\n"); err != nil {
 		return "", fmt.Errorf("send %q to HAProxy: %w", command, err)
 	}
-	answer, err := io.ReadAll(io.LimitReader(conn, maxAnswer))
+	answer, err := io.ReadAll(io.LimitReader(conn, maxAnswer+1))
 	if err != nil {
 		return "", fmt.Errorf("read HAProxy's answer to %q: %w", command, err)
+	}
+	if len(answer) > maxAnswer {
+		return "", fmt.Errorf("read HAProxy's answer to %q: it is longer than %d bytes; see that HAProxy, and nothing else, is at %s", command, maxAnswer, s.Address)
 	}
 	return strings.TrimSpace(string(answer)), nil
 }
