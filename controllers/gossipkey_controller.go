@@ -25,16 +25,11 @@ const (
 	// gossipKeyAge is how long a key is used.
 	gossipKeyAge = 30 * 24 * time.Hour
 	// gossipKeySpread is how long agents have to learn of a new key before
-	// anyone encrypts with it.
-	gossipKeySpread = 10 * time.Minute
+	// anyone encrypts with it, and how long the old one is accepted after that.
+	gossipKeySpread = 5 * time.Minute
 	// gossipKeyCheck is how often the Secret is looked at, in case somebody
 	// deleted or damaged it.
-	gossipKeyCheck = time.Minute
-
-	// gossipSinceAnnotation is when the key came into use, gossipNextAnnotation
-	// when the other one is to take its place; RFC 3339.
-	gossipSinceAnnotation = "causeway.dev/key-since"
-	gossipNextAnnotation  = "causeway.dev/key-next"
+	gossipKeyCheck = 15 * time.Second
 )
 
 // GossipKeyReconciler makes the Secret with which the agents encrypt their
@@ -45,7 +40,9 @@ const (
 //	A          -                first
 //	A          B                B is accepted everywhere, not yet used
 //	B          A                gossipKeySpread later; A is still accepted
-//	B          C                and so on, after gossipKeyAge
+//	B          -                gossipKeySpread later; A is worth nothing any more
+//	B          C                and so on, after gossipKeyAge, or when
+//	                            RotateGossipKeyAnnotation asks for it
 //
 // Agents encrypt with `key` and accept both. The Secret is polled rather than
 // watched, for a watch would need the right to read every Secret in the
@@ -112,7 +109,7 @@ func (r *GossipKeyReconciler) Ensure(ctx context.Context) error {
 	if err := r.Client.Update(ctx, secret); err != nil { // a conflict: somebody else did it; look again
 		return fmt.Errorf("update gossip Secret: %w", err)
 	}
-	log.FromContext(ctx).Info("Gossip key changed", "since", secret.Annotations[gossipSinceAnnotation], "next", secret.Annotations[gossipNextAnnotation])
+	log.FromContext(ctx).Info("Gossip key changed", "since", secret.Annotations[v1alpha1.GossipKeySinceAnnotation], "next", secret.Annotations[v1alpha1.GossipKeyNextAnnotation])
 	return nil
 }
 
@@ -128,31 +125,47 @@ func advanceGossipKey(secret *corev1.Secret, now time.Time) bool {
 		secret.Annotations = map[string]string{}
 	}
 	key, other := secret.Data[v1alpha1.GossipKey], secret.Data[v1alpha1.GossipPreviousKey]
-	since, sinceKnown := annotatedTime(secret, gossipSinceAnnotation)
-	next, nextKnown := annotatedTime(secret, gossipNextAnnotation)
+	since, sinceKnown := annotatedTime(secret, v1alpha1.GossipKeySinceAnnotation)
+	next, nextKnown := annotatedTime(secret, v1alpha1.GossipKeyNextAnnotation)
+	retire, retireKnown := annotatedTime(secret, v1alpha1.GossipKeyRetireAnnotation)
+	_, asked := secret.Annotations[v1alpha1.RotateGossipKeyAnnotation]
+	soon := now.Add(gossipKeySpread).UTC().Format(time.RFC3339)
 	stamp := now.UTC().Format(time.RFC3339)
 	switch {
 	case len(key) != gossipKeySize && len(other) == gossipKeySize:
 		secret.Data[v1alpha1.GossipKey] = other
 		delete(secret.Data, v1alpha1.GossipPreviousKey)
-		secret.Annotations[gossipSinceAnnotation] = stamp
-		delete(secret.Annotations, gossipNextAnnotation)
+		secret.Annotations[v1alpha1.GossipKeySinceAnnotation] = stamp
+		delete(secret.Annotations, v1alpha1.GossipKeyNextAnnotation)
 	case len(key) != gossipKeySize:
 		secret.Data[v1alpha1.GossipKey] = newGossipKey()
 		delete(secret.Data, v1alpha1.GossipPreviousKey)
-		secret.Annotations[gossipSinceAnnotation] = stamp
-		delete(secret.Annotations, gossipNextAnnotation)
+		secret.Annotations[v1alpha1.GossipKeySinceAnnotation] = stamp
+		delete(secret.Annotations, v1alpha1.GossipKeyNextAnnotation)
 	case !sinceKnown:
-		secret.Annotations[gossipSinceAnnotation] = stamp
+		secret.Annotations[v1alpha1.GossipKeySinceAnnotation] = stamp
 	case nextKnown && len(other) != gossipKeySize:
-		delete(secret.Annotations, gossipNextAnnotation) // begin again
+		delete(secret.Annotations, v1alpha1.GossipKeyNextAnnotation) // begin again
 	case nextKnown && !now.Before(next):
 		secret.Data[v1alpha1.GossipKey], secret.Data[v1alpha1.GossipPreviousKey] = other, key
-		secret.Annotations[gossipSinceAnnotation] = stamp
-		delete(secret.Annotations, gossipNextAnnotation)
-	case !nextKnown && !now.Before(since.Add(gossipKeyAge)):
+		secret.Annotations[v1alpha1.GossipKeySinceAnnotation] = stamp
+		secret.Annotations[v1alpha1.GossipKeyRetireAnnotation] = soon
+		delete(secret.Annotations, v1alpha1.GossipKeyNextAnnotation)
+	case nextKnown:
+		return false
+	case len(other) > 0 && !retireKnown: // left by a version that kept it until the next change
+		secret.Annotations[v1alpha1.GossipKeyRetireAnnotation] = soon
+	case len(other) > 0 && !now.Before(retire):
+		delete(secret.Data, v1alpha1.GossipPreviousKey)
+		delete(secret.Annotations, v1alpha1.GossipKeyRetireAnnotation)
+	case len(other) > 0:
+		return false // one change at a time
+	case retireKnown:
+		delete(secret.Annotations, v1alpha1.GossipKeyRetireAnnotation)
+	case asked || !now.Before(since.Add(gossipKeyAge)):
 		secret.Data[v1alpha1.GossipPreviousKey] = newGossipKey()
-		secret.Annotations[gossipNextAnnotation] = now.Add(gossipKeySpread).UTC().Format(time.RFC3339)
+		secret.Annotations[v1alpha1.GossipKeyNextAnnotation] = soon
+		delete(secret.Annotations, v1alpha1.RotateGossipKeyAnnotation)
 	default:
 		return false
 	}

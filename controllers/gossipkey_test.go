@@ -78,6 +78,62 @@ func TestGossipKeyIsRepaired(t *testing.T) {
 	}
 }
 
+// TestGossipKeyOnDemand: the key is changed when somebody asks for it, once, and the
+// old one is worth nothing some minutes later.
+func TestGossipKeyOnDemand(t *testing.T) {
+	secret := &corev1.Secret{}
+	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	advanceGossipKey(secret, start)
+	first := bytes.Clone(secret.Data[v1alpha1.GossipKey])
+	secret.Annotations[v1alpha1.RotateGossipKeyAnnotation] = "now"
+	holds := func(key []byte) bool {
+		return bytes.Equal(secret.Data[v1alpha1.GossipKey], key) || bytes.Equal(secret.Data[v1alpha1.GossipPreviousKey], key)
+	}
+	var used, gone time.Duration
+	keys := map[string]bool{string(first): true}
+	for after := time.Duration(0); after < 24*time.Hour; after += gossipKeyCheck {
+		advanceGossipKey(secret, start.Add(after))
+		key := secret.Data[v1alpha1.GossipKey]
+		keys[string(key)] = true
+		if used == 0 && !bytes.Equal(key, first) {
+			used = after
+			if !holds(first) {
+				t.Error("the old key is not accepted when the new one comes into use")
+			}
+		}
+		if gone == 0 && !holds(first) {
+			gone = after
+		}
+	}
+	if used < gossipKeySpread || used > gossipKeySpread+gossipKeyCheck {
+		t.Errorf("the new key is used after %v", used)
+	}
+	if gone < used+gossipKeySpread || gone > 15*time.Minute {
+		t.Errorf("the old key is accepted for %v", gone)
+	}
+	if len(keys) != 2 {
+		t.Errorf("%d keys were used, want 2", len(keys))
+	}
+	if len(secret.Data[v1alpha1.GossipPreviousKey]) != 0 || secret.Annotations[v1alpha1.RotateGossipKeyAnnotation] != "" {
+		t.Errorf("left behind: %v", secret.Annotations)
+	}
+}
+
+// A version that kept the last key until the next change has left one.
+func TestGossipKeyOfAFormerVersionIsRetired(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	secret := &corev1.Secret{Data: map[string][]byte{
+		v1alpha1.GossipKey: bytes.Repeat([]byte{1}, gossipKeySize), v1alpha1.GossipPreviousKey: bytes.Repeat([]byte{2}, gossipKeySize),
+	}}
+	secret.Annotations = map[string]string{v1alpha1.GossipKeySinceAnnotation: now.Format(time.RFC3339)}
+	for after := time.Duration(0); after < time.Hour; after += gossipKeyCheck {
+		advanceGossipKey(secret, now.Add(after))
+	}
+	if secret.Data[v1alpha1.GossipPreviousKey] != nil || secret.Data[v1alpha1.GossipKey][0] != 1 {
+		t.Error("the last key is still accepted after an hour")
+	}
+}
+
 var _ = Describe("the gossip key", func() {
 	It("is made, and made again when it is lost", func(ctx SpecContext) {
 		namespace := newNamespace(ctx)

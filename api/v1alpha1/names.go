@@ -77,10 +77,21 @@ const (
 	GossipSecret = "causeway-gossip"
 
 	// GossipKey and GossipPreviousKey are the data keys of GossipSecret: the
-	// 32-byte key that agents encrypt with, and another that they accept as
-	// well: the one before it, or the one to come. The second may be absent.
+	// 32-byte key that agents encrypt with, and, for some minutes around a change,
+	// another that they accept as well: the one before it, or the one to come.
 	GossipKey         = "key"
 	GossipPreviousKey = "previous"
+
+	// RotateGossipKeyAnnotation on GossipSecret, with any value, asks the controller
+	// for another gossip key. It takes the annotation off when it begins.
+	RotateGossipKeyAnnotation = "causeway.dev/rotate-key"
+
+	// GossipKeySinceAnnotation on GossipSecret is when the key came into use,
+	// GossipKeyNextAnnotation when the other one is to take its place, and
+	// GossipKeyRetireAnnotation when that is not accepted any more; RFC 3339.
+	GossipKeySinceAnnotation  = "causeway.dev/key-since"
+	GossipKeyNextAnnotation   = "causeway.dev/key-next"
+	GossipKeyRetireAnnotation = "causeway.dev/key-retire"
 
 	// WebhookSecret is the Secret in SystemNamespace that holds the admission
 	// webhooks' serving certificate, made by the controller.

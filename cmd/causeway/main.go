@@ -61,6 +61,6 @@ func newCommand() *cobra.Command {
 		SilenceErrors: true, SilenceUsage: true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	root.AddCommand(newExplainCommand(), newLabCommand())
+	root.AddCommand(newExplainCommand(), newLabCommand(), newRotateGossipKeyCommand())
 	return root
 }

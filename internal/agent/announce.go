@@ -48,6 +48,7 @@ type AnnouncerConfig struct {
 //
 //	Store, Syncer -> announceSnapshot -> announce.Speaker -> announceStatus -> API
 //	Secret        -> keys ------------------^      |
+//	AgentKeys     -> identities ------------^      |
 //	                                  membership   +----> Env.SetDeadNodes
 func Announcer(cfg AnnouncerConfig) Part {
 	if cfg.GossipPort == 0 {
@@ -60,6 +61,8 @@ func Announcer(cfg AnnouncerConfig) Part {
 			metrics: announce.NewMetrics(env.Registry),
 			changed: make(chan struct{}, 1),
 			keys:    make(chan [][]byte, 1),
+
+			identities: newIdentities(env),
 		}
 		a.status = newAnnounceStatus(env)
 		a.snapshots.ignoreExcludeLabel = cfg.IgnoreExcludeLabel
@@ -76,6 +79,8 @@ type announcer struct {
 	status  *announceStatus
 	changed chan struct{}
 	keys    chan [][]byte // the latest
+
+	identities *identities
 
 	snapshots snapshotter
 	key       [][]byte // the last received
@@ -100,6 +105,16 @@ func (a *announcer) run(ctx context.Context) error {
 	defer stopStatus()
 
 	err := a.env.Store.WaitListed(ctx, KindService, KindEndpointSlice, KindNode, KindLoadBalancerAddress, KindLoadBalancerPool)
+	if err == nil {
+		// The others are to know this agent's key before it speaks.
+		ready := make(chan struct{})
+		wg.Go(func() { a.identities.run(ctx, ready) })
+		select {
+		case <-ready:
+		case <-time.After(publishWait):
+		case <-ctx.Done():
+		}
+	}
 	for err == nil && ctx.Err() == nil {
 		var self netip.Addr
 		if self, err = a.waitForAddress(ctx); err == nil {
@@ -177,6 +192,7 @@ func (a *announcer) feed(ctx context.Context, s *announce.Speaker, self netip.Ad
 			log.Error(err, "The gossip key cannot be used; the controller writes a good one when the Secret is deleted", "secret", v1alpha1.GossipSecret)
 		}
 	}
+	s.SetIdentities(a.identities.current())
 	if a.key != nil {
 		setKeys()
 	}
@@ -189,6 +205,9 @@ func (a *announcer) feed(ctx context.Context, s *announce.Speaker, self netip.Ad
 			return
 		case a.key = <-a.keys:
 			setKeys()
+			continue
+		case <-a.identities.changed:
+			s.SetIdentities(a.identities.current())
 			continue
 		case <-a.changed:
 			settle.Reset(snapshotSettle)

@@ -57,6 +57,4 @@ type Node struct {
 	NoNetwork bool
 	// InternalIPs, where its agent is reached.
 	InternalIPs []netip.Addr
-	// PublicKey is what its agent has published (members.Identity); empty for none.
-	PublicKey []byte
 }

@@ -29,9 +29,6 @@ type Config struct {
 	// Gossip is the node's own address, where the other agents reach it; port 0
 	// is members.Port.
 	Gossip netip.AddrPort
-	// Identity, which may be nil, is this node's key pair. Its public half has been
-	// published: the other nodes are given it as Node.PublicKey.
-	Identity *members.Identity
 	// Report, which may be nil, is told of every change. It is called from the
 	// Speaker's goroutine and must not block.
 	Report func(Report)
@@ -106,9 +103,6 @@ func New(cfg Config) (*Speaker, error) {
 	s.members = m
 	s.sealer.secrets = m.Secrets
 	s.sealer.clock = func(node string) (uint32, bool) { return m.Clock(node, wire.StampUnit*time.Millisecond) }
-	if cfg.Identity != nil {
-		m.SetIdentity(cfg.Identity)
-	}
 	s.loop.init(s)
 	return s, nil
 }
@@ -126,7 +120,7 @@ func (s *Speaker) Update(snap Snapshot) {
 	}
 	peers := make([]members.Peer, 0, len(snap.Nodes))
 	for _, n := range snap.Nodes {
-		peers = append(peers, members.Peer{Name: n.Name, Addresses: n.InternalIPs, PublicKey: n.PublicKey})
+		peers = append(peers, members.Peer{Name: n.Name, Addresses: n.InternalIPs})
 	}
 	s.members.SetPeers(peers)
 }
@@ -143,6 +137,13 @@ func (s *Speaker) SetKeys(keys ...[]byte) error {
 	default:
 	}
 	return nil
+}
+
+// SetIdentities gives the Speaker this node's key pair, whose public half it has
+// published, and what the others have published, by node. Of two that have, nobody
+// else can speak for either. own may be nil.
+func (s *Speaker) SetIdentities(own *members.Identity, public map[string][]byte) {
+	s.members.SetIdentities(own, public)
 }
 
 // Run announces until ctx ends. Then it hands every address over, which takes

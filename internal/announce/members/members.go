@@ -26,8 +26,6 @@ type Peer struct {
 	// Config.Bind, or else by the first of a family of which this node has an
 	// address as well; packets of it are taken from all.
 	Addresses []netip.Addr
-	// PublicKey is that of its Identity; empty if it has not published one.
-	PublicKey []byte
 }
 
 // Member is what is known about a node.
@@ -86,6 +84,7 @@ type Members struct {
 	mu         sync.Mutex
 	list       *memberlist.Memberlist
 	identity   *Identity
+	public     map[string][]byte      // keys that nodes have published
 	own        []netip.Addr           // this node's addresses, from the API
 	ids        map[wire.NodeID]string // of the peers
 	keys       [][]byte
@@ -169,9 +168,6 @@ func (m *Members) SetPeers(peers []Peer) {
 		}
 		p.apart = !p.listed.IsValid() && len(l.Addresses) > 0
 		sources = append(sources, l.Addresses...)
-		if !bytes.Equal(p.public, l.PublicKey) {
-			p.public, p.keys = slices.Clone(l.PublicKey), sealKeys{}
-		}
 	}
 	for name, p := range m.peers {
 		if !listed[name] {
@@ -234,13 +230,31 @@ func (m *Members) bindOthers(ctx context.Context) {
 	}
 }
 
-// SetIdentity gives this node the key pair whose public half it has published. Peers
-// that have published theirs can be spoken for by nobody else from now on.
-func (m *Members) SetIdentity(i *Identity) {
+// SetIdentities gives this node's key pair, whose public half it has published, and
+// what the others have published, by name. Of two that have, nobody else can speak
+// for either. own may be nil: this node goes by the gossip keys then. public is not
+// to be changed afterwards.
+func (m *Members) SetIdentities(own *Identity, public map[string][]byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.identity = i
-	m.forgetSecrets()
+	if m.identity != own {
+		m.identity = own
+		m.forgetSecrets()
+	}
+	m.public = public
+	for name, p := range m.peers {
+		m.setPublic(p, public[name])
+	}
+}
+
+// setPublic gives p the key that it has published. The lock is held.
+func (m *Members) setPublic(p *peer, key []byte) {
+	if len(key) != PublicKeyLength {
+		key = nil
+	}
+	if !bytes.Equal(p.public, key) {
+		p.public, p.keys = key, sealKeys{}
+	}
 }
 
 // Secrets gives what this node and another have in common, and no third where both
@@ -444,6 +458,7 @@ func (m *Members) peer(name string) *peer {
 		p = &peer{name: name, id: wire.ID(name), nos: map[string]time.Time{}, since: m.now()}
 		m.peers[name] = p
 		m.ids[p.id] = name
+		m.setPublic(p, m.public[name])
 	}
 	return p
 }

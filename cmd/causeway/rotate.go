@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/causeway-lb/causeway/api/v1alpha1"
+)
+
+// rotateCheck is how often the Secret is looked at with --wait.
+const rotateCheck = 5 * time.Second
+
+func newRotateGossipKeyCommand() *cobra.Command {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	overrides := &clientcmd.ConfigOverrides{}
+	system := v1alpha1.SystemNamespace
+	follow := false
+	command := &cobra.Command{
+		Use:   "rotate-gossip-key",
+		Short: "Have the agents use another gossip key",
+		Long: `Ask the controller for another key of the agents' gossip, for example after a
+node was broken into or was taken out of the cluster. Nothing moves meanwhile:
+every agent learns of the new key before one uses it. The new key is in use
+about five minutes later, and the old one is worth nothing another five minutes
+after that.
+
+An agent that does not reach the API server for that long is not heard by the
+others until it does. You need the right to get and patch the Secret
+` + v1alpha1.GossipSecret + `.`,
+		Example: `  causeway rotate-gossip-key --wait`,
+		Args:    cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			rest, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, overrides).ClientConfig()
+			if err != nil {
+				return err
+			}
+			c, err := client.New(rest, client.Options{})
+			if err != nil {
+				return fmt.Errorf("make client: %w", err)
+			}
+			return rotateGossipKey(command.Context(), c, system, follow, command.OutOrStdout())
+		},
+	}
+	flags := command.Flags()
+	flags.StringVar(&rules.ExplicitPath, "kubeconfig", "", "file that says how to reach the API server (default: $KUBECONFIG, else ~/.kube/config)")
+	flags.StringVar(&overrides.CurrentContext, "context", "", "context of that file to use")
+	flags.StringVar(&system, "system-namespace", system, "namespace in which Causeway runs")
+	flags.BoolVar(&follow, "wait", false, "wait until the old key is not accepted any more")
+	return command
+}
+
+// rotateGossipKey asks for another key and, with follow, waits until the old one is
+// retired.
+func rotateGossipKey(ctx context.Context, c client.Client, namespace string, follow bool, out io.Writer) error {
+	secret := &corev1.Secret{}
+	name := client.ObjectKey{Namespace: namespace, Name: v1alpha1.GossipSecret}
+	if err := c.Get(ctx, name, secret); err != nil {
+		return fmt.Errorf("get the gossip key: %w", err)
+	}
+	old := string(secret.Data[v1alpha1.GossipKey])
+	before := secret.DeepCopy()
+	if secret.Annotations == nil {
+		secret.Annotations = map[string]string{}
+	}
+	secret.Annotations[v1alpha1.RotateGossipKeyAnnotation] = time.Now().UTC().Format(time.RFC3339)
+	if err := c.Patch(ctx, secret, client.MergeFrom(before)); err != nil {
+		return fmt.Errorf("ask for another gossip key: %w", err)
+	}
+	fmt.Fprintln(out, "Asked the controller for another key.")
+	if !follow {
+		return nil
+	}
+	said := ""
+	return wait.PollUntilContextCancel(ctx, rotateCheck, true, func(ctx context.Context) (bool, error) {
+		if err := c.Get(ctx, name, secret); err != nil {
+			return false, nil // the API server is out of reach for a moment
+		}
+		state := rotation(secret, old)
+		if state != said {
+			fmt.Fprintln(out, state)
+			said = state
+		}
+		return state == rotationDone, nil
+	})
+}
+
+const rotationDone = "The old key is not accepted any more."
+
+// rotation says how far a change from old is.
+func rotation(secret *corev1.Secret, old string) string {
+	_, asked := secret.Annotations[v1alpha1.RotateGossipKeyAnnotation]
+	current, other := string(secret.Data[v1alpha1.GossipKey]), string(secret.Data[v1alpha1.GossipPreviousKey])
+	switch {
+	case asked && current == old:
+		return "Waiting for the controller; a change under way is finished first."
+	case current == old:
+		return "The agents learn of the new key, which is used from " + secret.Annotations[v1alpha1.GossipKeyNextAnnotation] + "."
+	case other == old:
+		return "The new key is in use. The old one is accepted until " + secret.Annotations[v1alpha1.GossipKeyRetireAnnotation] + "."
+	}
+	return rotationDone
+}
