@@ -10,11 +10,13 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/announce"
@@ -82,6 +84,8 @@ type announcer struct {
 
 	identities *identities
 
+	apartNodes []string // as last reported
+
 	snapshots snapshotter
 	key       [][]byte // the last received
 }
@@ -109,6 +113,7 @@ func (a *announcer) run(ctx context.Context) error {
 		// The others are to know this agent's key before it speaks.
 		ready := make(chan struct{})
 		wg.Go(func() { a.identities.run(ctx, ready) })
+		wg.Go(func() { a.watchBound(ctx) })
 		select {
 		case <-ready:
 		case <-time.After(publishWait):
@@ -235,6 +240,7 @@ func (a *announcer) feed(ctx context.Context, s *announce.Speaker, self netip.Ad
 // membership passes on which nodes are dead to their peers.
 func (a *announcer) membership(view map[string]members.Member) {
 	a.status.members(view)
+	a.apart(view)
 	if a.cfg.KeepDeadNodes || a.env.SetDeadNodes == nil {
 		return
 	}
@@ -245,6 +251,27 @@ func (a *announcer) membership(view map[string]members.Member) {
 		}
 	}
 	a.env.SetDeadNodes(dead)
+}
+
+// apart reports nodes that this one cannot hear.
+func (a *announcer) apart(view map[string]members.Member) {
+	var names []string
+	for _, name := range slices.Sorted(maps.Keys(view)) {
+		if view[name].Apart {
+			names = append(names, name)
+		}
+	}
+	if slices.Equal(names, a.apartNodes) {
+		return
+	}
+	a.apartNodes = names
+	if len(names) == 0 || a.env.Recorder == nil {
+		return
+	}
+	some := names[:min(len(names), 10)]
+	a.env.Recorder.Eventf(&corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: a.env.NodeName, UID: types.UID(a.env.NodeName)}, nil, corev1.EventTypeWarning, "NoSharedFamily", "Announce",
+		"%d nodes have no InternalIP of a family of which %s has one, so the agents do not hear each other and may announce the same addresses: give all nodes an address of one family (%s)",
+		len(names), a.env.NodeName, strings.Join(some, ", "))
 }
 
 // internalIPs are a Node's, those that parse; node may be nil.

@@ -38,10 +38,11 @@ type identities struct {
 	own     *members.Identity // once it is published
 	keys    map[string][]byte // of the nodes
 	changed chan struct{}
+	lost    chan struct{} // somebody has deleted this node's
 }
 
 func newIdentities(env Env) *identities {
-	return &identities{env: env, keys: map[string][]byte{}, changed: make(chan struct{}, 1)}
+	return &identities{env: env, keys: map[string][]byte{}, changed: make(chan struct{}, 1), lost: make(chan struct{}, 1)}
 }
 
 // run publishes and watches until ctx ends. ready is closed after the first attempt
@@ -67,28 +68,30 @@ func (i *identities) publish(ctx context.Context, tried func()) {
 		log.Error(err, "There will be no key of this agent's own")
 		return
 	}
-	for said := false; ; said = true {
+	for said := false; ctx.Err() == nil; {
 		err := i.write(ctx, id.Public())
-		if err == nil {
-			break
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		if !said {
+		again := (<-chan time.Time)(nil)
+		switch {
+		case err == nil:
+			said = false
+			i.mu.Lock()
+			i.own = id
+			i.mu.Unlock()
+			wakeUp(i.changed)
+		case !said && ctx.Err() == nil:
+			said = true
 			log.Error(err, "Publishing this agent's key failed, will try again; until then whoever has the gossip key can speak for it")
+			fallthrough
+		default:
+			again = time.After(publishRetry)
 		}
 		tried()
 		select {
-		case <-time.After(publishRetry):
+		case <-again:
+		case <-i.lost:
 		case <-ctx.Done():
-			return
 		}
 	}
-	i.mu.Lock()
-	i.own = id
-	i.mu.Unlock()
-	wakeUp(i.changed)
 }
 
 // write makes or replaces the AgentKey of this node. It goes with the Node.
@@ -106,9 +109,13 @@ func (i *identities) write(ctx context.Context, public []byte) error {
 	if err != nil {
 		return fmt.Errorf("encode AgentKey: %w", err)
 	}
-	err = i.env.Causeway.Post().Resource("agentkeys").Body(body).Do(ctx).Error()
-	if apierrors.IsAlreadyExists(err) {
-		err = i.env.Causeway.Patch(types.MergePatchType).Resource("agentkeys").Name(i.env.NodeName).Body(body).Do(ctx).Error()
+	change, err := json.Marshal(map[string]any{"spec": v1alpha1.AgentKeySpec{PublicKey: public}})
+	if err != nil {
+		return fmt.Errorf("encode AgentKey: %w", err)
+	}
+	err = i.env.Causeway.Patch(types.MergePatchType).Resource("agentkeys").Name(i.env.NodeName).Body(change).Do(ctx).Error()
+	if apierrors.IsNotFound(err) {
+		err = i.env.Causeway.Post().Resource("agentkeys").Body(body).Do(ctx).Error()
 	}
 	if err != nil {
 		return fmt.Errorf("write AgentKey %s: %w", i.env.NodeName, err)
@@ -158,6 +165,9 @@ func (f identityFeed) Delete(obj any) error {
 	key, ok := obj.(*v1alpha1.AgentKey)
 	if !ok {
 		return nil // Replace follows
+	}
+	if key.Name == f.env.NodeName {
+		wakeUp(f.lost)
 	}
 	return f.set(func(keys map[string][]byte) { delete(keys, key.Name) })
 }

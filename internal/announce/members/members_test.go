@@ -28,6 +28,23 @@ type cluster struct {
 
 	mu     sync.Mutex
 	deaths []string
+	taps   map[int]func(b []byte, from netip.Addr)
+}
+
+// tap has take called for what node i is sent by other agents.
+func (c *cluster) tap(i int, take func(b []byte, from netip.Addr)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.taps = map[int]func([]byte, netip.Addr){i: take}
+}
+
+// listPeersOf tells one node of all.
+func (c *cluster) listPeersOf(i int) {
+	var peers []Peer
+	for j := range c.nodes {
+		peers = append(peers, Peer{Name: name(j), Addresses: []netip.Addr{c.addr(j)}})
+	}
+	c.nodes[i].SetPeers(peers)
 }
 
 func newCluster(t *testing.T, n int, watch bool) *cluster {
@@ -67,6 +84,15 @@ func (c *cluster) start(i int, keys ...[]byte) {
 	}
 	if err := m.SetKeys(keys...); err != nil {
 		c.t.Fatal(err)
+	}
+	m.transport.direct = func(b []byte, from netip.Addr) {
+		c.mu.Lock()
+		take := c.taps[i]
+		c.mu.Unlock()
+		if take != nil {
+			take(b, from)
+		}
+		m.receive(b, from)
 	}
 	ctx, cancel := context.WithCancel(c.t.Context())
 	done := make(chan error, 1)

@@ -88,6 +88,7 @@ func (m *Members) probe(now time.Time, passed time.Duration) {
 		}
 		switch {
 		case !probed && p.alive:
+			m.tryNew(p, now)
 			continue
 		case !p.alive && (lost == 0 || now.Sub(p.asked) < m.lostInterval(p, now)):
 			continue
@@ -120,7 +121,18 @@ const (
 	// itself when it is back.
 	maxLostPings   = 256
 	longLostFactor = 8
+	// tryTime is how long after its return a peer is asked in the present format
+	// that has answered in the former one alone.
+	tryTime = 3 * time.Second
 )
+
+// tryNew asks in the present format who has just come back in the former one: what was
+// sent to it before may have come too early. The lock is held.
+func (m *Members) tryNew(p *peer, now time.Time) {
+	if !m.speaksNew(p) && now.Sub(p.since) < tryTime && now.Sub(p.tried) >= m.cfg.Timing.LostInterval {
+		m.ping(p, now)
+	}
+}
 
 func (m *Members) lostInterval(p *peer, now time.Time) time.Duration {
 	if now.Sub(p.since) > time.Minute {
