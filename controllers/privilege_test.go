@@ -368,6 +368,11 @@ var _ = Describe("The agent's ServiceAccount", Ordered, func() {
 		ObjectMeta: metav1.ObjectMeta{Name: "203.0.113.77"},
 		Spec:       v1alpha1.LoadBalancerAddressSpec{Address: "203.0.113.77", Reserved: true},
 	}
+	agentKey := func(node string) *v1alpha1.AgentKey {
+		return &v1alpha1.AgentKey{ObjectMeta: metav1.ObjectMeta{Name: node}, Spec: v1alpha1.AgentKeySpec{PublicKey: make([]byte, 32)}}
+	}
+	another := client.RawPatch(types.MergePatchType, []byte(`{"spec":{"publicKey":"AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="}}`))
+
 	BeforeAll(func(ctx SpecContext) {
 		for _, name := range []string{"token-1", "token-2"} {
 			n := node(name)
@@ -375,6 +380,7 @@ var _ = Describe("The agent's ServiceAccount", Ordered, func() {
 			create(ctx, n)
 		}
 		create(ctx, address.DeepCopy())
+		create(ctx, agentKey("token-2"))
 		one, two = tokenOf(ctx, "token-1"), tokenOf(ctx, "token-2")
 	})
 
@@ -388,10 +394,6 @@ var _ = Describe("The agent's ServiceAccount", Ordered, func() {
 		}
 	}
 
-	agentKey := func(node string) *v1alpha1.AgentKey {
-		return &v1alpha1.AgentKey{ObjectMeta: metav1.ObjectMeta{Name: node}, Spec: v1alpha1.AgentKeySpec{PublicKey: make([]byte, 32)}}
-	}
-
 	It("does what an agent does", func(ctx SpecContext) {
 		Expect(patchStatus(ctx, one, node("token-1"), fmt.Sprintf(condition, "True"))).To(Succeed())
 		Expect(patchStatus(ctx, one, node("token-1"), fmt.Sprintf(condition, "False"))).To(Succeed())
@@ -400,7 +402,7 @@ var _ = Describe("The agent's ServiceAccount", Ordered, func() {
 		Expect(patchStatus(ctx, one, address, nobody)).To(Succeed(), "the announcer may be dead")
 		Expect(patchStatus(ctx, two, address, fmt.Sprintf(announced, "token-2"))).To(Succeed())
 		Expect(one.Create(ctx, agentKey("token-1"))).To(Succeed())
-		Expect(patch(ctx, one, agentKey("token-1"), `{"spec":{"publicKey":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}}`)).To(Succeed())
+		Expect(one.Patch(ctx, agentKey("token-1"), another)).To(Succeed())
 		e := event("causeway-agent", "Node", "token-1")
 		Expect(one.Create(ctx, e)).To(Succeed())
 		Expect(patch(ctx, one, e, `{"series":{"count":2,"lastObservedTime":"2026-01-01T00:00:00.000000Z"}}`)).To(Succeed())
@@ -470,7 +472,7 @@ var _ = Describe("The agent's ServiceAccount", Ordered, func() {
 		}},
 		{"deletes an address", func(ctx context.Context, c client.Client) error { return c.Delete(ctx, address.DeepCopy()) }},
 		{"writes another agent's key", func(ctx context.Context, c client.Client) error {
-			return patch(ctx, c, agentKey("token-2"), `{"spec":{"publicKey":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}}`)
+			return c.Patch(ctx, agentKey("token-2"), another)
 		}},
 		{"makes another agent's key", func(ctx context.Context, c client.Client) error { return c.Create(ctx, agentKey("token-3")) }},
 		{"deletes another agent's key", func(ctx context.Context, c client.Client) error { return c.Delete(ctx, agentKey("token-2")) }},
