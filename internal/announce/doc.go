@@ -37,7 +37,9 @@
 //     (Strays), and from there to the one before it: not in circles, but for
 //     strayLinger.
 //   - Our own frames carry a seal (wire.Seal), by which our agents know each other
-//     where their gossip does not reach.
+//     where their gossip does not reach. One without is no agent's, whatever
+//     hardware address it has; and nobody yields but to the answer to a question
+//     that it has just asked.
 //
 // Not here: which Services there are and what their policies mean for an address
 // (package agent), the addresses' allocation (controllers), forwarding.

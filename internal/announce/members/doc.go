@@ -12,15 +12,24 @@
 //	         starved is silent, its kernel is not. Silence of both is death at
 //	         once; where the kernel answers nothing is lost yet, and the agent has
 //	         more time.
-//	relays   half-way to that limit other peers are asked to try as well. Their
-//	         yes keeps the peer alive, their no is a second opinion.
+//	relays   half-way to that limit other peers are asked to pass a ping on, and
+//	         its answer back, which they cannot make up. Their word that they do
+//	         not hear the peer either is a second opinion.
 //
-// All but the echoes travels in memberlist's encrypted packets on one UDP and TCP
-// port.
+// All but the echoes goes by one UDP and TCP port (transport), which serves nodes'
+// addresses alone, and those within bounds. The agents' own packets are not
+// memberlist's: each is sealed for its receiver (secure.go), with keys of the two
+// nodes where both have published one.
 //
-// What counts as life: any direct message, an answer that a relay got, or, for
-// peers that are not watched, gossip's word. A peer that gossip holds dead but
-// that is heard directly is alive, and is joined again at once.
+// What counts as life: the answer to a ping with a random number that has just left,
+// directly or by way of a relay. It also says which process of the peer is the
+// present one (boot) and which version of its facts holds; nothing recorded, and no
+// clock, has a part in it. What gossip says of a peer, dead or alive, makes it be
+// asked. Those of whom it says nothing are asked in turn.
+//
+// Agents of a former version are spoken to in memberlist's user messages, and are
+// believed in them until they have answered in the present format, or have
+// published a key.
 //
 // A probe that was not answered counts only while this process runs on time:
 // silence is summed up in ticks of at most ProbeInterval, and echoes are read in
