@@ -189,6 +189,9 @@ func (r *LoadBalancerReconciler) allocate(ctx context.Context, svc *corev1.Servi
 		return provisioner.Allocation{}, err
 	}
 	held, err := p.Allocate(ctx, req)
+	if err == nil {
+		r.reportGivenUp(svc, req, held.Addresses)
+	}
 	allocateSeconds.Observe(time.Since(start).Seconds())
 	return held, err
 }

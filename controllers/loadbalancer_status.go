@@ -94,6 +94,24 @@ func (r *LoadBalancerReconciler) announceChange(svc *corev1.Service, before *met
 	}
 }
 
+// reportGivenUp tells of addresses that the Service's status showed and that it
+// does not keep: one of a family is all that a Service has which asks for none.
+func (r *LoadBalancerReconciler) reportGivenUp(svc *corev1.Service, req provisioner.Request, held []netip.Addr) {
+	shown := map[corev1.IPFamily]int{}
+	for _, a := range req.Current {
+		shown[provisioner.FamilyOf(a)]++
+	}
+	lost := slices.DeleteFunc(slices.Clone(req.Current), func(a netip.Addr) bool {
+		return shown[provisioner.FamilyOf(a)] < 2 || slices.Contains(held, a)
+	})
+	if len(lost) == 0 || len(req.Addresses) > 0 {
+		return
+	}
+	r.event(svc, corev1.EventTypeWarning, "AddressesGivenUp", "Allocate", fmt.Sprintf(
+		"The status showed several addresses of one family; of these the Service gives up %s: list all that it needs in annotation %s",
+		joinAddrs(lost), v1alpha1.AddressesAnnotation))
+}
+
 // reportAnnotations makes an event of each annotation to which nobody listens, once
 // and when they change.
 func (r *LoadBalancerReconciler) reportAnnotations(svc *corev1.Service) {
