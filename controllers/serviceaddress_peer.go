@@ -32,6 +32,8 @@ type Peers struct {
 	// ServerName is the name in the webhooks' certificate. Empty: that of the
 	// Service in front of them.
 	ServerName string
+	// Certificate is shown to the others, which may ask for one; nil for none.
+	Certificate func() (*tls.Certificate, error)
 	// CA gives the certificates that sign it, as PEM. Nil: from the Secret
 	// v1alpha1.WebhookSecret.
 	CA func(ctx context.Context) ([]byte, error)
@@ -85,6 +87,9 @@ func dialer(p Peers) func(ctx context.Context, network, address string) (net.Con
 		d := tls.Dialer{
 			NetDialer: &net.Dialer{Timeout: time.Second},
 			Config:    &tls.Config{RootCAs: roots, ServerName: p.ServerName, MinVersion: tls.VersionTLS13},
+		}
+		if p.Certificate != nil {
+			d.Config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return p.Certificate() }
 		}
 		return d.DialContext(ctx, network, address)
 	}

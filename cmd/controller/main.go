@@ -4,6 +4,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"flag"
 	"fmt"
 	"net"
@@ -34,6 +35,7 @@ func main() { os.Exit(run()) }
 type flags struct {
 	metricsAddress, healthAddress string
 	webhookPort                   int
+	webhookClientCA               string
 	leaderElect                   bool
 	leaseDuration                 time.Duration
 	qps                           float64
@@ -46,6 +48,7 @@ func parseFlags() flags {
 	var f flags
 	flag.StringVar(&f.metricsAddress, "metrics-address", ":8080", "address of /metrics: at a loopback address by HTTP for everyone, else by HTTPS for whom the API server lets get /metrics; 0 switches it off")
 	flag.StringVar(&f.healthAddress, "health-address", ":8081", "address of /healthz and /readyz; 0 switches them off")
+	flag.StringVar(&f.webhookClientCA, "webhook-client-ca", "", "file of authorities, as PEM: only the API server with a client certificate that one of them signed, and other replicas, may ask the webhooks; the API server needs that certificate in the kubeconfig of its --admission-control-config-file")
 	flag.IntVar(&f.webhookPort, "webhook-port", 9443, "port of the admission webhooks; 0 switches them off")
 	flag.BoolVar(&f.leaderElect, "leader-elect", false, "let only one of several replicas write (webhooks are served by all)")
 	flag.DurationVar(&f.leaseDuration, "leader-lease-duration", 8*time.Second, "how long a dead leader keeps the others waiting; a leader that cannot reach the API server for two thirds of it restarts")
@@ -123,6 +126,7 @@ func serve(f flags, log logr.Logger) error {
 	if err != nil {
 		return err
 	}
+	f.options.Allocation.Peers.Certificate = func() (*tls.Certificate, error) { return keeper.GetCertificate(nil) }
 	mgr, err := newManager(config, f, log, keeper)
 	if err != nil {
 		return err
@@ -169,12 +173,18 @@ func newKeeper(config *rest.Config, f flags) (*certs.Keeper, error) {
 func newManager(config *rest.Config, f flags, log logr.Logger, keeper *certs.Keeper) (ctrl.Manager, error) {
 	renew := f.leaseDuration * 2 / 3
 	retry := f.leaseDuration / 8
+	hooks := newHooks(f.webhookPort, keeper)
+	if f.webhookClientCA != "" {
+		if err := requireClients(hooks.config, f.webhookClientCA, keeper); err != nil {
+			return nil, err
+		}
+	}
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme:                        controllers.NewScheme(),
 		Logger:                        log,
 		Metrics:                       metricsserver.Options{BindAddress: "0"}, // addServers' own
 		HealthProbeBindAddress:        "0",                                     // likewise
-		WebhookServer:                 newHooks(f.webhookPort, keeper),
+		WebhookServer:                 hooks,
 		LeaderElection:                f.leaderElect,
 		LeaderElectionID:              "causeway-controller",
 		LeaderElectionNamespace:       f.options.SystemNamespace,

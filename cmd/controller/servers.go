@@ -3,13 +3,16 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -48,6 +51,33 @@ func newHooks(port int, keeper *certs.Keeper) *hooks {
 
 func tlsConfig(keeper *certs.Keeper) *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: keeper.GetCertificate}
+}
+
+// requireClients has clients show a certificate for clients that an authority of
+// the file signed, or, as other replicas do, the one that is served here.
+func requireClients(config *tls.Config, file string, keeper *certs.Keeper) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("read --webhook-client-ca: %w", err)
+	}
+	authorities := x509.NewCertPool()
+	if !authorities.AppendCertsFromPEM(text) {
+		return fmt.Errorf("read --webhook-client-ca: %s holds no certificate: write the authorities as PEM", file)
+	}
+	config.ClientAuth = tls.RequireAnyClientCert
+	config.VerifyConnection = func(state tls.ConnectionState) error {
+		shown := state.PeerCertificates
+		if own, err := keeper.GetCertificate(nil); err == nil && bytes.Equal(own.Certificate[0], shown[0].Raw) {
+			return nil // another replica: the handshake has proved that it has the key
+		}
+		between := x509.NewCertPool()
+		for _, cert := range shown[1:] {
+			between.AddCert(cert)
+		}
+		_, err := shown[0].Verify(x509.VerifyOptions{Roots: authorities, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+		return err
+	}
+	return nil
 }
 
 // Start implements manager.Runnable.
