@@ -7,6 +7,7 @@ import (
 	"container/heap"
 	"encoding/binary"
 	"hash/fnv"
+	"maps"
 	"math"
 	"net/netip"
 	"slices"
@@ -107,14 +108,18 @@ type election struct {
 	prefs     [][]preference // by address: eligible nodes, best first
 	best      []int          // by address: how many of prefs are of the first one's grade
 	capacity  []int          // by node
-	placed    []int          // by address: index of the node, or -1
+	placed    []int32        // by address: index of the node, or -1
 }
 
 type preference struct {
-	node  int
-	grade Grade
 	score uint64
+	node  int32
+	grade Grade
 }
+
+// preferencesAtOnce is for how many memory is taken: thousands of small pieces cost
+// more.
+const preferencesAtOnce = 1024
 
 // rank fills prefs and best.
 func (e *election) rank() {
@@ -123,6 +128,7 @@ func (e *election) rank() {
 	for i := range e.nodes {
 		hashes[i], grades[i] = hashName(e.nodes[i].Name), Graded(&e.nodes[i])
 	}
+	var room []preference        // for those of the next addresses
 	allowed := map[*Pool][]int{} // nodes that pass the pool's part of Judge
 	e.prefs, e.best = make([][]preference, len(e.addresses)), make([]int, len(e.addresses))
 	for i := range e.addresses {
@@ -136,32 +142,38 @@ func (e *election) rank() {
 			}
 			allowed[a.Pool] = may
 		}
-		prefs := make([]preference, 0, len(may))
-		ha, reserved := hashAddr(a.Addr), false
+		if cap(room)-len(room) < len(may) {
+			room = make([]preference, 0, max(len(may), preferencesAtOnce))
+		}
+		prefs := room[len(room):]
+		ha, edge, reserved := hashAddr(a.Addr), a.edge(), false
 		for _, n := range may {
-			switch judgeAddress(&e.nodes[n], a) {
+			switch r, routed := judgePlace(&e.nodes[n], a, edge); r {
 			case Reserved:
 				reserved = true
 			case Eligible:
 				grade := grades[n]
-				if a.routed(e.nodes[n].Interfaces) {
+				if routed {
 					grade |= gradeRouted
 				}
-				prefs = append(prefs, preference{n, grade, score(ha, hashes[n])})
+				prefs = append(prefs, preference{score(ha, hashes[n]), int32(n), grade})
 			}
 		}
 		if reserved { // where the address belongs; elsewhere nobody asks for it
 			prefs = slices.DeleteFunc(prefs, func(p preference) bool { return p.grade&gradeRouted != 0 })
 		}
 		slices.SortFunc(prefs, func(x, y preference) int {
-			if x.grade != y.grade {
-				return cmp.Compare(x.grade, y.grade)
-			}
-			if c := cmp.Compare(y.score, x.score); c != 0 {
-				return c
+			switch {
+			case x.grade != y.grade:
+				return int(x.grade) - int(y.grade)
+			case x.score > y.score:
+				return -1
+			case x.score < y.score:
+				return 1
 			}
 			return cmp.Compare(e.nodes[x.node].Name, e.nodes[y.node].Name)
 		})
+		room = room[:len(room)+len(prefs)]
 		e.prefs[i] = prefs
 		for e.best[i] < len(prefs) && prefs[e.best[i]].grade == prefs[0].grade {
 			e.best[i]++
@@ -174,25 +186,25 @@ func (e *election) rank() {
 func (e *election) bound() {
 	// Counted in integers by k, because a floating-point sum would depend on
 	// the order of the addresses.
-	byK := make([]map[int]int, len(e.nodes))
+	byK := map[int][]int{} // by node
 	for i, prefs := range e.prefs {
-		for _, p := range prefs[:e.best[i]] {
-			if byK[p.node] == nil {
-				byK[p.node] = map[int]int{}
-			}
-			byK[p.node][e.best[i]]++
+		k := e.best[i]
+		if byK[k] == nil {
+			byK[k] = make([]int, len(e.nodes))
+		}
+		counts := byK[k]
+		for _, p := range prefs[:k] {
+			counts[p.node]++
 		}
 	}
+	ks := slices.Sorted(maps.Keys(byK))
 	e.capacity = make([]int, len(e.nodes))
-	for n, counts := range byK {
-		ks := make([]int, 0, len(counts))
-		for k := range counts {
-			ks = append(ks, k)
-		}
-		slices.Sort(ks)
+	for n := range e.nodes {
 		share := 0.0
 		for _, k := range ks {
-			share += float64(counts[k]) / float64(k)
+			if counts := byK[k]; counts[n] > 0 {
+				share += float64(counts[n]) / float64(k)
+			}
 		}
 		e.capacity[n] = int(math.Ceil(share*LoadFactor - 1e-9))
 	}
@@ -203,7 +215,7 @@ func (e *election) bound() {
 // An address that every node sends on (eligible sets may be lopsided) goes to
 // its best node over the bound.
 func (e *election) match() {
-	e.placed = make([]int, len(e.addresses))
+	e.placed = make([]int32, len(e.addresses))
 	next := make([]int, len(e.addresses))
 	kept := make([]proposals, len(e.nodes))
 	for i := range e.addresses {

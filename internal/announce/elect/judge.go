@@ -3,6 +3,8 @@
 package elect
 
 import (
+	"encoding/binary"
+	"math/bits"
 	"net/netip"
 	"path"
 	"slices"
@@ -176,59 +178,66 @@ func judgeNode(n *Node, p *Pool) Reason {
 }
 
 func judgeAddress(n *Node, a *Address) Reason {
-	if a.Local != nil && !a.Local[n.Name] {
-		return NoEndpoint
-	}
-	if n.Starting {
-		return NotProgrammed
-	}
-	fit, up := a.match(n.Interfaces)
-	switch {
-	case a.reserved(n.Interfaces):
-		return Reserved
-	case up:
-		return Eligible
-	case fit:
-		return LinkDown
-	case len(a.Pool.Interfaces) > 0:
-		return NoInterface
-	}
-	return NoSubnet
+	r, _ := judgePlace(n, a, a.edge())
+	return r
 }
 
-// match tells whether any of the interfaces is one to announce a on, and
-// whether any of those is up.
-func (a *Address) match(interfaces []Interface) (fit, up bool) {
-	for _, i := range On(a, interfaces) {
-		fit = true
-		up = up || interfaces[i].Up
+// judgePlace is judgeAddress with what is computed once an address. routed tells of an
+// eligible node that only its default route leads to a: none of its interfaces is in
+// a's subnet, nor named by the pool.
+func judgePlace(n *Node, a *Address, edge int) (r Reason, routed bool) {
+	if a.Local != nil && !a.Local[n.Name] {
+		return NoEndpoint, false
 	}
-	return fit, up
+	if n.Starting {
+		return NotProgrammed, false
+	}
+	var room [4]int
+	on, longest := a.on(n.Interfaces, room[:0])
+	switch {
+	case len(on) == 0 && len(a.Pool.Interfaces) > 0:
+		return NoInterface, false
+	case len(on) == 0:
+		return NoSubnet, false
+	case longest >= 0 && a.reserved(n.Interfaces, on, edge):
+		return Reserved, false
+	}
+	for _, i := range on {
+		if n.Interfaces[i].Up {
+			return Eligible, longest < 0 && len(a.Pool.Interfaces) == 0
+		}
+	}
+	return LinkDown, false
+}
+
+// edge is how many of a's last bits are all 0 or, of IPv4, all 1.
+func (a *Address) edge() int {
+	b := a.Addr.As16()
+	low, high := binary.BigEndian.Uint64(b[8:]), binary.BigEndian.Uint64(b[:8])
+	switch {
+	case a.Addr.Is4(): // whose last 32 bits are not followed by 0
+		v4 := uint32(low)
+		return max(bits.TrailingZeros32(v4), bits.TrailingZeros32(^v4))
+	case low == 0:
+		return 64 + bits.TrailingZeros64(high)
+	}
+	return bits.TrailingZeros64(low)
 }
 
 // reserved tells whether a is no host's in the subnet in which it is to be announced:
 // its first address (of IPv6 the subnet-router anycast address, RFC 4291 section
 // 2.6.1) or, for IPv4, its last. Subnets of two addresses have neither (RFC 3021,
 // RFC 6164).
-func (a *Address) reserved(interfaces []Interface) bool {
-	for _, i := range On(a, interfaces) {
+func (a *Address) reserved(interfaces []Interface, on []int, edge int) bool {
+	for _, i := range on {
 		for _, p := range interfaces[i].Subnets {
-			if !p.Contains(a.Addr) || p.Bits() >= a.Addr.BitLen()-1 {
-				continue
-			}
-			// The last address is followed by one that is outside, or by none.
-			if a.Addr == p.Masked().Addr() || a.Addr.Is4() && !p.Contains(a.Addr.Next()) {
+			// Most addresses are told by their last bits alone.
+			if host := a.Addr.BitLen() - p.Bits(); host >= 2 && host <= edge && p.Contains(a.Addr) {
 				return true
 			}
 		}
 	}
 	return false
-}
-
-// routed tells whether a could be announced by interfaces only because a default
-// route leaves there: none is in its subnet, nor named by the pool.
-func (a *Address) routed(interfaces []Interface) bool {
-	return len(a.Pool.Interfaces) == 0 && !slices.ContainsFunc(interfaces, func(i Interface) bool { return i.bits(a.Addr) >= 0 })
 }
 
 // On gives the indexes of the interfaces on which a is to be announced,
@@ -237,28 +246,33 @@ func (a *Address) routed(interfaces []Interface) bool {
 // of the default route. Of several that are in one subnet only one is left, by
 // which the kernel routes to that: else two would answer each question.
 func On(a *Address, interfaces []Interface) []int {
-	var may, out []int
-	longest := -1
+	out, _ := a.on(interfaces, nil)
+	return out
+}
+
+// on appends to out, which is empty, what On gives. longest is the length of the
+// smallest subnet that holds a, or -1.
+func (a *Address) on(interfaces []Interface, out []int) (_ []int, longest int) {
+	longest = -1
+	all := len(a.Pool.Interfaces) == 0
 	for i := range interfaces {
-		if len(a.Pool.Interfaces) == 0 || a.Pool.named(interfaces[i].Name) {
-			may = append(may, i)
-			longest = max(longest, interfaces[i].bits(a.Addr))
+		l := &interfaces[i]
+		if !all && !a.Pool.named(l.Name) {
+			continue
 		}
-	}
-	for _, i := range may {
-		switch l := &interfaces[i]; {
-		case longest >= 0 && l.bits(a.Addr) < longest:
-		case longest < 0 && len(a.Pool.Interfaces) == 0 && !l.leads(a.Addr):
-		default:
+		switch length := l.bits(a.Addr); {
+		case length > longest:
+			out, longest = append(out[:0], i), length
+		case length == longest && (length >= 0 || !all || l.leads(a.Addr)):
 			out = append(out, i)
 		}
 	}
 	if len(out) < 2 {
-		return out
+		return out, longest
 	}
 	return slices.DeleteFunc(slices.Clone(out), func(i int) bool {
 		return slices.ContainsFunc(out, func(j int) bool { return i != j && after(a, interfaces, i, j) })
-	})
+	}), longest
 }
 
 // after tells whether i and j are on one link, and j is the one for a.
