@@ -181,9 +181,7 @@ var _ = Describe("The controller's ServiceAccount", Ordered, func() {
 		kube, err := kubernetes.NewForConfig(controllerConfig)
 		Expect(err).NotTo(HaveOccurred())
 		shown := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("metrics")) })
-		handler := httpserver.Authorized(httpserver.Reviews{
-			Tokens: kube.AuthenticationV1().TokenReviews(), Access: kube.AuthorizationV1().SubjectAccessReviews(),
-		}, shown)
+		handler := httpserver.Authorized(kube, "/metrics", shown)
 		collector := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: newNamespace(ctx), Name: "collector"}}
 		create(ctx, collector)
 		request := &authenticationv1.TokenRequest{}

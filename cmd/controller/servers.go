@@ -33,7 +33,7 @@ import (
 // hookLimits let an API server have as many questions open as it has requests
 // in flight by default, each with a connection of its own. A question is
 // answered within the timeout of the webhook configurations.
-var hookLimits = httpserver.Limits{Connections: 2048, PerClient: 1024, Request: 15 * time.Second, Last: 10 * time.Second}
+var hookLimits = httpserver.Limits{Connections: 2048, PerClient: 1024, Request: 15 * time.Second, Idle: time.Minute, Last: 10 * time.Second}
 
 // hooks serve the webhooks within bounds, where controller-runtime's own server
 // has none on connections or on the time for a body.
@@ -174,9 +174,7 @@ func metricsHandler(config *rest.Config, address string) (http.Handler, error) {
 		if err != nil {
 			return nil, fmt.Errorf("make client: %w", err)
 		}
-		handler = httpserver.Authorized(httpserver.Reviews{
-			Tokens: kube.AuthenticationV1().TokenReviews(), Access: kube.AuthorizationV1().SubjectAccessReviews(),
-		}, handler)
+		handler = httpserver.Authorized(kube, "/metrics", handler)
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", handler)

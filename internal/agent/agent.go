@@ -28,10 +28,10 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/conntrack"
 	"github.com/causeway-lb/causeway/internal/healthcheck"
+	"github.com/causeway-lb/causeway/internal/httpserver"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/syncer"
-	"github.com/causeway-lb/causeway/internal/serve"
 )
 
 // Config of an Agent.
@@ -213,7 +213,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return serveHTTP(ctx, endpoint{what: "metrics", address: a.cfg.MetricsAddress}, a.metricsHandler(false))
 	})
 	g.Go(func() error {
-		h := serve.NewReviewer(a.clients.kube, "/metrics").Protect(a.metricsHandler(true))
+		h := httpserver.Authorized(a.clients.kube, "/metrics", a.metricsHandler(true))
 		return serveHTTP(ctx, endpoint{
 			what: "secure metrics", address: a.cfg.SecureMetricsAddress,
 			tls: true, certFile: a.cfg.MetricsCertFile, keyFile: a.cfg.MetricsKeyFile,

@@ -18,8 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-lb/causeway/internal/healthcheck"
+	"github.com/causeway-lb/causeway/internal/httpserver"
 	"github.com/causeway-lb/causeway/internal/proxy/kubeproxy"
-	"github.com/causeway-lb/causeway/internal/serve"
 	"github.com/causeway-lb/causeway/internal/version"
 )
 
@@ -65,19 +65,16 @@ func serveHTTP(ctx context.Context, at endpoint, h http.Handler) error {
 	if err != nil {
 		return fmt.Errorf("serve %s: %w", what, err)
 	}
-	l = serve.Limit(l, serve.MaxConnections)
+	var config *tls.Config
 	if at.tls {
-		cfg, err := serve.TLS(at.certFile, at.keyFile)
-		if err != nil {
+		if config, err = httpserver.TLS(at.certFile, at.keyFile); err != nil {
 			_ = l.Close()
 			return fmt.Errorf("serve %s: %w", what, err)
 		}
-		l = tls.NewListener(l, cfg)
 	}
-	srv := serve.Server(h)
-	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
-	defer stop()
-	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+	// Nobody waits for the last answers: the agent is to be gone.
+	limits := httpserver.Limits{Last: -1}
+	if err := httpserver.Serve(ctx, l, config, limits, httpserver.ReadOnly(h)); err != nil {
 		return fmt.Errorf("serve %s: %w", what, err)
 	}
 	return nil

@@ -55,6 +55,7 @@ var layers = map[string][]string{
 	"cmd/controller":       {"internal/agent", "internal/proxy", "internal/lab"},
 	"cmd/agent":            {"controllers", "internal/lab"},
 	"internal/healthcheck": {"internal/agent", "internal/lab"},
+	"internal/httpserver":  {"internal/agent", "internal/healthcheck", "internal/proxy", "internal/announce", "internal/lab"},
 }
 
 // testOnly names the packages that only tests and benchmarks import: they may

@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/causeway-lb/causeway/internal/serve"
+	"github.com/causeway-lb/causeway/internal/httpserver"
 )
 
 // Services serves the healthCheckNodePorts of Services with
@@ -102,7 +102,8 @@ func (s *Services) serve(ctx context.Context, name types.NamespacedName, port ui
 		}
 		return nil, err
 	}
-	srv.http = serve.Server(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { srv.answer(w, s.healthy()) }))
+	answer := func(w http.ResponseWriter, _ *http.Request) { srv.answer(w, s.healthy()) }
+	srv.http = httpserver.New(httpserver.Limits{}, httpserver.ReadOnly(http.HandlerFunc(answer)))
 	go srv.run(listeners)
 	return srv, err
 }
@@ -133,7 +134,7 @@ func (s *server) listen(ctx context.Context, open map[netip.Addr]bool) (map[neti
 			errs = append(errs, err)
 			continue
 		}
-		out[a] = serve.Limit(l, serve.MaxConnections)
+		out[a] = httpserver.Listener(l, nil, httpserver.Limits{})
 	}
 	return out, errors.Join(errs...)
 }

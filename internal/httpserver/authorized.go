@@ -10,58 +10,51 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	authenticationclient "k8s.io/client-go/kubernetes/typed/authentication/v1"
-	authorizationclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
-
-	"golang.org/x/time/rate"
+	"k8s.io/client-go/kubernetes"
 )
-
-// Reviews are the API server's two questions that Authorized asks. It needs the
-// right to create tokenreviews and subjectaccessreviews.
-type Reviews struct {
-	Tokens authenticationclient.TokenReviewInterface
-	Access authorizationclient.SubjectAccessReviewInterface
-}
 
 const (
 	// An answer is believed for as long as rememberYes; a refusal, after which a
 	// new role may be tried, rememberNo.
 	rememberYes, rememberNo = time.Minute, 5 * time.Second
-	// remembered bounds the answers that are kept.
+	// remembered bounds the answers that are kept: tokens cost nothing to make up.
 	remembered = 1024
-	// asked bounds the questions a second that unknown tokens can cause.
-	asked = 5
-	// reviewTimeout bounds one question.
+	// asked bounds the questions a second that unknown tokens can cause, and atOnce
+	// those that are open.
+	asked, atOnce = 5, 4
+	// reviewTimeout bounds one question, with the time that it waits for others.
 	reviewTimeout = 5 * time.Second
 )
 
 // Authorized lets those alone pass who bring a bearer token that the API server
-// knows, of somebody whom its authorizer allows the request's verb (get, head) on
-// its path, as nonResourceURL. Others get 401 or 403; 429 while too many unknown
-// tokens have come, 503 while the API server is not reached.
-func Authorized(reviews Reviews, h http.Handler) http.Handler {
-	a := &authorizer{reviews: reviews, now: time.Now, limit: rate.NewLimiter(asked, 4*asked), answers: map[question]answer{}}
+// knows, of somebody whom its authorizer allows to get one path (nonResourceURLs of
+// a ClusterRole), whatever path they ask for: Kubernetes lets everybody get
+// /healthz, /livez and /readyz (system:public-info-viewer), where more may stand
+// here. Others get 401 or 403; 429 while too many unknown tokens have come, 503
+// while the API server is not reached. It needs the right to create TokenReviews and
+// SubjectAccessReviews, as system:auth-delegator gives.
+func Authorized(kube kubernetes.Interface, path string, h http.Handler) http.Handler {
+	a := authorized(kube, path)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 		if !ok || token == "" {
 			w.Header().Set("WWW-Authenticate", "Bearer")
-			http.Error(w, "a bearer token is missing", http.StatusUnauthorized)
+			http.Error(w, "send the token of a ServiceAccount that may get "+path+" (Authorization: Bearer)", http.StatusUnauthorized)
 			return
 		}
-		if code := a.ask(r.Context(), token, strings.ToLower(r.Method), r.URL.Path); code != http.StatusOK {
+		switch code := a.ask(r.Context(), token); code {
+		case http.StatusOK:
+			h.ServeHTTP(w, r)
+		case http.StatusForbidden:
+			http.Error(w, "the token's owner may not get "+path+": bind it to a ClusterRole with this path in nonResourceURLs", code)
+		default:
 			http.Error(w, http.StatusText(code), code)
-			return
 		}
-		h.ServeHTTP(w, r)
 	})
-}
-
-type question struct {
-	token      [sha256.Size]byte // a hash: what is kept opens nothing
-	verb, path string
 }
 
 type answer struct {
@@ -69,34 +62,50 @@ type answer struct {
 	until time.Time
 }
 
+// authorizer is safe for concurrent use.
 type authorizer struct {
-	reviews Reviews
-	now     func() time.Time
-	limit   *rate.Limiter
+	kube  kubernetes.Interface
+	path  string
+	limit *rate.Limiter
+	open  chan struct{}
 
 	mu      sync.Mutex
-	answers map[question]answer
+	answers map[[sha256.Size]byte]answer // by the token's hash: what is kept opens nothing
+}
+
+func authorized(kube kubernetes.Interface, path string) *authorizer {
+	return &authorizer{
+		kube: kube, path: path, limit: rate.NewLimiter(asked, 4*asked), open: make(chan struct{}, atOnce),
+		answers: map[[sha256.Size]byte]answer{},
+	}
 }
 
 // ask returns the status code that is the answer.
-func (a *authorizer) ask(ctx context.Context, token, verb, path string) int {
-	q := question{sha256.Sum256([]byte(token)), verb, path}
-	now := a.now()
+func (a *authorizer) ask(ctx context.Context, token string) int {
+	q, now := sha256.Sum256([]byte(token)), time.Now()
 	a.mu.Lock()
 	known, ok := a.answers[q]
 	a.mu.Unlock()
 	if ok && now.Before(known.until) {
 		return known.code
 	}
-	if !a.limit.AllowN(now, 1) {
+	// Who was let in is not kept out by others' guesses.
+	if known.code != http.StatusOK && !a.limit.AllowN(now, 1) {
 		return http.StatusTooManyRequests
 	}
 	ctx, cancel := context.WithTimeout(ctx, reviewTimeout)
 	defer cancel()
-	code, err := a.review(ctx, token, verb, path)
-	if err != nil {
+	select {
+	case a.open <- struct{}{}:
+		defer func() { <-a.open }()
+	case <-ctx.Done():
 		return http.StatusServiceUnavailable
 	}
+	code, err := a.review(ctx, token)
+	if err != nil {
+		return http.StatusServiceUnavailable // asked again by the next request
+	}
+	now = time.Now()
 	keep := rememberNo
 	if code == http.StatusOK {
 		keep = rememberYes
@@ -123,8 +132,10 @@ func (a *authorizer) forget(now time.Time) {
 	}
 }
 
-func (a *authorizer) review(ctx context.Context, token, verb, path string) (int, error) {
-	who, err := a.reviews.Tokens.Create(ctx, &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token}}, metav1.CreateOptions{})
+func (a *authorizer) review(ctx context.Context, token string) (int, error) {
+	who, err := a.kube.AuthenticationV1().TokenReviews().Create(ctx, &authenticationv1.TokenReview{
+		Spec: authenticationv1.TokenReviewSpec{Token: token},
+	}, metav1.CreateOptions{})
 	if err != nil {
 		return 0, err
 	}
@@ -136,10 +147,12 @@ func (a *authorizer) review(ctx context.Context, token, verb, path string) (int,
 	for key, values := range user.Extra {
 		extra[key] = authorizationv1.ExtraValue(values)
 	}
-	may, err := a.reviews.Access.Create(ctx, &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
-		User: user.Username, UID: user.UID, Groups: user.Groups, Extra: extra,
-		NonResourceAttributes: &authorizationv1.NonResourceAttributes{Path: path, Verb: verb},
-	}}, metav1.CreateOptions{})
+	may, err := a.kube.AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{
+		Spec: authorizationv1.SubjectAccessReviewSpec{
+			User: user.Username, UID: user.UID, Groups: user.Groups, Extra: extra,
+			NonResourceAttributes: &authorizationv1.NonResourceAttributes{Path: a.path, Verb: "get"},
+		},
+	}, metav1.CreateOptions{})
 	if err != nil {
 		return 0, err
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package serve
+package httpserver
 
 import (
 	"crypto/ecdsa"
@@ -14,11 +14,11 @@ import (
 	"time"
 )
 
-// TLS gives the configuration of a server whose certificate is in files, which
+// TLS returns the configuration of a server whose certificate is in files, which
 // are read anew for every connection and so may be renewed; with "" it is
 // self-signed and made now.
 func TLS(certFile, keyFile string) (*tls.Config, error) {
-	cfg := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
 	if certFile == "" {
 		own, err := selfSigned()
 		if err != nil {

@@ -5,72 +5,112 @@ package httpserver
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 )
 
-// Limit closes connections at once that are more than total at a time, or more
-// than perClient of one address.
+// Limit returns a listener that keeps at most total connections open, and at most
+// perClient of one source, which is an IPv4 address or an IPv6 /64. One more of a
+// source closes the oldest that this has; one more in all closes the oldest of the
+// source that has the most.
 func Limit(l net.Listener, total, perClient int) net.Listener {
-	return &limited{Listener: l, total: total, perClient: perClient, clients: map[netip.Addr]int{}}
+	return &limited{Listener: l, total: total, perClient: perClient, open: map[netip.Prefix][]*conn{}}
 }
 
 type limited struct {
 	net.Listener
 	total, perClient int
 
-	mu      sync.Mutex
-	all     int
-	clients map[netip.Addr]int
+	mu       sync.Mutex
+	accepted uint64
+	all      int
+	open     map[netip.Prefix][]*conn // oldest first
 }
 
 // Accept implements net.Listener.
 func (l *limited) Accept() (net.Conn, error) {
-	for {
-		c, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		client := addressOf(c)
-		if l.take(client) {
-			return &counted{Conn: c, give: sync.OnceFunc(func() { l.give(client) })}, nil
-		}
-		_ = c.Close()
+	accepted, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
 	}
+	c := &conn{Conn: accepted, of: l, source: source(accepted.RemoteAddr())}
+	if victim := l.take(c); victim != nil {
+		_ = victim.Close() // it is the client's loss
+	}
+	return c, nil
 }
 
-func addressOf(c net.Conn) netip.Addr {
-	if tcp, ok := c.RemoteAddr().(*net.TCPAddr); ok {
-		return tcp.AddrPort().Addr().Unmap().WithZone("")
-	}
-	return netip.Addr{}
-}
-
-func (l *limited) take(client netip.Addr) bool {
+// take enters c, and returns the connection that is to be closed for it, or nil.
+func (l *limited) take(c *conn) *conn {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.all >= l.total || l.clients[client] >= l.perClient {
-		return false
-	}
+	l.accepted++
+	c.number = l.accepted
+	l.open[c.source] = append(l.open[c.source], c)
 	l.all++
-	l.clients[client]++
-	return true
-}
-
-func (l *limited) give(client netip.Addr) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.all--
-	if l.clients[client]--; l.clients[client] == 0 {
-		delete(l.clients, client)
+	var victim *conn
+	switch own := l.open[c.source]; {
+	case len(own) > l.perClient:
+		victim = own[0]
+	case l.all > l.total:
+		victim = l.oldestOfMost()
+	default:
+		return nil
 	}
+	l.drop(victim)
+	return victim
 }
 
-type counted struct {
+// oldestOfMost is called with mu held.
+func (l *limited) oldestOfMost() *conn {
+	var most []*conn
+	for _, open := range l.open {
+		if len(open) > len(most) || len(open) == len(most) && open[0].number < most[0].number {
+			most = open
+		}
+	}
+	return most[0]
+}
+
+// drop is called with mu held.
+func (l *limited) drop(c *conn) {
+	open := l.open[c.source]
+	i := slices.Index(open, c)
+	if i < 0 {
+		return // before
+	}
+	l.all--
+	if len(open) == 1 {
+		delete(l.open, c.source)
+		return
+	}
+	l.open[c.source] = slices.Delete(open, i, i+1)
+}
+
+func source(a net.Addr) netip.Prefix {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.Prefix{}
+	}
+	addr, bits := tcp.AddrPort().Addr().Unmap().WithZone(""), 64
+	if addr.Is4() {
+		bits = 32
+	}
+	return netip.PrefixFrom(addr, bits).Masked()
+}
+
+// conn leaves the limited's books when it is closed.
+type conn struct {
 	net.Conn
-	give func()
+	of     *limited
+	source netip.Prefix
+	number uint64 // in the order in which they were accepted
 }
 
-func (c *counted) Close() error {
-	defer c.give()
+// Close implements net.Conn.
+func (c *conn) Close() error {
+	c.of.mu.Lock()
+	c.of.drop(c)
+	c.of.mu.Unlock()
 	return c.Conn.Close()
 }

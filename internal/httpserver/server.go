@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"log"
 	"net"
 	"net/http"
@@ -14,15 +15,15 @@ import (
 
 // Limits bound what clients can hold. Zero values mean the defaults.
 type Limits struct {
-	// Connections is how many there may be at once; 256. PerClient is how many
-	// of them one address may have; 64.
+	// Connections is how many there may be at once; 128. PerClient is how many
+	// of them one source may have (an IPv4 address, an IPv6 /64); 64.
 	Connections, PerClient int
 	// Header is the time for the TLS handshake and a request's header, 5 s;
-	// Request for all of it, 10 s; Answer from the end of the header to the end
-	// of the answer, 30 s; Idle between two requests of a connection, 1 min.
+	// Request for all of it, 5 s; Answer from the end of the header to the end
+	// of the answer, 30 s; Idle between two requests of a connection, 30 s.
 	Header, Request, Answer, Idle time.Duration
 	// Last is the time for requests that are being answered when Serve is to
-	// end; 1 s.
+	// end; 1 s. Negative: none.
 	Last time.Duration
 }
 
@@ -30,13 +31,13 @@ func (l Limits) withDefaults() Limits {
 	for _, d := range []struct {
 		value    *time.Duration
 		fallback time.Duration
-	}{{&l.Header, 5 * time.Second}, {&l.Request, 10 * time.Second}, {&l.Answer, 30 * time.Second}, {&l.Idle, time.Minute}, {&l.Last, time.Second}} {
+	}{{&l.Header, 5 * time.Second}, {&l.Request, 5 * time.Second}, {&l.Answer, 30 * time.Second}, {&l.Idle, 30 * time.Second}, {&l.Last, time.Second}} {
 		if *d.value == 0 {
 			*d.value = d.fallback
 		}
 	}
 	if l.Connections == 0 {
-		l.Connections = 256
+		l.Connections = 128
 	}
 	if l.PerClient == 0 {
 		l.PerClient = 64
@@ -56,7 +57,8 @@ func New(limits Limits, h http.Handler) *http.Server {
 	return &http.Server{
 		Handler: h, Protocols: protocols, MaxHeaderBytes: maxHeader,
 		ReadHeaderTimeout: limits.Header, ReadTimeout: limits.Request, WriteTimeout: limits.Answer, IdleTimeout: limits.Idle,
-		ErrorLog: log.New(quiet{}, "", 0),
+		// What clients do wrong is their affair, and must not fill the log.
+		ErrorLog: log.New(io.Discard, "", 0),
 	}
 }
 
@@ -98,27 +100,21 @@ func Serve(ctx context.Context, l net.Listener, config *tls.Config, limits Limit
 	return err
 }
 
-// quiet drops what net/http says of clients that break off: anyone can make it
-// say that without end.
-type quiet struct{}
-
-func (quiet) Write(p []byte) (int, error) { return len(p), nil }
-
-// ReadOnly answers GET and HEAD, and everything else with 405. A request's body
-// is not read.
+// ReadOnly refuses what is neither GET nor HEAD, and requests with a body, which is
+// not read.
 func ReadOnly(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		switch {
+		case r.Method != http.MethodGet && r.Method != http.MethodHead:
 			w.Header().Set("Allow", "GET, HEAD")
 			w.Header().Set("Connection", "close")
-			http.Error(w, "GET and HEAD only", http.StatusMethodNotAllowed)
-			return
-		}
-		if r.ContentLength != 0 {
-			// Else net/http would wait for it before the next request.
+			http.Error(w, "only GET and HEAD are served", http.StatusMethodNotAllowed)
+		case r.ContentLength != 0:
+			// Else net/http would wait for the body before the next request.
 			w.Header().Set("Connection", "close")
-			r.Body = http.NoBody
+			http.Error(w, "a request has no body here", http.StatusRequestEntityTooLarge)
+		default:
+			h.ServeHTTP(w, r)
 		}
-		h.ServeHTTP(w, r)
 	})
 }

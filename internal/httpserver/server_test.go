@@ -11,15 +11,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
-
-	authenticationv1 "k8s.io/api/authentication/v1"
-	authorizationv1 "k8s.io/api/authorization/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/kubernetes/fake"
-	clienttesting "k8s.io/client-go/testing"
 )
 
 // serve returns the address of a server that ends with the test.
@@ -41,128 +35,195 @@ func serve(t *testing.T, config *tls.Config, limits Limits, h http.Handler) stri
 	return l.Addr().String()
 }
 
-func dial(t *testing.T, address string) net.Conn {
+func dial(t *testing.T, from, to string) net.Conn {
 	t.Helper()
-	c, err := net.Dial("tcp", address)
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 10 * time.Second}
+	c, err := d.Dial("tcp", to)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close() })
+	t.Cleanup(func() { _ = c.Close() })
 	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	return c
 }
 
-func send(t *testing.T, c net.Conn, text string) {
-	t.Helper()
+// request sends a request, and returns its status, or 0 if there is no answer.
+func request(c net.Conn, text string) int {
 	if _, err := io.WriteString(c, text); err != nil {
-		t.Fatal(err)
+		return 0
 	}
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		return 0
+	}
+	_, _ = io.Copy(io.Discard, resp.Body)
+	return resp.StatusCode
 }
 
-// closed waits until the server has closed the connection.
-func closed(t *testing.T, c net.Conn) {
-	t.Helper()
-	_, err := io.Copy(io.Discard, c)
-	var timeout net.Error
-	if errors.As(err, &timeout) && timeout.Timeout() {
-		t.Error("the server holds the connection")
-	}
+func answered(c net.Conn) bool {
+	return request(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n") == http.StatusOK
 }
 
+// hello reads a request's body to its end.
 var hello = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(io.Discard, r.Body)
 	_, _ = io.WriteString(w, "hello")
 })
 
-func TestNoConnectionIsHeldForEver(t *testing.T) {
-	short := 200 * time.Millisecond
-	address := serve(t, nil, Limits{Header: short, Request: short, Answer: short, Idle: short}, hello)
-	t.Run("a header that does not end", func(t *testing.T) {
-		c := dial(t, address)
-		send(t, c, "GET / HTTP/1.1\r\nHost: a\r\nX-")
-		closed(t, c)
-	})
-	t.Run("a body that does not come", func(t *testing.T) {
-		c := dial(t, address)
-		send(t, c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nx")
-		closed(t, c)
-	})
-	t.Run("no further request", func(t *testing.T) {
-		c := dial(t, address)
-		send(t, c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-		closed(t, c)
-	})
-	t.Run("nothing at all", func(t *testing.T) { closed(t, dial(t, address)) })
+// pipes is a listener in memory, for time that does not pass by itself.
+type pipes struct {
+	conns chan net.Conn
+	done  chan struct{}
 }
 
-func TestConnectionsAreBounded(t *testing.T) {
-	for name, limits := range map[string]Limits{
-		"in all":         {Connections: 3, PerClient: 100},
-		"for one client": {Connections: 100, PerClient: 3},
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.done:
+		return nil, net.ErrClosed
+	}
+}
+func (p *pipes) Close() error   { close(p.done); return nil }
+func (p *pipes) Addr() net.Addr { return &net.TCPAddr{} }
+
+func (p *pipes) dial() net.Conn {
+	here, there := net.Pipe()
+	p.conns <- there
+	return here
+}
+
+// Whatever a client leaves unsent, its connection ends, whether the handler reads
+// the body or not.
+func TestNoConnectionIsHeldForEver(t *testing.T) {
+	for name, sent := range map[string]string{
+		"nothing":                 "",
+		"a part of the header":    "GET / HTTP/1.1\r\nHost: a\r\nX-",
+		"a body that never comes": "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n",
+		"a body that never ends":  "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nx",
+		"a chunked body":          "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n",
+		"a whole request, idle":   "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
 	} {
-		t.Run(name, func(t *testing.T) {
-			address := serve(t, nil, limits, hello)
-			var held []net.Conn
-			for range 3 {
-				c := dial(t, address)
-				send(t, c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-				response(t, c)
-				held = append(held, c)
+		for reads, h := range map[string]http.Handler{"read": hello, "refused": ReadOnly(hello)} {
+			t.Run(name+", "+reads, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					l := &pipes{make(chan net.Conn), make(chan struct{})}
+					srv := New(Limits{}, h)
+					ended := make(chan error, 1)
+					go func() { ended <- srv.Serve(l) }()
+					c := l.dial()
+					begun := time.Now()
+					go func() { _, _ = io.WriteString(c, sent) }()
+					_, _ = io.Copy(io.Discard, c) // until the server closes
+					if took := time.Since(begun); took > 40*time.Second {
+						t.Errorf("held for %v", took)
+					}
+					_ = c.Close()
+					_ = srv.Close()
+					if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+						t.Error(err)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A source with too many connections loses its own, the oldest first; others are
+// answered. A connection that ends makes room.
+func TestConnectionsAreBounded(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		limits Limits
+		want   int // of the source that opens many
+	}{
+		{"in all", Limits{Connections: 4, PerClient: 100}, 3},
+		{"for one client", Limits{Connections: 100, PerClient: 3}, 3},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			address := serve(t, nil, tc.limits, ReadOnly(hello))
+			other := dial(t, "127.0.0.2", address)
+			if !answered(other) {
+				t.Fatal("not answered")
 			}
-			closed(t, dial(t, address))
-			held[0].Close()
-			for try := 0; ; try++ { // the server hears of it when it does
-				c := dial(t, address)
-				send(t, c, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-				if _, err := http.ReadResponse(bufio.NewReader(c), nil); err == nil {
-					return
-				} else if try > 200 {
-					t.Fatalf("no room after one has gone: %v", err)
+			var many []net.Conn
+			for range 10 {
+				c := dial(t, "127.0.0.1", address)
+				if !answered(c) {
+					t.Fatal("the latest connection is not answered")
 				}
-				time.Sleep(10 * time.Millisecond)
+				many = append(many, c)
+			}
+			if !answered(other) {
+				t.Error("a connection of another source was closed")
+			}
+			for i, c := range many {
+				if got, want := answered(c), i >= len(many)-tc.want; got != want {
+					t.Errorf("connection %d of %d is open: %v, want %v", i, len(many), got, want)
+				}
+			}
+			// The server closes it, and so has room again when it is at its end.
+			last := many[len(many)-1]
+			if got := request(last, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"); got != http.StatusOK {
+				t.Errorf("status %d", got)
+			}
+			_, _ = io.Copy(io.Discard, last)
+			if c := dial(t, "127.0.0.1", address); !answered(c) {
+				t.Error("no room after one has gone")
+			}
+			if !answered(many[len(many)-2]) {
+				t.Error("one was closed although another had gone")
 			}
 		})
 	}
 }
 
-func response(t *testing.T, c net.Conn) *http.Response {
-	t.Helper()
-	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
-	if err != nil {
-		t.Fatal(err)
+func TestSource(t *testing.T) {
+	for in, want := range map[string]string{
+		"192.0.2.1:80": "192.0.2.1/32", "[::ffff:192.0.2.1]:80": "192.0.2.1/32", "[2001:db8:0:1:2::3]:80": "2001:db8:0:1::/64",
+		"[fe80::1%1]:80": "fe80::/64",
+	} {
+		a, err := net.ResolveTCPAddr("tcp", in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := source(a).String(); got != want {
+			t.Errorf("%s: %s, want %s", in, got, want)
+		}
 	}
-	_, _ = io.Copy(io.Discard, resp.Body)
-	return resp
 }
 
 func TestReadOnly(t *testing.T) {
 	address := serve(t, nil, Limits{}, ReadOnly(hello))
-	for request, want := range map[string]int{
-		"GET / HTTP/1.1\r\nHost: a\r\n\r\n":                             200,
-		"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999\r\n\r\n": 405,
-		"PUT / HTTP/1.1\r\nHost: a\r\n\r\n":                             405,
-		"DELETE / HTTP/1.1\r\nHost: a\r\n\r\n":                          405,
-		"TRACE / HTTP/1.1\r\nHost: a\r\n\r\n":                           405,
-		// Answered without its body, which never comes.
-		"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999\r\n\r\n": 200,
+	const body = "Content-Length: 9999999\r\n" // which never comes
+	for _, tc := range []struct {
+		method, header string
+		want           int
+	}{
+		{"GET", "", 200}, {"POST", "", 405}, {"POST", body, 405}, {"PUT", "", 405}, {"DELETE", "", 405}, {"OPTIONS", "", 405},
+		{"TRACE", "", 405}, {"CONNECT", "", 405}, {"GET", body, 413}, {"GET", "Transfer-Encoding: chunked\r\n", 413},
 	} {
-		c := dial(t, address)
-		send(t, c, request)
-		if resp := response(t, c); resp.StatusCode != want {
-			t.Errorf("%q: %d, want %d", request, resp.StatusCode, want)
+		c := dial(t, "127.0.0.1", address)
+		if got := request(c, tc.method+" / HTTP/1.1\r\nHost: a\r\n"+tc.header+"\r\n"); got != tc.want {
+			t.Errorf("%s %q: %d, want %d", tc.method, tc.header, got, tc.want)
 		}
 	}
 	resp, err := http.Head("http://" + address)
 	if err != nil || resp.StatusCode != 200 {
 		t.Errorf("HEAD: %v, %v", resp, err)
 	}
+	w := httptest.NewRecorder()
+	ReadOnly(hello).ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/", nil))
+	if got := w.Header().Get("Allow"); got != "GET, HEAD" {
+		t.Errorf("header Allow is %q", got)
+	}
 }
 
 func TestNoHTTP2(t *testing.T) {
-	certificates := httptest.NewUnstartedServer(nil)
-	certificates.StartTLS()
-	defer certificates.Close()
-	config := certificates.TLS.Clone()
+	config, err := TLS("", "")
+	if err != nil {
+		t.Fatal(err)
+	}
 	config.NextProtos = []string{"h2", "http/1.1"}
 	address := serve(t, config, Limits{}, hello)
 	c, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2", "http/1.1"}})
@@ -173,79 +234,16 @@ func TestNoHTTP2(t *testing.T) {
 	if got := c.ConnectionState().NegotiatedProtocol; got != "http/1.1" {
 		t.Errorf("negotiated %q", got)
 	}
+	if !answered(c) {
+		t.Error("not answered with the self-signed certificate")
+	}
 	if len(config.NextProtos) != 2 {
 		t.Error("the caller's configuration was changed")
 	}
 }
 
-func TestAuthorized(t *testing.T) {
-	api := fake.NewClientset()
-	var questions int
-	down := false
-	api.PrependReactor("create", "tokenreviews", func(a clienttesting.Action) (bool, runtime.Object, error) {
-		questions++
-		if down {
-			return true, nil, errors.New("no API server")
-		}
-		review := a.(clienttesting.CreateAction).GetObject().(*authenticationv1.TokenReview)
-		review.Status.Authenticated = strings.HasPrefix(review.Spec.Token, "known-")
-		review.Status.User.Username = review.Spec.Token
-		return true, review, nil
-	})
-	api.PrependReactor("create", "subjectaccessreviews", func(a clienttesting.Action) (bool, runtime.Object, error) {
-		review := a.(clienttesting.CreateAction).GetObject().(*authorizationv1.SubjectAccessReview)
-		at := review.Spec.NonResourceAttributes
-		review.Status.Allowed = review.Spec.User == "known-good" && at.Verb == "get" && at.Path == "/metrics"
-		return true, review, nil
-	})
-	h := Authorized(Reviews{api.AuthenticationV1().TokenReviews(), api.AuthorizationV1().SubjectAccessReviews()}, hello)
-	ask := func(path, authorization string) int {
-		r := httptest.NewRequest(http.MethodGet, path, nil)
-		if authorization != "" {
-			r.Header.Set("Authorization", authorization)
-		}
-		w := httptest.NewRecorder()
-		h.ServeHTTP(w, r)
-		if (w.Code == 200) != (w.Body.String() == "hello") {
-			t.Errorf("%d with body %q", w.Code, w.Body)
-		}
-		return w.Code
-	}
-	for _, tc := range []struct {
-		path, authorization string
-		want                int
-	}{
-		{"/metrics", "", 401},
-		{"/metrics", "Basic YTpi", 401},
-		{"/metrics", "Bearer ", 401},
-		{"/metrics", "Bearer unknown", 401},
-		{"/metrics", "Bearer known-other", 403},
-		{"/metrics", "Bearer known-good", 200},
-		{"/healthz", "Bearer known-good", 403},
-	} {
-		if got := ask(tc.path, tc.authorization); got != tc.want {
-			t.Errorf("%s with %q: %d, want %d", tc.path, tc.authorization, got, tc.want)
-		}
-	}
-	before := questions
-	for range 100 {
-		ask("/metrics", "Bearer known-good")
-		ask("/metrics", "")
-	}
-	if questions != before {
-		t.Errorf("%d questions about what is known", questions-before)
-	}
-	down = true
-	if got := ask("/metrics", "Bearer known-new"); got != 503 {
-		t.Errorf("without the API server: %d", got)
-	}
-	limited := 0
-	for i := range 1000 {
-		if ask("/metrics", "Bearer guess-"+strings.Repeat("x", i)) == 429 {
-			limited++
-		}
-	}
-	if questions-before > 100 || limited < 900 {
-		t.Errorf("1,000 guesses: %d questions to the API server, %d put off", questions-before, limited)
+func TestNoCertificateFiles(t *testing.T) {
+	if _, err := TLS("/nowhere/tls.crt", "/nowhere/tls.key"); err == nil {
+		t.Error("no error for files that are not there")
 	}
 }
