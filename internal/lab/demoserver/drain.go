@@ -9,7 +9,7 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/causeway-lb/causeway/internal/drain"
 )
 
 // settle is how long handshakes may take that have begun.
@@ -43,21 +43,5 @@ func (l draining) Accept() (net.Conn, error) {
 // has taken are accepted: closing a listener resets those that wait there. First
 // segments are dropped; their clients repeat them after a second, and are refused.
 func (l draining) drain() error {
-	const flagsOffset, synAck, syn, all = 13, 0x12, 0x02, 1 << 18
-	drop := []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: flagsOffset},
-		{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: synAck},
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: syn, Jf: 1},
-		{Code: unix.BPF_RET | unix.BPF_K},
-		{Code: unix.BPF_RET | unix.BPF_K, K: all},
-	}
-	raw, err := l.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var failed error
-	err = raw.Control(func(fd uintptr) {
-		failed = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(drop)), Filter: &drop[0]})
-	})
-	return errors.Join(err, failed, l.SetDeadline(time.Now().Add(settle)))
+	return errors.Join(drain.Refuse(l.TCPListener), l.SetDeadline(time.Now().Add(settle)))
 }

@@ -31,18 +31,7 @@ func TestChangeModes(t *testing.T) {
 		cfg.Userspace.Grace = 10 * time.Second // as slow as the emulated processor
 	}
 	kinds := Kinds(cfg)
-	tried := []Mode{NFTables, IPTables, Userspace, IPVS}
-	probe, err := kinds[IPVS].Open()
-	var lacks *backend.UnsupportedError
-	switch {
-	case errors.As(err, &lacks) && !nstest.InVM():
-		nstest.AlsoInVM(t) // for the changes with ipvs
-		tried = tried[:3]
-	case err != nil:
-		t.Fatal(err)
-	default:
-		probe.Close()
-	}
+	tried := here(t, kinds)
 	for _, from := range tried {
 		for _, to := range tried {
 			// The machine is slow, and needs to try only what this kernel cannot.
@@ -52,6 +41,26 @@ func TestChangeModes(t *testing.T) {
 			t.Run(fmt.Sprintf("%s to %s", from, to), func(t *testing.T) { change(t, net, kinds, from, to) })
 		}
 	}
+}
+
+// here returns the modes that this kernel has. The test is run in the virtual machine
+// as well for ipvs, if it is not among them.
+func here(t *testing.T, kinds map[Mode]Kind) []Mode {
+	t.Helper()
+	out := []Mode{NFTables, IPTables, Userspace}
+	probe, err := kinds[IPVS].Open()
+	var lacks *backend.UnsupportedError
+	switch {
+	case errors.As(err, &lacks) && !nstest.InVM():
+		nstest.AlsoInVM(t)
+		return out
+	case err != nil:
+		t.Fatal(err)
+	}
+	if err := probe.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return append(out, IPVS)
 }
 
 func change(t *testing.T, net *network, kinds map[Mode]Kind, from, to Mode) {

@@ -14,7 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/causeway-lb/causeway/internal/conntrack"
-	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/ipvs"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/nstest"
@@ -57,22 +56,10 @@ func TestFlowsOfAFrontend(t *testing.T) {
 		})
 	}
 	kinds := Kinds(Configs{IPVS: ipvs.Config{DrainInterval: 50 * time.Millisecond}})
-	tried := []Mode{NFTables, IPTables, Userspace}
-	probe, err := kinds[IPVS].Open()
-	var lacks *backend.UnsupportedError
-	switch {
-	case errors.As(err, &lacks) && !nstest.InVM():
-		nstest.AlsoInVM(t) // for ipvs
-	case err != nil:
-		t.Fatal(err)
-	default:
-		probe.Close()
-		tried = append(tried, IPVS)
-		if nstest.InVM() {
-			tried = tried[3:] // the machine is slow
+	for _, mode := range here(t, kinds) {
+		if nstest.InVM() && mode != IPVS {
+			continue // the machine is slow
 		}
-	}
-	for _, mode := range tried {
 		t.Run(string(mode), func(t *testing.T) { n.flows(t, kinds[mode]) })
 	}
 }

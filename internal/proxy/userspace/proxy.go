@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/causeway-lb/causeway/internal/drain"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
@@ -296,7 +297,7 @@ func (p *proxy) close() error {
 func (p *proxy) quiesce() {
 	for _, c := range p.closers {
 		if l, ok := c.(*net.TCPListener); ok {
-			_ = refuseFirst(l)
+			_ = drain.Refuse(l)
 		}
 	}
 	if len(p.closers) == 0 {
@@ -309,28 +310,6 @@ func (p *proxy) quiesce() {
 			return
 		}
 	}
-}
-
-// refuseFirst drops SYN segments that come to a socket.
-func refuseFirst(l *net.TCPListener) error {
-	const flagsOffset, synAck, syn, all = 13, 0x12, 0x02, 1 << 18
-	program := []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: flagsOffset},
-		{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: synAck},
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: syn, Jf: 1},
-		{Code: unix.BPF_RET | unix.BPF_K},
-		{Code: unix.BPF_RET | unix.BPF_K, K: all},
-	}
-	raw, err := l.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var failed error
-	err = raw.Control(func(fd uintptr) {
-		failed = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
-			&unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
-	})
-	return errors.Join(err, failed)
 }
 
 // pause waits a little after an error that may pass, and says whether to go on.
