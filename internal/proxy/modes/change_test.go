@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -64,6 +66,8 @@ func here(t *testing.T, kinds map[Mode]Kind) []Mode {
 }
 
 func change(t *testing.T, net *network, kinds map[Mode]Kind, from, to Mode) {
+	// While no agent runs, nobody takes what the userspace proxy would.
+	net.resends = from == Userspace
 	old := inUse(t, kinds, from)
 	load := net.start(t)
 	if err := old.Close(); err != nil {
@@ -127,27 +131,52 @@ func mustSync(t *testing.T, c *Chooser) {
 	}
 }
 
-// desired is the Service that all tests dial.
+// desired are the Services that all tests dial.
 func desired() model.Desired {
-	at := netip.MustParseAddrPort(frontend)
 	d := model.Desired{
-		Node:     model.Node{Name: "node-1", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}},
+		Node: model.Node{Name: "node-1", PodCIDRs: []netip.Prefix{
+			netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00:10:244:1::/64"),
+		}},
 		Services: map[types.NamespacedName]*model.Service{},
 	}
-	serve(d, "web", model.Key{Addr: at.Addr(), Port: at.Port(), Protocol: model.TCP},
-		netip.MustParseAddrPort(endpoint), netip.MustParseAddrPort(endpoint2))
+	for _, to := range mixed {
+		protocol, name := model.TCP, "web"
+		if strings.HasPrefix(to.network, "udp") {
+			protocol, name = model.UDP, "dns"
+		}
+		at := netip.MustParseAddrPort(to.addr)
+		key := model.Key{Addr: at.Addr(), Port: at.Port(), Protocol: protocol}
+		if to.kind == model.NodePort {
+			key.Addr = key.Family().Unspecified()
+		}
+		var targets []netip.AddrPort
+		for _, ep := range endpoints[to.network] {
+			targets = append(targets, netip.MustParseAddrPort(ep))
+		}
+		svc := d.Services[types.NamespacedName{Namespace: "default", Name: name}]
+		var before []model.Frontend
+		if svc != nil {
+			before = svc.Frontends
+		}
+		svc = serve(d, name, key, targets...)
+		svc.Frontends[0].Kind = to.kind
+		svc.Frontends = append(svc.Frontends, before...)
+		slices.SortFunc(svc.Frontends, func(a, b model.Frontend) int { return a.Key.Compare(b.Key) })
+	}
 	return d
 }
 
 // serve adds a Service with these endpoints.
-func serve(d model.Desired, name string, at model.Key, endpoints ...netip.AddrPort) {
+func serve(d model.Desired, name string, at model.Key, endpoints ...netip.AddrPort) *model.Service {
 	target := &model.Target{}
+	endpoints = slices.SortedFunc(slices.Values(endpoints), netip.AddrPort.Compare)
 	for _, ep := range endpoints {
 		target.Endpoints = append(target.Endpoints, model.Endpoint{AddrPort: ep, Local: true, Weight: 1})
 	}
 	svc := &model.Service{
 		Name:      types.NamespacedName{Namespace: "default", Name: name},
-		Frontends: []model.Frontend{{Key: at, Inside: target, Outside: target}},
+		Frontends: []model.Frontend{{Key: at, Inside: target, Outside: target, Serving: endpoints}},
 	}
 	d.Services[svc.Name] = svc
+	return svc
 }

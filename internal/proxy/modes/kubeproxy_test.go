@@ -54,6 +54,7 @@ func TestKubeProxyIPVS(t *testing.T) {
 func exchange(t *testing.T, theirs string, ours Mode) {
 	nstest.Require(t, "ip", "nft", "ipset", "iptables-nft-restore", "ip6tables-nft-restore")
 	network := newNetwork(t)
+	network.dials = only
 	if nstest.InVM() {
 		network.perSecond = newPerSecond / 8 // or the emulated processor does nothing else
 	}

@@ -9,12 +9,15 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/nstest"
 )
 
@@ -30,14 +33,62 @@ const (
 const (
 	frontend, endpoint, endpoint2 = "10.96.0.10:80", "10.244.1.2:8080", "10.244.1.4:8080"
 	patience                      = 20 * time.Second
+	// resend is when a client that resends a datagram gives up waiting.
+	resend = 500 * time.Millisecond
 )
 
+// dial is a frontend, as a client dials it: kind of frontend, network of package
+// net, and address.
+type dial struct {
+	kind          model.Kind
+	network, addr string
+}
+
+func (d dial) String() string { return fmt.Sprintf("%s %s %s", d.kind, d.network, d.addr) }
+
+// mixed are all kinds of frontends, by both families and two protocols.
+var mixed = func() []dial {
+	var out []dial
+	for _, protocol := range []struct{ name, port, node string }{{"tcp", "80", "30080"}, {"udp", "53", "30053"}} {
+		for _, at := range []struct {
+			kind   model.Kind
+			v4, v6 string
+		}{
+			{model.ClusterIP, "10.96.0.10", "fd00:10:96::10"},
+			{model.LoadBalancerIP, "203.0.113.200", "2001:db8:3::200"},
+			{model.ExternalIP, "198.51.100.77", "2001:db8:4::77"},
+			{model.NodePort, "192.0.2.11", "2001:db8:2::11"},
+		} {
+			port := protocol.port
+			if at.kind == model.NodePort {
+				port = protocol.node
+			}
+			out = append(out, dial{at.kind, protocol.name + "4", net.JoinHostPort(at.v4, port)},
+				dial{at.kind, protocol.name + "6", net.JoinHostPort(at.v6, port)})
+		}
+	}
+	return out
+}()
+
+// only are the frontends of one Service of IPv4, which is all that others serve here.
+var only = []dial{{model.ClusterIP, "tcp4", frontend}}
+
+// endpoints of mixed, by network.
+var endpoints = map[string][]string{
+	"tcp4": {endpoint, endpoint2}, "tcp6": {"[fd00:10:244:1::2]:8080", "[fd00:10:244:1::4]:8080"},
+	"udp4": {"10.244.1.2:5353", "10.244.1.4:5353"}, "udp6": {"[fd00:10:244:1::2]:5353", "[fd00:10:244:1::4]:5353"},
+}
+
 // network is a node, which is the test's own namespace, between a client, a
-// Pod that is one, and a Pod that echoes lines.
+// Pod that is one, and a Pod that echoes lines and datagrams.
 type network struct {
 	clients map[string]*nstest.NS
-	// perSecond are new connections that a load opens.
+	// perSecond are new connections and requests by UDP of a load.
 	perSecond int
+	// dials are what a load dials in turn.
+	dials []dial
+	// resends has clients send a datagram again that got no answer.
+	resends bool
 }
 
 func newNetwork(t *testing.T) *network {
@@ -50,35 +101,74 @@ func newNetwork(t *testing.T) *network {
 	node.Address(t, "eth0", prefix("192.0.2.11/24"))
 	client.Address(t, "eth0", prefix("192.0.2.100/24"))
 	node.Route(t, prefix("0.0.0.0/0"), addr("192.0.2.100"), "eth0")
-	client.Route(t, prefix("10.96.0.0/16"), addr("192.0.2.11"), "eth0")
+	node.Address(t, "eth0", prefix("2001:db8:2::11/64"))
+	client.Address(t, "eth0", prefix("2001:db8:2::100/64"))
+	node.Route(t, prefix("::/0"), addr("2001:db8:2::100"), "eth0")
+	for _, to := range []string{"10.96.0.0/16", "203.0.113.0/24", "198.51.100.0/24"} {
+		client.Route(t, prefix(to), addr("192.0.2.11"), "eth0")
+	}
+	for _, to := range []string{"fd00:10:96::/112", "2001:db8:3::/64", "2001:db8:4::/64"} {
+		client.Route(t, prefix(to), addr("2001:db8:2::11"), "eth0")
+	}
 	for _, p := range []struct {
 		ns          *nstest.NS
 		link, where string
-	}{{pod, "pod", "10.244.1.2/32"}, {pod, "pod", "10.244.1.4/32"}, {caller, "caller", "10.244.1.3/32"}} {
+	}{
+		{pod, "pod", "10.244.1.2/32"}, {pod, "pod", "10.244.1.4/32"}, {caller, "caller", "10.244.1.3/32"},
+		{pod, "pod", "fd00:10:244:1::2/128"}, {pod, "pod", "fd00:10:244:1::4/128"}, {caller, "caller", "fd00:10:244:1::3/128"},
+	} {
 		p.ns.Address(t, "eth0", prefix(p.where))
 		node.Route(t, prefix(p.where), netip.Addr{}, p.link)
 	}
 	for _, ns := range []*nstest.NS{pod, caller} {
 		ns.Route(t, prefix("169.254.1.1/32"), netip.Addr{}, "eth0")
 		ns.Route(t, prefix("0.0.0.0/0"), addr("169.254.1.1"), "eth0")
+		ns.Route(t, prefix("::/0"), addr("fe80::1"), "eth0")
 	}
 	for _, link := range []string{"pod", "caller"} {
 		node.Address(t, link, prefix("169.254.1.1/32"))
+		node.Address(t, link, prefix("fe80::1/64"))
 	}
-	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644); err != nil {
-		t.Fatal(err)
+	for _, forward := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
+		if err := os.WriteFile("/proc/sys/net/"+forward, []byte("1"), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
-	for _, at := range []string{endpoint, endpoint2} {
-		var listener net.Listener
-		pod.Must(t, func() error {
-			var err error
-			listener, err = net.Listen("tcp4", at)
-			return err
-		})
-		t.Cleanup(func() { listener.Close() })
-		go echo(listener)
+	for network, all := range endpoints {
+		for _, at := range all {
+			pod.Must(t, func() error { return answer(t, network, at) })
+		}
 	}
-	return &network{clients: map[string]*nstest.NS{"client": client, "node": node, "Pod": caller}, perSecond: newPerSecond}
+	return &network{clients: map[string]*nstest.NS{"client": client, "node": node, "Pod": caller}, perSecond: newPerSecond, dials: mixed}
+}
+
+// answer echoes what comes to an endpoint in the namespace of the calling thread.
+func answer(t *testing.T, network, at string) error {
+	if strings.HasPrefix(network, "tcp") {
+		listener, err := net.Listen(network, at)
+		if err == nil {
+			t.Cleanup(func() { listener.Close() })
+			go echo(listener)
+		}
+		return err
+	}
+	socket, err := net.ListenPacket(network, at)
+	if err == nil {
+		t.Cleanup(func() { socket.Close() })
+		go echoDatagrams(socket)
+	}
+	return err
+}
+
+func echoDatagrams(socket net.PacketConn) {
+	buffer := make([]byte, 64)
+	for {
+		n, from, err := socket.ReadFrom(buffer)
+		if err != nil {
+			return
+		}
+		_, _ = socket.WriteTo(buffer[:n], from)
+	}
 }
 
 func echo(listener net.Listener) {
@@ -106,8 +196,8 @@ type connection struct {
 }
 
 // open dials from the namespace of the calling thread.
-func open() (*connection, error) {
-	conn, err := net.DialTimeout("tcp4", frontend, patience)
+func open(to dial) (*connection, error) {
+	conn, err := net.DialTimeout(to.network, to.addr, patience)
 	if err != nil {
 		return nil, err
 	}
@@ -126,6 +216,34 @@ func (c *connection) say(text string) error {
 		return fmt.Errorf("%q echoed as %q", text, got)
 	}
 	return err
+}
+
+// short is a connection that says one thing, or a request by UDP.
+func short(to dial, resends bool) error {
+	c, err := open(to)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if strings.HasPrefix(to.network, "tcp") {
+		return c.say("short")
+	}
+	buffer, wait := make([]byte, 64), patience
+	if resends {
+		wait = resend
+	}
+	for begun := time.Now(); ; {
+		if _, err := c.Write([]byte("short")); err != nil {
+			return err
+		}
+		if err := c.SetReadDeadline(time.Now().Add(wait)); err != nil {
+			return err
+		}
+		_, err := c.Read(buffer)
+		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(begun) > patience {
+			return err
+		}
+	}
 }
 
 // load is traffic while something changes: connections that stay open and say
@@ -147,12 +265,13 @@ func (n *network) start(t *testing.T) *load {
 	t.Helper()
 	l := &load{stop: make(chan struct{}), ended: map[*connection]error{}}
 	froms := []string{"client", "client", "node", "Pod"}
+	streams := slices.DeleteFunc(slices.Clone(n.dials), func(d dial) bool { return !strings.HasPrefix(d.network, "tcp") })
 	for i := range longConnections {
-		from := froms[i%len(froms)]
+		from, to := froms[i%len(froms)], streams[i/len(froms)%len(streams)]
 		n.clients[from].Must(t, func() error {
-			c, err := open()
+			c, err := open(to)
 			if err != nil {
-				return fmt.Errorf("from the %s: %w", from, err)
+				return fmt.Errorf("from the %s to %s: %w", from, to, err)
 			}
 			l.long, l.froms = append(l.long, c), append(l.froms, from)
 			return c.say("hello")
@@ -163,7 +282,7 @@ func (n *network) start(t *testing.T) *load {
 	}
 	for i := range dialers {
 		from := froms[i%len(froms)]
-		l.wait.Go(func() { _ = n.clients[from].Do(func() error { l.dial(from, n.perSecond); return nil }) })
+		l.wait.Go(func() { _ = n.clients[from].Do(func() error { l.dial(from, n, i); return nil }) })
 	}
 	t.Cleanup(func() { l.end() })
 	l.more(t, 20)
@@ -182,22 +301,19 @@ func (l *load) keep(c *connection, from string) {
 	}
 }
 
-// dial opens its share of the new connections.
-func (l *load) dial(from string, perSecond int) {
-	tick := time.NewTicker(time.Second * dialers / time.Duration(perSecond))
+// dial opens its share of the new connections, one to each frontend in turn.
+func (l *load) dial(from string, n *network, first int) {
+	tick := time.NewTicker(time.Second * dialers / time.Duration(n.perSecond))
 	defer tick.Stop()
-	for l.pause(0) {
+	for i := first; l.pause(0); i++ {
+		to := n.dials[i%len(n.dials)]
 		begun := time.Now()
-		c, err := open()
-		if err == nil {
-			err = c.say("short")
-			_ = c.Close()
-		}
+		err := short(to, n.resends)
 		l.made.Add(1)
 		l.mu.Lock()
 		l.slow = max(l.slow, time.Since(begun))
 		if err != nil {
-			l.failed = append(l.failed, fmt.Errorf("from the %s: %w", from, err))
+			l.failed = append(l.failed, fmt.Errorf("from the %s to %s: %w", from, to, err))
 		}
 		l.mu.Unlock()
 		select {
@@ -222,7 +338,9 @@ func (l *load) more(t *testing.T, n int64) {
 	until := l.made.Load() + n
 	for deadline := time.Now().Add(2 * patience); l.made.Load() < until; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("%d of %d new connections within %v", n-until+l.made.Load(), n, 2*patience)
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			t.Fatalf("%d of %d new connections within %v; failed: %v", n-until+l.made.Load(), n, 2*patience, errors.Join(l.failed...))
 		}
 	}
 }

@@ -58,6 +58,7 @@ func TestChangesInARow(t *testing.T) {
 }
 
 func toAndFro(t *testing.T, net *network, kinds map[Mode]Kind, changes int, a, b Mode) {
+	net.resends = a == Userspace || b == Userspace
 	c := inUse(t, kinds, a)
 	load := net.start(t)
 	for i := range 2 * changes {
