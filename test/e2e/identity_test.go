@@ -30,10 +30,13 @@ type auditEvent struct {
 	StageTimestamp time.Time
 }
 
-// restarted is when a test last started the API server anew, and when that said
-// that it was ready. Until then it knows of no roles and refuses everybody,
-// however long that takes.
-var restarted struct{ from, ready time.Time }
+// restarted is when a test started the API server anew, and when that said that it
+// was ready. Until then it knows of no roles and refuses everybody, however long
+// that takes.
+type restarted struct{ from, ready time.Time }
+
+// restarts are all of them.
+var restarts []restarted
 
 // Nobody but the control plane itself is an administrator; Causeway's parts are
 // their ServiceAccounts, and are never refused anything that they try: the
@@ -119,7 +122,7 @@ func TestAgentsNeedTheirRights(t *testing.T) {
 }
 
 func justRestarted(at time.Time) bool {
-	return at.After(restarted.from) && at.Before(restarted.ready)
+	return slices.ContainsFunc(restarts, func(r restarted) bool { return at.After(r.from) && at.Before(r.ready) })
 }
 
 func readAudit(path string) ([]auditEvent, error) {

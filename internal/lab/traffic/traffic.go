@@ -5,6 +5,7 @@ package traffic
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -12,6 +13,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/causeway-lb/causeway/internal/lab/demoserver"
 	"github.com/causeway-lb/causeway/internal/lab/network"
@@ -24,13 +27,46 @@ type Result struct {
 	// Answer is valid when Err is nil.
 	Answer demoserver.Answer
 	Err    error
+	// Lost counts the SYN segments that got no answer: those that the kernel sent
+	// again before the connection was there. However busy the machine is, nobody
+	// but kernels have to do with that.
+	Lost int
 }
 
 // Ask sends one request over a new connection from a machine.
 func Ask(ctx context.Context, from *network.Namespace, address string) (demoserver.Answer, error) {
+	answer, _, err := askCounting(ctx, from, address)
+	return answer, err
+}
+
+// askCounting also counts lost SYN segments.
+func askCounting(ctx context.Context, from *network.Namespace, address string) (answer demoserver.Answer, lost int, err error) {
 	client := client(from, true)
 	defer client.CloseIdleConnections()
-	return ask(ctx, client, address)
+	client.Transport.(*http.Transport).DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := from.Dial(ctx, network, address)
+		if err == nil {
+			lost, err = resent(conn)
+		}
+		return conn, err
+	}
+	answer, err = ask(ctx, client, address)
+	return answer, lost, err
+}
+
+// resent counts the segments that a new connection has sent again: its SYN.
+func resent(conn net.Conn) (int, error) {
+	raw, err := conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var info *unix.TCPInfo
+	var infoErr error
+	err = raw.Control(func(fd uintptr) { info, infoErr = unix.GetsockoptTCPInfo(int(fd), unix.SOL_TCP, unix.TCP_INFO) })
+	if err = errors.Join(err, infoErr); err != nil {
+		return 0, fmt.Errorf("count retransmissions: %w", err)
+	}
+	return int(info.Total_retrans), nil
 }
 
 func client(from *network.Namespace, once bool) *http.Client {
@@ -115,7 +151,7 @@ func (g *Generator) run(ctx context.Context) {
 			own, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.config.Timeout)
 			defer cancel()
 			result := Result{Sent: time.Now()}
-			result.Answer, result.Err = Ask(own, g.config.From, g.config.Address)
+			result.Answer, result.Lost, result.Err = askCounting(own, g.config.From, g.config.Address)
 			result.Done = time.Now()
 			g.mu.Lock()
 			g.results = append(g.results, result)
@@ -162,6 +198,11 @@ func (r Results) Before(t time.Time) Results {
 // Failed returns those without an answer.
 func (r Results) Failed() Results {
 	return slices.DeleteFunc(slices.Clone(r), func(one Result) bool { return one.Err == nil })
+}
+
+// Resent returns those whose SYN was lost once or more, answered or not.
+func (r Results) Resent() Results {
+	return slices.DeleteFunc(slices.Clone(r), func(one Result) bool { return one.Lost == 0 })
 }
 
 // Hosts counts the answers by server.
