@@ -108,8 +108,11 @@ type Backend struct {
 	render   *renderer
 	prepare  func() error // sets what IPVS has as sysctls
 	release  func() error
-	now      func() time.Time
-	port     uint32
+	// connected says whether connections to destinations that have active ones may
+	// still be used.
+	connected func(map[destination]bool) (bool, error)
+	now       func() time.Time
+	port      uint32
 
 	// mu guards the rest: draining goes on between two Syncs.
 	mu sync.Mutex
@@ -175,7 +178,7 @@ func New(cfg Config) (*Backend, error) {
 		return nil, err
 	}
 	b := newBackend(cfg, servers, tables, routes, &firewall{families: cfg.Families})
-	b.port, b.prepare = tables.conn.Port(), ensureSettings
+	b.port, b.prepare, b.connected = tables.conn.Port(), ensureSettings, connectedTo
 	b.release = func() error {
 		routes.close()
 		return errors.Join(servers.Close(), tables.close())
@@ -187,9 +190,10 @@ func newBackend(cfg Config, s serverKernel, t tableKernel, r routeKernel, f fire
 	return &Backend{
 		cfg: cfg, servers: s, tables: t, routes: r, firewall: f,
 		now: time.Now, prepare: func() error { return nil }, release: func() error { return nil },
-		render:   &renderer{scheduler: cfg.Scheduler, families: cfg.Families, marks: newMarks()},
-		lacking:  map[string]bool{},
-		draining: map[vsnl.Key]map[netip.AddrPort]time.Time{},
+		connected: func(map[destination]bool) (bool, error) { return true, nil },
+		render:    &renderer{scheduler: cfg.Scheduler, families: cfg.Families, marks: newMarks()},
+		lacking:   map[string]bool{},
+		draining:  map[vsnl.Key]map[netip.AddrPort]time.Time{},
 	}
 }
 

@@ -6,11 +6,11 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
+	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
 // drain notes that a real server goes when its connections have ended.
@@ -114,14 +114,29 @@ func (b *Backend) quiesce() (busy bool, err error) {
 	}
 	b.want = newWanted()
 	b.load(found)
+	active := map[destination]bool{}
 	for key := range b.have.servers {
 		reals, err := b.servers.ReadReals(key)
 		if err != nil {
 			return false, err
 		}
-		busy = busy || slices.ContainsFunc(reals, func(r vsnl.RealServer) bool { return r.Active > 0 })
+		for _, r := range reals {
+			if r.Active == 0 {
+				continue
+			}
+			protocols := []model.Protocol{model.Protocol(key.Protocol)}
+			if key.Mark != 0 {
+				protocols = []model.Protocol{model.TCP, model.UDP, model.SCTP} // a mark does not say
+			}
+			for _, p := range protocols {
+				active[destination{p, r.AddrPort}] = true
+			}
+		}
 	}
-	if busy {
+	if len(active) > 0 {
+		busy, err = b.connected(active)
+	}
+	if busy && err == nil {
 		err = b.tables.retire()
 	}
 	return busy, err
