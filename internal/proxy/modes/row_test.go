@@ -58,7 +58,7 @@ func TestChangesInARow(t *testing.T) {
 }
 
 func toAndFro(t *testing.T, net *network, kinds map[Mode]Kind, changes int, a, b Mode) {
-	net.resends = a == Userspace || b == Userspace
+	net.resends, net.dials = a == Userspace || b == Userspace, dialled(a, b)
 	c := inUse(t, kinds, a)
 	load := net.start(t)
 	for i := range 2 * changes {
