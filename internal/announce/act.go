@@ -13,7 +13,7 @@ import (
 )
 
 // How often a node repeats an announcement, of one address after the other: while
-// a peer is out of contact or missing on a link, or was until calmAfter ago, and
+// a peer is out of contact, or was until calmAfter ago, and
 // more slowly once contact has been lost for longLost. Whoever hears one of a peer that it holds dead
 // announces everything (see hear), so one is enough.
 const (
@@ -240,6 +240,9 @@ func (l *loop) set(now time.Time, addresses []elect.Address, wanted []map[*port]
 			if !l.gone(p, e.former) {
 				want.Slack = slack
 			}
+			if i, ok := listed[addr]; ok && want.Slack > 0 && !e.machine.Answers() && l.unplugged(e.former, &addresses[i]) {
+				want.Slack = 0
+			}
 			if e.machine.Answers() && want.Role != claim.Elected && want.Elected != "" {
 				if at := l.hardware(want.Elected, addr); len(at) > 0 {
 					want.ElectedAt = at[0]
@@ -361,6 +364,13 @@ func (l *loop) gone(p *port, node string) bool {
 	})
 }
 
+// unplugged tells whether a node has said itself that the interfaces on which it
+// announces an address are down. No answer has to be waited for then.
+func (l *loop) unplugged(node string, a *elect.Address) bool {
+	links := l.announcing(node, a)
+	return len(links) > 0 && !slices.ContainsFunc(links, func(k fact) bool { return k.Up })
+}
+
 // contact notices nodes that are out of contact or were until just now. Either
 // may announce what we announce; so who comes back is told at once.
 func (l *loop) contact(now time.Time, nodes []elect.Node) {
@@ -397,10 +407,7 @@ func (l *loop) pace(now time.Time) (refresh, recheck time.Duration) {
 		}
 	}
 	for _, p := range l.ports {
-		entries += len(p.entries)
-		for _, gone := range p.missing {
-			apart(gone.since)
-		}
+		entries += len(p.entries) // who is missing on one is asked, see askMissing
 	}
 	for _, n := range l.nodes {
 		if !n.Alive {

@@ -26,6 +26,11 @@ const (
 	// clients wait, and it does so in a hurry.
 	patrolGrace      = time.Second
 	patrolHurryGrace = 200 * time.Millisecond
+	// Who is missing is asked every missingInterval, and longMissingInterval once it
+	// has been so for longLost. That it is back is not left to announcements: it may
+	// be this node that does not hear, and clients would come here in vain.
+	missingInterval     = 200 * time.Millisecond
+	longMissingInterval = 5 * time.Second
 	// Who is missing for one address stays so for patrolHold, though it may be
 	// heard about another: where agents miss different nodes they elect differently,
 	// and each may wait for the other.
@@ -36,6 +41,7 @@ const (
 type absence struct {
 	since   time.Time
 	address netip.Addr // for which it did not
+	asked   time.Time  // the last time, since then
 }
 
 // beat is what a port knows of one announcer.
@@ -135,7 +141,46 @@ func (l *loop) patrol(now time.Time) {
 			}
 			b.asked, b.waiting = now, l.askAnnouncer(p, name, b)
 		}
+		l.askMissing(now, p)
 	}
+}
+
+// askMissing asks those who are missing on p for what they should announce. One from
+// whom nothing is expected any more is not missing.
+func (l *loop) askMissing(now time.Time, p *port) {
+	for name, gone := range p.missing {
+		interval := missingInterval
+		if now.Sub(gone.since) > longLost {
+			interval = longMissingInterval
+		}
+		if now.Sub(gone.asked) < interval {
+			continue
+		}
+		a, expected := l.expected(p, name, gone.address)
+		switch {
+		case !expected:
+			l.miss(p, name, absence{})
+		case a.IsValid():
+			gone.asked = now
+			p.missing[name] = gone
+			l.askAnnouncer(p, name, &beat{addresses: []netip.Addr{a}})
+		}
+	}
+}
+
+// expected gives an address of p's family that a node should announce, first if that
+// is one, and tells whether it should announce any.
+func (l *loop) expected(p *port, name string, first netip.Addr) (a netip.Addr, any bool) {
+	for addr, r := range l.results {
+		if r.Announcer != name {
+			continue
+		}
+		any = true
+		if addr.Is6() == p.key.six && (!a.IsValid() || addr == first || a != first && addr.Less(a)) {
+			a = addr
+		}
+	}
+	return a, any
 }
 
 // askAnnouncer asks the one that should announce the first of b's addresses. Before
@@ -161,14 +206,23 @@ func (l *loop) hardware(name string, a netip.Addr) []wire.MAC {
 	if i < 0 {
 		return nil
 	}
+	var out []wire.MAC
+	for _, k := range l.announcing(name, &elect.Address{Addr: a, Pool: &l.snap.Addresses[i].Pool.Pool}) {
+		out = append(out, k.MAC)
+	}
+	return out
+}
+
+// announcing gives the interfaces on which a node announces an address, or would.
+func (l *loop) announcing(name string, a *elect.Address) []fact {
 	links := l.told[name].Links
 	ifaces := make([]elect.Interface, 0, len(links))
 	for _, k := range links {
 		ifaces = append(ifaces, k.Interface)
 	}
-	var out []wire.MAC
-	for _, k := range elect.On(&elect.Address{Addr: a, Pool: &l.snap.Addresses[i].Pool.Pool}, ifaces) {
-		out = append(out, links[k].MAC)
+	var out []fact
+	for _, k := range elect.On(a, ifaces) {
+		out = append(out, links[k])
 	}
 	return out
 }
@@ -191,7 +245,7 @@ func (l *loop) judge(p *port, name string, b *beat, misses int) {
 	if _, ok := p.missing[name]; b.misses >= misses && !ok && l.view[name].Alive {
 		l.log.Info("An announcer is alive but does not answer on this link", "node", name, "interface", p.name, "address", b.addresses[0])
 		p.open[b.addresses[0]] = true
-		l.miss(p, name, absence{b.asked, b.addresses[0]})
+		l.miss(p, name, absence{since: b.asked, address: b.addresses[0], asked: b.asked})
 	}
 }
 

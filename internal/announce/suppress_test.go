@@ -4,6 +4,7 @@ package announce_test
 
 import (
 	"net/netip"
+	"os/exec"
 	"testing"
 	"time"
 
@@ -125,4 +126,66 @@ func TestSilentAnnouncerIsReported(t *testing.T) {
 		r := l.Last(vip4)[host.Name]
 		return r.State == announce.Announced && r.Silent == "" && !l.takenFrom(host, vip4)()
 	})
+}
+
+// oneWay drops what one direction of the node's cable carries: what it is to hear
+// with the hook egress of its port, what it says with the hook ingress. The
+// function that it gives mends it.
+func (l *lan) oneWay(h *announcetest.Host, hook string) (mend func()) {
+	l.t.Helper()
+	nft := func(words ...string) {
+		l.t.Helper()
+		l.must(l.Hub().Do(func() error { return exec.Command("nft", words...).Run() }))
+	}
+	nft("add", "table", "netdev", "cable")
+	nft("add", "chain", "netdev", "cable", h.Name, "{ type filter hook "+hook+" device "+h.Port()+" priority 0; policy drop; }")
+	return func() { l.t.Helper(); nft("delete", "table", "netdev", "cable") }
+}
+
+// TestDeaf: a node hears nothing on the LAN, or nobody hears it, while gossip has a
+// network of its own. As the successor it takes the announcer for missing, but does
+// not draw the clients to itself again and again; as the announcer it is succeeded.
+// Once the cable is mended the elected node announces, alone.
+func TestDeaf(t *testing.T) {
+	for _, a := range []netip.Addr{vip4, vip6} {
+		t.Run(a.String(), func(t *testing.T) {
+			t.Parallel()
+			l := startLAN(t, announcetest.Options{Nodes: 3, Addresses: []netip.Addr{a}, Management: true, Echo: true})
+			host := l.announcer(a)
+			next := l.ranked(a, host)[0]
+			by := func(what string, h *announcetest.Host) {
+				t.Helper()
+				l.eventually(what, func() bool {
+					macs := l.ask(a)
+					return len(macs) == 1 && macs[0] == h.MAC
+				})
+			}
+
+			mend := l.oneWay(next, "egress")
+			l.eventually("the deaf node takes the announcer for missing", func() bool {
+				return l.Last(a)[next.Name].State == announce.Announced
+			})
+			time.Sleep(3 * time.Second) // the announcement and its repeats are over
+			said := l.count(a, next.MAC)
+			stop := make(chan struct{})
+			time.AfterFunc(2*time.Second, func() { close(stop) })
+			sent, echoes, err := l.Stream(a, 5*time.Millisecond, stop)
+			l.must(err)
+			if n := said(); n > 2 || len(echoes) < sent-1 {
+				t.Errorf("%d announcements of the deaf node, %d of %d datagrams lost", n, sent-len(echoes), sent)
+			}
+			mend()
+			l.eventually("the node that hears again leaves it alone", func() bool {
+				return l.Last(a)[next.Name].State == announce.Released
+			})
+			by("one announcer", host)
+
+			for _, tc := range []struct{ what, hook string }{{"deaf", "egress"}, {"mute", "ingress"}} {
+				mend := l.oneWay(host, tc.hook)
+				by("the "+tc.what+" announcer is succeeded", next)
+				mend()
+				by("who was "+tc.what+" is back", host)
+			}
+		})
+	}
 }

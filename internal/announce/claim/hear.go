@@ -120,8 +120,8 @@ const maxProbeAgain = 2
 // the address its claim is heard, before this node's or as an answer to it; if this
 // node is the first, it answers the next probe.
 func (m *Machine) probeAgain(now time.Time) {
-	if m.again < maxProbeAgain {
-		m.again++
+	if m.restarts < maxProbeAgain {
+		m.restarts++
 		m.sent = 0
 		m.sendProbe(now)
 	}
@@ -236,7 +236,7 @@ func (m *Machine) hearRival(now time.Time, from Peer) {
 	goes := from.Name == m.want.Elected || m.state == Releasing || m.want.Quiet
 	switch {
 	case goes && from.Hint:
-		m.inquire(now, from)
+		m.inquireRival(now, from)
 	case from.Name == m.want.Elected, m.state == Releasing:
 		m.port.Answer(false)
 		m.enter(now, Idle)
@@ -252,18 +252,30 @@ func (m *Machine) hearRival(now time.Time, from Peer) {
 			m.port.Announce()
 		}
 	case from.Hint:
-		m.inquire(now, from)
+		m.inquireRival(now, from)
 	default:
 		m.yield(now, from)
 	}
 }
 
-// reclaim announces in answer to a claim.
+// inquireRival asks one that this node would make way for, and once more if that
+// changes nothing: question or answer may be lost.
+func (m *Machine) inquireRival(now time.Time, from Peer) {
+	m.inquire(now, from)
+	m.again = now.Add(m.timing.LostRecheck)
+	m.attend()
+}
+
+// reclaim announces in answer to a claim, at once or as soon as that may be done
+// again: the last word, which clients go by, is this node's.
 func (m *Machine) reclaim(now time.Time) {
-	if now.Sub(m.reclaimed) >= reclaimInterval {
-		m.reclaimed = now
+	if at := m.reclaimed.Add(reclaimInterval); now.Before(at) {
+		m.owed = at
+	} else {
+		m.owed, m.reclaimed = time.Time{}, now
 		m.port.Announce()
 	}
+	m.attend()
 }
 
 // yield stops answering because of a holder that outranks this node.

@@ -207,7 +207,7 @@ type Machine struct {
 	sent     int       // probes, or repeats of the announcement
 	loud     time.Time // the first of the announcements that are repeated
 	probing  ProbeTiming
-	again    int  // how often probing was begun again for a stranger's probe
+	restarts int  // how often probing was begun again for a stranger's probe
 	crossed  bool // one claim that crossed ours was answered
 	defended time.Time
 	looked   time.Time // when the link was last asked for a stranger
@@ -219,13 +219,15 @@ type Machine struct {
 	backoff   time.Duration
 
 	reclaimed time.Time // when a claim was last answered by announcing
+	owed      time.Time // Announcing: when another has to be; zero for none
+	again     time.Time // answering: when the rival is asked once more; zero for none
 	asked     time.Time // when a hint was last answered by a question
 	deferred  int       // to how many hints of probing peers this node has given way
 
 	conflict Conflict
 	suspect  Peer      // Probing: a node whose hardware address was in an answer that its agent did not send
 	stale    time.Time // since when answers have that of a node whose agent is dead; zero for none
-	next     time.Time // Announcing: the next announcement
+	next     time.Time // Announcing: the next announcement; Releasing: the end
 	heir     time.Time // Announcing: when the node elected instead was last asked
 	rival    wire.MAC  // one of ours that may have the address too; zero for none
 }
@@ -298,7 +300,8 @@ func (m *Machine) bar(now time.Time) {
 		m.enter(now, Idle)
 	case Announcing:
 		m.enter(now, Releasing)
-		m.deadline = now.Add(m.timing.Release)
+		m.next = now.Add(m.timing.Release)
+		m.attend()
 	}
 }
 
@@ -357,7 +360,7 @@ func (m *Machine) enter(now time.Time, s State) {
 	if m.state != s {
 		m.state, m.since = s, now
 	}
-	m.deadline = time.Time{}
+	m.deadline, m.owed, m.again = time.Time{}, time.Time{}, time.Time{}
 	if s == Idle {
 		m.rival, m.stale = wire.MAC{}, time.Time{}
 		m.deferred = 0
@@ -372,7 +375,7 @@ func (m *Machine) probe(now time.Time) {
 	if m.want.Hurry {
 		m.probing = m.timing.Hurry
 	}
-	m.sent, m.again, m.suspect = 0, 0, Peer{}
+	m.sent, m.restarts, m.suspect = 0, 0, Peer{}
 	m.sendProbe(now)
 }
 
@@ -412,11 +415,17 @@ func (m *Machine) scheduleAnnouncement(now time.Time) {
 	m.attend()
 }
 
-// attend has an announcing node that is not the elected one ask that now and then.
+// attend has what is due before next done, while this node answers: an answer that it
+// owes to a claim, the question to a rival that has not answered the first, and now
+// and then one to the elected node, if that is another.
 func (m *Machine) attend() {
+	due := []time.Time{m.owed, m.again}
+	if m.state == Announcing && m.want.Role != Elected && !m.want.ElectedAt.IsZero() {
+		due = append(due, m.heir.Add(m.timing.Recheck))
+	}
 	m.deadline = m.next
-	if m.want.Role != Elected && !m.want.ElectedAt.IsZero() {
-		if at := m.heir.Add(m.timing.Recheck); at.Before(m.deadline) {
+	for _, at := range due {
+		if !at.IsZero() && at.Before(m.deadline) {
 			m.deadline = at
 		}
 	}
@@ -425,6 +434,14 @@ func (m *Machine) attend() {
 // Tick does what is due at now.
 func (m *Machine) Tick(now time.Time) {
 	if m.deadline.IsZero() || now.Before(m.deadline) {
+		return
+	}
+	if !m.again.IsZero() && !now.Before(m.again) {
+		m.again = time.Time{}
+		if !m.rival.IsZero() {
+			m.port.Probe(m.rival)
+		}
+		m.attend()
 		return
 	}
 	switch m.state {
@@ -440,6 +457,10 @@ func (m *Machine) Tick(now time.Time) {
 		m.conflict, m.stale = Conflict{}, time.Time{}
 		m.announce(now)
 	case Announcing:
+		if !m.owed.IsZero() && !now.Before(m.owed) {
+			m.reclaim(now)
+			return
+		}
 		if now.Before(m.next) {
 			m.heir = now
 			m.port.Probe(m.want.ElectedAt)
@@ -464,7 +485,8 @@ func (m *Machine) Tick(now time.Time) {
 			if !m.want.ElectedAt.IsZero() {
 				m.port.Probe(m.want.ElectedAt)
 			}
-			m.deadline = now.Add(m.timing.Release) // nobody has come: still better than none
+			m.next = now.Add(m.timing.Release) // nobody has come: still better than none
+			m.attend()
 			return
 		}
 		m.stop(now)

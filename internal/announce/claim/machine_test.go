@@ -411,12 +411,26 @@ func TestHints(t *testing.T) {
 		b.hear(wire.Claim, hint(worse))
 		b.run(10 * time.Millisecond)
 	}
-	b.expect(Announcing, "announce", "announce", "announce", "announce", "announce")
+	b.expect(Announcing, "announce", "announce", "announce", "announce", "announce", "announce")
+
+	// The last word is this node's, though the last claim comes too soon to answer it
+	// at once.
+	b = announcing(t, elected)
+	b.hear(wire.Claim, hint(worse))
+	b.run(10 * time.Millisecond)
+	b.hear(wire.Claim, hint(worse))
+	b.expect(Announcing, "announce")
+	b.run(90 * time.Millisecond)
+	b.expect(Announcing, "announce")
 
 	b = announcing(t, elected)
 	b.set(Want{Role: Barred, Elected: "better"})
 	b.hear(wire.Claim, hint(better))
 	b.expect(Releasing, "probe 01")
+	b.run(200 * time.Millisecond)
+	b.expect(Releasing, "probe 01") // once more: question or answer may be lost
+	b.run(200 * time.Millisecond)
+	b.expect(Releasing)
 	b.hear(wire.Claim, better)
 	b.expect(Idle, "silent")
 
