@@ -110,7 +110,8 @@ func declareResets(tx *nfnl.Batch, fam model.Family, table nfnl.Table) {
 		Table: table, Name: resetFlows, Key: []nfnl.Type{addr, nfnl.TypeService, addr, nfnl.TypeService},
 		Dynamic: true, Timeout: resetTimeout, Size: resetSize,
 	})
-	for name, hook := range map[string]uint32{"prerouting": hookPrerouting, "output": hookOutput} {
+	// Not "prerouting" and "output", for what strayChain says.
+	for name, hook := range map[string]uint32{strayChain: hookPrerouting, "own": hookOutput} {
 		tx.AddChain(nfnl.Chain{Table: table, Name: name, Hook: &nfnl.Hook{Type: "filter", Num: hook, Priority: prioResets}})
 		tx.FlushChain(table, name)
 		tx.AppendRule(table, name, nfnl.Rule{Comment: "its Service or endpoint is gone", Exprs: resetRule(fam)})

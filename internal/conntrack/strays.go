@@ -114,6 +114,10 @@ func strayElement(addr, node netip.Addr) nfnl.Element {
 	return nfnl.Element{Key: string(addr.AsSlice()), Value: string(node.AsSlice())}
 }
 
+// strayChain is not "prerouting", which former versions add at another priority: one
+// that takes this node over finds it free.
+const strayChain = "arriving"
+
 // declareStrays makes the table anew, so that it does not matter which version of
 // the agent has left it. The chain stands behind connection tracking and resets, and
 // before everything that translates, or refuses what it does not know.
@@ -124,16 +128,16 @@ func declareStrays(tx *nfnl.Batch, fam model.Family, table nfnl.Table) {
 	tx.DeleteTable(table)
 	tx.AddTable(table)
 	tx.AddSet(nfnl.Set{Table: table, Name: strayFormer, Key: []nfnl.Type{addr}, Data: []nfnl.Type{addr}})
-	tx.AddChain(nfnl.Chain{Table: table, Name: "prerouting", Hook: &nfnl.Hook{Type: "filter", Num: hookPrerouting, Priority: behindResets}})
+	tx.AddChain(nfnl.Chain{Table: table, Name: strayChain, Hook: &nfnl.Hook{Type: "filter", Num: hookPrerouting, Priority: behindResets}})
 	tx.AddChain(nfnl.Chain{Table: table, Name: strayPass})
 	tx.AppendRule(table, strayPass, nfnl.Rule{Comment: "so that none goes in circles", Exprs: strayShorten(fam)})
 	tx.AppendRule(table, strayPass, nfnl.Rule{Comment: "the node that announced it before may know it", Exprs: strayDup(fam)})
 	pass := &expr.Verdict{Kind: expr.VerdictGoto, Chain: strayPass}
 	for _, m := range strays() {
-		tx.AppendRule(table, "prerouting", nfnl.Rule{Exprs: append(m, pass)})
+		tx.AppendRule(table, strayChain, nfnl.Rule{Exprs: append(m, pass)})
 	}
 	for _, m := range strayErrors(fam) {
-		tx.AppendRule(table, "prerouting", nfnl.Rule{Comment: "about what another node has sent", Exprs: append(m, pass)})
+		tx.AppendRule(table, strayChain, nfnl.Rule{Comment: "about what another node has sent", Exprs: append(m, pass)})
 	}
 }
 
