@@ -247,14 +247,21 @@ func (m *Members) SetIdentities(own *Identity, public map[string][]byte) {
 	}
 }
 
-// setPublic gives p the key that it has published. The lock is held.
+// setPublic gives p the key that it has published. Where a key was and is no more,
+// somebody who may do that expects an agent of a former version there: p is heard
+// in that format again until it answers in the present one, which it does at once if
+// it still can; what it has told stays meanwhile. The lock is held.
 func (m *Members) setPublic(p *peer, key []byte) {
 	if len(key) != PublicKeyLength {
 		key = nil
 	}
-	if !bytes.Equal(p.public, key) {
-		p.public, p.keys = key, sealKeys{}
+	if bytes.Equal(p.public, key) {
+		return
 	}
+	if key == nil {
+		p.secure, p.tried, p.version = false, time.Time{}, 0
+	}
+	p.public, p.keys = key, sealKeys{}
 }
 
 // Secrets gives what this node and another have in common, and no third where both

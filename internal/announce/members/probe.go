@@ -401,9 +401,11 @@ func (m *Members) takeAck(p *peer, h header, body []byte, now time.Time) (told b
 		if p.boot != 0 && p.facts != nil || !p.secure {
 			wake(m.changed)
 		}
-		// Another process: what the one before it told is past.
+		if h.boot != p.boot {
+			p.facts = nil // of another process: what the one before it told is past
+		}
 		p.boot, p.secure = h.boot, true
-		p.window, p.puzzle, p.facts, p.version, p.has = window{}, puzzle{}, nil, 0, 0
+		p.window, p.puzzle, p.version, p.has = window{}, puzzle{}, 0, 0
 	}
 	if h.number > p.window.top || p.window.top-h.number >= 64 {
 		// The answer counts whatever was said in the process's name before.
