@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
@@ -57,24 +58,23 @@ Exit status: 0 nothing wrong found, 1 something is wrong, 2 it could not look.`,
 }
 
 func runExplain(command *cobra.Command, config clientcmd.ClientConfig, service, system string) error {
+	access, err := clusterConfig(config)
+	if err != nil {
+		return err
+	}
 	namespace, name, ok := strings.Cut(service, "/")
 	if !ok {
 		name = service
-		var err error
 		if namespace, _, err = config.Namespace(); err != nil {
 			return err
 		}
-	}
-	rest, err := config.ClientConfig()
-	if err != nil {
-		return err
 	}
 	scheme, err := explain.NewScheme()
 	if err != nil {
 		return err
 	}
 	ctrllog.SetLogger(logr.Discard()) // the client's, which passes the API server's warnings on
-	api, err := client.New(rest, client.Options{Scheme: scheme})
+	api, err := client.New(access, client.Options{Scheme: scheme})
 	if err != nil {
 		return err
 	}
@@ -90,4 +90,16 @@ func runExplain(command *cobra.Command, config clientcmd.ClientConfig, service, 
 		return exitWrong
 	}
 	return nil
+}
+
+// errNoCluster is instead of client-go's error, whose advice does not help here.
+var errNoCluster = errors.New("no kubeconfig says how to reach the API server: set KUBECONFIG, or --kubeconfig")
+
+// clusterConfig is how to reach the API server.
+func clusterConfig(config clientcmd.ClientConfig) (*rest.Config, error) {
+	c, err := config.ClientConfig()
+	if clientcmd.IsEmptyConfig(err) {
+		return nil, errNoCluster
+	}
+	return c, err
 }

@@ -40,11 +40,11 @@ others until it does. You need the right to get and patch the Secret
 		Example: `  causeway rotate-gossip-key --wait`,
 		Args:    cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			rest, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, overrides).ClientConfig()
+			access, err := clusterConfig(clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, overrides))
 			if err != nil {
 				return err
 			}
-			c, err := client.New(rest, client.Options{})
+			c, err := client.New(access, client.Options{})
 			if err != nil {
 				return fmt.Errorf("make client: %w", err)
 			}

@@ -5,6 +5,7 @@ package demo
 import (
 	"fmt"
 	"io"
+	"os/exec"
 	"strings"
 	"sync"
 	"time"
@@ -84,8 +85,12 @@ func (p *printer) howToLookAround(l *lab.Lab, options Options) {
 		command += " --name " + name
 	}
 	p.Title("The lab is up. To look around, in another terminal:")
+	environment := "export KUBECONFIG=" + l.Kubeconfig()
+	if _, err := exec.LookPath("kubectl"); err != nil {
+		environment += " PATH=$PATH:" + l.Setup.Programs // the one that was built for the lab
+	}
 	for _, row := range [][2]string{
-		{"export KUBECONFIG=" + l.Kubeconfig(), "then kubectl works"},
+		{environment, "then kubectl works, and causeway explain NAMESPACE/SERVICE"},
 		{command + " shell client", "a shell on the LAN's client: curl http://192.0.2.200:30001"},
 		{command + " shell node-1", "on a node: nft list ruleset, ip route, tcpdump -ni eth0"},
 		{command + " shell pod/go-http", "in a Pod"},
