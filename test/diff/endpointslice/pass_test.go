@@ -5,6 +5,8 @@ package endpointslice
 import (
 	"testing"
 
+	discoveryv1 "k8s.io/api/discovery/v1"
+
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/endpointslice"
 )
@@ -24,6 +26,7 @@ func TestNoPassWritesMore(t *testing.T) {
 			we := &ours{newStore()}
 			for name, slice := range they.slices {
 				we.slices[name] = slice.DeepCopy()
+				we.slices[name].Labels[discoveryv1.LabelManagedBy] = v1alpha1.EndpointSliceManagedBy
 				we.slices[name].Labels[v1alpha1.EndpointSliceKeeperLabel] = v1alpha1.EndpointSliceKeeper
 			}
 			before := they.writes
