@@ -15,6 +15,7 @@ import (
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/alloc/book"
+	"github.com/causeway-lb/causeway/internal/provisioner"
 )
 
 func init() {
@@ -40,7 +41,7 @@ type AllocationOptions struct {
 // setupAllocation adds the book, the term, the webhooks and the reconcilers of
 // ClusterIPs and NodePorts.
 func setupAllocation(mgr ctrl.Manager, opts Options) error {
-	config := book.Config{Hold: opts.Allocation.Hold}
+	config := book.Config{Hold: opts.Allocation.Hold, AddressAnnotations: provisioner.AddressAnnotations(opts.MetalLBAnnotations)}
 	if text := opts.Allocation.NodePortRange; text != "" {
 		ports, err := alloc.ParsePortRange(text)
 		if err != nil {

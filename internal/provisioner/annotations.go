@@ -67,6 +67,16 @@ func WithMetalLB(svc *corev1.Service) *corev1.Service {
 	return &out
 }
 
+// AddressAnnotations are the annotations that ask for LoadBalancer addresses, of
+// which the first that a Service has counts; MetalLB's too if they are heeded.
+func AddressAnnotations(metalLBHeeded bool) []string {
+	names := []string{v1alpha1.AddressesAnnotation}
+	if metalLBHeeded {
+		names = append(names, metalLB[v1alpha1.AddressesAnnotation]...)
+	}
+	return names
+}
+
 // AnnotationProblem is an annotation of a Service to which nobody listens.
 type AnnotationProblem struct {
 	Reason string

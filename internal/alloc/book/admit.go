@@ -220,9 +220,9 @@ func (b *Book) Concerns(svc, old *corev1.Service) bool {
 	}
 	var had []field
 	if old != nil {
-		had = external(old)
+		had = b.external(old)
 	}
 	needs := NeedsOf(svc, old, b.Families())
-	return !slices.Equal(external(svc), had) ||
+	return !slices.Equal(b.external(svc), had) ||
 		len(b.clusterIP) > 0 && len(needs.Addresses) > 0 || len(b.nodePort) > 0 && len(needs.Ports) > 0
 }

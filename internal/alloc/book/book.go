@@ -44,6 +44,9 @@ type Config struct {
 	NodePorts alloc.PortRange
 	// Hold is how long a grant is kept for its Service. Zero means DefaultHold.
 	Hold time.Duration
+	// AddressAnnotations ask for LoadBalancer addresses; the first of them that a
+	// Service has counts. None means v1alpha1.AddressesAnnotation alone.
+	AddressAnnotations []string
 }
 
 // Book is all that is known about ClusterIPs and NodePorts. It is not safe for
@@ -63,6 +66,9 @@ type Book struct {
 func New(config Config) *Book {
 	if config.NodePorts == (alloc.PortRange{}) {
 		config.NodePorts = DefaultNodePorts
+	}
+	if len(config.AddressAnnotations) == 0 {
+		config.AddressAnnotations = []string{v1alpha1.AddressesAnnotation}
 	}
 	if config.Hold == 0 {
 		config.Hold = DefaultHold

@@ -155,6 +155,9 @@ func TestUpdatesThatReachIntoAnothersPool(t *testing.T) {
 			metav1.SetMetaDataAnnotation(&svc.ObjectMeta, v1alpha1.AddressesAnnotation, value)
 		}
 	}
+	foreign := func(name, value string) func(*corev1.Service) {
+		return func(svc *corev1.Service) { metav1.SetMetaDataAnnotation(&svc.ObjectMeta, name, value) }
+	}
 	loadBalancer := func(svc *corev1.Service) {
 		svc.Spec.Type, svc.Spec.AllocateLoadBalancerNodePorts = corev1.ServiceTypeLoadBalancer, ptr.To(false)
 	}
@@ -172,10 +175,16 @@ func TestUpdatesThatReachIntoAnothersPool(t *testing.T) {
 		{"spec.loadBalancerIP, which was ignored till the type changed", []func(*corev1.Service){loadBalancerIP}, []func(*corev1.Service){loadBalancer, loadBalancerIP}, "spec.loadBalancerIP: 198.51.100.7 belongs to"},
 		{"the annotation", []func(*corev1.Service){loadBalancer, annotated("192.0.2.1")}, []func(*corev1.Service){loadBalancer, annotated("192.0.2.1, 198.51.100.7")}, "metadata.annotations[causeway.dev/addresses]: 198.51.100.7 belongs to"},
 		{"the annotation, which was ignored till the type changed", []func(*corev1.Service){annotated("198.51.100.7")}, []func(*corev1.Service){loadBalancer, annotated("198.51.100.7")}, "metadata.annotations[causeway.dev/addresses]: 198.51.100.7 belongs to"},
+		{"another product's annotation that is heeded", []func(*corev1.Service){loadBalancer}, []func(*corev1.Service){loadBalancer, foreign("example.com/ips", "198.51.100.7")}, "metadata.annotations[example.com/ips]: 198.51.100.7 belongs to"},
+		{"another product's, beside our own", []func(*corev1.Service){loadBalancer}, []func(*corev1.Service){loadBalancer, annotated("192.0.2.1"), foreign("example.com/ips", "198.51.100.7")}, ""},
+		{"another product's, once our own has gone", []func(*corev1.Service){loadBalancer, annotated("192.0.2.1"), foreign("example.com/ips", "198.51.100.7")}, []func(*corev1.Service){loadBalancer, foreign("example.com/ips", "198.51.100.7")}, "metadata.annotations[example.com/ips]: 198.51.100.7 belongs to"},
+		{"another product's, the same address as before", []func(*corev1.Service){loadBalancer, annotated("198.51.100.7")}, []func(*corev1.Service){loadBalancer, foreign("example.com/ips", "198.51.100.7")}, ""},
+		{"another product's that is not heeded", []func(*corev1.Service){loadBalancer}, []func(*corev1.Service){loadBalancer, foreign("example.com/others", "198.51.100.7")}, ""},
 		{"the annotation of a Service that is no load balancer", []func(*corev1.Service){none}, []func(*corev1.Service){annotated("198.51.100.7")}, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			b := fixture(t)
+			b.config.AddressAnnotations = append(b.config.AddressAnnotations, "example.com/ips")
 			if err := b.SetLoadBalancerPool(&v1alpha1.LoadBalancerPool{
 				ObjectMeta: metav1.ObjectMeta{Name: "lan"},
 				Spec: v1alpha1.LoadBalancerPoolSpec{

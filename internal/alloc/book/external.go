@@ -9,7 +9,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/netaddr"
 )
@@ -19,11 +18,11 @@ import (
 func (d *desk) checkExternal() error {
 	had := map[netip.Addr]bool{}
 	if d.req.Old != nil {
-		for _, f := range external(d.req.Old) {
+		for _, f := range d.external(d.req.Old) {
 			had[f.addr] = true
 		}
 	}
-	for _, f := range external(d.req.Service) {
+	for _, f := range d.external(d.req.Service) {
 		if had[f.addr] {
 			continue
 		}
@@ -55,7 +54,7 @@ func (b *Book) foreign(addr netip.Addr, who subject) (resource string, owners []
 // pools that do not select it, while nobody was there to refuse.
 func (b *Book) checkStored(svc *corev1.Service, who subject) []Problem {
 	var out []Problem
-	for _, f := range external(svc) {
+	for _, f := range b.external(svc) {
 		if resource, owners := b.foreign(f.addr, who); len(owners) > 0 {
 			p := Problem{Reason: ForeignPool, Message: fmt.Sprintf(
 				"%s: %s belongs to %s %s, which does not select this Service: take the address out, or have the pool select it",
@@ -75,7 +74,7 @@ type field struct {
 	addr  netip.Addr
 }
 
-func external(svc *corev1.Service) []field {
+func (b *Book) external(svc *corev1.Service) []field {
 	var out []field
 	add := func(name, text string) {
 		if a, ok := netaddr.Parse(text); ok {
@@ -87,8 +86,14 @@ func external(svc *corev1.Service) []field {
 	}
 	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
 		add("spec.loadBalancerIP", svc.Spec.LoadBalancerIP)
-		for _, s := range strings.Split(svc.Annotations[v1alpha1.AddressesAnnotation], ",") {
-			add("metadata.annotations["+v1alpha1.AddressesAnnotation+"]", s)
+		for _, name := range b.config.AddressAnnotations {
+			if svc.Annotations[name] == "" {
+				continue
+			}
+			for s := range strings.SplitSeq(svc.Annotations[name], ",") {
+				add("metadata.annotations["+name+"]", s)
+			}
+			break
 		}
 	}
 	return out
