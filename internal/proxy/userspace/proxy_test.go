@@ -244,6 +244,8 @@ func TestResetTCP(t *testing.T) {
 		{"its endpoint stays", true, desired(model.TCP, 0, podA, podB), false},
 		{"its endpoint is gone", true, desired(model.TCP, 0, podB), true},
 		{"its client is excluded", true, restricted("203.0.113.0/24"), true},
+		{"its client is excluded, and is not to be reset", false, restricted("203.0.113.0/24"), false},
+		{"its Service is gone, and its clients are not to be reset", false, model.Desired{}, false},
 		{"its client is admitted", true, restricted("0.0.0.0/1"), false},
 		{"its Service is gone", true, model.Desired{}, true},
 		{"another Service has the frontend", true, handed, false},

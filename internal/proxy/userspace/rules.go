@@ -68,6 +68,7 @@ func (p *program) chains() []chain {
 	}
 	return append(cs,
 		make("act-"+chainOutput, nil, p.act(chainDivert)...),
+		make(chainOutput+"-services", nil, p.services(viewInside, "act-"+chainOutput)...),
 		make(chainPrerouting, &nfnl.Hook{Type: "filter", Num: hookPrerouting, Priority: priority}, p.prerouting()...),
 		make(chainOutput, &nfnl.Hook{Type: "route", Num: hookOutput, Priority: priority}, p.output()...))
 }
@@ -89,10 +90,13 @@ func (p *program) prerouting() []nfnl.Rule {
 }
 
 func (p *program) output() []nfnl.Rule {
-	return append([]nfnl.Rule{
+	return []nfnl.Rule{
 		rule("passed on to another node", p.exprs().sourceNotLocal().verdict(expr.VerdictAccept)),
+		// As from outside: what the proxy has goes on, whatever the source ranges are now.
+		rule("connections that the proxy has", p.exprs().established().goTo(chainOutput+"-services")),
 		p.restricted(),
-	}, p.services(viewInside, "act-"+chainOutput)...)
+		rule("", p.exprs().goTo(chainOutput+"-services")),
+	}
 }
 
 // restricted keeps out who is not in the source ranges.
