@@ -6,7 +6,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
+	"net/netip"
 	"os/exec"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -89,7 +92,7 @@ func (c *Conn) Close() error { return unix.Close(c.fd) }
 func (c *Conn) findFamily() error {
 	m := newMessage(c.send[:0], unix.GENL_ID_CTRL, unix.NLM_F_ACK, unix.CTRL_CMD_GETFAMILY, 2)
 	m.text(unix.CTRL_ATTR_FAMILY_NAME, familyName)
-	err := c.exchange(m.end(), func(_ uint32, body []byte) error {
+	_, err := c.exchange(m.end(), func(_ uint32, body []byte) error {
 		nfnl.Attrs(body, func(typ uint16, data []byte) {
 			if typ == unix.CTRL_ATTR_FAMILY_ID && len(data) >= 2 {
 				c.family = binary.NativeEndian.Uint16(data)
@@ -162,16 +165,18 @@ func (c *Conn) roundTrip(buf []byte, n int, answer func(seq uint32, err error)) 
 	return nil
 }
 
-// exchange sends one request and calls each with the payload of every answer.
-func (c *Conn) exchange(request []byte, each func(cmd uint32, body []byte) error) error {
+// exchange sends one request and calls each with the payload of every answer. It
+// returns in how many parts, each whole in itself, these came.
+func (c *Conn) exchange(request []byte, each func(cmd uint32, body []byte) error) (parts int, err error) {
 	c.send = request
 	c.seq++
 	seq := c.seq
 	binary.NativeEndian.PutUint32(request[8:], seq)
 	if err := unix.Sendto(c.fd, request, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return fmt.Errorf("send: %w", err)
+		return 0, fmt.Errorf("send: %w", err)
 	}
 	for done := false; !done; {
+		payload := false
 		err := c.receive(func(typ uint16, got uint32, body []byte) error {
 			switch {
 			case got != seq:
@@ -182,15 +187,19 @@ func (c *Conn) exchange(request []byte, each func(cmd uint32, body []byte) error
 				done = true
 				return errno(body)
 			case len(body) >= genlHdrLen:
+				payload = true
 				return each(uint32(body[0]), body[genlHdrLen:])
 			}
 			return nil
 		})
+		if payload {
+			parts++
+		}
 		if err != nil {
-			return err
+			return parts, err
 		}
 	}
-	return nil
+	return parts, nil
 }
 
 // receive reads one datagram and calls each for every message in it.
@@ -226,15 +235,27 @@ func errno(body []byte) error {
 	return nil
 }
 
+// settleRetries is how often a list is read that others change meanwhile.
+const settleRetries = 10
+
 // Read returns all virtual servers of the network namespace.
+//
+// The kernel gives a list in parts, begins each by counting to where the last one
+// ended, and does not mark a list (NLM_F_DUMP_INTR) that somebody changed in
+// between: what goes from the front of it makes a part skip some that nobody touched.
+// So a list of several parts is read until it is twice the same. Where it never
+// is, the last one counts.
 func (c *Conn) Read() ([]VirtualServer, error) {
-	var out []VirtualServer
-	m := newMessage(c.send[:0], c.family, unix.NLM_F_DUMP, cmdGetService, familyVersion)
-	err := c.exchange(m.end(), func(_ uint32, body []byte) error {
-		s, err := decodeService(body)
-		out = append(out, s)
-		return err
-	})
+	out, err := settled(func() ([]VirtualServer, int, error) {
+		var out []VirtualServer
+		m := newMessage(c.send[:0], c.family, unix.NLM_F_DUMP, cmdGetService, familyVersion)
+		parts, err := c.exchange(m.end(), func(_ uint32, body []byte) error {
+			s, err := decodeService(body)
+			out = append(out, s)
+			return err
+		})
+		return out, parts, err
+	}, func(s *VirtualServer) Key { return s.Key })
 	if err != nil {
 		return nil, fmt.Errorf("list virtual servers: %w", err)
 	}
@@ -249,14 +270,17 @@ func (c *Conn) Read() ([]VirtualServer, error) {
 // ReadReals returns the real servers of one virtual server, with the
 // connections that they have. A missing virtual server has none.
 func (c *Conn) ReadReals(of Key) ([]RealServer, error) {
-	var out []RealServer
-	m := newMessage(c.send[:0], c.family, unix.NLM_F_DUMP, cmdGetDest, familyVersion)
-	m.service(of, nil)
-	err := c.exchange(m.end(), func(_ uint32, body []byte) error {
-		r, err := decodeDest(body, of.family())
-		out = append(out, r)
-		return err
-	})
+	out, err := settled(func() ([]RealServer, int, error) {
+		var out []RealServer
+		m := newMessage(c.send[:0], c.family, unix.NLM_F_DUMP, cmdGetDest, familyVersion)
+		m.service(of, nil)
+		parts, err := c.exchange(m.end(), func(_ uint32, body []byte) error {
+			r, err := decodeDest(body, of.family())
+			out = append(out, r)
+			return err
+		})
+		return out, parts, err
+	}, func(r *RealServer) netip.AddrPort { return r.AddrPort })
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
 		return nil, nil
 	}
@@ -264,4 +288,30 @@ func (c *Conn) ReadReals(of Key) ([]RealServer, error) {
 		return nil, fmt.Errorf("list real servers of %s: %w", of, err)
 	}
 	return out, nil
+}
+
+// settled reads a list, which came in so many parts, until it can be relied on: see
+// Conn.Read. What is listed twice is returned once.
+func settled[T any, K comparable](read func() (list []T, parts int, err error), key func(*T) K) ([]T, error) {
+	var before map[K]bool
+	for attempt := 1; ; attempt++ {
+		list, parts, err := read()
+		if err != nil {
+			return nil, err
+		}
+		now := make(map[K]bool, len(list))
+		all := len(list)
+		list = slices.DeleteFunc(list, func(item T) bool {
+			again := now[key(&item)]
+			now[key(&item)] = true
+			return again
+		})
+		spoilt := len(list) < all
+		if parts <= 1 || !spoilt && before != nil && maps.Equal(before, now) || attempt >= settleRetries {
+			return list, nil
+		}
+		if before = now; spoilt {
+			before = nil
+		}
+	}
 }
