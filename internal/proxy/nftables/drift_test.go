@@ -252,8 +252,9 @@ func chainHarms() (harms []harm) {
 			"flush chain T nat-prerouting; flush chain T nat-output; flush chain T outside; delete chain T inside",
 			"flush map T classes; delete chain T endpoints-3",
 			"flush chain T nat-prerouting; flush chain T nat-output; delete set T restricted",
-			"flush chain T masquerading; delete set T hairpin",
-			"flush chain T masquerading; flush chain T inside; flush chain T outside; delete map T services",
+			"flush chain T masquerading-where-needed; delete set T hairpin",
+			"flush chain T masquerading; delete set T keeps-client",
+			"flush chain T masquerading; flush chain T masquerading-where-needed; flush chain T inside; flush chain T outside; delete map T services",
 			"delete table T",
 			"add table T { flags dormant; }",
 			"add chain T filter-forward { policy drop; }",
@@ -328,7 +329,7 @@ func TestEveryDeletedObjectIsRepaired(t *testing.T) {
 	})
 	world := worldOf(11, 60)
 	node := world.Node
-	node.LocalhostNodePorts = true
+	node.LocalhostNodePorts, node.MasqueradeAll = true, true
 	node.NodePortAddresses = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/64")}
 	if err := b.Cleanup(t.Context()); err != nil {
 		t.Fatal(err)
