@@ -6,12 +6,16 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
@@ -23,7 +27,8 @@ const boundInterval = 10 * time.Second
 
 // watchBound reports LoadBalancer addresses that are bound to an interface of this
 // node, which answers for them then, whoever announces them: another load balancer
-// (kube-vip, keepalived) has left them there. It looks until ctx ends.
+// (kube-vip, keepalived, PureLB) has left them there, or kube-proxy binds them. It
+// looks until ctx ends.
 func (a *announcer) watchBound(ctx context.Context) {
 	log := logr.FromContextOrDiscard(ctx)
 	tick := time.NewTicker(boundInterval)
@@ -43,7 +48,7 @@ func (a *announcer) watchBound(ctx context.Context) {
 			iface := on[addr]
 			if iface != "" && iface != known[addr] {
 				log.Info("A LoadBalancer address is bound to an interface of this node, which answers for it whoever announces it; remove it there", "address", addr, "interface", iface)
-				a.status.bound(record, addr, iface)
+				a.status.bound(record, iface)
 			}
 			known[addr] = iface
 		}
@@ -56,42 +61,87 @@ func (a *announcer) watchBound(ctx context.Context) {
 }
 
 // bound tells users that an address is bound to an interface of this node.
-func (s *announceStatus) bound(record *v1alpha1.LoadBalancerAddress, addr netip.Addr, iface string) {
+func (s *announceStatus) bound(record *v1alpha1.LoadBalancerAddress, iface string) {
 	if s.env.Recorder == nil {
 		return
 	}
+	remedy := "what another load balancer (kube-vip, keepalived, PureLB) has left is removed by \"ip addr del\" there"
+	if strings.HasPrefix(iface, kubeIPVS) {
+		remedy = "set ipvs.strictARP in the configuration of kube-proxy, which binds it there"
+	}
 	ref := &corev1.ObjectReference{APIVersion: v1alpha1.GroupVersion.String(), Kind: "LoadBalancerAddress", Name: record.Name, UID: record.UID}
 	s.env.Recorder.Eventf(ref, nil, corev1.EventTypeWarning, "AddressBound", "Announce", "%s",
-		fmt.Sprintf("bound here, on %s of node %s, which answers for it whoever announces it: what another load balancer (kube-vip, keepalived) has left is removed by \"ip addr del\" there", iface, s.env.NodeName))
+		fmt.Sprintf("bound here, on %s of node %s, which answers for it whoever announces it: %s", iface, s.env.NodeName, remedy))
 }
 
-// boundAddresses gives the addresses of this node's interfaces. Those of dummies are
-// left out: ipvs binds every Service's address to one, and does not answer for it.
+// kubeIPVS begins the name of the dummy to which kube-proxy binds every Service's
+// address in its mode ipvs.
+const kubeIPVS = "kube-ipvs"
+
+// boundAddresses gives the addresses of this node's interfaces for which its kernel
+// answers on a LAN, and the interface of each. For IPv6 those are the addresses of
+// the LAN's own interface. For IPv4 they are all, on the loopback and on dummies as
+// well, unless arp_ignore says that an interface answers for its own alone.
 func boundAddresses() (map[netip.Addr]string, error) {
 	links, err := netlink.LinkList()
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
-	}
-	names := map[int]string{}
-	for _, l := range links {
-		if l.Type() != "dummy" && !strings.HasPrefix(l.Attrs().Name, "kube-ipvs") {
-			names[l.Attrs().Index] = l.Attrs().Name
-		}
 	}
 	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
 	slices.SortStableFunc(addrs, func(x, y netlink.Addr) int { return x.LinkIndex - y.LinkIndex })
+	names, lans, up := map[int]string{}, map[int]bool{}, map[int]bool{}
+	for _, l := range links {
+		at := l.Attrs()
+		names[at.Index] = at.Name
+		lans[at.Index] = len(at.HardwareAddr) == 6 && l.Type() != "dummy" && at.RawFlags&(unix.IFF_LOOPBACK|unix.IFF_NOARP) == 0
+		up[at.Index] = at.RawFlags&unix.IFF_UP != 0
+	}
+	talks := func(l int) bool { return up[l] && arpIgnore("all") == 0 && arpIgnore(names[l]) == 0 }
 	out := map[netip.Addr]string{}
 	for _, a := range addrs {
-		if a.IPNet == nil {
+		if a.IPNet == nil || a.IP.IsLoopback() || a.Flags&unix.IFA_F_DADFAILED != 0 {
 			continue
 		}
 		ip, ok := netip.AddrFromSlice(a.IP)
-		if name := names[a.LinkIndex]; ok && name != "" && out[ip.Unmap()] == "" {
-			out[ip.Unmap()] = name
+		ip = ip.Unmap()
+		answers := lans[a.LinkIndex] || ip.Is4() && slices.ContainsFunc(lansOf(ip, addrs, lans), talks)
+		if name := names[a.LinkIndex]; ok && answers && name != "" && out[ip] == "" {
+			out[ip] = name
 		}
 	}
 	return out, nil
+}
+
+// lansOf gives the interfaces on whose LAN an address is asked for: those in whose
+// subnet it is, or, where there are none, all.
+func lansOf(ip netip.Addr, addrs []netlink.Addr, lans map[int]bool) []int {
+	var in, all []int
+	for l := range lans {
+		if lans[l] {
+			all = append(all, l)
+		}
+	}
+	for _, a := range addrs {
+		if lans[a.LinkIndex] && a.IPNet != nil && a.Contains(ip.AsSlice()) {
+			in = append(in, a.LinkIndex)
+		}
+	}
+	if len(in) > 0 {
+		return in
+	}
+	return all
+}
+
+// arpIgnore reads the setting of an interface; it is 0 if it cannot be read. The
+// greater one of an interface's own and that of "all" counts.
+func arpIgnore(name string) int {
+	b, err := os.ReadFile(filepath.Join("/proc/sys/net/ipv4/conf", name, "arp_ignore"))
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.Atoi(strings.TrimSpace(string(b)))
+	return n
 }
