@@ -261,7 +261,7 @@ func chainHarms() (harms []harm) {
 			"add chain T nat-output { policy drop; }",
 			"delete element T classes { 0x7fff : drop }; add element T classes { 0x7fff : accept }",
 			"delete element T classes { 3 : goto endpoints-3 }; add element T classes { 3 : jump endpoints-3 }",
-			"add element T node-port-affinity { A . tcp . 1 : 1 }; add set T theirs { type inet_service; }",
+			"add element T affinity { A . 1 : 1 }; add set T theirs { type inet_service; }",
 		} {
 			commands = strings.ReplaceAll(commands, " A ", " "+f.Unspecified().String()+" ")
 			harms = append(harms, nftHarm(strings.ReplaceAll(commands, " T", " "+table.String())))
