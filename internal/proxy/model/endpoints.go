@@ -35,7 +35,11 @@ func (c *candidate) setNode(name string, node *nodeFacts) {
 // candidates collects the endpoints of one port from the slices' ports that
 // carry it. They are valid until the next call.
 func (c *computation) candidates(from []source) []candidate {
-	cs := c.buffer[:0]
+	n := 0
+	for _, src := range from {
+		n += len(src.slice.endpoints)
+	}
+	cs := slices.Grow(c.buffer[:0], n)
 	for _, src := range from {
 		for i := range src.slice.endpoints {
 			cand := src.slice.endpoints[i]
@@ -104,10 +108,21 @@ func choose(cs []candidate, node *nodeFacts) choice {
 
 // servingOf gives what Frontend.Serving wants.
 func servingOf(cs []candidate, proto Protocol) []netip.AddrPort {
-	pick := func(dead bool) (aps []netip.AddrPort) {
+	pick := func(dead bool) []netip.AddrPort {
+		is := func(c *candidate) bool { return c.dead == dead && (c.ready || c.serving || proto == TCP) }
+		n := 0
 		for i := range cs {
-			if c := &cs[i]; c.dead == dead && (c.ready || c.serving || proto == TCP) {
-				aps = append(aps, c.AddrPort)
+			if is(&cs[i]) {
+				n++
+			}
+		}
+		if n == 0 {
+			return nil
+		}
+		aps := make([]netip.AddrPort, 0, n)
+		for i := range cs {
+			if is(&cs[i]) {
+				aps = append(aps, cs[i].AddrPort)
 			}
 		}
 		return aps
