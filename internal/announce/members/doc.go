@@ -29,8 +29,8 @@
 //
 // Agents of a former version are spoken to in memberlist's user messages, and are
 // believed in them until they have answered in the present format, or have
-// published a key; and again when that key is deleted, as it is before all go back
-// to such a version.
+// published a key. One that has no key, and whose process ends, may come back as
+// such an agent: before all go back to such a version the keys are deleted.
 //
 // A probe that was not answered counts only while this process runs on time:
 // silence is summed up in ticks of at most ProbeInterval, and echoes are read in

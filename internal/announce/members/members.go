@@ -248,9 +248,8 @@ func (m *Members) SetIdentities(own *Identity, public map[string][]byte) {
 }
 
 // setPublic gives p the key that it has published. Where a key was and is no more,
-// somebody who may do that expects an agent of a former version there: p is heard
-// in that format again until it answers in the present one, which it does at once if
-// it still can; what it has told stays meanwhile. The lock is held.
+// somebody who may do that expects an agent of a former version there. The lock is
+// held.
 func (m *Members) setPublic(p *peer, key []byte) {
 	if len(key) != PublicKeyLength {
 		key = nil
@@ -258,10 +257,17 @@ func (m *Members) setPublic(p *peer, key []byte) {
 	if bytes.Equal(p.public, key) {
 		return
 	}
-	if key == nil {
+	p.public, p.keys = key, sealKeys{}
+	m.unlessBound(p)
+}
+
+// unlessBound has p heard in the former format again until it answers in the present
+// one, which it does at once if it still can, unless it has a key, and so cannot be
+// of a former version. What it has told stays meanwhile. The lock is held.
+func (m *Members) unlessBound(p *peer) {
+	if !m.bound(p) {
 		p.secure, p.tried, p.version = false, time.Time{}, 0
 	}
-	p.public, p.keys = key, sealKeys{}
 }
 
 // Secrets gives what this node and another have in common, and no third where both

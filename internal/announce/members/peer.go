@@ -27,7 +27,7 @@ type peer struct {
 	gossip  bool // memberlist holds it alive
 	joining bool // an attempt is under way
 
-	secure  bool      // it has answered in the present format, and is not heard in the former one
+	secure  bool      // it has answered in the present format, and is not heard in the former one while it lives
 	tried   time.Time // the last ping in the present format, while it is not
 	boot    uint64    // of its process that has answered last
 	window  window    // of that one's numbers
@@ -211,6 +211,9 @@ func (m *Members) judge(p *peer, now time.Time) (changed bool) {
 	hostAnswers := !alive && (p.kernel || echoes)
 	if alive != p.alive {
 		p.alive, p.since, changed = alive, now, true
+		if !alive {
+			m.unlessBound(p) // what comes back may be of a former version
+		}
 	}
 	nodeSilent := !alive && p.kernelSilent(m.cfg.Timing)
 	changed = changed || unreachable != p.unreachable || hostAnswers != p.hostAnswers || nodeSilent != p.nodeSilent

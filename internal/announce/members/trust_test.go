@@ -436,54 +436,62 @@ func BenchmarkPacket(b *testing.B) {
 	})
 }
 
-// TestBackToFormer: a node whose key was deleted may have an agent of a former
-// version from then on, which knows no other format than that one's: it is heard, and
-// what it tells counts. A running agent that is still of this version stays alive
-// and its facts stay known all the time.
+// TestBackToFormer: a node whose key was deleted may come back with an agent of a
+// former version, which knows no other format than that one's: it is heard, and what
+// it tells counts, whenever the key was deleted. A running agent that is still of this
+// version stays alive and its facts stay known all the time.
 func TestBackToFormer(t *testing.T) {
-	c := newCluster(t, 2, true)
-	c.identify()
-	c.complete()
-	if err := c.nodes[1].SetFacts([]byte("present")); err != nil {
-		t.Fatal(err)
-	}
-	m := c.nodes[0]
-	told := func() string { return string(m.View()[name(1)].Facts) }
-	c.eventually(2*time.Second, "facts arrive", func() bool { return told() == "present" })
-	secure := func() bool {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		return m.peers[name(1)].secure
-	}
-
-	for _, n := range c.nodes {
-		n.SetIdentities(n.identity, nil)
-	}
-	c.eventually(2*time.Second, "it is spoken to in the present format again", func() bool {
-		if len(c.alive(0)) != 1 || told() != "present" {
-			t.Fatalf("alive: %v, facts %q", c.alive(0), told())
-		}
-		return secure()
-	})
-
-	c.identify()
-	c.kill(1)
-	c.eventually(3*time.Second, "node-2 is dead", func() bool { return len(c.alive(0)) == 0 })
-	answer := func() { // every ping, as the former version does
-		m.mu.Lock()
-		pings := m.peers[name(1)].pings
-		m.mu.Unlock()
-		for _, p := range pings {
-			if p.number != 0 {
-				m.handle(message{kind: ack, number: p.number, from: name(1), body: []byte{0, 0}})
+	for _, deadBefore := range []bool{false, true} {
+		t.Run(map[bool]string{false: "deleted while it lives", true: "deleted when it is dead"}[deadBefore], func(t *testing.T) {
+			c := newCluster(t, 2, true)
+			c.identify()
+			c.complete()
+			if err := c.nodes[1].SetFacts([]byte("present")); err != nil {
+				t.Fatal(err)
 			}
-		}
+			m := c.nodes[0]
+			told := func() string { return string(m.View()[name(1)].Facts) }
+			c.eventually(2*time.Second, "facts arrive", func() bool { return told() == "present" })
+			secure := func() bool {
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				return m.peers[name(1)].secure
+			}
+			forget := func() {
+				for _, n := range c.nodes {
+					n.SetIdentities(n.identity, nil)
+				}
+			}
+			answer := func() { // every ping, as the former version does
+				m.mu.Lock()
+				pings := m.peers[name(1)].pings
+				m.mu.Unlock()
+				for _, p := range pings {
+					if p.number != 0 {
+						m.handle(message{kind: ack, number: p.number, from: name(1), body: []byte{0, 0}})
+					}
+				}
+			}
+			if !deadBefore {
+				forget()
+				c.eventually(2*time.Second, "it is spoken to in the present format again", func() bool {
+					if len(c.alive(0)) != 1 || told() != "present" {
+						t.Fatalf("alive: %v, facts %q", c.alive(0), told())
+					}
+					return secure()
+				})
+			}
+			c.kill(1)
+			c.eventually(3*time.Second, "node-2 is dead", func() bool { return len(c.alive(0)) == 0 })
+			if deadBefore {
+				if answer(); len(c.alive(0)) != 0 {
+					t.Fatal("it is heard in the former format though it has a key")
+				}
+				forget()
+			}
+			c.eventually(2*time.Second, "it is heard in the former format", func() bool { answer(); return len(c.alive(0)) == 1 })
+			m.handle(message{kind: facts, number: 1, from: name(1), body: []byte("former")})
+			c.eventually(2*time.Second, "what it tells counts", func() bool { return told() == "former" })
+		})
 	}
-	if answer(); len(c.alive(0)) != 0 {
-		t.Fatal("it is heard in the former format though it has a key")
-	}
-	m.SetIdentities(m.identity, map[string][]byte{name(0): m.identity.Public()})
-	c.eventually(2*time.Second, "it is heard in the former format", func() bool { answer(); return len(c.alive(0)) == 1 })
-	m.handle(message{kind: facts, number: 1, from: name(1), body: []byte("former")})
-	c.eventually(2*time.Second, "what it tells counts", func() bool { return told() == "former" })
 }
