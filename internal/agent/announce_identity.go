@@ -14,7 +14,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
@@ -124,9 +126,27 @@ func (i *identities) write(ctx context.Context, public []byte) error {
 }
 
 // watch follows the nodes' keys. Those that are known stay so while the API server is
-// out of reach.
+// out of reach, and where it gives no answer for lack of rights. None is left once it
+// does not know the definition of AgentKeys any more: it may go before the watch has
+// told of every key.
 func (i *identities) watch(ctx context.Context, listed func()) {
 	lw := cache.NewListWatchFromClient(i.env.Causeway, "agentkeys", metav1.NamespaceAll, fields.Everything())
+	forget := func(err error) {
+		if apierrors.IsNotFound(err) {
+			_ = identityFeed{i, listed}.set(func(keys map[string][]byte) { clear(keys) })
+		}
+	}
+	list, watching := lw.ListWithContextFunc, lw.WatchFuncWithContext
+	lw.ListWithContextFunc = func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+		o, err := list(ctx, options)
+		forget(err)
+		return o, err
+	}
+	lw.WatchFuncWithContext = func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+		w, err := watching(ctx, options)
+		forget(err)
+		return w, err
+	}
 	r := cache.NewReflectorWithOptions(lw, &v1alpha1.AgentKey{}, identityFeed{i, listed}, cache.ReflectorOptions{Name: "agent keys"})
 	r.RunWithContext(ctx)
 	listed()
