@@ -4,6 +4,7 @@ package agent
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
@@ -111,11 +113,13 @@ func (s *Store) serviceFeed() *feed {
 		put: func(obj any) []Event {
 			svc := stripService(obj.(*corev1.Service))
 			name := types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
+			s.noteFormer(name, s.services[name], svc)
 			s.services[name] = svc
 			return event(name)
 		},
 		remove: func(name types.NamespacedName) []Event {
 			delete(s.services, name)
+			delete(s.older, name)
 			return event(name)
 		},
 		names: func() []types.NamespacedName { return keys(s.services) },
@@ -133,6 +137,7 @@ func (s *Store) sliceFeed() *feed {
 		if delete(s.slices[owner], name.Name); len(s.slices[owner]) == 0 {
 			delete(s.slices, owner)
 		}
+		s.forgetFormer(owner, name.Name)
 		return []Event{{Kind: KindEndpointSlice, Name: owner}}
 	}
 	return &feed{
@@ -158,10 +163,43 @@ func (s *Store) sliceFeed() *feed {
 				s.slices[owner] = map[string]*discoveryv1.EndpointSlice{}
 			}
 			s.slices[owner][sl.Name] = s.stripSlice(sl)
+			s.forgetFormer(owner, sl.Name)
 			s.owners[name] = of
 			return append(events, Event{Kind: KindEndpointSlice, Name: owner, Trigger: trigger})
 		},
 		names: func() []types.NamespacedName { return keys(s.owners) },
+	}
+}
+
+// noteFormer keeps the ports that a Service had for those of its slices that were
+// written before it was given others: until they follow, only that says which
+// port is which where two have swapped names. A slice that was written later may
+// have followed already, whichever of the two the agent hears of first. The Store's
+// lock is held.
+func (s *Store) noteFormer(name types.NamespacedName, old, svc *corev1.Service) {
+	same := func(a, b corev1.ServicePort) bool {
+		return a.Name == b.Name && a.Protocol == b.Protocol && a.Port == b.Port && a.TargetPort == b.TargetPort
+	}
+	if old == nil || old.UID != svc.UID || len(svc.Spec.Selector) == 0 || slices.EqualFunc(old.Spec.Ports, svc.Spec.Ports, same) {
+		return
+	}
+	for _, sl := range s.slices[name] {
+		order, err := resourceversion.CompareResourceVersion(sl.ResourceVersion, svc.ResourceVersion)
+		if err != nil || order >= 0 {
+			continue
+		}
+		if s.older[name] == nil {
+			s.older[name] = map[string][]corev1.ServicePort{}
+		}
+		if _, known := s.older[name][sl.Name]; !known {
+			s.older[name][sl.Name] = old.Spec.Ports
+		}
+	}
+}
+
+func (s *Store) forgetFormer(service types.NamespacedName, slice string) {
+	if delete(s.older[service], slice); len(s.older[service]) == 0 {
+		delete(s.older, service)
 	}
 }
 

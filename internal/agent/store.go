@@ -53,6 +53,7 @@ type Store struct {
 	services  map[types.NamespacedName]*corev1.Service
 	slices    map[types.NamespacedName]map[string]*discoveryv1.EndpointSlice // by Service
 	owners    map[types.NamespacedName]sliceOwner                            // by slice
+	older     map[types.NamespacedName]map[string][]corev1.ServicePort       // by Service and slice: see noteFormer
 	nodes     map[string]*corev1.Node
 	addresses map[string]*v1alpha1.LoadBalancerAddress
 	pools     map[string]*v1alpha1.LoadBalancerPool
@@ -76,6 +77,7 @@ func NewStore() *Store {
 		services:  map[types.NamespacedName]*corev1.Service{},
 		slices:    map[types.NamespacedName]map[string]*discoveryv1.EndpointSlice{},
 		owners:    map[types.NamespacedName]sliceOwner{},
+		older:     map[types.NamespacedName]map[string][]corev1.ServicePort{},
 		nodes:     map[string]*corev1.Node{},
 		addresses: map[string]*v1alpha1.LoadBalancerAddress{},
 		pools:     map[string]*v1alpha1.LoadBalancerPool{},
@@ -127,7 +129,7 @@ func (s *Store) Input(name types.NamespacedName) (model.Input, bool) {
 	if svc == nil {
 		return model.Input{}, false
 	}
-	return model.Input{Service: svc, Slices: slices.Collect(maps.Values(s.slices[name]))}, true
+	return model.Input{Service: svc, Slices: slices.Collect(maps.Values(s.slices[name])), Former: maps.Clone(s.older[name])}, true
 }
 
 // Service gives a Service, nil if there is none.

@@ -167,3 +167,66 @@ func TestRenamedPortKeepsItsEndpoints(t *testing.T) {
 		t.Errorf("the renamed port has %+v", out.Frontends)
 	}
 }
+
+// Two ports that have swapped names keep their endpoints until the slices follow,
+// whatever their targetPorts are called, and in whichever order the agent hears of it.
+func TestSwappedPortsKeepTheirEndpoints(t *testing.T) {
+	service := func(version, first, second string) *corev1.Service {
+		svc := serviceOf("web")
+		svc.ResourceVersion = version
+		svc.Spec = corev1.ServiceSpec{
+			ClusterIP: "10.96.0.10", Selector: map[string]string{"app": "web"},
+			Ports: []corev1.ServicePort{
+				{Name: first, Port: 80, TargetPort: intstr.FromString("http")}, {Name: second, Port: 81, TargetPort: intstr.FromString("admin")},
+			},
+		}
+		return svc
+	}
+	slice := func(name, version, of80, of81 string) *discoveryv1.EndpointSlice {
+		sl := sliceOf(name, "web", "10.244.1.2")
+		sl.ResourceVersion = version
+		sl.Ports = []discoveryv1.EndpointPort{{Name: &of80, Port: ptr.To[int32](8080)}, {Name: &of81, Port: ptr.To[int32](9090)}}
+		return sl
+	}
+	for _, tc := range []struct {
+		name string
+		then []any
+		kept bool // what the ports were is known
+	}{
+		{"before", nil, false},
+		{"swapped", []any{service("20", "b", "a")}, true},
+		{"swapped, and followed", []any{service("20", "b", "a"), slice("web-1", "21", "b", "a")}, false},
+		{"swapped, and heard of it last", []any{slice("web-1", "21", "b", "a"), service("20", "b", "a")}, false},
+		{"swapped and back", []any{service("20", "b", "a"), service("21", "a", "b")}, true},
+		{"swapped, and renamed", []any{service("20", "b", "a"), service("21", "c", "d")}, true},
+		{"swapped, and its status has changed", []any{service("20", "b", "a"), service("21", "b", "a")}, true},
+		{"swapped, one of two slices has followed", []any{slice("web-2", "9", "a", "b"), service("20", "b", "a"), slice("web-2", "21", "b", "a")}, true},
+	} {
+		s := NewStore()
+		must(t, s.serviceFeed().Add(service("8", "a", "b")))
+		must(t, s.sliceFeed().Add(slice("web-1", "9", "a", "b")))
+		for _, obj := range tc.then {
+			switch obj := obj.(type) {
+			case *corev1.Service:
+				must(t, s.serviceFeed().Update(obj))
+			case *discoveryv1.EndpointSlice:
+				must(t, s.sliceFeed().Update(obj))
+			}
+		}
+		in, _ := s.Input(nn("web"))
+		out, _ := model.ComputeService(in, model.Node{})
+		for _, f := range out.Frontends {
+			if want := map[uint16]uint16{80: 8080, 81: 9090}[f.Port]; len(f.Serving) != 1 || f.Serving[0].Port() != want {
+				t.Errorf("%s: port %d leads to %v, want %d", tc.name, f.Port, f.Serving, want)
+			}
+		}
+		if kept := len(in.Former) > 0; kept != tc.kept {
+			t.Errorf("%s: former ports are kept: %v", tc.name, kept)
+		}
+		must(t, s.sliceFeed().Delete(slice("web-1", "30", "", "")))
+		must(t, s.sliceFeed().Delete(slice("web-2", "30", "", "")))
+		if len(s.older) > 0 {
+			t.Errorf("%s: without slices there is still %v", tc.name, s.older)
+		}
+	}
+}

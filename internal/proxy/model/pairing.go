@@ -16,7 +16,9 @@ import (
 // with a selector have the port's targetPort too. So there, names count for
 // what agrees in number, and what is left is paired by number, and then by name: that
 // is a port whose targetPort has changed. A targetPort that is a name says no
-// number; a single port of that kind takes the single one that is left.
+// number; a single port of that kind takes the single one that is left. Where it is
+// known which ports the Service had when the slice was written, these say it of
+// every port that is still there under another name.
 //
 // Slices of a Service without a selector are the user's own, and are taken at
 // their word.
@@ -53,8 +55,9 @@ type carried struct {
 	at     int
 }
 
-// of gives the usable ports of a slice.
-func (p *pairing) of(sl *sliceT) []carried {
+// of gives the usable ports of a slice. former are the Service's when it was
+// written, if they were others.
+func (p *pairing) of(sl *sliceT, former []corev1.ServicePort) []carried {
 	out := make([]carried, 0, len(sl.Ports))
 	settled := true
 	for i := range sl.Ports {
@@ -69,10 +72,46 @@ func (p *pairing) of(sl *sliceT) []carried {
 		out = append(out, carried{key, number, at})
 		settled = settled && ok && p.agrees(at, number)
 	}
-	if p.derived && !settled {
+	if !p.derived {
+		return out
+	}
+	if former != nil {
+		p.follow(out, former)
+	}
+	if former != nil || !settled {
 		p.settle(out)
 	}
 	return out
+}
+
+// follow pairs by what the Service's ports were. A port is the same one whatever
+// its name if what is dialled and the targetPort are.
+func (p *pairing) follow(cs []carried, former []corev1.ServicePort) {
+	type same struct {
+		port   int32
+		proto  Protocol
+		target intstr.IntOrString
+	}
+	now, was := make(map[same]int, len(p.ports)), make(map[portKey]same, len(former))
+	for i := range p.ports {
+		if proto, ok := protocolOf(p.ports[i].Protocol); ok {
+			now[same{p.ports[i].Port, proto, p.ports[i].TargetPort}] = i
+		}
+	}
+	for i := range former {
+		if proto, ok := protocolOf(former[i].Protocol); ok {
+			was[portKey{former[i].Name, proto}] = same{former[i].Port, proto, former[i].TargetPort}
+		}
+	}
+	for i := range cs {
+		if old, ok := was[cs[i].key]; ok {
+			at, ok := now[old]
+			if !ok {
+				at = -1
+			}
+			cs[i].at = at
+		}
+	}
 }
 
 func (p *pairing) agrees(at int, number uint16) bool {

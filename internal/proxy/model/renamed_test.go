@@ -24,6 +24,7 @@ func TestPortsBeforeTheirSlices(t *testing.T) {
 		ports   string
 		slices  []string
 		without bool // a selector
+		former  string
 		want    string
 	}{
 		{name: "followed", ports: "http 80/TCP>8080", slices: []string{"http 8080/TCP"}, want: "80/TCP>8080"},
@@ -50,6 +51,14 @@ func TestPortsBeforeTheirSlices(t *testing.T) {
 		{name: "a port that no Pod has", ports: "http 80/TCP>8080", slices: []string{"other 9090/TCP"}, want: "80/TCP>"},
 		{name: "a port of another protocol", ports: "http 80/TCP>web", slices: []string{"http 8080/UDP"}, want: "80/TCP>"},
 		{name: "two that nobody can tell apart", ports: "x 80/TCP>web,y 81/TCP>adm", slices: []string{"a 8080/TCP,b 9090/TCP"}, want: "80/TCP> 81/TCP>"},
+		{name: "two that nobody could tell apart, but for what they were", ports: "x 80/TCP>web,y 81/TCP>adm", former: "a 80/TCP>web,b 81/TCP>adm", slices: []string{"a 8080/TCP,b 9090/TCP"}, want: "80/TCP>8080 81/TCP>9090"},
+		{name: "swapped, targetPorts by name", ports: "b 80/TCP>web,a 81/TCP>adm", former: "a 80/TCP>web,b 81/TCP>adm", slices: []string{"a 8080/TCP,b 9090/TCP"}, want: "80/TCP>8080 81/TCP>9090"},
+		{name: "swapped, targetPorts by name, Pods of different numbers", ports: "b 80/UDP>web,a 81/UDP>adm", former: "a 80/UDP>web,b 81/UDP>adm", slices: []string{"a 8080/UDP,b 9090/UDP", "a 8081/UDP,b 9090/UDP"}, want: "80/UDP>8080,8081 81/UDP>9090"},
+		{name: "three in turn, one by name", ports: "b 1/TCP>x,c 2/TCP>12,a 3/TCP>z", former: "a 1/TCP>x,b 2/TCP>12,c 3/TCP>z", slices: []string{"a 11/TCP,b 12/TCP,c 13/TCP"}, want: "1/TCP>11 2/TCP>12 3/TCP>13"},
+		{name: "another name, and a port that has come under the old one", ports: "b 80/TCP>web,a 81/TCP>adm", former: "a 80/TCP>web", slices: []string{"a 8080/TCP"}, want: "80/TCP>8080 81/TCP>"},
+		{name: "another targetPort, and what it was is known", ports: "http 80/TCP>9090", former: "http 80/TCP>8080", slices: []string{"http 8080/TCP"}, want: "80/TCP>8080"},
+		{name: "another protocol, and what it was is known", ports: "dns 53/TCP>53", former: "dns 53/UDP>53", slices: []string{"dns 53/UDP"}, want: "53/TCP>53"},
+		{name: "slices of the user's own, whatever was before", ports: "b 80/TCP>web,a 81/TCP>adm", former: "a 80/TCP>web,b 81/TCP>adm", slices: []string{"a 8080/TCP,b 9090/TCP"}, without: true, want: "80/TCP>9090 81/TCP>8080"},
 		{name: "slices of the user's own", ports: "http-web 80/TCP>8080", slices: []string{"http 8080/TCP"}, without: true, want: "80/TCP>"},
 		{name: "slices of the user's own, another number", ports: "http 80/TCP>80", slices: []string{"http 8080/TCP"}, without: true, want: "80/TCP>8080"},
 	} {
@@ -60,13 +69,8 @@ func TestPortsBeforeTheirSlices(t *testing.T) {
 			if !tc.without {
 				svc.Spec.Selector = map[string]string{"app": "web"}
 			}
-			for p := range strings.SplitSeq(tc.ports, ",") {
-				name, rest, _ := strings.Cut(p, " ")
-				rest, targetPort, _ := strings.Cut(rest, ">")
-				number, proto := number(t, rest)
-				svc.Spec.Ports = append(svc.Spec.Ports, corev1.ServicePort{Name: name, Port: number, Protocol: proto, TargetPort: intstr.Parse(targetPort)})
-			}
-			in := model.Input{Service: svc}
+			svc.Spec.Ports = servicePorts(t, tc.ports)
+			in := model.Input{Service: svc, Former: map[string][]corev1.ServicePort{}}
 			for i, ports := range tc.slices {
 				sl := &discoveryv1.EndpointSlice{AddressType: fam}
 				sl.Name = fmt.Sprint("web-", i)
@@ -77,6 +81,9 @@ func TestPortsBeforeTheirSlices(t *testing.T) {
 					sl.Ports = append(sl.Ports, discoveryv1.EndpointPort{Name: &name, Port: &number, Protocol: ptr.To(proto)})
 				}
 				in.Slices = append(in.Slices, sl)
+				if tc.former != "" {
+					in.Former[sl.Name] = servicePorts(t, tc.former)
+				}
 			}
 			out, problems := model.ComputeService(in, model.Node{})
 			if len(problems) > 0 {
@@ -98,6 +105,18 @@ func TestPortsBeforeTheirSlices(t *testing.T) {
 			}
 		}
 	}
+}
+
+// servicePorts reads "name port/protocol>targetPort,...".
+func servicePorts(t *testing.T, text string) (ports []corev1.ServicePort) {
+	t.Helper()
+	for p := range strings.SplitSeq(text, ",") {
+		name, rest, _ := strings.Cut(p, " ")
+		rest, targetPort, _ := strings.Cut(rest, ">")
+		number, proto := number(t, rest)
+		ports = append(ports, corev1.ServicePort{Name: name, Port: number, Protocol: proto, TargetPort: intstr.Parse(targetPort)})
+	}
+	return ports
 }
 
 // number reads "80/TCP".

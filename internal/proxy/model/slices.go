@@ -53,7 +53,7 @@ func (c *computation) sources(fam Family) [][]source {
 			continue
 		}
 		var s *slice
-		for _, p := range pairs.of(sl) {
+		for _, p := range pairs.of(sl, c.in.Former[sl.Name]) {
 			if p.at < 0 {
 				continue
 			}

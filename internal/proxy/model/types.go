@@ -110,6 +110,9 @@ type Node struct {
 type Input struct {
 	Service *corev1.Service
 	Slices  []*discoveryv1.EndpointSlice
+	// Former are, by the slice's name, the ports that the Service had when it was
+	// written, where it has others now. Who does not know them leaves them out.
+	Former map[string][]corev1.ServicePort
 }
 
 // Entries is the number of endpoints times ports, which is what to compute and
