@@ -372,23 +372,21 @@ func (l *loop) hear(now time.Time, h heard) {
 		l.press(now, h.port, h.Message)
 	}
 	if e := h.port.entries[h.Address]; e != nil {
-		from.Alive = member.Alive
-		l.tellMachine(now, e, h, from, missing)
+		from.Alive, from.Doubted = member.Alive, apart
+		l.tellMachine(now, e, h, from)
 	}
 	if h.Kind == wire.Claim && name != "" && h.To != h.port.key.mac {
 		l.announced(now, h.Address, name) // and has not just answered us
 	}
 }
 
-func (l *loop) tellMachine(now time.Time, e *entry, h heard, from claim.Peer, missing bool) {
+func (l *loop) tellMachine(now time.Time, e *entry, h heard, from claim.Peer) {
 	before, _ := e.machine.State()
 	if from.Name != "" {
 		// Of two nodes of one grade the failback decides; a worse one has to go.
 		r := l.results[h.Address]
 		from.Eligible = r.Rank(from.Name) >= 0 && r.Grade(from.Name) <= r.Grade(l.s.cfg.Node)
-		// One that is missing here announces but does not answer: clients that follow it
-		// wait in vain. It has to answer first.
-		from.Outranks = elect.Outranks(h.Address, from.Name, l.s.cfg.Node) && !(missing && from.Hint)
+		from.Outranks = elect.Outranks(h.Address, from.Name, l.s.cfg.Node)
 	}
 	e.machine.Hear(now, h.Kind, from)
 	l.after(now, e, before)

@@ -189,3 +189,39 @@ func TestDeaf(t *testing.T) {
 		})
 	}
 }
+
+// TestDeafWithoutGossip: the LAN carries the gossip, too, so a node that does not hear
+// holds all others dead, and they hold it dead. Announcing for a dead node is done
+// often; but the last word is of one that answers.
+func TestDeafWithoutGossip(t *testing.T) {
+	for _, a := range []netip.Addr{vip4, vip6} {
+		t.Run(a.String(), func(t *testing.T) {
+			t.Parallel()
+			l := startLAN(t, announcetest.Options{Nodes: 3, Addresses: []netip.Addr{a}, Echo: true})
+			host := l.announcer(a)
+			for _, deaf := range []*announcetest.Host{host, l.ranked(a, host)[0]} {
+				mend := l.oneWay(deaf, "egress")
+				l.eventually("another node answers", func() bool {
+					macs := l.ask(a)
+					return len(macs) == 1 && macs[0] != deaf.MAC
+				})
+				l.eventually("the deaf node announces too", func() bool {
+					return l.Last(a)[deaf.Name].State == announce.Announced
+				})
+				stop := make(chan struct{})
+				time.AfterFunc(3*time.Second, func() { close(stop) })
+				sent, echoes, err := l.Stream(a, 5*time.Millisecond, stop)
+				l.must(err)
+				if len(echoes) < sent*3/4 {
+					t.Errorf("%s is deaf: %d of %d datagrams lost", deaf.Name, sent-len(echoes), sent)
+				}
+				t.Logf("%s is deaf: %d of %d datagrams lost", deaf.Name, sent-len(echoes), sent)
+				mend()
+				l.eventually("the elected node is back", func() bool {
+					macs := l.ask(a)
+					return len(macs) == 1 && macs[0] == host.MAC
+				})
+			}
+		})
+	}
+}

@@ -253,6 +253,9 @@ func (m *Machine) hearRival(now time.Time, from Peer) {
 		}
 	case from.Hint:
 		m.inquireRival(now, from)
+		if from.Doubted {
+			m.reclaim(now) // who announces and does not hear would draw the clients to itself
+		}
 	default:
 		m.yield(now, from)
 	}

@@ -85,6 +85,9 @@ type Peer struct {
 	Alive, Eligible bool
 	// Outranks tells that the peer comes before this node (elect.Outranks).
 	Outranks bool
+	// Doubted: it does not answer, by membership or on this link. Until it does this
+	// node has the last word.
+	Doubted bool
 	// Hint: the frame was not sent in answer to a question of this node's. Who it is
 	// from is a guess then, good for a question and for nothing else.
 	Hint bool

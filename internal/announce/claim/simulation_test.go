@@ -264,6 +264,7 @@ func (n *node) hear(from *node, a int, kind wire.Kind, hint bool) {
 		Name: from.name, MAC: from.mac(), Alive: n.seen[from.id],
 		Eligible: n.results[a].Rank(from.name) >= 0 && n.results[a].Grade(from.name) <= n.results[a].Grade(n.name),
 		Outranks: elect.Outranks(n.w.addrs[a].Addr, from.name, n.name), Hint: hint,
+		Doubted: !n.seen[from.id],
 	})
 	n.schedule(a)
 }
