@@ -12,10 +12,10 @@ import (
 	"github.com/causeway-lb/causeway/internal/announce/elect"
 )
 
-// How often a node repeats an announcement, of one address after the other: while
-// a peer is out of contact, or was until calmAfter ago, and
-// more slowly once contact has been lost for longLost. Whoever hears one of a peer that it holds dead
-// announces everything (see hear), so one is enough.
+// How often a node asks whether another has what it announces, for one address after
+// the other: while a peer is out of contact, or was until calmAfter ago, and more
+// slowly once contact has been lost for longLost. Whoever hears one that it holds
+// dead announces everything (see hear), so one is enough.
 const (
 	lostRefresh     = 250 * time.Millisecond
 	longLostRefresh = 5 * time.Second
@@ -391,8 +391,8 @@ func (l *loop) contact(now time.Time, nodes []elect.Node) {
 	}
 }
 
-// pace gives the interval of repeated announcements of an address, and that of
-// questions to a holder that membership has lost.
+// pace gives the interval of announcements of an address and of questions about it
+// (claim.Want), and that of questions to a holder that membership has lost.
 func (l *loop) pace(now time.Time) (refresh, recheck time.Duration) {
 	entries := 0
 	every := time.Duration(0)

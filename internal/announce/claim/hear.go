@@ -269,15 +269,15 @@ func (m *Machine) inquireRival(now time.Time, from Peer) {
 	m.attend()
 }
 
-// reclaim announces in answer to a claim, at once or as soon as that may be done
-// again: the last word, which clients go by, is this node's.
+// reclaim announces in answer to a claim, at once if that may be done again so soon,
+// and once more afterwards: the last word, which clients go by, is this node's, also
+// for those whom the other has told one by one after its claim.
 func (m *Machine) reclaim(now time.Time) {
-	if at := m.reclaimed.Add(reclaimInterval); now.Before(at) {
-		m.owed = at
-	} else {
-		m.owed, m.reclaimed = time.Time{}, now
+	if now.Sub(m.reclaimed) >= reclaimInterval {
+		m.reclaimed = now
 		m.port.Announce()
 	}
+	m.owed = m.reclaimed.Add(reclaimInterval)
 	m.attend()
 }
 

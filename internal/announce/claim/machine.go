@@ -70,8 +70,9 @@ type Want struct {
 	// announces the address still: it may have taken over unheard.
 	ElectedAt wire.MAC
 	// Refresh and LostRecheck, unless 0, are used in place of Timing's: the first
-	// is short while a peer that might announce too is out of contact, the
-	// second long while very many addresses are rechecked.
+	// is short while a peer that might announce too is out of contact, and what is
+	// done more often than Timing's Refresh is a question; the second is long while
+	// very many addresses are rechecked.
 	Refresh, LostRecheck time.Duration
 }
 
@@ -209,6 +210,7 @@ type Machine struct {
 
 	sent     int       // probes, or repeats of the announcement
 	loud     time.Time // the first of the announcements that are repeated
+	told     time.Time // the last of them
 	probing  ProbeTiming
 	restarts int  // how often probing was begun again for a stranger's probe
 	crossed  bool // one claim that crossed ours was answered
@@ -399,7 +401,7 @@ func (m *Machine) announce(now time.Time) {
 	if !m.want.Quiet {
 		m.port.Announce()
 	}
-	m.sent, m.crossed, m.looked, m.loud = 0, false, now, now
+	m.sent, m.crossed, m.looked, m.loud, m.told = 0, false, now, now, now
 	m.scheduleAnnouncement(now)
 }
 
@@ -461,7 +463,9 @@ func (m *Machine) Tick(now time.Time) {
 		m.announce(now)
 	case Announcing:
 		if !m.owed.IsZero() && !now.Before(m.owed) {
-			m.reclaim(now)
+			m.owed, m.reclaimed = time.Time{}, now
+			m.port.Announce()
+			m.attend()
 			return
 		}
 		if now.Before(m.next) {
@@ -470,6 +474,7 @@ func (m *Machine) Tick(now time.Time) {
 			m.attend()
 			return
 		}
+		repeats := m.sent
 		for m.sent < len(m.timing.Repeats) && !now.Before(m.loud.Add(m.timing.Repeats[m.sent])) {
 			m.sent++
 		}
@@ -477,8 +482,16 @@ func (m *Machine) Tick(now time.Time) {
 			m.backoff, m.rival = 0, wire.MAC{} // nobody objected
 			m.look(now)
 		}
-		if !m.want.Quiet {
+		switch {
+		case m.want.Quiet:
+		case m.sent > repeats, now.Sub(m.told) >= m.timing.Refresh*3/4:
 			m.port.Announce()
+			m.told = now
+		default:
+			// A peer out of contact may have the address, too. It answers, and whoever
+			// has to go goes. An announcement would be heard as well, but by clients, too,
+			// and it may be this node that does not hear.
+			m.port.Probe(wire.MAC{})
 		}
 		m.scheduleAnnouncement(now)
 	case Held:
