@@ -26,6 +26,10 @@
 //   - Of two that announce, the one that is outranked stops as soon as it hears
 //     the other; the other announces again so that it does hear, and so that the
 //     clients come back.
+//     Until one that membership or the link holds silent has answered a question, it
+//     has to be answered itself: a node that announces and does not hear would draw
+//     the clients to itself. For the same reason nodes that are out of contact are
+//     looked for by questions, not by announcements.
 //   - A node that is no longer the elected one goes on answering until it has
 //     heard the elected one's claim: there is always somebody who answers. So does
 //     one to which others are preferred, however long that takes (Reluctant); only
