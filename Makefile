@@ -79,6 +79,11 @@ bench: deps assets ## Benchmarks beside their peers; BENCH=name runs one; JSON l
 failover-check: ## The failover figures in short, against bounds with a margin; CI runs it alone, so that they cannot rot
 	go run ./test/bench/failover -check -only cut,link-down,planned,many -cuts 30 -cuts6 6 -peer-cuts 0 -link-downs 6 -planned 2 -starts 1
 
+.PHONY: upgrade-check
+upgrade-check: deps assets ## FROM=REVISION: up from that version to this one and back, in the lab and under load; docs/upgrade.md
+	@[ -n "$(FROM)" ] || { echo "make upgrade-check FROM=REVISION: say which version to come from"; exit 1; }
+	go run ./test/upgrade -from "$(FROM)"
+
 ##@ Develop
 .PHONY: build
 build: bin/causeway bin/controller bin/agent ## The three programs, in bin/
