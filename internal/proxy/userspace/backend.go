@@ -427,7 +427,7 @@ func (b *Backend) Cleanup(ctx context.Context) error {
 		return err
 	}
 	b.synced = false
-	b.proxy.drop(func(model.Key) bool { return true }, false)
+	b.proxy.dropAll()
 	found, _, err := b.tables.read()
 	err = errors.Join(err, b.keeper.forget(found), b.tables.remove(), b.routes.remove(), b.keeper.remove(), b.keeper.forget(found))
 	if err != nil {

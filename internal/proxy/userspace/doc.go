@@ -54,7 +54,8 @@
 // this node itself began the proxy keeps those whose Service is still there.)
 // With Config.ResetTCP both ends are reset when the endpoint is gone, or when the
 // client is in no source range any more. A UDP flow ends then in any case, and when
-// idle.
+// idle. What a frontend has that goes altogether stays a second more, in case it is made
+// again, under whatever name.
 //
 // Connections end with the agent: they are reset, never closed as if all had
 // been said. While no agent runs, first packets are dropped and not refused,

@@ -120,6 +120,13 @@ func (f *frontend) set(service types.NamespacedName, m *model.Frontend, reset bo
 	return over
 }
 
+// retire takes no more connections; those that there are stay for now.
+func (f *frontend) retire() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.inside, f.outside, f.model = nil, nil, nil
+}
+
 // admits says whether the source ranges contain a client; mu is held.
 func (f *frontend) admits(client netip.Addr) bool {
 	return f.model == nil || !f.model.Restricted ||

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"sync"
@@ -32,6 +33,8 @@ type proxy struct {
 	// the same object.
 	mu        sync.RWMutex
 	frontends map[model.Key]*frontend
+	// gone are those that went a moment ago; see linger.
+	gone map[model.Key]*frontend
 	// groups are what the frontends remember of clients, for affinity.
 	groups map[model.Key]*clients
 
@@ -51,7 +54,7 @@ type proxy struct {
 func newProxy(cfg Config, b *budget, m *Metrics) *proxy {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &proxy{
-		cfg: cfg, budget: b, metrics: m, frontends: map[model.Key]*frontend{}, groups: map[model.Key]*clients{}, ctx: ctx, cancel: cancel,
+		cfg: cfg, budget: b, metrics: m, frontends: map[model.Key]*frontend{}, gone: map[model.Key]*frontend{}, groups: map[model.Key]*clients{}, ctx: ctx, cancel: cancel,
 		replies: map[model.Family]*replier{}, at: map[model.Family]map[view]ports{}, conns: map[io.Closer]struct{}{},
 	}
 }
@@ -191,7 +194,10 @@ func (p *proxy) put(services []*model.Service) {
 			}
 			f := p.frontends[m.Key]
 			if f == nil {
-				f = &frontend{}
+				if f = p.gone[m.Key]; f == nil {
+					f = &frontend{}
+				}
+				delete(p.gone, m.Key)
 				p.frontends[m.Key] = f
 			}
 			p.join(f, m.AffinityGroup())
@@ -202,16 +208,39 @@ func (p *proxy) put(services []*model.Service) {
 	end(over)
 }
 
-// drop ends the frontends that gone names, and their TCP connections if reset says
-// so.
+// linger is how long flows stay after their frontend has gone altogether, as in other
+// modes (package conntrack): a Service that is made again, under whatever name, has it
+// back by then, and so its clients their endpoints.
+const linger = time.Second
+
+// drop ends the frontends that gone names, and after a moment their flows, with TCP
+// connections if reset says so.
 func (p *proxy) drop(gone func(model.Key) bool, reset bool) {
-	var over []ending
 	p.mu.Lock()
+	defer p.mu.Unlock()
+	went := map[model.Key]*frontend{}
 	for key, f := range p.frontends {
 		if gone(key) {
-			over = append(over, f.set(f.name(), nil, reset)...)
+			f.retire()
 			p.leave(f)
 			delete(p.frontends, key)
+			p.gone[key], went[key] = f, f
+		}
+	}
+	if len(went) == 0 {
+		return
+	}
+	time.AfterFunc(linger, func() { p.bury(went, reset) })
+}
+
+// bury ends the flows of frontends that went and have not come back since.
+func (p *proxy) bury(went map[model.Key]*frontend, reset bool) {
+	var over []ending
+	p.mu.Lock()
+	for key, f := range went {
+		if p.gone[key] == f {
+			over = append(over, f.set(f.name(), nil, reset)...)
+			delete(p.gone, key)
 		}
 	}
 	p.mu.Unlock()
@@ -241,7 +270,19 @@ func (p *proxy) leave(f *frontend) {
 		if c.users--; c.users == 0 {
 			delete(p.groups, c.group)
 		}
+		f.mu.Lock()
+		f.clients = nil
+		f.mu.Unlock()
 	}
+}
+
+// dropAll ends all frontends with their UDP flows, at once.
+func (p *proxy) dropAll() {
+	p.drop(func(model.Key) bool { return true }, false)
+	p.mu.RLock()
+	gone := maps.Clone(p.gone)
+	p.mu.RUnlock()
+	p.bury(gone, false)
 }
 
 func end(over []ending) {
