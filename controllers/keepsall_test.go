@@ -29,6 +29,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/alloc/book"
 	"github.com/causeway-lb/causeway/internal/lab/controlplane"
 )
 
@@ -232,7 +233,7 @@ var _ = Describe("an API server that keeps Services as it gets them", Ordered, f
 		Eventually(func(g Gomega) int64 {
 			g.Expect(api.Get(ctx, client.ObjectKeyFromObject(pool), pool)).To(Succeed())
 			return pool.Status.Ports.Used
-		}).Should(BeEquivalentTo(22))
+		}).WithTimeout(book.DefaultHold+settleTime).Should(BeEquivalentTo(22), "what was picked for a write that a newer version refused is held for a while")
 	})
 
 	It("has one that changes its type given what it lacks then", func(ctx SpecContext) {
