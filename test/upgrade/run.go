@@ -225,7 +225,10 @@ func (j *journey) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if j.given, err = j.all(ctx); err != nil {
+	if err := j.Wait(ctx, "all addresses", func(ctx context.Context) (bool, string, error) {
+		j.given, err = j.all(ctx)
+		return !slices.Contains(slices.Collect(maps.Values(j.given)), ""), fmt.Sprint(j.given), err
+	}); err != nil {
 		return err
 	}
 	frontend := func(a netip.Addr, port uint16) string { return netip.AddrPortFrom(a, port).String() }
@@ -622,8 +625,9 @@ func (j *journey) powerOff(ctx context.Context, n *lab.Node) error {
 	return nil
 }
 
-// powerOn starts it again, and waits until its Pods have been started anew: until its
-// kubelet has looked at them they count as ready.
+// powerOn starts it again, and waits until its Pods have been started anew and the
+// slices have their new addresses: until its kubelet has looked at them they count as
+// ready, and the controller that led may have been there.
 func (j *journey) powerOn(ctx context.Context, n *lab.Node) error {
 	before := time.Now().Truncate(time.Second)
 	if err := n.PowerOn(); err != nil {
@@ -642,6 +646,32 @@ func (j *journey) powerOn(ctx context.Context, n *lab.Node) error {
 			}
 		}
 		return true, "", nil
+	}); err != nil {
+		return err
+	}
+	if err := j.Wait(ctx, "the new addresses in the slices", func(ctx context.Context) (bool, string, error) {
+		pods, err := j.Kubernetes.CoreV1().Pods("default").List(ctx, metav1.ListOptions{LabelSelector: "app=go-http"})
+		if err != nil {
+			return false, "", err
+		}
+		list, err := j.Kubernetes.DiscoveryV1().EndpointSlices("default").List(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=go-http"})
+		if err != nil {
+			return false, "", err
+		}
+		var have, want []string
+		for _, s := range list.Items {
+			for _, e := range s.Endpoints {
+				have = append(have, e.Addresses...)
+			}
+		}
+		for _, p := range pods.Items {
+			for _, ip := range p.Status.PodIPs {
+				want = append(want, ip.IP)
+			}
+		}
+		slices.Sort(have)
+		slices.Sort(want)
+		return slices.Equal(have, want), fmt.Sprintf("%v, Pods %v", have, want), nil
 	}); err != nil {
 		return err
 	}
