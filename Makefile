@@ -106,6 +106,7 @@ verify: generate manifests ## Formatting, vet, and that what is generated is up 
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "gofmt these files:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
 	go vet ./...
 	go mod verify >/dev/null
+	for module in $(TEST_MODULES); do (cd $$module && go vet ./...); done
 	@git diff --exit-code -- api config || { echo "Generated files were out of date: commit them."; exit 1; }
 	for dir in config/default $(wildcard config/overlays/*); do (cd test/tools && go tool kustomize build ../../$$dir) >/dev/null; done
 
