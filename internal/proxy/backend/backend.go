@@ -42,6 +42,15 @@ type Watcher interface {
 	Watch(ctx context.Context, notify func()) error
 }
 
+// Repairer is a Watcher that hears in detail what others changed.
+type Repairer interface {
+	Watcher
+	// Pinpointed says whether the backend knows where all is that Watch has
+	// notified of since the last Sync. The next Sync then repairs it even if
+	// changed is not nil, which costs less than to read everything back.
+	Pinpointed() bool
+}
+
 // Report says what one Sync did.
 type Report struct {
 	// Full says that the kernel was read back and compared.

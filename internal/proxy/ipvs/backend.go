@@ -475,8 +475,8 @@ func (b *Backend) Watch(ctx context.Context, notify func()) error {
 		cancel(errors.New("watch addresses: the kernel told more than was read"))
 	})
 	notify() // what happened before the monitor listened is unknown
-	err = m.Run(watching, func(t nfnl.Table) {
-		if t.Name == Name || t.Name == "" {
+	err = m.Run(watching, func(c *nfnl.Change) {
+		if c.Table.Name == Name || c.Table.Name == "" {
 			notify()
 		}
 	})

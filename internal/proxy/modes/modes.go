@@ -68,7 +68,7 @@ type Config struct {
 }
 
 // Chooser is the Backend of the mode that this node can do. It implements
-// backend.Backend and backend.Watcher.
+// backend.Backend and backend.Repairer.
 type Chooser struct {
 	cfg Config
 
@@ -84,8 +84,8 @@ type Chooser struct {
 }
 
 var (
-	_ backend.Backend = (*Chooser)(nil)
-	_ backend.Watcher = (*Chooser)(nil)
+	_ backend.Backend  = (*Chooser)(nil)
+	_ backend.Repairer = (*Chooser)(nil)
 )
 
 // Leaver is a Backend whose connections end with its objects. Leave removes
@@ -262,6 +262,12 @@ func cleanup(ctx context.Context, mode Mode, kind Kind) error {
 
 // Close closes the Backend in use.
 func (c *Chooser) Close() error { return c.current.Close() }
+
+// Pinpointed implements backend.Repairer for the mode in use, if that can.
+func (c *Chooser) Pinpointed() bool {
+	r, ok := c.current.(backend.Repairer)
+	return ok && c.fixed && r.Pinpointed()
+}
 
 // Watch implements backend.Watcher: it waits for the choice, which takes a Sync,
 // and then watches for the mode in use, if that can. Before the choice every

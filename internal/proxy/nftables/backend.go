@@ -26,7 +26,7 @@ type Config struct {
 }
 
 // Backend programs nf_tables. It implements backend.Backend and
-// backend.Watcher.
+// backend.Repairer.
 type Backend struct {
 	conn     *nfnl.Conn
 	families []*family
@@ -38,11 +38,13 @@ type Backend struct {
 	// refused are the Services that are set aside, with what the kernel said.
 	// applied has what the kernel kept of them.
 	refused map[types.NamespacedName]error
+	// heard is what others did since the last Sync.
+	heard heard
 }
 
 var (
-	_ backend.Backend = (*Backend)(nil)
-	_ backend.Watcher = (*Backend)(nil)
+	_ backend.Backend  = (*Backend)(nil)
+	_ backend.Repairer = (*Backend)(nil)
 )
 
 // New opens a Backend in the network namespace of the calling thread. It
@@ -92,14 +94,17 @@ func (b *Backend) Sync(ctx context.Context, want model.Desired, changed []types.
 // refuses is followed by a full sync, which knows whether somebody else's doing
 // was the reason and else finds out whose elements were.
 func (b *Backend) sync(want model.Desired, changed []types.NamespacedName) (backend.Report, error) {
-	full := changed == nil || !b.synced || !reflect.DeepEqual(b.node, want.Node)
+	damage := b.heard.take()
+	full := changed == nil || !b.synced || damage.whole || !reflect.DeepEqual(b.node, want.Node)
 	again := slices.Collect(maps.Keys(b.refused))
-	var report backend.Report
+	var report, repaired backend.Report
 	var err error
 	if !full {
 		accepted, aside := b.split(changed)
 		again = aside
-		report, err = b.change(want, accepted)
+		if repaired, err = b.repair(damage); err == nil {
+			report, err = b.change(want, accepted)
+		}
 		full = nfnl.Refusals(err) != nil
 	}
 	if full {
@@ -112,6 +117,7 @@ func (b *Backend) sync(want model.Desired, changed []types.NamespacedName) (back
 			}
 		}
 	}
+	report = report.Add(repaired)
 	if err != nil || len(again) == 0 {
 		return report, err
 	}
@@ -250,10 +256,15 @@ func (b *Backend) Watch(ctx context.Context, notify func()) error {
 		return err
 	}
 	defer m.Close()
-	notify() // what happened before the monitor listened is unknown
-	return m.Run(ctx, func(t nfnl.Table) {
-		if t.Name == TableName || t.Name == "" {
+	// What happened before the monitor listened is unknown.
+	b.heard.note(&nfnl.Change{})
+	notify()
+	return m.Run(ctx, func(c *nfnl.Change) {
+		if b.heard.note(c) {
 			notify()
 		}
 	})
 }
+
+// Pinpointed implements backend.Repairer.
+func (b *Backend) Pinpointed() bool { return b.synced && b.heard.pinpointed() }

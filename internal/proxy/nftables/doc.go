@@ -62,6 +62,10 @@
 // what differs, without a gap in forwarding. A table that does not exist yet
 // is filled by several transactions, and hooked up by the last.
 //
+// The kernel tells which elements somebody else touched, and lists of large sets
+// are dear. So if all that was heard is about elements, and few, these alone
+// are asked for and put back.
+//
 // A change that the kernel refuses is followed by a full Sync. What is refused
 // then is nobody else's doing: the kernel's answer names the element, and the
 // Services that have it are set aside, as the kernel has them, until the rest

@@ -14,7 +14,8 @@
 //   - A Sync is told of every Service that changed since the last successful
 //     one.
 //   - After an error, a change by others to the kernel, a lost notification or
-//     the resync interval, everything is read back and compared.
+//     the resync interval, everything is read back and compared; after a change by
+//     others not, if the Backend has heard of each part of it.
 //   - A Service that the Backend reports as refused holds nobody up: it counts
 //     as not yet synced, and is tried again when it changes and on a timer.
 //   - Status says since when something is Behind, from when it was notified until

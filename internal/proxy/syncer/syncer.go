@@ -119,7 +119,7 @@ type Syncer struct {
 	mu      sync.Mutex
 	dirty   map[types.NamespacedName]cause
 	node    *model.Node // set: to be taken in
-	verify  bool        // read the kernel back
+	check   check
 	status  Status
 	queued  time.Time // since when something is in dirty, node or verify
 	busy    time.Time // since when what was taken from there is not in the kernel
@@ -137,6 +137,15 @@ type Syncer struct {
 	refused   map[types.NamespacedName]*model.Service  // what the kernel keeps of Services that it refuses
 	causes    []cause                                  // of what the kernel does not have yet
 }
+
+// check is what to look at in the kernel besides what changes.
+type check int
+
+const (
+	nothing   check = iota
+	whatHeard       // what the Backend's Watch has notified of
+	everything
+)
 
 // cause is why a Service is dirty.
 type cause struct {
@@ -209,9 +218,12 @@ func (s *Syncer) SetNode(n model.Node) {
 }
 
 // Verify has the kernel read back soon.
-func (s *Syncer) Verify() {
+func (s *Syncer) Verify() { s.look(everything) }
+
+// look has the next Sync check the kernel.
+func (s *Syncer) look(at check) {
 	s.mu.Lock()
-	s.verify = true
+	s.check = max(s.check, at)
 	s.behind(time.Now())
 	s.mu.Unlock()
 	s.kick()
@@ -350,7 +362,7 @@ func (s *Syncer) beginAll() {
 	if s.node == nil {
 		s.node = &s.cfg.Node
 	}
-	s.verify = true
+	s.check = everything
 	s.mu.Unlock()
 	s.kick()
 }
@@ -367,7 +379,7 @@ func (s *Syncer) wakeUnless(resting bool) <-chan struct{} {
 // listens or turns out not to work.
 func (s *Syncer) watchDrift(ctx context.Context, log logr.Logger, w backend.Watcher, begun func()) {
 	for ctx.Err() == nil {
-		err := w.Watch(ctx, func() { s.Verify(); begun() })
+		err := w.Watch(ctx, func() { s.look(whatHeard); begun() })
 		begun()
 		if err != nil && ctx.Err() == nil {
 			log.Error(err, "Watch for changes by others ended, beginning anew")
@@ -380,42 +392,50 @@ func (s *Syncer) watchDrift(ctx context.Context, log logr.Logger, w backend.Watc
 }
 
 // take empties the inbox.
-func (s *Syncer) take() (dirty map[types.NamespacedName]cause, node *model.Node, verify bool) {
+func (s *Syncer) take() (dirty map[types.NamespacedName]cause, node *model.Node, at check) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	node, verify = s.node, s.verify
+	node, at = s.node, s.check
 	if len(s.dirty) > 0 { // an empty one stays: Notify writes to it while the caller reads
 		dirty, s.dirty = s.dirty, map[types.NamespacedName]cause{}
 	}
-	s.node, s.verify = nil, false
+	s.node, s.check = nil, nothing
 	if s.busy.IsZero() {
 		s.busy = s.queued
 	}
 	s.queued = time.Time{}
-	return dirty, node, verify
+	return dirty, node, at
+}
+
+// narrow says whether the Backend can check what it has heard of without reading
+// everything back.
+func (s *Syncer) narrow() bool {
+	r, ok := s.cfg.Backend.(backend.Repairer)
+	return ok && r.Pinpointed()
 }
 
 // sync programs what has come in. retry says that the last Sync failed.
 func (s *Syncer) sync(ctx context.Context, log logr.Logger, retry bool) error {
-	dirty, node, verify := s.take()
-	if len(dirty) == 0 && len(s.pending) == 0 && node == nil && !verify && !retry {
+	dirty, node, at := s.take()
+	if len(dirty) == 0 && len(s.pending) == 0 && node == nil && at == nothing && !retry {
 		s.idle()
 		return nil
 	}
-	if verify && !retry && s.Status().Started && len(dirty) == 0 {
+	if at != nothing && !retry && s.Status().Started && len(dirty) == 0 {
 		// The rest of a foreign transaction's notifications come at once.
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(driftPause):
 		}
-		more, n, _ := s.take()
-		dirty = more
+		more, n, also := s.take()
+		dirty, at = more, max(at, also)
 		if n != nil {
 			node = n
 		}
 	}
-	if node == nil && !verify && !retry {
+	full := node != nil || retry || at == everything || at == whatHeard && !s.narrow()
+	if !full {
 		dirty = s.postpone(dirty)
 	}
 	start := time.Now()
@@ -426,13 +446,13 @@ func (s *Syncer) sync(ctx context.Context, log logr.Logger, retry bool) error {
 		s.compute(name)
 		s.causes = append(s.causes, c)
 	}
-	if len(s.pending) == 0 && node == nil && !verify && !retry {
+	if len(s.pending) == 0 && !full && at == nothing {
 		s.done()
 		s.idle()
 		return nil // nothing that matters to this node
 	}
 	var changed []types.NamespacedName
-	if node != nil || verify || retry {
+	if full {
 		s.pendRefused()
 	} else {
 		changed = make([]types.NamespacedName, 0, len(s.pending))

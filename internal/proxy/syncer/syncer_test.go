@@ -303,6 +303,51 @@ func TestDriftIsRepairedAndTold(t *testing.T) {
 	}
 }
 
+// repairer is a Backend that hears in detail what others do, if pinpointed.
+type repairer struct {
+	*kernel
+	pinpointed atomic.Bool
+	asked      chan []types.NamespacedName // what each Sync was told of
+}
+
+func (r *repairer) Pinpointed() bool { return r.pinpointed.Load() }
+
+func (r *repairer) Sync(ctx context.Context, want model.Desired, changed []types.NamespacedName) (backend.Report, error) {
+	report, err := r.kernel.Sync(ctx, want, changed)
+	r.asked <- changed
+	return report, err
+}
+
+// Everything is read back for others' changes only if the Backend does not know
+// where they are; and what was asked for is read back in any case.
+func TestWhatIsPinpointedIsNotReadBackWhole(t *testing.T) {
+	w := &world{w: modeltest.New(1)}
+	for range 50 {
+		w.change()
+	}
+	b := &repairer{kernel: newKernel(), asked: make(chan []types.NamespacedName, 10)}
+	b.pinpointed.Store(true)
+	s := start(t, Config{Backend: b, Source: w, Node: w.w.Node})
+	if <-b.asked != nil {
+		t.Error("the first Sync is no full one")
+	}
+	untouched := func(map[types.NamespacedName]*model.Service) {}
+	b.harm(untouched)
+	if changed := <-b.asked; changed == nil || len(changed) > 0 {
+		t.Errorf("others changed what is known, and the Sync is about %v", changed)
+	}
+	b.pinpointed.Store(false)
+	b.harm(untouched)
+	if changed := <-b.asked; changed != nil {
+		t.Errorf("others changed what is not known, and the Sync is about %v", changed)
+	}
+	b.pinpointed.Store(true)
+	s.Verify()
+	if changed := <-b.asked; changed != nil {
+		t.Errorf("the kernel is to be read back, and the Sync is about %v", changed)
+	}
+}
+
 // A Service that the kernel refuses is told of, tried again without a reason,
 // and holds nobody else up.
 func TestRefusedServiceIsTriedAgain(t *testing.T) {

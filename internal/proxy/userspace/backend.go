@@ -448,8 +448,8 @@ func (b *Backend) Watch(ctx context.Context, notify func()) error {
 	b.setNotify(notify)
 	defer b.setNotify(nil)
 	notify() // what happened before the monitor listened is unknown
-	return m.Run(ctx, func(t nfnl.Table) {
-		if t.Name == Name || t.Name == "" {
+	return m.Run(ctx, func(c *nfnl.Change) {
+		if c.Table.Name == Name || c.Table.Name == "" {
 			notify()
 		}
 	})

@@ -63,9 +63,25 @@ func NewMonitor(own uint32) (*Monitor, error) {
 // Close ends Run.
 func (m *Monitor) Close() error { return m.file.Close() }
 
-// Run calls changed for every table that somebody else changed, and with the
-// zero Table when messages were lost, until ctx ends.
-func (m *Monitor) Run(ctx context.Context, changed func(Table)) error {
+// Change is what somebody else did to a table.
+type Change struct {
+	// Table is the zero Table when messages were lost: then it may be any.
+	Table Table
+	// Set is where elements came or went; empty if it was anything else.
+	Set string
+
+	elements []byte
+}
+
+// Elements calls each for the elements that came or went. It is to be called
+// while the Change is being told of.
+func (c *Change) Elements(each func(*RawElement)) {
+	readElements(c.elements, func(e *RawElement) bool { each(e); return true })
+}
+
+// Run calls changed for what somebody else changed, until ctx ends: for all
+// elements, and else at least once for every table.
+func (m *Monitor) Run(ctx context.Context, changed func(*Change)) error {
 	stop := context.AfterFunc(ctx, func() { _ = m.file.Close() })
 	defer stop()
 	raw, err := m.file.SyscallConn()
@@ -86,7 +102,7 @@ func (m *Monitor) Run(ctx context.Context, changed func(Table)) error {
 		case err != nil:
 			return fmt.Errorf("read netfilter monitor: %w", err)
 		case errors.Is(rerr, unix.ENOBUFS):
-			changed(Table{})
+			changed(&Change{})
 		case errors.Is(rerr, unix.EINTR):
 		case rerr != nil:
 			return fmt.Errorf("read netfilter monitor: %w", rerr)
@@ -96,9 +112,10 @@ func (m *Monitor) Run(ctx context.Context, changed func(Table)) error {
 	}
 }
 
-// report names the table of each message once. In every message of nf_tables
-// but the generation's, attribute 1 is the table.
-func report(msgs []byte, changed func(Table)) {
+// report gives the changes in messages, those of one table that are not about
+// elements only once. In every message of nf_tables but the generation's,
+// attribute 1 is the table.
+func report(msgs []byte, changed func(*Change)) {
 	var last Table
 	for off := 0; off+unix.NLMSG_HDRLEN+nfgenmsgLen <= len(msgs); {
 		m := header(msgs[off:])
@@ -110,15 +127,26 @@ func report(msgs []byte, changed func(Table)) {
 		if m.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || m.Type&0xff == unix.NFT_MSG_NEWGEN {
 			continue
 		}
-		t := Table{Family: Family(body[0])}
+		aboutElements := m.Type&0xff == unix.NFT_MSG_NEWSETELEM || m.Type&0xff == unix.NFT_MSG_DELSETELEM
+		c := Change{Table: Table{Family: Family(body[0])}}
 		Attrs(body[nfgenmsgLen:], func(typ uint16, data []byte) {
-			if typ == unix.NFTA_TABLE_NAME {
-				t.Name = CString(data)
+			switch {
+			case typ == unix.NFTA_TABLE_NAME:
+				c.Table.Name = CString(data)
+			case aboutElements && typ == unix.NFTA_SET_ELEM_LIST_SET:
+				c.Set = CString(data)
 			}
 		})
-		if t != last && t.Name != "" {
-			changed(t)
-			last = t
+		if c.Set != "" {
+			c.elements = body[nfgenmsgLen:]
+		}
+		switch {
+		case c.Table.Name == "":
+		case c.Set != "":
+			changed(&c)
+		case c.Table != last:
+			changed(&c)
+			last = c.Table
 		}
 	}
 }

@@ -375,18 +375,54 @@ func (c *Conn) Generation() (uint32, error) {
 	var req Batch
 	off := req.begin(unix.NFT_MSG_GETGEN, 0, Family(unix.NFPROTO_UNSPEC), "")
 	req.end(off)
+	answer, err := c.ask(&req)
+	if err != nil {
+		return 0, fmt.Errorf("read generation: %w", err)
+	}
+	var gen uint32
+	Attrs(answer, func(typ uint16, data []byte) {
+		if typ == unix.NFTA_GEN_ID {
+			gen = bigEndian32(data)
+		}
+	})
+	return gen, nil
+}
+
+// Element reads one element of a set without ranges. ok is false if there is none
+// with that key, or no such set.
+func (c *Conn) Element(t Table, set, key string) (e Element, ok bool, err error) {
+	var req Batch
+	req.element(unix.NFT_MSG_GETSETELEM, t, set, Element{Key: key})
+	req.closeList()
+	answer, err := c.ask(&req)
+	if errors.Is(err, unix.ENOENT) {
+		return Element{}, false, nil
+	}
+	if err != nil {
+		return Element{}, false, fmt.Errorf("read element of %s %s: %w", t, set, err)
+	}
+	readElements(answer, func(raw *RawElement) bool {
+		e, ok = raw.Element(), true
+		return true
+	})
+	return e, ok, nil
+}
+
+// ask sends a request, which asks for one thing and not for a list, and returns
+// the attributes of the answer, valid until the next call.
+func (c *Conn) ask(req *Batch) ([]byte, error) {
 	c.seq++
 	binary.NativeEndian.PutUint32(req.buf[8:], c.seq)
 	if err := c.drain(); err != nil {
-		return 0, err
+		return nil, err
 	}
 	if err := unix.Sendto(c.fd, req.buf, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return 0, fmt.Errorf("ask for generation: %w", err)
+		return nil, fmt.Errorf("ask: %w", err)
 	}
 	for {
 		msgs, err := c.receive()
 		if err != nil {
-			return 0, fmt.Errorf("read generation: %w", err)
+			return nil, err
 		}
 		if len(msgs) < unix.NLMSG_HDRLEN+nfgenmsgLen {
 			continue
@@ -395,19 +431,12 @@ func (c *Conn) Generation() (uint32, error) {
 		if m.Seq != c.seq || int(m.Len) > len(msgs) || int(m.Len) < unix.NLMSG_HDRLEN+nfgenmsgLen {
 			continue
 		}
-		if m.Type == unix.NLMSG_ERROR {
-			if errno := -int32(binary.NativeEndian.Uint32(msgs[unix.NLMSG_HDRLEN:])); errno != 0 {
-				return 0, fmt.Errorf("read generation: %w", unix.Errno(errno))
-			}
-			continue
+		if m.Type != unix.NLMSG_ERROR {
+			return msgs[unix.NLMSG_HDRLEN+nfgenmsgLen : m.Len], nil
 		}
-		var gen uint32
-		Attrs(msgs[unix.NLMSG_HDRLEN+nfgenmsgLen:m.Len], func(typ uint16, data []byte) {
-			if typ == unix.NFTA_GEN_ID {
-				gen = bigEndian32(data)
-			}
-		})
-		return gen, nil
+		if errno := -int32(binary.NativeEndian.Uint32(msgs[unix.NLMSG_HDRLEN:])); errno != 0 {
+			return nil, unix.Errno(errno)
+		}
 	}
 }
 

@@ -251,8 +251,11 @@ func (b *Batch) element(op uint16, t Table, set string, e Element) {
 
 func (b *Batch) openElements(op uint16, t Table, set string) {
 	name, flags := "add elements of ", uint16(unix.NLM_F_CREATE)
-	if op == unix.NFT_MSG_DELSETELEM {
+	switch op {
+	case unix.NFT_MSG_DELSETELEM:
 		name, flags = "delete elements of ", 0
+	case unix.NFT_MSG_GETSETELEM:
+		name, flags = "read elements of ", 0
 	}
 	off := b.begin(op, flags, t.Family, name+t.String()+" "+set)
 	b.attrString(unix.NFTA_SET_ELEM_LIST_TABLE, t.Name)
