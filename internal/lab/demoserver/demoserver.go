@@ -5,12 +5,13 @@ package demoserver
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"time"
+
+	"github.com/causeway-lb/causeway/internal/drain"
 )
 
 // Answer is the body of every response, in JSON.
@@ -62,26 +63,18 @@ func Run(ctx context.Context, listen string) error {
 	if version == "" {
 		version = "1"
 	}
-	l, err := open(ctx, listen)
+	l, err := drain.Listen(ctx, listen)
 	if err != nil {
 		return err
 	}
 	return serve(ctx, l, Handler(host, version, time.Now))
 }
 
-func serve(ctx context.Context, listener draining, handler http.Handler) error {
+// last is how long answers may take at the end: less than is left of the grace
+// period of the sample's Pods.
+const last = 3 * time.Second
+
+func serve(ctx context.Context, l net.Listener, handler http.Handler) error {
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
-	drained := make(chan error, 1)
-	go func() {
-		<-ctx.Done()
-		drained <- listener.drain()
-	}()
-	// What was accepted is known to the server once Serve has returned; a Shutdown
-	// before that would miss the last one.
-	if err := server.Serve(listener); !errors.Is(err, errDrained) {
-		return errors.Join(err, listener.Close())
-	}
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
-	return errors.Join(<-drained, server.Shutdown(grace))
+	return drain.Serve(ctx, server, l, nil, last)
 }

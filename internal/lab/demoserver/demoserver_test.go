@@ -11,12 +11,15 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/causeway-lb/causeway/internal/drain"
 )
 
 func TestAnswer(t *testing.T) {
@@ -55,40 +58,45 @@ func TestAddress(t *testing.T) {
 // A server that is told to end answers all that were connected by then, and
 // whoever comes later is refused: no connection is cut.
 func TestEndCutsNoConnection(t *testing.T) {
-	for range 5 {
-		l, err := open(t.Context(), "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, end := context.WithCancel(t.Context())
-		ended := make(chan error, 1)
-		go func() {
-			ended <- serve(ctx, l, Handler("pod-a", "1", time.Now))
-		}()
-		var wait sync.WaitGroup
-		for i := range 40 {
-			wait.Go(func() {
-				if i == 20 {
-					end()
+	for round := range 5 {
+		t.Run(strconv.Itoa(round), func(t *testing.T) {
+			t.Parallel() // a client that repeats its first segment waits for a second
+			endAmongClients(t)
+		})
+	}
+}
+
+func endAmongClients(t *testing.T) {
+	l, err := drain.Listen(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, end := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- serve(ctx, l, Handler("pod-a", "1", time.Now)) }()
+	var wait sync.WaitGroup
+	for i := range 40 {
+		wait.Go(func() {
+			if i == 20 {
+				end()
+			}
+			conn, err := net.DialTimeout("tcp", l.Addr().String(), 10*time.Second)
+			if err != nil {
+				if !errors.Is(err, syscall.ECONNREFUSED) {
+					t.Errorf("dial: %v", err)
 				}
-				conn, err := net.DialTimeout("tcp", l.Addr().String(), 10*time.Second)
-				if err != nil {
-					if !errors.Is(err, syscall.ECONNREFUSED) {
-						t.Errorf("dial: %v", err)
-					}
-					return
-				}
-				defer conn.Close()
-				_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-				if _, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil {
-					t.Errorf("connected, but: %v", err)
-				}
-			})
-		}
-		wait.Wait()
-		end()
-		if err := <-ended; err != nil {
-			t.Fatal(err)
-		}
+				return
+			}
+			defer conn.Close()
+			_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+			if _, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil {
+				t.Errorf("connected, but: %v", err)
+			}
+		})
+	}
+	wait.Wait()
+	end()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
 	}
 }
