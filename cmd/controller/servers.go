@@ -27,6 +27,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
 
 	"github.com/causeway-lb/causeway/internal/certs"
+	"github.com/causeway-lb/causeway/internal/drain"
 	"github.com/causeway-lb/causeway/internal/httpserver"
 )
 
@@ -86,8 +87,7 @@ func (s *hooks) Start(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(s.port)))
+	l, err := drain.Listen(ctx, net.JoinHostPort("", strconv.Itoa(s.port)))
 	if err != nil {
 		return fmt.Errorf("serve webhooks: %w", err)
 	}

@@ -11,6 +11,8 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"github.com/causeway-lb/causeway/internal/drain"
 )
 
 // Limits bound what clients can hold. Zero values mean the defaults.
@@ -22,8 +24,8 @@ type Limits struct {
 	// Request for all of it, 5 s; Answer from the end of the header to the end
 	// of the answer, 30 s; Idle between two requests of a connection, 30 s.
 	Header, Request, Answer, Idle time.Duration
-	// Last is the time for requests that are being answered when Serve is to
-	// end; 1 s. Negative: none.
+	// Last is the time for answers when Serve is to end: of requests that are being
+	// answered, and of connections that have sent none yet; 1 s. Negative: none.
 	Last time.Duration
 }
 
@@ -75,22 +77,22 @@ func Listener(l net.Listener, config *tls.Config, limits Limits) net.Listener {
 	return tls.NewListener(l, config)
 }
 
-// Serve serves h at a listener, which it closes, until ctx ends. It speaks TLS
-// if config is not nil, which it does not change.
+// Serve serves h at a listener, which it closes, until ctx ends; what is answered
+// then, drain.Serve says, unless limits.Last is negative. It speaks TLS if config is
+// not nil, which it does not change.
 func Serve(ctx context.Context, l net.Listener, config *tls.Config, limits Limits, h http.Handler) error {
 	limits = limits.withDefaults()
-	l = Listener(l, config, limits)
 	srv := New(limits, h)
+	bounds := func(l net.Listener) net.Listener { return Listener(l, config, limits) }
+	if limits.Last >= 0 {
+		return drain.Serve(ctx, srv, l, bounds, limits.Last)
+	}
 	ended := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(ended)
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), limits.Last)
-		defer cancel()
-		if srv.Shutdown(last) != nil {
-			_ = srv.Close()
-		}
+		_ = srv.Close()
 	})
-	err := srv.Serve(l)
+	err := srv.Serve(bounds(l))
 	if !stop() {
 		<-ended
 	}

@@ -11,9 +11,12 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/causeway-lb/causeway/internal/drain"
 )
 
 // serve returns the address of a server that ends with the test.
@@ -239,6 +242,49 @@ func TestNoHTTP2(t *testing.T) {
 	}
 	if len(config.NextProtos) != 2 {
 		t.Error("the caller's configuration was changed")
+	}
+}
+
+// A client that has connected before the end gets its answer, however late it asks:
+// a webhook without one is as if it were down.
+func TestEndAnswersWhoeverIsConnected(t *testing.T) {
+	config, err := TLS("", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, config := range map[string]*tls.Config{"HTTP": nil, "HTTPS": config} {
+		t.Run(name, func(t *testing.T) {
+			l, err := drain.Listen(t.Context(), "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, end := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() { ended <- Serve(ctx, l, config, Limits{Last: 20 * time.Second}, hello) }()
+			c := dial(t, "127.0.0.1", l.Addr().String())
+			end()
+			for begun := time.Now(); ; { // until the listener is closed
+				other, err := net.DialTimeout("tcp", l.Addr().String(), 20*time.Millisecond)
+				if errors.Is(err, syscall.ECONNREFUSED) {
+					break
+				}
+				if err == nil {
+					_ = other.Close()
+				}
+				if time.Since(begun) > 20*time.Second {
+					t.Fatal("the listener stays open")
+				}
+			}
+			if config != nil {
+				c = tls.Client(c, &tls.Config{InsecureSkipVerify: true})
+			}
+			if !answered(c) {
+				t.Error("not answered")
+			}
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 
