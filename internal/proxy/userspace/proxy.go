@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -336,10 +337,16 @@ func (p *proxy) close() error {
 // quiesce has the kernel drop the first packets of connections, which their
 // clients repeat, and waits until those that are open have ended, but not long.
 func (p *proxy) quiesce() {
+	var listeners []*net.TCPListener
 	for _, c := range p.closers {
 		if l, ok := c.(*net.TCPListener); ok {
 			_ = drain.Refuse(l)
+			listeners = append(listeners, l)
 		}
+	}
+	waiting := func(l *net.TCPListener) bool {
+		n, err := drain.Waiting(l)
+		return err == nil && n > 0
 	}
 	if len(p.closers) == 0 {
 		return
@@ -347,7 +354,9 @@ func (p *proxy) quiesce() {
 	const settle = 20 * time.Millisecond // for what was just accepted by the kernel
 	for deadline := time.Now().Add(p.cfg.Grace); ; {
 		time.Sleep(settle)
-		if p.carried.Load() == 0 || time.Now().After(deadline) {
+		// In this order: who waits is carried next.
+		idle := !slices.ContainsFunc(listeners, waiting) && p.carried.Load() == 0
+		if idle || time.Now().After(deadline) {
 			return
 		}
 	}
