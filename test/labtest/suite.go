@@ -13,6 +13,7 @@ import (
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
@@ -127,13 +128,18 @@ func Eventually(t *testing.T, ctx context.Context, within time.Duration, what st
 	}
 }
 
-// Create makes objects, and deletes them with the test, and what belongs to them.
+// Create makes objects, and deletes them with the test, and what belongs to them. It
+// waits for one of the same name that is being deleted, as with go test -count.
 func (s *Suite) Create(t *testing.T, ctx context.Context, objects ...client.Object) {
 	t.Helper()
 	for _, object := range objects {
-		if err := s.API.Create(ctx, object); err != nil {
-			t.Fatalf("create %T %s: %v", object, object.GetName(), err)
-		}
+		Eventually(t, ctx, s.Patience, fmt.Sprintf("create %T %s", object, object.GetName()), func() error {
+			err := s.API.Create(ctx, object)
+			if err != nil && !apierrors.IsAlreadyExists(err) {
+				t.Fatalf("create %T %s: %v", object, object.GetName(), err)
+			}
+			return err
+		})
 		t.Cleanup(func() {
 			err := s.API.Delete(context.Background(), object, client.PropagationPolicy("Background"))
 			if client.IgnoreNotFound(err) != nil {
