@@ -70,6 +70,7 @@ func pinned(t *testing.T, ctx context.Context, name, node string) *corev1.Pod {
 	t.Helper()
 	container := servers[all()[0]].Spec.Containers[0]
 	container.VolumeMounts = nil // the API server makes them
+	container.Lifecycle = nil    // it ends at once
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default", Labels: map[string]string{"app": name}},
 		Spec:       corev1.PodSpec{NodeName: node, TerminationGracePeriodSeconds: ptr.To[int64](1), Containers: []corev1.Container{container}},
