@@ -125,8 +125,7 @@ func TestAgentUpgradeLosesNoRequest(t *testing.T) {
 }
 
 // spare makes a Deployment of two servers that a test may move about, and deletes
-// it with the test. Its Pods end as those do that mean to lose nothing: they serve
-// until the news that they end has reached every node.
+// it with the test. Its Pods end as the sample's, which lose nothing.
 func spare(t *testing.T, ctx context.Context, name string) *appsv1.Deployment {
 	t.Helper()
 	sample := &appsv1.Deployment{}
@@ -139,7 +138,6 @@ func spare(t *testing.T, ctx context.Context, name string) *appsv1.Deployment {
 	out.Spec.Replicas, out.Spec.Selector = new(int32(2)), &metav1.LabelSelector{MatchLabels: labels}
 	out.Spec.Template.Labels = labels
 	out.Spec.Template.Spec.TopologySpreadConstraints[0].LabelSelector = out.Spec.Selector
-	out.Spec.Template.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 2}}}
 	if err := api.Create(ctx, out); err != nil {
 		t.Fatal(err)
 	}

@@ -155,6 +155,7 @@ func server(t *testing.T, ctx context.Context, name, app, node string) *corev1.P
 	}
 	container := model.Items[0].Spec.Containers[0]
 	container.VolumeMounts = nil // the API server's own
+	container.Lifecycle = nil    // it ends at once
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default", Labels: map[string]string{"app": app}},
 		Spec:       corev1.PodSpec{NodeName: node, TerminationGracePeriodSeconds: ptr.To[int64](1), Containers: []corev1.Container{container}},
