@@ -144,22 +144,53 @@ func (h *haproxyHost) repaired(t *testing.T, ctx context.Context) {
 type haproxyHost struct {
 	machine     *network.Namespace
 	binary, dir string
-	cmd         *exec.Cmd
-	said        bytes.Buffer
+	said        bytes.Buffer // of those that have ended
+	stop, done  chan struct{}
 }
 
+// run keeps HAProxy running until kill, as the host's systemd would: some versions
+// crash now and then when a server is deleted while it is being checked.
 func (h *haproxyHost) run(t *testing.T) {
 	t.Helper()
-	h.cmd = exec.Command(h.binary, "-db", "-f", filepath.Join(h.dir, "haproxy.cfg"))
-	h.cmd.Stdout, h.cmd.Stderr = &h.said, &h.said
-	if err := h.machine.Start(h.cmd); err != nil {
+	start := func() (*exec.Cmd, error) {
+		cmd := exec.Command(h.binary, "-db", "-f", filepath.Join(h.dir, "haproxy.cfg"))
+		cmd.Stdout, cmd.Stderr = &h.said, &h.said
+		return cmd, h.machine.Start(cmd)
+	}
+	cmd, err := start()
+	if err != nil {
 		t.Fatalf("start HAProxy: %v", err)
 	}
+	h.stop, h.done = make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(h.done)
+		for {
+			ended := make(chan error, 1)
+			go func() { ended <- cmd.Wait() }()
+			select {
+			case <-h.stop:
+				_ = cmd.Process.Kill()
+				<-ended
+				return
+			case err := <-ended:
+				t.Logf("HAProxy ended by itself, and is started again: %v", err)
+			}
+			select { // not over and over, if it cannot run
+			case <-h.stop:
+				return
+			case <-time.After(100 * time.Millisecond):
+			}
+			if cmd, err = start(); err != nil {
+				t.Errorf("start HAProxy again: %v", err)
+				return
+			}
+		}
+	}()
 }
 
 func (h *haproxyHost) kill() {
-	_ = h.cmd.Process.Kill()
-	_ = h.cmd.Wait()
+	close(h.stop)
+	<-h.done
 }
 
 // do sends a command to the runtime interface, from HAProxy's own machine.
