@@ -187,7 +187,7 @@ func (n *Node) kubeletConfig() (kubelet.Config, error) {
 		Node: n.Name(), Addresses: n.Addresses(), PodCIDRs: n.machine.podCIDRs(),
 		Server: "https://" + APIServer.String(), Authority: l.authority.Cert, Client: client, Serving: serving,
 		ServiceHost: ServiceCIDR4.Addr().Next().String(), ServicePort: 443, DNS: DNS,
-		Images: l.Setup.Images, Version: l.plane.version,
+		Images: l.Setup.Images, Version: l.plane.version, RuntimeDefault: l.Setup.RuntimeDefault,
 		Logs:    filepath.Join(l.Setup.State, logsDir, n.Name()),
 		Runtime: filepath.Join(l.Setup.State, runtimeDir, n.Name()),
 	}

@@ -36,6 +36,29 @@ func (l *Lab) KillContainer(pod *corev1.Pod, container string) error {
 	return nil
 }
 
+// ContainerStatus is what the kernel says of a container's process, by field
+// (proc_pid_status(5)).
+func (l *Lab) ContainerStatus(pod *corev1.Pod, container string) (map[string]string, error) {
+	node := l.Node(pod.Spec.NodeName)
+	if node == nil {
+		return nil, fmt.Errorf("look at %s/%s: no node %q in the lab", pod.Namespace, pod.Name, pod.Spec.NodeName)
+	}
+	pid, err := node.hostPID(pod, container)
+	if err != nil {
+		return nil, fmt.Errorf("look at %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return nil, fmt.Errorf("look at %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	status := map[string]string{}
+	for line := range strings.Lines(string(data)) {
+		field, value, _ := strings.Cut(line, ":")
+		status[field] = strings.TrimSpace(value)
+	}
+	return status, nil
+}
+
 // hostPID translates the process id that the node's kubelet has written to the
 // supervisor's PID namespace: the child of the node's process 1 that has that
 // number there (NSpid in proc_pid_status(5)).

@@ -38,6 +38,9 @@ type Setup struct {
 	EndpointControllers bool
 	// FeatureGates are the API server's, as "Name=false". Empty means its own.
 	FeatureGates string
+	// RuntimeDefault is the seccomp profile of containers that ask for the
+	// runtime's. Empty means that they have none.
+	RuntimeDefault []unix.SockFilter
 
 	// State is the lab's directory and RelayPort the port on the host's
 	// 127.0.0.1 that leads to the API server; Enter sets both.

@@ -81,6 +81,29 @@ func TestIdentities(t *testing.T) {
 	}
 }
 
+// All that these tests see the programs do, they do with the capabilities of config/
+// and under a container runtime's default seccomp profile.
+func TestProgramsAreConfined(t *testing.T) {
+	ctx := need(t)
+	for name, capabilities := range map[string]string{
+		"agent":      "0000000000003000", // NET_ADMIN, NET_RAW
+		"controller": "0000000000000000",
+	} {
+		for _, pod := range systemPods(t, ctx, "causeway-"+name) {
+			status, err := cluster.ContainerStatus(&pod, name)
+			if err != nil {
+				t.Error(err)
+				continue
+			}
+			for field, want := range map[string]string{"Seccomp": "2", "NoNewPrivs": "1", "CapEff": capabilities, "CapBnd": capabilities} {
+				if got := status[field]; got != want {
+					t.Errorf("%s: %s is %q, want %q", pod.Name, field, got, want)
+				}
+			}
+		}
+	}
+}
+
 // Each right of the agents is one without which some request of theirs would have
 // been refused. (That of the controller: the suite of controllers/.)
 func TestAgentsNeedTheirRights(t *testing.T) {

@@ -62,10 +62,13 @@ func (s *Suite) Main(m *testing.M) {
 	if s.whyNone != "" {
 		os.Exit(m.Run())
 	}
-	if s.Change == nil {
-		s.Change = func(context.Context, *lab.Setup) error { return nil }
+	change := func(ctx context.Context, setup *lab.Setup) (err error) {
+		if setup.RuntimeDefault, err = runtimeDefault(); err != nil || s.Change == nil {
+			return err
+		}
+		return s.Change(ctx, setup)
 	}
-	os.Exit(lab.SuiteWith(s.Name, s.Change, func(ctx context.Context, l *lab.Lab) int {
+	os.Exit(lab.SuiteWith(s.Name, change, func(ctx context.Context, l *lab.Lab) int {
 		if err := s.prepare(ctx, l); err != nil {
 			fmt.Fprintf(os.Stderr, "%s: prepare the lab: %v\n", s.Name, err)
 			return 1

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/rest"
 
@@ -44,6 +45,8 @@ type Config struct {
 	DNS netip.Addr
 	// Images maps an image's name, without registry and tag, to a program.
 	Images map[string]Image
+	// RuntimeDefault is the seccomp profile of that name; empty means none.
+	RuntimeDefault []unix.SockFilter
 	// Logs is the directory for containers' logs, and Runtime the directory
 	// where a file per container holds its process id as the node sees it.
 	Logs, Runtime string

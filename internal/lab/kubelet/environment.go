@@ -104,6 +104,9 @@ func (c *container) secure(spec *sandbox.Spec) error {
 		return nil
 	}
 	spec.Capabilities = boundingSet(own.Capabilities)
+	if profile := first(own.SeccompProfile, pod.SeccompProfile); profile != nil && profile.Type == corev1.SeccompProfileTypeRuntimeDefault {
+		spec.Seccomp = c.w.k.config.RuntimeDefault
+	}
 	return nil
 }
 

@@ -6,7 +6,7 @@
 //	Start(Spec) ── clone(NEWNS|NEWPID|NEWUTS|NEWIPC) ──> shim (this executable again)
 //	     │                                                │ setns(network)
 //	     │                                                │ build root, mount, pivot_root
-//	     │                                                │ drop capabilities, setuid
+//	     │                                                │ drop capabilities, setuid, seccomp
 //	     │ <───────── error, or end of file ────────────  │ execve
 //	     v                                                v
 //	  Process                                        the program
@@ -20,6 +20,6 @@
 // kills all it started; nothing is ever written to the host's file system;
 // when Start returns without an error, the program runs.
 //
-// Non-goals: cgroups, seccomp, images. This is a stand-in for tests of
+// Non-goals: cgroups, images. This is a stand-in for tests of
 // networking, not a security boundary against hostile programs.
 package sandbox

@@ -109,7 +109,14 @@ func TestPrivileges(t *testing.T) {
 	if !isolated(t) {
 		return
 	}
-	const status = "grep -E '^(Uid|Gid|CapEff|CapBnd|NoNewPrivs)' /proc/self/status | tr -s '\t ' ' ' | tr '\n' ';'"
+	// uname(2) fails.
+	filter := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS}, // the call's number
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_UNAME, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	}
+	const status = "uname >/dev/null 2>&1 || echo 'uname: refused;'; grep -E '^(Uid|Gid|CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status | tr -s '\t ' ' ' | tr '\n' ';'"
 	for _, test := range []struct {
 		name string
 		spec Spec
@@ -118,6 +125,8 @@ func TestPrivileges(t *testing.T) {
 		{"none", Spec{Root: &Root{}, Capabilities: []string{}, NoNewPrivileges: true}, []string{"CapEff: 0000000000000000;", "CapBnd: 0000000000000000;", "NoNewPrivs: 1;"}},
 		{"two", Spec{Root: &Root{}, Capabilities: []string{"NET_ADMIN", "CAP_NET_RAW"}}, []string{"CapEff: 0000000000003000;", "CapBnd: 0000000000003000;", "NoNewPrivs: 0;"}},
 		{"a user", Spec{Root: &Root{}, UID: 65532, GID: 65532}, []string{"Uid: 65532 65532 65532 65532;", "Gid: 65532 65532 65532 65532;", "CapEff: 0000000000000000;"}},
+		{"a user, filtered", Spec{Root: &Root{}, UID: 65532, GID: 65532, Seccomp: filter}, []string{"uname: refused;", "Uid: 65532", "NoNewPrivs: 0;", "Seccomp: 2;"}},
+		{"no new privileges, filtered", Spec{Root: &Root{}, Capabilities: []string{}, NoNewPrivileges: true, Seccomp: filter}, []string{"uname: refused;", "NoNewPrivs: 1;", "Seccomp: 2;"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got, _ := sh(t, test.spec, status)

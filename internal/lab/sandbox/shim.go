@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+	"unsafe"
 
 	"github.com/causeway-lb/causeway/internal/lab/reexec"
 	"golang.org/x/sys/unix"
@@ -87,10 +88,35 @@ func become(spec Spec) error {
 			return err
 		}
 	}
+	// A filter takes CAP_SYS_ADMIN or no_new_privs, so it comes first or last.
+	if !spec.NoNewPrivileges {
+		if err := filterCalls(spec.Seccomp); err != nil {
+			return err
+		}
+	}
 	if err := dropPrivileges(spec); err != nil {
 		return err
 	}
+	if spec.NoNewPrivileges {
+		if err := filterCalls(spec.Seccomp); err != nil {
+			return err
+		}
+	}
 	return fmt.Errorf("execute %s: %w", path, unix.Exec(path, spec.Argv, spec.Env))
+}
+
+// filterCalls has the kernel filter this thread's system calls from now on, and
+// those of what it executes.
+func filterCalls(program []unix.SockFilter) error {
+	if len(program) == 0 {
+		return nil
+	}
+	filter := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&filter)))
+	if errno != 0 {
+		return fmt.Errorf("filter system calls: %w", errno)
+	}
+	return nil
 }
 
 func enterNetwork(path string) error {

@@ -44,6 +44,8 @@ type Spec struct {
 	Capabilities []string
 	// NoNewPrivileges sets the flag of the same name (prctl(2)).
 	NoNewPrivileges bool
+	// Seccomp filters the program's system calls (seccomp(2)). Empty means none.
+	Seccomp []unix.SockFilter
 }
 
 // Root describes a file system.
