@@ -31,25 +31,37 @@ type Cluster struct {
 	// Services is how many there were at the start.
 	Services int
 
+	pods  bool // Pods instead of slices
 	env   *envtest.Environment
 	spare int // spare addresses used so far
 	added int // Services added by measurements so far
 }
 
 // StartCluster starts an API server that has n Services. Stop it.
-func StartCluster(ctx context.Context, n int) (*Cluster, error) {
+func StartCluster(ctx context.Context, n int) (*Cluster, error) { return startCluster(ctx, n, false) }
+
+// StartClusterOfPods starts an API server that has n Services, their Pods and
+// Causeway's API, but no slices yet. Stop it.
+func StartClusterOfPods(ctx context.Context, n int) (*Cluster, error) {
+	return startCluster(ctx, n, true)
+}
+
+func startCluster(ctx context.Context, n int, pods bool) (*Cluster, error) {
 	assets, err := controlplane.Assets(ctx, "etcd", "kube-apiserver", "kube-proxy")
 	if err != nil {
 		return nil, err
 	}
 	env := &envtest.Environment{BinaryAssetsDirectory: assets, ControlPlaneStartTimeout: 2 * time.Minute}
+	if pods {
+		env.CRDDirectoryPaths = []string{"config/crd/bases"}
+	}
 	env.ControlPlane.GetAPIServer().Configure().
 		Set("service-cluster-ip-range", "10.96.0.0/12").Set("advertise-address", NodeAddress)
 	cfg, err := env.Start()
 	if err != nil {
 		return nil, fmt.Errorf("start API server: %w", err)
 	}
-	c := &Cluster{env: env, Assets: assets, Services: n}
+	c := &Cluster{env: env, Assets: assets, Services: n, pods: pods}
 	if err := c.fill(ctx, cfg); err != nil {
 		c.Stop()
 		return nil, err
@@ -90,21 +102,33 @@ func (c *Cluster) fill(ctx context.Context, cfg *rest.Config) error {
 	if err := os.WriteFile(c.Kubeconfig, data, 0o600); err != nil {
 		return err
 	}
-	if err := c.load(ctx); err != nil {
+	if err := c.load(ctx); err != nil || c.pods {
 		return err
 	}
-	return c.waitListed(ctx)
+	return c.WaitListed(ctx)
 }
 
 // load writes the objects straight into etcd: through the API server 10,000
 // Services take minutes, and how they got there does not matter here.
 func (c *Cluster) load(ctx context.Context) error {
 	w := &etcdWriter{url: c.env.ControlPlane.Etcd.URL.String() + "/v3/kv/txn"}
-	w.put("/registry/minions/"+NodeName, node())
+	w.put("/registry/minions/"+NodeName, node(NodeName))
+	for i := 1; c.pods && i < nodes; i++ {
+		w.put("/registry/minions/"+nodeName(i), node(nodeName(i)))
+	}
 	for i := range c.Services {
 		name := ServiceName(i)
-		w.put("/registry/services/specs/"+Namespace+"/"+name, Service(i))
-		w.put("/registry/endpointslices/"+Namespace+"/"+name, Slice(i, EndpointsOf(i)...))
+		svc := Service(i)
+		if c.pods {
+			svc.Spec.Selector = map[string]string{"app": name}
+			for e := range EndpointsEach {
+				p := pod(i, e)
+				w.put("/registry/pods/"+Namespace+"/"+p.Name, p)
+			}
+		} else {
+			w.put("/registry/endpointslices/"+Namespace+"/"+name, Slice(i, EndpointsOf(i)...))
+		}
+		w.put("/registry/services/specs/"+Namespace+"/"+name, svc)
 		w.put("/registry/ipaddresses/"+ClusterIP(i).String(), ipAddress(i))
 		if err := w.flush(ctx, 90); err != nil {
 			return err
@@ -160,8 +184,8 @@ func ipAddress(i int) *networkingv1.IPAddress {
 	return ip
 }
 
-// waitListed waits until the API server shows all slices.
-func (c *Cluster) waitListed(ctx context.Context) error {
+// WaitListed waits until the API server shows a slice for every Service.
+func (c *Cluster) WaitListed(ctx context.Context) error {
 	for {
 		l, err := c.Kube.DiscoveryV1().EndpointSlices(Namespace).List(ctx, metav1.ListOptions{Limit: 1, ResourceVersion: ""})
 		if err != nil {

@@ -116,6 +116,42 @@ func (p *Process) watchMemory(ctx context.Context) {
 // after End.
 func (p *Process) Peak() float64 { return p.peak }
 
+// Rest waits until the process has nothing to do any more, and returns what it has
+// then, in MB.
+func (p *Process) Rest(ctx context.Context) (float64, error) {
+	const window, idle, limit = 3 * time.Second, 0.03, 15 * time.Minute
+	last := -1.0
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); {
+		seconds, err := cpuSeconds(p.cmd.Process.Pid)
+		if err != nil {
+			return 0, err
+		}
+		if last >= 0 && seconds-last < idle*window.Seconds() {
+			return statusMB(p.cmd.Process.Pid), nil
+		}
+		last = seconds
+		select {
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-time.After(window):
+		}
+	}
+	return 0, fmt.Errorf("busy for %v", limit)
+}
+
+// cpuSeconds is the CPU time that a process has used.
+func cpuSeconds(pid int) (float64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	// The program's name, in parentheses, may hold blanks.
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	user, err1 := strconv.ParseFloat(fields[11], 64)
+	system, err2 := strconv.ParseFloat(fields[12], 64)
+	return (user + system) / 100, errors.Join(err1, err2)
+}
+
 // Tail is the end of what it printed. Ask after End.
 func (p *Process) Tail() []byte {
 	all := p.output.Bytes()

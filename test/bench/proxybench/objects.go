@@ -5,12 +5,16 @@ package proxybench
 import (
 	"fmt"
 	"net/netip"
+	"strconv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 )
 
@@ -105,10 +109,69 @@ func EndpointsOf(i int) []netip.Addr {
 	return addrs
 }
 
-func node() *corev1.Node {
+// pod is a Pod of Service i as a Deployment makes them: a container with probes and
+// some environment, a token's volume, an owner, and a status that a kubelet has
+// written.
+func pod(i, e int) *corev1.Pod {
+	app := ServiceName(i)
+	ip := EndpointsOf(i)[e].String()
+	p := &corev1.Pod{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}, ObjectMeta: meta(fmt.Sprintf("%s-6d4cf56db6-%d", app, e))}
+	p.GenerateName = app + "-6d4cf56db6-"
+	p.Labels = map[string]string{"app": app, "pod-template-hash": "6d4cf56db6", "app.kubernetes.io/part-of": "shop"}
+	p.Annotations = map[string]string{"kubectl.kubernetes.io/restartedAt": "2026-01-01T00:00:00Z", "prometheus.io/scrape": "true"}
+	p.OwnerReferences = []metav1.OwnerReference{{
+		APIVersion: "apps/v1", Kind: "ReplicaSet", Name: app + "-6d4cf56db6", UID: p.UID, Controller: ptr.To(true), BlockOwnerDeletion: ptr.To(true),
+	}}
+	for _, manager := range []string{"kube-controller-manager", "kubelet"} {
+		p.ManagedFields = append(p.ManagedFields, metav1.ManagedFieldsEntry{
+			Manager: manager, Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: "v1", FieldsType: "FieldsV1",
+			FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:metadata":{"f:generateName":{},"f:labels":{".":{},"f:app":{},"f:pod-template-hash":{}},"f:ownerReferences":{".":{}}},"f:spec":{"f:containers":{"k:{\"name\":\"server\"}":{".":{},"f:env":{".":{}},"f:image":{},"f:name":{},"f:ports":{".":{}},"f:resources":{".":{},"f:limits":{},"f:requests":{}}}},"f:dnsPolicy":{},"f:restartPolicy":{}}}`)},
+		})
+	}
+	probe := &corev1.Probe{PeriodSeconds: 10, TimeoutSeconds: 1, SuccessThreshold: 1, FailureThreshold: 3}
+	probe.HTTPGet = &corev1.HTTPGetAction{Path: "/healthz", Port: intstr.FromInt32(EndpointPort), Scheme: corev1.URISchemeHTTP}
+	server := corev1.Container{
+		Name: "server", Image: "registry.example.com/shop/server:1.2.3", ImagePullPolicy: corev1.PullIfNotPresent,
+		Ports:         []corev1.ContainerPort{{Name: "http", ContainerPort: EndpointPort, Protocol: corev1.ProtocolTCP}},
+		LivenessProbe: probe, ReadinessProbe: probe,
+		Resources: corev1.ResourceRequirements{
+			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m"), corev1.ResourceMemory: resource.MustParse("128Mi")},
+			Limits:   corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("256Mi")},
+		},
+		VolumeMounts: []corev1.VolumeMount{{Name: "kube-api-access", ReadOnly: true, MountPath: "/var/run/secrets/kubernetes.io/serviceaccount"}},
+	}
+	for k := range 8 {
+		server.Env = append(server.Env, corev1.EnvVar{Name: fmt.Sprintf("SETTING_%d", k), Value: fmt.Sprintf("value-%d-of-%s", k, app)})
+	}
+	p.Spec = corev1.PodSpec{
+		NodeName: nodeName(i + e), Containers: []corev1.Container{server}, ServiceAccountName: "default",
+		RestartPolicy: corev1.RestartPolicyAlways, DNSPolicy: corev1.DNSClusterFirst, SchedulerName: "default-scheduler",
+		Volumes: []corev1.Volume{{Name: "kube-api-access", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}},
+	}
+	p.Status = corev1.PodStatus{
+		Phase: corev1.PodRunning, HostIP: NodeAddress, PodIP: ip, PodIPs: []corev1.PodIP{{IP: ip}},
+		ContainerStatuses: []corev1.ContainerStatus{{
+			Name: "server", Ready: true, Started: ptr.To(true), Image: server.Image,
+			ImageID: "registry.example.com/shop/server@sha256:" + strings.Repeat("ab", 32), ContainerID: "containerd://" + strings.Repeat("cd", 32),
+			State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: p.CreationTimestamp}},
+		}},
+	}
+	for _, kind := range []corev1.PodConditionType{corev1.PodScheduled, corev1.PodInitialized, corev1.ContainersReady, corev1.PodReady} {
+		p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{Type: kind, Status: corev1.ConditionTrue, LastTransitionTime: p.CreationTimestamp})
+	}
+	return p
+}
+
+// nodes is how many nodes Pods are on.
+const nodes = 100
+
+// nodeName is the name of one of them; the first is NodeName.
+func nodeName(i int) string { return "node-" + strconv.Itoa(1+i%nodes) }
+
+func node(name string) *corev1.Node {
 	n := &corev1.Node{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Node"},
-		ObjectMeta: meta(NodeName),
+		ObjectMeta: meta(name),
 		Spec:       corev1.NodeSpec{PodCIDR: "10.244.1.0/24", PodCIDRs: []string{"10.244.1.0/24"}},
 		Status:     corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: NodeAddress}}},
 	}
