@@ -18,6 +18,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	watchtools "k8s.io/client-go/tools/watch"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -142,10 +144,20 @@ func (s *balancing) work(ctx context.Context, id int) {
 	}
 }
 
+// servicesWatch watches Services.
+type servicesWatch struct{ api client.WithWatch }
+
+func (w servicesWatch) WatchWithContext(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+	return w.api.Watch(ctx, &corev1.ServiceList{}, &client.ListOptions{Raw: &options})
+}
+
 // watch follows every version of every Service; the function that it returns
-// ends that, and reports how many it has seen.
+// ends that, and reports how many it has seen. The API server ends the watch of
+// a client that does not keep up, which goes on where it was.
 func (s *balancing) watch() (stop func()) {
-	watch, err := s.api.Watch(s.t.Context(), &corev1.ServiceList{})
+	var list corev1.ServiceList
+	s.must(s.api.List(s.t.Context(), &list))
+	watch, err := watchtools.NewRetryWatcherWithContext(s.t.Context(), list.ResourceVersion, servicesWatch{s.api})
 	s.must(err)
 	ended := make(chan int, 1)
 	var stopped atomic.Bool
@@ -185,6 +197,9 @@ func (s *balancing) watch() (stop func()) {
 				has[svc.UID], holder[now] = now, svc.UID
 			}
 			s.mu.Unlock()
+		}
+		if !stopped.Load() && s.t.Context().Err() == nil {
+			s.t.Error("the watch of Services ended")
 		}
 		ended <- versions
 	}()
