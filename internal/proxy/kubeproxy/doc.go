@@ -15,6 +15,8 @@
 // one. A virtual server has no name. It is kube-proxy's if its address is
 // kube-ipvs0's, or it is at an address of the node and a port that is in one of
 // the sets of NodePorts; never with the flag that package ipvs puts on its own.
+// Where kube-proxy was stopped before it filled those sets, a port of the default
+// range of NodePorts will do if all real servers are those of Services.
 //
 // The kubelet's chains (KUBE-FIREWALL, KUBE-KUBELET-CANARY, KUBE-IPTABLES-HINT)
 // stay, and so does a chain that somebody else's rule jumps to, with all that it

@@ -173,13 +173,41 @@ func (v *ipvs) findServers(ports map[port]bool) error {
 	if err != nil {
 		return err
 	}
-	mine := v.local()
-	for _, s := range all {
-		if s.Mark == 0 && !s.Tag && (mine[s.Addr] || nodes[s.Addr] && ports[port{s.Protocol, s.Port}]) {
-			v.servers = append(v.servers, s.Key)
+	v.servers = theirs(all, v.local(), nodes, ports)
+	return nil
+}
+
+// theirs are kube-proxy's virtual servers among all: those of Services, whose
+// addresses are given, and those of NodePorts at the node's.
+func theirs(all []vsnl.VirtualServer, services, nodes map[netip.Addr]bool, ports map[port]bool) []vsnl.Key {
+	type endpoint struct {
+		protocol uint8
+		at       netip.AddrPort
+	}
+	candidates := slices.DeleteFunc(slices.Clone(all), func(s vsnl.VirtualServer) bool { return s.Mark != 0 || s.Tag })
+	endpoints := map[endpoint]bool{}
+	for i := range candidates {
+		if s := &candidates[i]; services[s.Addr] {
+			for _, r := range s.Reals {
+				endpoints[endpoint{s.Protocol, r.AddrPort}] = true
+			}
 		}
 	}
-	return nil
+	// A first sync that was cut short has made the virtual servers of NodePorts and
+	// not yet filled the sets.
+	cutShort := func(s *vsnl.VirtualServer) bool {
+		const first, last = 30000, 32767 // the API server's default
+		return s.Port >= first && s.Port <= last && len(s.Reals) > 0 &&
+			!slices.ContainsFunc(s.Reals, func(r vsnl.RealServer) bool { return !endpoints[endpoint{s.Protocol, r.AddrPort}] })
+	}
+	var out []vsnl.Key
+	for i := range candidates {
+		s := &candidates[i]
+		if services[s.Addr] || nodes[s.Addr] && (ports[port{s.Protocol, s.Port}] || cutShort(s)) {
+			out = append(out, s.Key)
+		}
+	}
+	return out
 }
 
 // nodeAddresses are those of all interfaces.

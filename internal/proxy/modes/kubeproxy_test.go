@@ -334,7 +334,7 @@ func programInVM(t *testing.T, name string) string {
 }
 
 // startKubeProxy starts it in a mode, and returns when the Service is
-// programmed.
+// programmed, in mode ipvs to the last step.
 func startKubeProxy(t *testing.T, api, mode string) *kubeProxy {
 	t.Helper()
 	p := &kubeProxy{log: &bytes.Buffer{}, ended: make(chan struct{})}
@@ -396,10 +396,16 @@ func programmed(t *testing.T, mode string) bool {
 	defer conn.Close()
 	at := netip.MustParseAddrPort(frontend)
 	reals, err := conn.ReadReals(vsnl.Key{Addr: at.Addr(), Port: at.Port(), Protocol: 6})
-	if err != nil || len(reals) != 2 {
+	if err != nil || len(reals) != 2 || !slices.Contains(deviceAddresses(t), at.Addr()) {
 		return false
 	}
-	return slices.Contains(deviceAddresses(t), at.Addr())
+	// The virtual servers of NodePorts, then the sets, then the rules follow; only
+	// with its sets is a NodePort known for kube-proxy's.
+	nodePorts, err := exec.Command("ipset", "list", "KUBE-NODE-PORT-TCP").Output()
+	if err != nil || !strings.Contains(string(nodePorts), "30080") {
+		return false
+	}
+	return strings.Contains(nstest.Run(t, "iptables-nft-save", "-t", "nat"), "-j KUBE-NODE-PORT")
 }
 
 // deviceAddresses are those of kube-proxy's interface.
