@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -332,7 +333,7 @@ func (b *Backend) fullSync(ctx context.Context, want model.Desired) (backend.Rep
 	b.want.add(rendered{elements: renderNode(&node, b.cfg.Families)}, t)
 	b.load(found)
 	if !reflect.DeepEqual(b.node, want.Node) {
-		found.rebuild = b.allTables() // the rules depend on it
+		found.rebuild = tablesFor(b.cfg.Families) // the rules depend on it
 	}
 	drift := 0
 	if b.synced {
@@ -391,17 +392,6 @@ func (b *Backend) rebuild(node *model.Node, tables []nfnl.Table) *rebuilding {
 		}
 	}
 	return r
-}
-
-func (b *Backend) allTables() []nfnl.Table {
-	var out []nfnl.Table
-	for _, f := range b.cfg.Families {
-		out = append(out, tableOf(f))
-	}
-	if slices.Contains(b.cfg.Families, model.IPv4) {
-		out = append(out, arpTable)
-	}
-	return out
 }
 
 // restoreMarks takes over the marks that an earlier process gave, also those of
@@ -476,7 +466,7 @@ func (b *Backend) Watch(ctx context.Context, notify func()) error {
 	})
 	notify() // what happened before the monitor listened is unknown
 	err = m.Run(watching, func(c *nfnl.Change) {
-		if c.Table.Name == Name || c.Table.Name == "" {
+		if strings.HasPrefix(c.Table.Name, Name) || c.Table.Name == "" {
 			notify()
 		}
 	})

@@ -246,7 +246,7 @@ func TestLeave(t *testing.T) {
 		if done, err := next.Leave(t.Context()); done || err != nil {
 			t.Fatalf("with a connection: done %v, error %v", done, err)
 		}
-		if len(k.elements) != 0 || k.tables[tableOf(model.IPv4)] || !k.tables[arpTable] || len(k.servers) != 1 || len(k.routes) != 1 {
+		if len(k.elements) != 0 || k.tables[tableOf(model.IPv4)] || !k.tables[arpTable] || !k.tables[repliesOf(model.IPv6)] || len(k.servers) != 1 || len(k.routes) != 1 {
 			t.Fatalf("with a connection: elements %v, tables %v, %d virtual servers, routes %v", k.elements, k.tables, len(k.servers), k.routes)
 		}
 	}

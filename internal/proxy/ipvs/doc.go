@@ -51,6 +51,15 @@
 // What packets are led to exists before they are led there: virtual servers,
 // then the tables, then routes; and the other way round for removal.
 //
+// # Replies
+//
+// IPVS finds the connection of a reply by client and endpoint. A client that uses
+// one port for two frontends of an endpoint, as happens by chance, would get the
+// replies of both from the frontend that it dialled last, and the other connection
+// would fall silent. Connection tracking tells them apart: replies
+// leave from what was dialled (the tables causeway-ipvs-replies). These stay while another
+// mode takes over, until the connections have ended.
+//
 // # Firewalls
 //
 // Packets pass the hook that iptables calls INPUT before IPVS sees them. Where its
@@ -59,7 +68,7 @@
 //
 // # What is owned
 //
-// The rule just named; the tables "ip", "ip6" and "arp" causeway-ipvs; the interface causeway-ipvs
+// The rule just named; the tables "ip", "ip6" and "arp" causeway-ipvs, "ip" and "ip6" causeway-ipvs-replies; the interface causeway-ipvs
 // and the routing table of Config.RouteTable with its two rules; virtual servers
 // with the flag that ipvsadm calls flag-3, and those that are in the way of a
 // Service. Others may have virtual servers of their own beside them.
@@ -70,6 +79,11 @@
 // Local) is a consistent hash of the client's address without a time-out, as the
 // kernel's persistence does not translate ports there. Each virtual server has its
 // own persistence, so affinity is not one for all frontends of a Service port.
+//
+// Two connections of one client port that meet at an endpoint share a state in IPVS:
+// when one of them is reset by its endpoint, the other is forgotten once it is idle for
+// ten seconds. For SCTP the address of replies is made right, and not the port, as
+// Linux before 5.11 cannot compute the checksum.
 //
 // The local route takes all of an address. So nobody on the node, nor its Pods,
 // reaches another host whose own address is a load balancer IP at a port that no

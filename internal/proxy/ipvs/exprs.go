@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 // r0 is the first of the sixteen 4-byte registers (NFT_REG32_00).
@@ -115,6 +116,32 @@ func (x *exprList) isNew() {
 func (x *exprList) reply() {
 	x.add(&expr.Ct{Register: r0, Key: expr.CtKeyDIRECTION})
 	x.add(&expr.Cmp{Op: expr.CmpOpEq, Register: r0, Data: []byte{1}}) // IP_CT_DIR_REPLY
+}
+
+// fromDialled makes what was dialled the packet's source.
+func (x *exprList) fromDialled(protocol model.Protocol) {
+	const dstIP, dstIP6 = 20, 22 // NFT_CT_DST_IP, NFT_CT_DST_IP6
+	dialled := &expr.Ct{Register: r0, Key: dstIP}
+	write := &expr.Payload{
+		OperationType: expr.PayloadWrite, SourceRegister: r0, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4,
+		CsumType: expr.CsumTypeInet, CsumOffset: 10,
+	}
+	if x.p.fam == model.IPv6 {
+		dialled.Key = dstIP6
+		write.Offset, write.Len, write.CsumType, write.CsumOffset = 8, 16, expr.CsumTypeNone, 0
+	}
+	x.add(&nfnl.CtOriginal{Ct: dialled})
+	x.add(&nfnl.Rewrite{Payload: write})
+	checksums := map[model.Protocol]uint32{model.TCP: 16, model.UDP: 6}
+	at, ok := checksums[protocol]
+	if !ok {
+		return // Linux 5.9 cannot compute that of SCTP
+	}
+	x.add(&nfnl.CtOriginal{Ct: &expr.Ct{Register: r0, Key: expr.CtKeyPROTODST}})
+	x.add(&expr.Payload{
+		OperationType: expr.PayloadWrite, SourceRegister: r0, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 2,
+		CsumType: expr.CsumTypeInet, CsumOffset: at,
+	})
 }
 
 // fibLocal matches packets whose source (else destination) is (or is not) an

@@ -153,13 +153,10 @@ func (k fakeTables) read() (state, error) {
 		return state{}, errFault
 	}
 	s := state{elements: maps.Clone(k.elements)}
-	for _, f := range model.Families {
-		if !k.tables[tableOf(f)] {
-			s.rebuild = append(s.rebuild, tableOf(f))
+	for _, table := range tablesFor(model.Families[:]) {
+		if !k.tables[table] {
+			s.rebuild = append(s.rebuild, table)
 		}
-	}
-	if !k.tables[arpTable] {
-		s.rebuild = append(s.rebuild, arpTable)
 	}
 	return s, nil
 }
@@ -197,7 +194,7 @@ func (k fakeTables) remove() error {
 func (k fakeTables) retire() error {
 	return k.try(func() error {
 		clear(k.elements)
-		maps.DeleteFunc(k.tables, func(t nfnl.Table, _ bool) bool { return t != arpTable })
+		maps.DeleteFunc(k.tables, func(t nfnl.Table, _ bool) bool { return t.Name == Name && t != arpTable })
 		return nil
 	})
 }

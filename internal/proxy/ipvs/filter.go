@@ -25,6 +25,9 @@ const (
 	chainLoopback   = "nat-output"
 	chainUnmark     = "unmark"
 	chainARP        = "input"
+	chainReplies    = "replies"
+	chainForwarded  = "postrouting"
+	chainDelivered  = "input"
 )
 
 // Hook numbers and priorities (enum nf_inet_hooks, enum nf_ip_hook_priorities).
@@ -32,10 +35,12 @@ const (
 // the way out, 98 and 99 on the way in).
 const (
 	hookPrerouting  = 0
+	hookInput       = 1
 	hookOutput      = 3
 	hookPostrouting = 4
 	hookARPInput    = 0
 
+	prioFirst  = -400
 	prioMangle = -150
 	prioDstNAT = -100
 	prioSrcNAT = 100
@@ -312,6 +317,39 @@ func (p *program) unmark() []nfnl.Rule {
 	x.ours(expr.CmpOpEq)
 	x.markWith(0)
 	return []nfnl.Rule{{Exprs: x.list}}
+}
+
+// replies give what IPVS has translated the source that its client dialled. IPVS
+// finds the connection of a reply by client and endpoint alone, and takes the latest
+// where a client uses one port for two frontends of an endpoint, even one that has
+// ended: that client would never see the reply. Connection tracking
+// knows which of the two it is, as it has the endpoint see another port for one.
+// All replies pass here, and to write what they have already changes nothing: the
+// kernel's fib does not know the addresses of the table of routes for its own, and
+// there is no cheaper way to tell. First of all in postrouting, so that nobody
+// sees the wrong source.
+func (p *program) replies() []chain {
+	table := repliesOf(p.fam)
+	const dnat = 1 << 5 // IPS_DST_NAT
+	x := p.exprs()
+	x.reply()
+	x.add(&expr.Ct{Register: r0, Key: expr.CtKeySTATUS})
+	x.and(r0, dnat)
+	x.cmp(r0, expr.CmpOpEq, 0) // the kernel does so itself for what was translated otherwise
+	entrance := []nfnl.Rule{{Exprs: append(x.list, goTo(chainReplies))}}
+	var rules []nfnl.Rule
+	for _, protocol := range []model.Protocol{model.TCP, model.UDP, model.SCTP} {
+		x := p.exprs()
+		x.l4proto(r0)
+		x.add(&expr.Cmp{Op: expr.CmpOpEq, Register: r0, Data: []byte{byte(protocol)}})
+		x.fromDialled(protocol)
+		rules = append(rules, nfnl.Rule{Exprs: x.list})
+	}
+	return []chain{
+		{nfnl.Chain{Table: table, Name: chainReplies}, rules},
+		{nfnl.Chain{Table: table, Name: chainForwarded, Hook: &nfnl.Hook{Type: "filter", Num: hookPostrouting, Priority: prioFirst}}, entrance},
+		{nfnl.Chain{Table: table, Name: chainDelivered, Hook: &nfnl.Hook{Type: "filter", Num: hookInput, Priority: prioSrcNAT + 1}}, entrance},
+	}
 }
 
 // fromLocalPods gives the alternatives that match packets of this node's Pods

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"net/netip"
+	"slices"
 
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
@@ -51,6 +52,26 @@ func tableOf(f model.Family) nfnl.Table {
 }
 
 var arpTable = nfnl.Table{Family: familyARP, Name: Name}
+
+// repliesOf is the table that corrects replies. It stands alone because
+// connections need it as long as IPVS has them: longer than the other.
+func repliesOf(f model.Family) nfnl.Table {
+	t := tableOf(f)
+	t.Name += "-replies"
+	return t
+}
+
+// tablesFor are all tables of these families.
+func tablesFor(families []model.Family) []nfnl.Table {
+	var out []nfnl.Table
+	for _, f := range families {
+		out = append(out, tableOf(f), repliesOf(f))
+	}
+	if slices.Contains(families, model.IPv4) {
+		out = append(out, arpTable)
+	}
+	return out
+}
 
 // sets describes the sets of a family's table.
 func sets(f model.Family) [numSets]nfnl.Set {

@@ -48,22 +48,11 @@ type state struct {
 	rebuild []nfnl.Table
 }
 
-func (t *tables) all() []nfnl.Table {
-	out := []nfnl.Table{}
-	for _, f := range t.families {
-		out = append(out, tableOf(f))
-	}
-	if slices.Contains(t.families, model.IPv4) {
-		out = append(out, arpTable)
-	}
-	return out
-}
-
 // read compares the tables with what the last commit left and reads their
 // elements.
 func (t *tables) read() (state, error) {
 	s := state{elements: map[elementID]string{}}
-	for _, table := range t.all() {
+	for _, table := range tablesFor(t.families) {
 		chains, err := t.conn.Chains(table)
 		if err != nil {
 			return s, err
@@ -201,6 +190,10 @@ func (t *tables) build(tx *nfnl.Batch, table nfnl.Table, node *model.Node) error
 		chains = []chain{arpChain()}
 	}
 	for _, f := range t.families {
+		if repliesOf(f) == table {
+			p := program{fam: f, node: node}
+			chains = p.replies()
+		}
 		if tableOf(f) != table {
 			continue
 		}
@@ -220,12 +213,17 @@ func (t *tables) build(tx *nfnl.Batch, table nfnl.Table, node *model.Node) error
 }
 
 // remove deletes the tables; absent ones are no error.
-func (t *tables) remove() error { return t.delete(t.all()) }
+func (t *tables) remove() error { return t.delete(tablesFor(t.families)) }
 
-// retire deletes those that concern connections. The one that keeps ARP quiet
-// is needed as long as there are routes.
+// retire deletes those that concern new connections. The one that keeps ARP quiet
+// is needed as long as there are routes, and replies as long as there are
+// connections.
 func (t *tables) retire() error {
-	return t.delete(slices.DeleteFunc(t.all(), func(table nfnl.Table) bool { return table == arpTable }))
+	var out []nfnl.Table
+	for _, f := range t.families {
+		out = append(out, tableOf(f))
+	}
+	return t.delete(out)
 }
 
 func (t *tables) delete(all []nfnl.Table) error { return t.conn.RemoveTables(all...) }

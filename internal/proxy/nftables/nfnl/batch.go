@@ -271,9 +271,31 @@ func (b *Batch) AppendRule(t Table, chain string, r Rule) {
 // direction; expr.Ct itself writes the direction for some keys only.
 type CtOriginal struct{ *expr.Ct }
 
+// Rewrite is an expr.Payload that writes an address and has the checksum follow
+// that covers it besides the header's own: expr.Payload leaves its flags out for
+// IPv6, whose header has none.
+type Rewrite struct{ *expr.Payload }
+
 func (b *Batch) expression(f Family, e expr.Any) {
 	n := b.nest(unix.NFTA_LIST_ELEM)
 	defer b.unnest(n)
+	if w, ok := e.(*Rewrite); ok {
+		b.attrString(unix.NFTA_EXPR_NAME, "payload")
+		d := b.nest(unix.NFTA_EXPR_DATA)
+		for _, a := range []struct {
+			typ   uint16
+			value uint32
+		}{
+			{unix.NFTA_PAYLOAD_SREG, w.SourceRegister}, {unix.NFTA_PAYLOAD_BASE, uint32(w.Base)},
+			{unix.NFTA_PAYLOAD_OFFSET, w.Offset}, {unix.NFTA_PAYLOAD_LEN, w.Len},
+			{unix.NFTA_PAYLOAD_CSUM_TYPE, uint32(w.CsumType)}, {unix.NFTA_PAYLOAD_CSUM_OFFSET, w.CsumOffset},
+			{unix.NFTA_PAYLOAD_CSUM_FLAGS, unix.NFT_PAYLOAD_L4CSUM_PSEUDOHDR},
+		} {
+			b.attrU32(a.typ, a.value)
+		}
+		b.unnest(d)
+		return
+	}
 	if ct, ok := e.(*CtOriginal); ok {
 		b.attrString(unix.NFTA_EXPR_NAME, "ct")
 		d := b.nest(unix.NFTA_EXPR_DATA)
