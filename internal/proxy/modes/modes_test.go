@@ -275,6 +275,48 @@ func TestWatchBeginsBeforeTheFirstSync(t *testing.T) {
 	}
 }
 
+// knowing is a Backend that knows, or not, what others did.
+type knowing struct {
+	backend.Backend
+	pinpointed bool
+}
+
+func (k *knowing) Watch(ctx context.Context, notify func()) error { return nil }
+func (k *knowing) Pinpointed() bool                               { return k.pinpointed }
+
+// Others' doings are known where the mode in use knows them, once it is chosen.
+func TestPinpointedIsTheModesInUse(t *testing.T) {
+	n := newNode(t)
+	k := &knowing{pinpointed: true}
+	kinds := n.kinds()
+	open := kinds[NFTables].Open
+	kinds[NFTables] = Kind{Open: func() (b backend.Backend, err error) { k.Backend, err = open(); return k, err }}
+	c, err := New(Config{Mode: NFTables, Kinds: kinds})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Pinpointed() {
+		t.Error("before the mode is chosen, all is said to be known")
+	}
+	if _, err := c.Sync(t.Context(), model.Desired{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if !c.Pinpointed() {
+		t.Error("the mode in use knows, and the Chooser does not")
+	}
+	k.pinpointed = false
+	if c.Pinpointed() {
+		t.Error("the mode in use does not know, and the Chooser does")
+	}
+	other, _ := choose(t, newNode(t), IPTables)
+	if _, err := other.Sync(t.Context(), model.Desired{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if other.Pinpointed() {
+		t.Error("a mode that cannot tell is said to know")
+	}
+}
+
 func TestParse(t *testing.T) {
 	if m, err := Parse("ipvs"); err != nil || m != IPVS {
 		t.Errorf("ipvs: %v, %v", m, err)
