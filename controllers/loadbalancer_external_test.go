@@ -19,6 +19,7 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -66,11 +67,20 @@ func newExternalLB() *externalLB {
 
 func (e *externalLB) file() string { return filepath.Join(e.dir, "external.yaml") }
 
+// run starts HAProxy and waits until it takes commands: one that is refused is
+// tried again 5 s later, then after ever longer times.
 func (e *externalLB) run() {
 	GinkgoHelper()
 	e.cmd = exec.Command(e.binary, "-db", "-f", filepath.Join(e.dir, "haproxy.cfg"))
 	e.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	Expect(e.cmd.Start()).To(Succeed())
+	Eventually(func() error {
+		conn, err := net.Dial("unix", filepath.Join(e.dir, "admin.sock"))
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	}).WithTimeout(startTime).Should(Succeed(), "HAProxy takes commands")
 }
 
 func (e *externalLB) kill() {
@@ -112,7 +122,7 @@ func fakeNode(ctx context.Context, name, address string, nodePort int32) *corev1
 
 var _ = Describe("LoadBalancer Services of an external load balancer", Serial, func() {
 	var lb *externalLB
-	BeforeEach(func() {
+	BeforeEach(func(ctx SpecContext) {
 		lb = newExternalLB()
 		mgr := newManager(0)
 		opts := suiteOptions()
@@ -120,7 +130,9 @@ var _ = Describe("LoadBalancer Services of an external load balancer", Serial, f
 		opts.SystemNamespace, opts.ExternalLoadBalancers = v1alpha1.SystemNamespace, lb.file()
 		Expect(SetupWithManager(mgr, opts)).To(Succeed())
 		DeferCleanup(startManager(mgr))
-	})
+		synced(ctx, mgr, &corev1.Service{}, &corev1.Namespace{}, &corev1.Node{}, &discoveryv1.EndpointSlice{}, &networkingv1.ServiceCIDR{},
+			&v1alpha1.LoadBalancerAddress{}, &v1alpha1.LoadBalancerPool{})
+	}, NodeTimeout(2*startTime))
 	external := func(svc *corev1.Service) {
 		svc.Spec.LoadBalancerClass = ptr.To(externalClass)
 		svc.Spec.Ports[0].Port = lb.port

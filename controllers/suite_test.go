@@ -13,6 +13,7 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
@@ -53,6 +54,7 @@ const (
 	nodePortRange  = "30000-32767"
 	settleTime     = 20 * time.Second
 	settlePoll     = 50 * time.Millisecond
+	startTime      = 2 * time.Minute // how long a program may take to be ready, which says nothing of what it does then
 	quietTime      = time.Second // how long "nothing happens" is watched
 	namespaceLabel = "test.causeway.dev/namespace"
 )
@@ -95,7 +97,17 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 			return err
 		}
 		return conn.Close()
-	}).Should(Succeed(), "the webhooks are served")
+	}).WithTimeout(startTime).Should(Succeed(), "the webhooks are served")
+	// The first specs are about what the controllers do, not about their start.
+	canary := newService(newNamespace(ctx), "canary", func(svc *corev1.Service) { svc.Spec.Type = corev1.ServiceTypeLoadBalancer })
+	Expect(k8sClient.Create(ctx, canary)).To(Succeed())
+	Eventually(func(g Gomega) string { return allocatedOf(ctx, canary)(g) }).WithTimeout(startTime).ShouldNot(BeEmpty(), "the load balancer controller works")
+	Eventually(func(g Gomega) []discoveryv1.EndpointSlice {
+		var slices discoveryv1.EndpointSliceList
+		g.Expect(k8sClient.List(ctx, &slices, client.InNamespace(canary.Namespace))).To(Succeed())
+		return slices.Items
+	}).WithTimeout(startTime).ShouldNot(BeEmpty(), "the slices' controller works")
+	Expect(k8sClient.Delete(ctx, canary)).To(Succeed())
 }, NodeTimeout(10*time.Minute)) // the first build of the API server takes that long
 
 var _ = AfterSuite(func() {
@@ -177,6 +189,19 @@ func startManager(mgr ctrl.Manager) (stop func()) {
 		GinkgoHelper()
 		cancel()
 		Eventually(done).Should(Receive(BeNil()), "the manager stops")
+	}
+}
+
+// synced waits until the cache of a manager that has been started holds every
+// object of these kinds. On a busy machine that takes longer than what a spec
+// then waits for.
+func synced(ctx context.Context, mgr ctrl.Manager, kinds ...client.Object) {
+	GinkgoHelper()
+	ctx, cancel := context.WithTimeout(ctx, startTime)
+	defer cancel()
+	for _, kind := range kinds {
+		_, err := mgr.GetCache().GetInformer(ctx, kind)
+		Expect(err).NotTo(HaveOccurred())
 	}
 }
 
