@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -27,6 +28,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/confine"
 	"github.com/causeway-lb/causeway/internal/lab/controlplane"
 	"github.com/causeway-lb/causeway/test/privilege"
 )
@@ -55,9 +57,11 @@ const (
 	settleTime     = 20 * time.Second
 	settlePoll     = 50 * time.Millisecond
 	startTime      = 2 * time.Minute // how long a program may take to be ready, which says nothing of what it does then
-	quietTime      = time.Second // how long "nothing happens" is watched
+	quietTime      = time.Second     // how long "nothing happens" is watched
 	namespaceLabel = "test.causeway.dev/namespace"
 )
+
+func TestMain(m *testing.M) { os.Exit(confine.Run(m.Run)) }
 
 func TestControllers(t *testing.T) {
 	RegisterFailHandler(Fail)

@@ -16,8 +16,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
+	"github.com/causeway-lb/causeway/internal/confine"
 	"github.com/causeway-lb/causeway/internal/lab/controlplane"
 )
+
+func TestMain(m *testing.M) { os.Exit(confine.Run(m.Run)) }
 
 // The command line, the exit status and the kubeconfig, at an API server where
 // Causeway is not installed.

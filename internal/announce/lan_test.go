@@ -18,12 +18,13 @@ import (
 	"github.com/causeway-lb/causeway/internal/announce/elect"
 	"github.com/causeway-lb/causeway/internal/announce/members"
 	"github.com/causeway-lb/causeway/internal/announce/wire"
+	"github.com/causeway-lb/causeway/internal/confine"
 	"github.com/causeway-lb/causeway/internal/lab/reexec"
 )
 
 func TestMain(m *testing.M) {
 	reexec.Init()
-	os.Exit(m.Run())
+	os.Exit(confine.Run(m.Run))
 }
 
 var (

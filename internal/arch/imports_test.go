@@ -52,8 +52,8 @@ var layers = map[string][]string{
 	"internal/bitmap":      {"internal/alloc"},
 	"internal/conntrack":   {"internal/agent", "internal/lab"},
 	"controllers":          {"internal/agent", "internal/proxy", "internal/announce", "internal/lab", "cmd"},
-	"cmd/controller":       {"internal/agent", "internal/proxy", "internal/lab"},
-	"cmd/agent":            {"controllers", "internal/lab"},
+	"cmd/controller":       {"internal/agent", "internal/proxy", "internal/lab", "internal/confine"},
+	"cmd/agent":            {"controllers", "internal/lab", "internal/confine"},
 	"internal/healthcheck": {"internal/agent", "internal/lab"},
 	"internal/httpserver":  {"internal/agent", "internal/healthcheck", "internal/proxy", "internal/announce", "internal/lab"},
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/controllers"
+	"github.com/causeway-lb/causeway/internal/confine"
 	"github.com/causeway-lb/causeway/internal/lab/controlplane"
 	"github.com/causeway-lb/causeway/test/replica"
 )
@@ -28,7 +29,7 @@ import (
 func TestMain(m *testing.M) {
 	replica.Main()
 	ctrllog.SetLogger(logr.Discard()) // envtest's
-	os.Exit(m.Run())
+	os.Exit(confine.Run(m.Run))
 }
 
 const (

@@ -3,14 +3,12 @@
 package nstest
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"syscall"
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"github.com/causeway-lb/causeway/internal/confine"
 )
 
 const insideVariable = "CAUSEWAY_NSTEST_INSIDE"
@@ -20,34 +18,22 @@ const insideVariable = "CAUSEWAY_NSTEST_INSIDE"
 // Require end there. Tests that LeaveToVM or AlsoInVM name run in the virtual
 // machine after that.
 func Main(m *testing.M) {
-	if os.Getenv(insideVariable) != "" {
-		os.Exit(inside(m))
+	isolated := func() int { return confine.Run(func() int { return inside(m) }, confine.Network()) }
+	if confine.Inside() {
+		os.Exit(isolated())
 	}
-	os.Exit(withVM(func() int { return isolated(m) }))
+	os.Exit(withVM(isolated))
 }
 
-// isolated runs the tests in a process of its own, in a new namespace.
-func isolated(m *testing.M) int {
-	if os.Geteuid() != 0 {
-		return m.Run()
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), insideVariable+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	err := cmd.Run()
-	var exit *exec.ExitError
-	switch {
-	case errors.As(err, &exit):
-		return exit.ExitCode()
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "nstest: no network namespace:", err)
-		return m.Run()
-	}
-	return 0
-}
-
+// inside runs the tests where they are, which is in a namespace if there is one.
 func inside(m *testing.M) int {
+	if !confine.Inside() || os.Geteuid() != 0 {
+		return m.Run()
+	}
+	if err := os.Setenv(insideVariable, "1"); err != nil {
+		fmt.Fprintln(os.Stderr, "nstest:", err)
+		return 1
+	}
 	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "nstest: bring loopback up: %v: %s\n", err, out)
 		return 1

@@ -29,11 +29,12 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/causeway-lb/causeway/internal/confine"
 	"github.com/causeway-lb/causeway/internal/lab/controlplane"
 	"github.com/causeway-lb/causeway/test/bench/report"
 )
 
-func main() { os.Exit(run()) }
+func main() { os.Exit(confine.Run(run)) }
 
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -7,10 +7,8 @@ package proxybench
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strconv"
@@ -19,46 +17,28 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
-	"golang.org/x/sys/unix"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
-)
 
-const insideVariable = "CAUSEWAY_BENCH_INSIDE"
+	"github.com/causeway-lb/causeway/internal/confine"
+)
 
 // Main runs a benchmark in a network namespace of its own, until it ends or a
 // signal ends it, and returns the exit status.
 func Main(bench func(context.Context) error) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if os.Getenv(insideVariable) == "" {
-		return enter(ctx)
-	}
-	ctrllog.SetLogger(logr.Discard()) // envtest's
-	if err := bench(ctx); err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", filepath.Base(os.Args[0]), err)
-		return 1
-	}
-	return 0
-}
-
-// enter runs this program again in a new network namespace.
-func enter(ctx context.Context) int {
-	cmd := exec.CommandContext(ctx, "/proc/self/exe")
-	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), insideVariable+"=1")
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	err := cmd.Run()
-	var exit *exec.ExitError
-	switch {
-	case errors.As(err, &exit):
-		return exit.ExitCode()
-	case err != nil:
-		fmt.Fprintln(os.Stderr, filepath.Base(os.Args[0])+": a network namespace needs root:", err)
-		return 1
-	}
-	return 0
+	return confine.Run(func() int {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		if !confine.Inside() || os.Geteuid() != 0 {
+			fmt.Fprintln(os.Stderr, filepath.Base(os.Args[0])+": a network namespace needs root")
+			return 1
+		}
+		ctrllog.SetLogger(logr.Discard()) // envtest's
+		if err := bench(ctx); err != nil {
+			fmt.Fprintf(os.Stderr, "%s: %v\n", filepath.Base(os.Args[0]), err)
+			return 1
+		}
+		return 0
+	}, confine.Network())
 }
 
 // Numbers reads a list of numbers from an environment variable.
