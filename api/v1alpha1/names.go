@@ -24,7 +24,8 @@ const (
 	// their ports differ.
 	SharingKeyAnnotation = "causeway.dev/sharing-key"
 
-	// SchedulerAnnotation on a Service names its scheduler in proxy mode ipvs.
+	// SchedulerAnnotation on a Service names its IPVS scheduler, such as rr. Proxy
+	// modes other than ipvs do not look at it.
 	SchedulerAnnotation = "causeway.dev/ipvs-scheduler"
 
 	// ProvisionerAnnotation on a Service is the load balancer class that serves

@@ -14,10 +14,10 @@ import (
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 
+	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/agent"
 	"github.com/causeway-lb/causeway/internal/announce/members"
 	"github.com/causeway-lb/causeway/internal/netaddr"
-	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/modes"
 	"github.com/causeway-lb/causeway/internal/proxy/none"
 	"github.com/causeway-lb/causeway/internal/proxy/userspace"
@@ -72,7 +72,7 @@ func (f *flags) register(cmd *cobra.Command) {
 	fs.BoolVar(&f.announcer.IgnoreExcludeLabel, "ignore-exclude-label", false, "announce from nodes with the label node.kubernetes.io/exclude-from-external-load-balancers too, as ignoreExcludeLabel of a pool does for that pool; the same on all nodes")
 	fs.StringVar(&f.mode, "mode", string(modes.Auto), "how to program the kernel: auto (nftables, else iptables, else userspace), nftables, iptables, ipvs (where the kernel lacks it, as auto), userspace, or none (kube-proxy forwards, Causeway announces only)")
 	fs.StringVar(&f.modes.None.Health, "forwarder-health", none.KubeProxy, "in mode none: URL that answers 200 while this node forwards, without which it announces nothing; empty: it always does")
-	fs.StringVar(&f.modes.IPVS.Scheduler, "ipvs-scheduler", "wrr", "IPVS scheduler of Services without the annotation "+model.SchedulerAnnotation)
+	fs.StringVar(&f.modes.IPVS.Scheduler, "ipvs-scheduler", "wrr", "IPVS scheduler of Services without the annotation "+v1alpha1.SchedulerAnnotation)
 	fs.DurationVar(&f.modes.IPVS.DrainTimeout, "ipvs-drain-timeout", 15*time.Minute, "how long a removed endpoint may keep its connections in mode ipvs")
 	fs.StringVar(&f.modes.IPTables.Variant, "iptables-variant", "", "legacy or nft; empty: the one that iptables-restore is")
 	fs.DurationVar(&f.modes.Userspace.UDPTimeout, "userspace-udp-timeout", 2*time.Minute, "how long a UDP flow may be idle in mode userspace")

@@ -147,7 +147,8 @@ func (i *identities) watch(ctx context.Context, listed func()) {
 		forget(err)
 		return w, err
 	}
-	r := cache.NewReflectorWithOptions(lw, &v1alpha1.AgentKey{}, identityFeed{i, listed}, cache.ReflectorOptions{Name: "agent keys"})
+	backoff := watchBackoff
+	r := cache.NewReflectorWithOptions(lw, &v1alpha1.AgentKey{}, identityFeed{i, listed}, cache.ReflectorOptions{Name: "agent keys", Backoff: &backoff})
 	r.RunWithContext(ctx)
 	listed()
 }

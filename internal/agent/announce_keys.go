@@ -23,7 +23,8 @@ func watchGossipKeys(ctx context.Context, kube kubernetes.Interface, namespace s
 		o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, v1alpha1.GossipSecret).String()
 	})
 	log := logr.FromContextOrDiscard(ctx).WithValues("secret", v1alpha1.GossipSecret)
-	r := cache.NewReflectorWithOptions(lw, &corev1.Secret{}, keyFeed{log, out}, cache.ReflectorOptions{Name: "gossip key"})
+	backoff := watchBackoff
+	r := cache.NewReflectorWithOptions(lw, &corev1.Secret{}, keyFeed{log, out}, cache.ReflectorOptions{Name: "gossip key", Backoff: &backoff})
 	r.RunWithContext(ctx)
 }
 

@@ -53,7 +53,8 @@ func newClients(cfg *rest.Config) (*clients, error) {
 
 // watchBackoff is how a watch that has ended is tried again. client-go would wait
 // up to a minute. But while one watch is back and another is not, this node acts on
-// old endpoints, and other nodes, which know better, may leave an address to it.
+// old endpoints, and other nodes, which know better, may leave an address to it. A
+// node that learns late of another's key holds it dead until then.
 var watchBackoff = wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 1, Cap: 3 * time.Second, Steps: 10}
 
 // notHeadless selects what a proxy deals with.

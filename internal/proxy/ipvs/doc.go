@@ -34,7 +34,8 @@
 // # Removal
 //
 // A real server that is wanted no more gets weight 0 and is deleted when its
-// connections have ended, at the latest after Config.DrainTimeout. A UDP one is
+// connections have ended, at the latest after Config.DrainTimeout. Those in state
+// SYN_SENT have ended, though the kernel counts them as active. A UDP one is
 // deleted at once, so that a client that goes on sending from one port is
 // scheduled anew and not sent into the void. Affinity never leads to a real
 // server with weight 0 (expire_quiescent_template), a new connection from a

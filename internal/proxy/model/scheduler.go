@@ -5,11 +5,9 @@ package model
 import (
 	"slices"
 	"strings"
-)
 
-// SchedulerAnnotation on a Service chooses how the ipvs mode distributes its
-// connections: one of Schedulers. The other modes do not look at it.
-const SchedulerAnnotation = "causeway.dev/ipvs-scheduler"
+	"github.com/causeway-lb/causeway/api/v1alpha1"
+)
 
 // Schedulers are the kernel's names of IPVS schedulers, see ipvsadm(8). Which
 // of them a kernel has differs.
@@ -17,11 +15,11 @@ var Schedulers = []string{"rr", "wrr", "lc", "wlc", "lblc", "lblcr", "sh", "dh",
 
 // scheduler is the Service's choice, "" if it has none.
 func (c *computation) scheduler() string {
-	name := c.in.Service.Annotations[SchedulerAnnotation]
+	name := c.in.Service.Annotations[v1alpha1.SchedulerAnnotation]
 	if name == "" || slices.Contains(Schedulers, name) {
 		return name
 	}
 	c.problem("InvalidScheduler", "annotation %s has %q, which is not an IPVS scheduler: use one of %s",
-		SchedulerAnnotation, name, strings.Join(Schedulers, ", "))
+		v1alpha1.SchedulerAnnotation, name, strings.Join(Schedulers, ", "))
 	return ""
 }
