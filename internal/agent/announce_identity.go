@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
 
@@ -26,10 +27,12 @@ import (
 const (
 	// publishTimeout bounds one attempt to publish this agent's key, publishWait how
 	// long the announcer waits for the first that succeeds, and publishRetry is the
-	// pause between them.
+	// pause between them. Where the definition is missing the watch says when it is
+	// there; publishAbsent is for an agent that may write and not watch.
 	publishTimeout = 2 * time.Second
 	publishWait    = 3 * time.Second
 	publishRetry   = 10 * time.Second
+	publishAbsent  = time.Minute
 )
 
 // identities publishes this agent's key and follows the others'.
@@ -40,7 +43,7 @@ type identities struct {
 	own     *members.Identity // once it is published
 	keys    map[string][]byte // of the nodes
 	changed chan struct{}
-	lost    chan struct{} // somebody has deleted this node's
+	lost    chan struct{} // this node's is not there, or not any more
 }
 
 func newIdentities(env Env) *identities {
@@ -71,21 +74,28 @@ func (i *identities) publish(ctx context.Context, tried func()) {
 		return
 	}
 	for said := false; ctx.Err() == nil; {
+		select {
+		case <-i.lost: // before this attempt
+		default:
+		}
 		err := i.write(ctx, id.Public())
 		again := (<-chan time.Time)(nil)
-		switch {
-		case err == nil:
+		if err == nil {
 			said = false
 			i.mu.Lock()
 			i.own = id
 			i.mu.Unlock()
 			wakeUp(i.changed)
-		case !said && ctx.Err() == nil:
-			said = true
-			log.Error(err, "Publishing this agent's key failed, will try again; until then whoever has the gossip key can speak for it")
-			fallthrough
-		default:
-			again = time.After(publishRetry)
+		} else {
+			pause := publishRetry
+			if apierrors.IsNotFound(err) {
+				pause = wait.Jitter(publishAbsent, 1)
+			}
+			again = time.After(pause)
+			if !said && ctx.Err() == nil {
+				said = true
+				log.Error(err, "Publishing this agent's key failed, will try again; until then whoever has the gossip key can speak for it")
+			}
 		}
 		tried()
 		select {
@@ -147,9 +157,7 @@ func (i *identities) watch(ctx context.Context, listed func()) {
 		forget(err)
 		return w, err
 	}
-	backoff := watchBackoff
-	r := cache.NewReflectorWithOptions(lw, &v1alpha1.AgentKey{}, identityFeed{i, listed}, cache.ReflectorOptions{Name: "agent keys", Backoff: &backoff})
-	r.RunWithContext(ctx)
+	follow(ctx, "agent keys", lw, &v1alpha1.AgentKey{}, identityFeed{i, listed})
 	listed()
 }
 
@@ -200,6 +208,9 @@ func (f identityFeed) Replace(objs []any, _ string) error {
 		for _, obj := range objs {
 			key := obj.(*v1alpha1.AgentKey)
 			keys[key.Name] = key.Spec.PublicKey
+		}
+		if _, ok := keys[f.env.NodeName]; !ok {
+			wakeUp(f.lost)
 		}
 	})
 }

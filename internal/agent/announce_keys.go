@@ -23,9 +23,7 @@ func watchGossipKeys(ctx context.Context, kube kubernetes.Interface, namespace s
 		o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, v1alpha1.GossipSecret).String()
 	})
 	log := logr.FromContextOrDiscard(ctx).WithValues("secret", v1alpha1.GossipSecret)
-	backoff := watchBackoff
-	r := cache.NewReflectorWithOptions(lw, &corev1.Secret{}, keyFeed{log, out}, cache.ReflectorOptions{Name: "gossip key", Backoff: &backoff})
-	r.RunWithContext(ctx)
+	follow(ctx, "gossip key", lw, &corev1.Secret{}, keyFeed{log, out})
 }
 
 // keyFeed is a cache.ReflectorStore that keeps nothing but the keys. Without the

@@ -8,8 +8,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
@@ -17,6 +19,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/clock"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 )
@@ -57,6 +60,46 @@ func newClients(cfg *rest.Config) (*clients, error) {
 // node that learns late of another's key holds it dead until then.
 var watchBackoff = wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 1, Cap: 3 * time.Second, Steps: 10}
 
+// absentBackoff is the same where the API server does not know the definition, which
+// does not pass by itself and which all nodes ask about: each once a minute or twice. A
+// node learns of a definition within a minute, and after twice the time that it was
+// absent if that is less.
+var absentBackoff = wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 1, Cap: 30 * time.Second, Steps: 10}
+
+// delays gives the pause after each attempt by the error that it has ended with.
+func delays() func(error) time.Duration {
+	failed := watchBackoff.DelayWithReset(clock.RealClock{}, 2*time.Minute)
+	absent := absentBackoff
+	return func(err error) time.Duration {
+		if apierrors.IsNotFound(err) {
+			return absent.Step()
+		}
+		absent = absentBackoff
+		return failed()
+	}
+}
+
+// follow lists and watches, and tells to, until ctx ends.
+func follow(ctx context.Context, name string, lw cache.ListerWatcher, expected any, to cache.ReflectorStore) {
+	log := logr.FromContextOrDiscard(ctx).WithValues("resource", name)
+	backoff, delay := watchBackoff, delays()
+	r := cache.NewReflectorWithOptions(lw, expected, to, cache.ReflectorOptions{Name: name, Backoff: &backoff})
+	for ctx.Err() == nil {
+		err := r.ListAndWatchWithContext(ctx)
+		switch {
+		case err == nil, ctx.Err() != nil:
+		case apierrors.IsResourceExpired(err), apierrors.IsGone(err): // it was away for long, and lists anew
+			log.V(1).Info("The watch has expired, will list again", "reason", err.Error())
+		default:
+			log.Error(err, "Watching failed, will try again")
+		}
+		select {
+		case <-time.After(delay(err)):
+		case <-ctx.Done():
+		}
+	}
+}
+
 // notHeadless selects what a proxy deals with.
 const notHeadless = "!" + corev1.IsHeadlessService
 
@@ -86,9 +129,7 @@ func (c *clients) watch(ctx context.Context, s *Store, announce bool) {
 		lw := cache.NewFilteredListWatchFromClient(src.client, src.resource, metav1.NamespaceAll, func(o *metav1.ListOptions) {
 			o.LabelSelector = src.selector
 		})
-		backoff := watchBackoff
-		r := cache.NewReflectorWithOptions(lw, src.expected, src.feed, cache.ReflectorOptions{Name: src.resource, Backoff: &backoff})
-		wg.Go(func() { r.RunWithContext(ctx) })
+		wg.Go(func() { follow(ctx, src.resource, lw, src.expected, src.feed) })
 	}
 	wg.Wait()
 }
