@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package agent is the process that runs on every node: it watches the API
-// server, keeps the kernel's forwarding up to date, announces addresses and
-// answers health checks.
+// server, programs the kernel's forwarding, announces addresses and answers health
+// checks.
 //
 //	reflectors --> Store --+--> syncer --> backend --> kernel
 //	                       |       |
@@ -11,13 +11,13 @@
 //
 // # Start and stop
 //
-// At start the Store is filled, the kernel's state is read, compared and
-// corrected in one transaction, and only then is the agent ready and may
-// announce. When it ends, forwarding stays in the kernel as it is.
+// At start the agent fills the Store and reads, compares and corrects the kernel's
+// state in one transaction. Only then it is ready and may announce. When it exits,
+// forwarding stays in the kernel unchanged.
 //
 // # Invariants
 //
 //   - The Store never shows a Service whose slices have not been listed yet as
-//     one without endpoints: nothing is programmed before both are listed.
+//     one without endpoints: programming starts after both are listed.
 //   - Objects in the Store are never modified; readers may keep them.
 package agent

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package bitmap keeps a set of numbers from [0, size) in which a free number
-// is found in a few steps however full the set is. It knows nothing of
-// addresses or ports; package alloc gives the numbers their meaning.
+// Package bitmap is a set of numbers from [0, size) that finds a free number in a
+// few steps, however full it is. It knows nothing of addresses or ports; package
+// alloc gives the numbers their meaning.
 //
 // # Layout
 //
-// Bits are kept in words of 64, and above them are summaries, a bit for each
-// word below: set when that word is all ones. So a step is a mask and a count
-// of trailing zeros, and finding, taking and giving back are O(log64 size):
-// three steps for a /16, six for 2^32.
+// Bits are stored in words of 64. Above them are summaries with one bit for each
+// word below, set if that word is all ones. A step is a mask and a count of
+// trailing zeros, so finding, taking and releasing are O(log64 size): three steps
+// for a /16, six for 2^32.
 //
 // Up to 2^20 numbers the words of each level are arrays (flat):
 //
@@ -17,9 +17,9 @@
 //	level 1          0               1    ...           a bit for each word below
 //	level 0   0000 0101 0000 1111 | 1111 1111 1111 1111 | ...    a bit for each number
 //
-// Beyond that they are a tree that stores only what is neither empty nor full,
-// because a range of 2^32 addresses is large and what is used of it is small.
-// Each node keeps two words of summary:
+// Larger sets are a tree that stores only words and nodes that are neither empty nor
+// full, because a range of 2^32 addresses is large and its used part is small. Each
+// node has two words of summary:
 //
 //	level 2            full=..0100  part=..0010
 //	                        |            |
@@ -29,8 +29,8 @@
 //	                                                            |
 //	level 0                                              0x00..0041
 //
-// Its memory follows the number of boundaries between used and free: an empty
-// set of 2^32 numbers is one node, and so is a full one.
+// Its memory grows with the number of boundaries between used and free numbers: an
+// empty set of 2^32 numbers is one node, and so is a full one.
 //
 // # Invariants
 //
@@ -39,12 +39,12 @@
 //     (bit in part, stored at the rank of its bit), never both bits. A stored
 //     word is neither 0 nor all ones; a stored node is neither empty nor full.
 //   - The numbers from size to the end of the last word or node are marked used
-//     when the set is made, so that "full" needs no special case at the end; they
-//     are not counted, listed or given back.
+//     when the set is created, so that "full" needs no special case at the end;
+//     they are not counted, listed or released.
 //
 // # Non-goals
 //
-// No locking: the caller has a lock already. No clock, no owners, no random
-// source: a random number is passed in. FindRandom is fast rather than uniform:
-// it takes the first free number at or after a random one.
+// No locking: the caller holds a lock already. No clock, no owners, no random
+// source: the caller passes a random number. FindRandom is fast rather than uniform:
+// it returns the first free number at or after a random one.
 package bitmap

@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package drain has a TCP listener take no new connections before it is closed, and
-// an HTTP server end without cutting anyone off.
+// Package drain shuts down TCP listeners and HTTP servers without cutting off
+// clients.
 //
-// Closing a listener resets the connections that the kernel has taken and nobody has
-// accepted yet. So first the kernel drops new ones (Refuse), then those that wait
-// are accepted, and then the listener is closed. A client whose first segment is
-// dropped repeats it after a second, and finds who serves then.
+// Closing a listener resets the connections in its accept queue: the kernel has
+// established them, but the program has not accepted them yet. So first the kernel
+// drops new connections (Refuse), then the queue is accepted, and then the listener
+// is closed. A client whose SYN is dropped retransmits it after a second, and reaches
+// the server that runs then.
 //
-// Serve does that for an HTTP server, and waits for the request of every connection:
+// Serve does this for an HTTP server, and waits for a request on every connection:
 //
-//	ctx ends -> Refuse -> accept until none waits -> close the listener
-//	         -> answer what is sent, with "Connection: close" -> close the rest
+//	ctx ends -> Refuse -> accept until the queue is empty -> close the listener
+//	         -> answer requests with "Connection: close" -> close the rest
 //
-// A client that sends a second request over a connection just when it is closed gets
-// no answer; HTTP/1.1 has clients expect that of connections that were idle (RFC 9112
+// A client that sends a second request on a connection just when it is closed gets
+// no answer; HTTP/1.1 makes clients expect this on idle connections (RFC 9112
 // section 9.5).
 //
-// Not here: how long connections that are open may last.
+// Non-goals: limits on how long open connections may last.
 package drain

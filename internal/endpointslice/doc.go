@@ -23,33 +23,33 @@
 // Endpoints are grouped by family and by the list of ports (named target ports
 // may differ between Pods). In a group, in this order:
 //
-//  1. an endpoint that already has a place keeps it;
+//  1. an endpoint that is already in a slice stays there;
 //  2. new endpoints go to slices that must be written anyway, fullest first,
 //     then to slices that would become empty;
-//  3. whole slices of 100 are created; the rest goes to the one unchanged slice
+//  3. full slices of 100 are created; the rest goes to the one unchanged slice
 //     in which it leaves the least room, else to a new slice;
 //  4. slices that are written anyway are merged where they fit into each other:
-//     the update that is saved pays for the delete, so compaction is free.
+//     the saved update pays for the delete, so compaction is free.
 //
-// What is left is the number of writes that no layout could do without, given
-// that endpoints do not move without need.
+// The remaining number of writes is the minimum of any layout in which endpoints do
+// not move without need.
 //
 // # Invariants
 //
-//   - Whatever part of a plan has been written, in the order that Plan asks for,
-//     no endpoint is missing that was there before and stays. The one exception:
-//     a change of the Service's ports makes endpoints of two slices trade places.
+//   - After any part of a plan was written, in Plan's order, no endpoint is missing
+//     that was there before and stays. The one exception: a change of the Service's
+//     ports can swap endpoints between two slices.
 //   - The order of Pods, slices and Nodes in the input is irrelevant.
 //   - Computing again on the result changes nothing.
 //   - Arguments are never changed, and slices to create or update share no
 //     memory with them.
 //   - A Service that selects Pods has at least one slice for each of its
-//     families, if need be an empty one, so that a consumer can tell "none" from
-//     "not yet known".
+//     families, an empty one if necessary, so that a consumer can distinguish
+//     "none" from "not yet known".
 //   - A bad Pod or Service is a Problem, never an error: the rest is computed.
 //
 // # Non-goals
 //
-// Reading or writing the API, deciding whether another controller is in charge
-// of a Service beyond naming its slices (see Rivals), and the clock.
+// Reading or writing the API, the clock, and deciding whether another controller
+// manages a Service, beyond listing its slices (see Rivals).
 package endpointslice

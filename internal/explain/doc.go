@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package explain says in plain sentences why a Service does not work, and what
-// to do. Everything it says it has from the API, with the rights of whoever asks.
+// Package explain states in plain sentences why a Service does not work, and what
+// to do. All its information is from the API, with the user's own permissions.
 //
 //	Read ──> Facts ──> Explain (pure) ──> Report ──> WriteTo
 //
-// It follows a packet: the Service has an address; Pods stand behind it, ready
-// and in an EndpointSlice; for a LoadBalancer Service an address is given, recorded
-// and announced by a node that is alive; the agents run. What controllers and
-// agents say in conditions is repeated, not guessed again; what they cannot say,
-// because they do not run or have not noticed, is found by looking.
+// It follows a packet: the Service has an address; its Pods are ready and in an
+// EndpointSlice; for a LoadBalancer Service an address is assigned, recorded and
+// announced by a live node; the agents run. It repeats what controllers and agents
+// report in conditions instead of deriving it again; it checks what they cannot
+// report because they do not run or have not noticed.
 //
-// What may not be read is told as a note and left out.
+// Objects that the user may not read are listed in a note and left out.
 //
-// Non-goals: nodes' kernels and packets, and Causeway's own health beyond what
-// concerns one Service.
+// Non-goals: nodes' kernels and packets, and Causeway's own health beyond one
+// Service.
 package explain

@@ -15,21 +15,21 @@
 //	                               │              └─ client         192.0.2.100
 //
 // Enter starts a program again as the first process of new mount, PID and
-// network namespaces, and of a user namespace when it is not run by root. All
-// of the lab lives in there. When it ends, however it ends, the kernel kills
-// every process in it and with them the network namespaces and mounts, so
-// nothing can be left behind but a directory of logs.
+// network namespaces, and of a user namespace unless root runs it. The whole lab
+// lives in these namespaces. When the process exits, for whatever reason, the kernel
+// kills every process in them and removes the network namespaces and mounts, so only
+// a directory of logs can be left behind.
 //
 // The control plane is real: programs of package controlplane, RBAC and Node
-// authorization, certificates from the lab's own authority. Its machine is a
-// node too, as in most bare-metal clusters, so that an agent there lets the API
-// server reach webhooks by their ClusterIP. Nodes run the stand-in kubelet of
-// package kubelet. Administrator's credentials exist in the supervisor and in
-// the user's kubeconfig, and nowhere else.
+// authorization, certificates from the lab's own CA. Its machine is also a node, as
+// in most bare-metal clusters, so that an agent there lets the API server reach
+// webhooks at their ClusterIP. Nodes run the kubelet substitute of package kubelet.
+// Administrator's credentials exist only in the supervisor and in the user's
+// kubeconfig.
 //
-// Invariants: no packet of the lab leaves its namespaces; nothing is written
-// to the host's file system but the state directory; a machine that is powered
-// off takes all its kernel state with it.
+// Invariants: no packet of the lab leaves its namespaces; the lab writes only the
+// state directory in the host's file system; a machine that is powered off loses all
+// its kernel state.
 //
 // Non-goals: resource limits, image builds, more than one lab in a process.
 package lab

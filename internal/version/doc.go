@@ -1,4 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package version tells which Causeway this is.
+// Package version is the version of this build.
 package version

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package demoserver is the HTTP server of the demonstration: it tells who
-// asked and who answers, which is what one wants to know of a load balancer.
+// Package demoserver is the HTTP server of the demonstration: each response contains
+// the client's address and the server's, which is what a load balancer's user wants to
+// see.
 package demoserver

@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package network makes the lab's machines out of network namespaces: creates
-// them, wires them with veth pairs and bridges, and runs code inside them.
+// Package network builds the lab's machines from network namespaces: it creates
+// them, connects them with veth pairs and bridges, and runs code inside them.
 //
 //	  lan ──────── bridge br0 ─────────┐
 //	   │ veth        │ veth            │ veth
 //	 eth0          eth0              eth0
 //	client        node-1            node-2
-//	                │ one veth a Pod, routed, no bridge
+//	                │ one veth per Pod, routed, no bridge
 //	              eth0
 //	               pod
 //
-// Pods hang off their node by routes (/32 and /128), so that a packet between
-// two Pods of one node passes the node's forwarding path, and with it the NAT.
+// Pods are connected to their node by routes (/32 and /128), so that a packet between
+// two Pods of one node passes the node's forwarding path, including NAT.
 //
-// Invariants: a Namespace's sockets, once opened, stay in it whatever thread
-// uses them; Do always gives its thread back in the namespace it came from, or
-// ends the thread.
+// Invariants: a Namespace's sockets, once opened, stay in it whichever thread
+// uses them; Do always returns its thread in the namespace it came from, or ends
+// the thread.
 //
 // Non-goals: address management, anything outside the process's own mount and
 // network namespaces.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package observe looks at a LAN with a client's eyes: who answers for an
-// address, by ARP (RFC 826) and neighbour discovery (RFC 4861), and what is
-// announced unasked.
+// Package observe watches a LAN as a client sees it: which host answers for an
+// address with ARP (RFC 826) and Neighbor Discovery (RFC 4861), and unsolicited
+// announcements.
 //
-// It reads and writes frames by itself and shares no code with the announcer
-// that it is there to check.
+// It reads and writes frames by itself and shares no code with the announcer that
+// it checks.
 package observe

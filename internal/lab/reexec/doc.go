@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package reexec lets one executable be several programs.
+// Package reexec makes one executable several programs.
 //
 // The lab starts itself again as the first process of a namespace, as a node's
-// kubelet, as the shim that turns into a container. Whoever links the lab, the
-// causeway command or a test binary, is thereby complete: nothing else needs to
-// be installed.
+// kubelet, and as the shim that becomes a container. A binary that links the lab,
+// a command or a test, is therefore complete: nothing else needs to be installed.
 //
 //	func init() { reexec.Register("node", nodeMain) }
 //	func main() { reexec.Init(); ... }

@@ -11,15 +11,15 @@
 //	     v                                                v
 //	  Process                                        the program
 //
-// A process with a Root gets a file system made for it: the host's programs and
+// A process with a Root gets a file system of its own: the host's programs and
 // libraries read-only (there are no images to unpack), everything else a tmpfs,
 // plus the Spec's mounts. It sees neither the user's files nor the lab's. A
-// process without a Root keeps the host's files; that is for nodes.
+// process without a Root, such as a node, keeps the host's files.
 //
 // Invariants: the program is process 1 of its PID namespace, so killing it
-// kills all it started; nothing is ever written to the host's file system;
+// kills everything it started; nothing is written to the host's file system;
 // when Start returns without an error, the program runs.
 //
-// Non-goals: cgroups, images. This is a stand-in for tests of
-// networking, not a security boundary against hostile programs.
+// Non-goals: cgroups, images. The sandbox is for tests of networking; it is not a
+// security boundary against hostile programs.
 package sandbox

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package flowtable is one table of flows that every proxy mode must pass:
-// who dials what, on a node with which Service, and what must happen.
+// Package flowtable is one table of flows that every proxy mode must pass: the
+// client, the address that it dials, the node's Services, and the expected result.
 //
 //	            client .100, stranger .101
 //	                 |
@@ -16,10 +16,10 @@
 // fidelities:
 //
 //   - Decide asks the model (no root);
-//   - a backend's own test can ask what it renders (no root);
-//   - Packets sends real packets through a real kernel, and looks at who
+//   - a backend's own test can check what it renders (no root);
+//   - Packets sends real packets through a real kernel, and checks which endpoint
 //     answered and which source address it saw.
 //
-// Rows say what must happen, not how. A mode that cannot do a row does not
+// Rows state the result, not the mechanism. A mode that cannot do a row does not
 // pass it.
 package flowtable

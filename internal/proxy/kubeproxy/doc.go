@@ -8,35 +8,35 @@
 //	ipvs       some of those chains, ip sets KUBE-*, the interface kube-ipvs0 with
 //	           every Service's address, virtual servers
 //
-// # What is proved to be kube-proxy's
+// # What provably belongs to kube-proxy
 //
-// Names that it alone uses, and for each something else that has to agree: a
-// jump carries its comment, a table has its chains, an interface is a dummy
-// one. A virtual server has no name. It is kube-proxy's if its address is
-// kube-ipvs0's, or it is at an address of the node and a port that is in one of
-// the sets of NodePorts; never with the flag that package ipvs puts on its own.
-// Where kube-proxy was stopped before it filled those sets, a port of the default
-// range of NodePorts will do if all real servers are those of Services.
+// Names that only kube-proxy uses, each confirmed by a second property: a jump has
+// kube-proxy's comment, a table has its chains, an interface is a dummy. A virtual
+// server has no name. It is kube-proxy's if its address is on kube-ipvs0, or if it is
+// at an address of the node and a port in one of the sets of NodePorts, and if it
+// lacks the flag of package ipvs. If kube-proxy was stopped before it filled those
+// sets, a port in the default NodePort range is sufficient if all real servers belong
+// to Services.
 //
 // The kubelet's chains (KUBE-FIREWALL, KUBE-KUBELET-CANARY, KUBE-IPTABLES-HINT)
-// stay, and so does a chain that somebody else's rule jumps to, with all that it
-// leads to.
+// stay, and so does a chain that another program's rule jumps to, with all chains
+// reachable from it.
 //
 // # Connections
 //
-// Those of the modes iptables and nftables are connection tracking's: they go
-// on without the rules. Those of ipvs need the virtual server, and the address
-// to be local. So these go last, when their connections have ended:
+// Connections of the modes iptables and nftables are in connection tracking: they
+// continue without the rules. Connections of ipvs need the virtual server and a local
+// address. Both are removed last, when their connections have ended:
 //
-//	addresses           each becomes a local route, so that it goes on being local
-//	                    and the node stops using it as the source of connections
-//	                    (it does, with an interface that has the address)
-//	tables and chains   new connections are no longer theirs
-//	flows that ended    or a connection from the same port would be one of them
+//	addresses           each becomes a local route, so that it stays local but the
+//	                    node no longer uses it as the source of connections (as it
+//	                    does if an interface has the address)
+//	tables and chains   new connections no longer use them
+//	flows that ended    otherwise a connection from the same port would match them
 //	wait                until no virtual server has an established connection and
 //	                    no socket of the node is bound to such an address
-//	the rest            servers, flows of theirs, routes, sets, the interface last:
-//	                    while it is there, the next call knows that it has to go on
+//	the rest            servers, their flows, routes, sets, and the interface last:
+//	                    while it exists, the next call knows that it must continue
 //
-// Whatever has not ended after Config.Drain is cut off.
+// Connections that have not ended after Config.Drain are cut off.
 package kubeproxy

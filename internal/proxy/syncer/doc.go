@@ -11,19 +11,18 @@
 //
 // # Invariants
 //
-//   - A Sync is told of every Service that changed since the last successful
-//     one.
-//   - After an error, a change by others to the kernel, a lost notification or
-//     the resync interval, everything is read back and compared; after a change by
-//     others not, if the Backend has heard of each part of it.
-//   - A Service that the Backend reports as refused holds nobody up: it counts
-//     as not yet synced, and is tried again when it changes and on a timer.
-//   - Status says since when something is Behind, from when it was notified until
-//     the kernel has it and Applied has returned; so a Backend that does not
-//     return is noticed, by who asks.
-//   - Status says InSync from a successful Sync until one fails. What others do
-//     to the kernel meanwhile is repaired by the Sync that finds it: until then
-//     Status does not know of it.
+//   - A Sync gets every Service that changed since the last successful one.
+//   - After an error, a change of the kernel by another program, a lost notification
+//     or the resync interval, everything is read back and compared; after a change by
+//     another program only if the Backend has not heard of each part of it.
+//   - A Service that the Backend reports as refused does not block others: it counts
+//     as not yet synced, and is retried when it changes and on a timer.
+//   - Status reports since when a change is Behind: from its notification until
+//     the kernel has it and Applied has returned. So a caller of Status notices a
+//     Backend that does not return.
+//   - Status reports InSync from a successful Sync until one fails. The Sync that
+//     finds a change by another program repairs it; until then Status does not
+//     know of it.
 //
 // # Non-goals
 //

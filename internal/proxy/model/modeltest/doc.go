@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package modeltest makes random clusters for tests: Services of every shape,
-// broken and conflicting ones among them, and random changes to them. The
-// same seed gives the same world.
+// Package modeltest generates random clusters for tests: Services of every shape,
+// including invalid and conflicting ones, and random changes to them. The same seed
+// generates the same cluster.
 package modeltest
