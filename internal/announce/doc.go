@@ -16,31 +16,31 @@
 //	                             |
 //	                           Report -> LoadBalancerAddress.status
 //
-// Every agent computes the same election from the same facts; what it does about
-// it is decided by what it hears on the link (package claim). The API server is
-// needed to learn of a new address, and for nothing else: alive, link state and
-// the kernel's state go from agent to agent.
+// Every agent computes the same election from the same facts; what it hears on the
+// link decides what it does then (package claim). The API server is needed only to
+// learn of a new address: liveness, link state and the kernel's state go from agent
+// to agent.
 //
 // Invariants:
 //
 //   - A node starts to answer only while it is eligible (elect.Judge) and after
-//     the link was silent or one of ours handed over.
-//   - A node that stops by itself goes on answering until it has heard its
-//     successor: if its agent ends or it may not announce any more, for claim's
-//     Release at most; if others are only preferred to it (elect.Grade: cordoned,
-//     out of sync), for as long as none of them has come.
-//   - A node whose agent died while its kernel lives is succeeded quietly: the
+//     the link was silent or the former announcer handed over.
+//   - A node that stops goes on answering until it has heard its successor: if its
+//     agent exits or it may no longer announce, at most for claim's Release; if other
+//     nodes are only preferred to it (elect.Grade: cordoned, out of sync), until
+//     one of them has taken over.
+//   - A node whose agent died while its kernel runs is replaced quietly: the
 //     successor answers questions and announces nothing, so that clients stay
 //     with the node that has their connections.
-//   - Before a node answers for an address that another of ours announced, the
-//     segments of TCP connections that only that one knows are passed on to it
-//     (Strays), and from there to the one before it: not in circles, but for
-//     strayLinger.
-//   - Our own frames carry a seal (wire.Seal), by which our agents know each other
-//     where their gossip does not reach. One without is no agent's, whatever
-//     hardware address it has; and nobody yields but to the answer to a question
-//     that it has just asked.
+//   - Before a node answers for an address that another agent announced, it starts
+//     to forward the segments of TCP connections that only that agent's node knows
+//     to that node (Strays), which forwards to the one before it. Only during
+//     strayLinger can this be a circle.
+//   - The agents' frames carry a seal (wire.Seal), by which agents recognize each
+//     other where their gossip does not reach. A frame without a seal is not an
+//     agent's, whatever its hardware address; and a node yields only to the answer
+//     to a question that it has just asked.
 //
-// Not here: which Services there are and what their policies mean for an address
-// (package agent), the addresses' allocation (controllers), forwarding.
+// Non-goals: the Services and what their policies mean for an address (package
+// agent), the allocation of addresses (controllers), forwarding.
 package announce

@@ -4,11 +4,10 @@
 // a real API server, the controller and the agents from config/overlays/lab,
 // and a client on the LAN.
 //
-// Assertions are about what a user of the network could see: who answers a
+// Assertions are about what a user of the network can see: which Pod answers a
 // request, from which address the server sees it, which node answers ARP, which
-// MAC the client has learned, and what fails while something is being killed.
+// MAC address the client has learned, and what fails while processes are killed.
 //
-// One lab serves the suite. Tests run one after the other, each with Services
-// of its own over the Pods of config/samples/go-http, and leave the cluster
-// whole.
+// The suite uses one lab. Tests run one after the other, each with Services of its
+// own for the Pods of config/samples/go-http, and restore the cluster.
 package e2e

@@ -10,11 +10,11 @@
 //	 bridge "mgmt" (198.51.100.0/24)         gossip, if Options.Management
 //
 // Each node's Speaker is a process of its own in the node's namespace: the same
-// executable started again (package reexec), told what it is to announce by JSON
-// lines on its standard input, reporting by JSON lines on its standard output.
-// So it can be killed as a node's agent is killed.
+// executable started again (package reexec), which gets its configuration as JSON
+// lines on standard input and reports as JSON lines on standard output. So it can be
+// killed as a node's agent is killed.
 //
-// Each node also has the announced addresses on its loopback and echoes UDP
-// there, whether or not its Speaker runs, as a node's kernel forwards whether or
+// Each node also has the announced addresses on its loopback interface and echoes
+// UDP there, whether or not its Speaker runs, as a node's kernel forwards whether or
 // not its agent runs. arp_ignore keeps the kernel from answering ARP itself.
 package announcetest

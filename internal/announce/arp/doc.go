@@ -9,13 +9,13 @@
 //	+------+------+-----+----+----+--+--+----+------+-----+------+-----+
 //	                     14   16   18 19  20   22     28    32     38
 //
-//	op 1, SPA 0.0.0.0      probe: does anybody have TPA? (RFC 5227 2.1.1)
+//	op 1, SPA 0.0.0.0      probe: does any host have TPA? (RFC 5227 2.1.1)
 //	op 1, SPA == TPA       announcement: I have SPA (RFC 5227 2.3)
-//	op 1                   question: who has TPA? the asker is SPA
+//	op 1                   question: who has TPA? asked by SPA
 //	op 2                   reply: SPA is at SHA
 //
-// Linux neighbours ignore a gratuitous reply that comes within a second
-// (locktime) of the entry's last update, unless its THA is its own SHA; they
-// always take a gratuitous request. Some other systems take only replies. So
-// an announcement here is both.
+// Linux ignores a gratuitous reply that arrives within a second (locktime) of the
+// neighbor entry's last update, unless its THA equals its SHA; it always accepts a
+// gratuitous request. Some other systems accept only replies. So an announcement
+// consists of both.
 package arp

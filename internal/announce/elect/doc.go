@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package elect decides which node announces which LoadBalancer address. It is
-// pure: every agent computes the same answer from the same facts, so that no
-// coordination (lease, lock, leader) stands between a node's death and its
-// successor's first packet.
+// pure: every agent computes the same result from the same facts, so that failover
+// needs no coordination (lease, lock, leader).
 //
-//	nodes, addresses -> Judge  (who may, and why not)
-//	                 -> Elect  (who does, and who is next)
+//	nodes, addresses -> Judge  (eligible nodes, and reasons against the others)
+//	                 -> Elect  (the announcer, and its successors)
 //
 // Preference is a rendezvous hash (Thaler and Ravishankar, 1998): each pair of
 // address and node has a score, and an address prefers the nodes by descending
@@ -19,9 +18,9 @@
 // Its result is unique, so that neither the order of the input nor the history
 // matters.
 //
-// Reasons against a node are of two kinds. Where it cannot announce, or was told
-// not to (Reason of Judge), it is out. Where another would do better (Grade), it
-// comes after all that have a better grade, and announces when those cannot.
+// There are two kinds of reasons against a node. A node that cannot announce, or was
+// told not to (Reason of Judge), is excluded. A node with a worse Grade than
+// others comes after them, and announces when they cannot.
 //
 // Invariants:
 //
@@ -29,6 +28,6 @@
 //   - The announcer is eligible. There is one exactly when any node is.
 //   - Arguments are neither changed nor kept.
 //
-// Not here: which agents are alive (package members), what happens on the wire
-// when two nodes come to different results (package claim).
+// Non-goals: which agents are alive (package members), what happens on the wire
+// when two nodes compute different results (package claim).
 package elect

@@ -2,8 +2,8 @@
 
 // Package ndp is the part of Neighbor Discovery (RFC 4861 sections 4.3, 4.4 and
 // 7.2) that resolves addresses, with duplicate address detection (RFC 4862
-// section 5.4), as a wire.Protocol; and the multicast groups that questions are
-// sent to.
+// section 5.4), as a wire.Protocol; and the multicast groups to which questions are
+// sent.
 //
 //	 0      6     12    14                     54         62       78
 //	+------+------+-----+----------------------+----------+--------+---------+
@@ -13,15 +13,14 @@
 //	                     hop limit 21           checksum 56
 //	                     source 22, dest 38     flags 58
 //
-//	type 135, source ::    probe: does anybody have the target?
+//	type 135, source ::    probe: does any host have the target?
 //	type 135               question: who has the target?
 //	type 136               claim: the target is at the link-layer address
 //
-// Frames are built whole and sent with the announced address as their source.
-// So nothing depends on the interface having an IPv6 address of its own, and
-// its two tentative seconds after the link comes up delay nothing. Frames are
-// received on a packet socket for the same reason that hosts need: a neighbour
-// that verifies its cache asks the announced address itself by unicast (RFC 4861
-// section 7.3.3), and the kernel would not give that to a raw ICMPv6 socket,
-// because the address is not local.
+// Complete frames are built and sent with the announced address as their source.
+// So the interface needs no IPv6 address of its own, and the two seconds in which
+// that is tentative after the link comes up cause no delay. Frames are received on a
+// packet socket: a neighbor that verifies its cache asks the announced address itself
+// by unicast (RFC 4861 section 7.3.3), and the kernel does not deliver that to a raw
+// ICMPv6 socket, because the address is not local.
 package ndp
