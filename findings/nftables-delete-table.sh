@@ -18,7 +18,7 @@
 # chain is deleted first, in a transaction of its own: half of the rounds show that.
 #
 # Whoever removes or replaces a whole table under load takes its base chains off
-# their hooks first: internal/proxy/nftables/nfnl/remove.go (RemoveTables, Replace).
+# their hooks first: internal/netlink/nft/remove.go (RemoveTables, Replace).
 #
 # Needs Linux, root, Go and the Go module proxy. Exits 1 if this is no longer so.
 set -euo pipefail

@@ -16,7 +16,7 @@
 # Who compares a dump with what should be there adds what is there already (EEXIST
 # for a map with another value), or reports as lost what is not. It reads the
 # generation (NFT_MSG_GETGEN) before and after, and again if it has changed:
-# internal/proxy/nftables/nfnl/read.go (ReadElements).
+# internal/netlink/nft/read.go (ReadElements).
 #
 # Needs Linux, root, Go and the Go module proxy. Exits 1 if this is no longer so.
 set -euo pipefail

@@ -8,13 +8,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 // Cleanup removes the tables of resets and strays; absent is not an error.
 func Cleanup() error {
-	conn, err := nfnl.Dial()
+	conn, err := nft.Dial()
 	if errors.Is(err, unix.EPROTONOSUPPORT) {
 		return nil // without nf_tables there is none of it
 	}
@@ -22,7 +22,7 @@ func Cleanup() error {
 		return err
 	}
 	defer conn.Close()
-	var tx nfnl.Batch
+	var tx nft.Batch
 	for _, fam := range model.Families {
 		for _, name := range []string{resetTable, strayTable} {
 			tx.AddTable(familyTable(fam, name)) // so that an absent one is not an error

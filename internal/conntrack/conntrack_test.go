@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/causeway-lb/causeway/internal/netlink/conntrack"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/nstest"
 )
@@ -110,7 +111,7 @@ func TestStaleOfNodePort(t *testing.T) {
 		{"198.51.100.1:30053", "10.244.1.2:53", false},  // not this node's address
 		{"192.0.2.11:30054", "192.0.2.11:30054", false}, // another port
 	} {
-		if got := s.Stale(Flow{ap("198.51.100.9:40000"), ap(tc.destination), ap(tc.endpoint)}, mine); got != tc.want {
+		if got := s.Stale(Flow{Source: ap("198.51.100.9:40000"), Destination: ap(tc.destination), Endpoint: ap(tc.endpoint)}, mine); got != tc.want {
 			t.Errorf("flow to %s at %s: stale %v, want %v", tc.destination, tc.endpoint, got, tc.want)
 		}
 	}
@@ -302,7 +303,7 @@ func TestCleanerSparesWhatIsBack(t *testing.T) {
 				_, scopes, next := cl.due(time.Now())
 				for _, s := range scopes {
 					for _, endpoint := range []string{a, b} {
-						if s.Stale(Flow{ap("192.0.2.9:40000"), ap(fe), ap(endpoint)}, newPlace(&model.Node{})) {
+						if s.Stale(Flow{Source: ap("192.0.2.9:40000"), Destination: ap(fe), Endpoint: ap(endpoint)}, newPlace(&model.Node{})) {
 							t.Errorf("flows to %s that was away go: %+v", endpoint, s)
 						}
 					}
@@ -364,7 +365,7 @@ func TestCleanRetriesConnections(t *testing.T) {
 			half := Scope{Key: key(fam.frontend, model.TCP), Unanswered: true}
 			for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 				var found []Flow
-				err := list(model.FamilyOf(going), half, func(e *entry) error { found = append(found, e.Flow()); return nil })
+				err := conntrack.List(half.filter(), func(e *conntrack.Entry) error { found = append(found, e.Flow); return nil })
 				if err != nil || time.Now().After(deadline) {
 					t.Fatalf("connections without an answer: %v, %v; want one", found, err)
 				}

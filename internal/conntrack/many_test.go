@@ -3,14 +3,15 @@
 package conntrack
 
 import (
-	"encoding/binary"
+	"errors"
 	"net/netip"
 	"runtime"
 	"testing"
 
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/causeway-lb/causeway/internal/netlink"
+	"github.com/causeway-lb/causeway/internal/netlink/attributes"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/nstest"
 )
@@ -18,59 +19,66 @@ import (
 // flows makes n UDP entries to a frontend, by turns at each endpoint.
 func flows(t testing.TB, n int, frontend netip.AddrPort, endpoints ...netip.AddrPort) {
 	t.Helper()
-	s, err := openSocket()
+	s, err := netlink.Open(netlink.Config{Protocol: unix.NETLINK_NETFILTER, Datagram: 1 << 15})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.close()
-	tuple := func(src, dst netip.AddrPort) []byte {
-		source, destination := uint16(ipv4Src), uint16(ipv4Dst)
-		if dst.Addr().Is6() {
-			source, destination = ipv6Src, ipv6Dst
-		}
-		ip := appendAttr(appendAttr(nil, source, src.Addr().AsSlice()), destination, dst.Addr().AsSlice())
-		proto := appendAttr(nil, protoNum, []byte{byte(model.UDP)})
-		proto = appendAttr(proto, protoSrcPort, binary.BigEndian.AppendUint16(nil, src.Port()))
-		proto = appendAttr(proto, protoDstPort, binary.BigEndian.AppendUint16(nil, dst.Port()))
-		return appendAttr(appendAttr(nil, unix.NLA_F_NESTED|tupleIP, ip), unix.NLA_F_NESTED|tupleProto, proto)
+	defer s.Close()
+	// Of linux/netfilter/nfnetlink_conntrack.h.
+	const tupleOrig, tupleReply, timeout = 1, 2, 7
+	const ip, proto, num, srcPort, dstPort = 1, 2, 1, 2, 3
+	version, source, destination := byte(unix.AF_INET), uint16(1), uint16(2)
+	if frontend.Addr().Is6() {
+		version, source, destination = unix.AF_INET6, 3, 4
 	}
-	const ctaTimeout = 7
-	var b []byte
+	var b attributes.Encoder
+	tuple := func(typ uint16, src, dst netip.AddrPort) {
+		all, addrs := b.Nest(typ), b.Nest(ip)
+		b.Bytes(source, src.Addr().AsSlice())
+		b.Bytes(destination, dst.Addr().AsSlice())
+		b.End(addrs)
+		protocol := b.Nest(proto)
+		b.Bytes(num, []byte{byte(model.UDP)})
+		b.BE16(srcPort, src.Port())
+		b.BE16(dstPort, dst.Port())
+		b.End(protocol)
+		b.End(all)
+	}
 	for i := range n {
 		client := netip.AddrFrom4([4]byte{198, 18, byte(i >> 14), byte(i >> 6)})
 		if frontend.Addr().Is6() {
 			client = netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 14: byte(i >> 14), 15: byte(i >> 6)})
 		}
 		from := netip.AddrPortFrom(client, uint16(1024+i%64))
-		start := len(b)
-		b = append(b, 0, 0, 0, 0)
-		b = binary.NativeEndian.AppendUint16(b, ctnetlink|msgNew)
-		flags := uint16(unix.NLM_F_REQUEST | unix.NLM_F_CREATE | unix.NLM_F_EXCL)
+		start := len(b.Buf)
+		flags := uint16(unix.NLM_F_CREATE | unix.NLM_F_EXCL)
 		last := i%100 == 99 || i == n-1
 		if last {
 			flags |= unix.NLM_F_ACK
 		}
-		b = binary.NativeEndian.AppendUint16(b, flags)
-		b = binary.NativeEndian.AppendUint32(b, uint32(i))
-		b = append(b, 0, 0, 0, 0, family(model.FamilyOf(client)), nl.NFNETLINK_V0, 0, 0)
-		b = appendAttr(b, unix.NLA_F_NESTED|ctaTupleOrig, tuple(from, frontend))
-		b = appendAttr(b, unix.NLA_F_NESTED|ctaTupleReply, tuple(endpoints[i%len(endpoints)], from))
-		b = appendAttr(b, ctaTimeout, binary.BigEndian.AppendUint32(nil, 600))
-		binary.NativeEndian.PutUint32(b[start:], uint32(len(b)-start))
+		b.Buf = append(netlink.AppendHeader(b.Buf, unix.NFNL_SUBSYS_CTNETLINK<<8, flags, uint32(i)), version, unix.NFNETLINK_V0, 0, 0)
+		tuple(tupleOrig, from, frontend)
+		tuple(tupleReply, endpoints[i%len(endpoints)], from)
+		b.BE32(timeout, 600)
+		netlink.EndMessage(b.Buf[start:])
 		if !last {
 			continue
 		}
-		if err := s.send(b); err != nil {
+		if err := s.Send(b.Buf); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.receive(nil, nil); err != nil {
-			t.Fatalf("flow %d: %v", i, err)
+		answer, err := s.Receive()
+		if err != nil {
+			t.Fatal(err)
 		}
-		b = b[:0]
+		for m, err := range netlink.Messages(answer) {
+			if err = errors.Join(err, m.Errno()); err != nil {
+				t.Fatalf("flow %d: %v", i, err)
+			}
+		}
+		b.Reset()
 	}
 }
-
-const msgNew = 0
 
 var manyFlows = []struct {
 	name, frontend, gone, stays string

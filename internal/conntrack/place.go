@@ -3,11 +3,11 @@
 package conntrack
 
 import (
-	"net"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/causeway-lb/causeway/internal/netlink/conntrack"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
@@ -18,19 +18,10 @@ type here struct {
 	known map[netip.Addr]bool // clients that were looked up, and whether they are inside
 }
 
-// newPlace takes this node's addresses as they are now.
+// newPlace takes this node's addresses as they are now. Without them no NodePort's
+// flow is touched.
 func newPlace(node *model.Node) *here {
-	h := &here{node: node, mine: map[netip.Addr]bool{}, known: map[netip.Addr]bool{}}
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		addrs = nil // then no NodePort flow is touched
-	}
-	for _, a := range addrs {
-		if p, err := netip.ParsePrefix(a.String()); err == nil {
-			h.mine[p.Addr().Unmap()] = true
-		}
-	}
-	return h
+	return &here{node: node, mine: conntrack.LocalAddresses(), known: map[netip.Addr]bool{}}
 }
 
 // Local implements Place.

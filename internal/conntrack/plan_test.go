@@ -30,7 +30,9 @@ func ended(scopes []Scope, node *model.Node, client, frontend string, endpoints 
 	at := newPlace(node)
 	at.mine[netip.MustParseAddr("192.0.2.11")] = true
 	for _, ep := range endpoints {
-		if slices.ContainsFunc(scopes, func(s Scope) bool { return !s.Unanswered && s.Stale(Flow{ap(client), ap(frontend), ap(ep)}, at) }) {
+		if slices.ContainsFunc(scopes, func(s Scope) bool {
+			return !s.Unanswered && s.Stale(Flow{Source: ap(client), Destination: ap(frontend), Endpoint: ap(ep)}, at)
+		}) {
 			out = append(out, ep)
 		}
 	}

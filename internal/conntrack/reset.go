@@ -5,14 +5,16 @@ package conntrack
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net/netip"
 	"time"
 
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"github.com/causeway-lb/causeway/internal/netlink/conntrack"
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 const (
@@ -30,7 +32,7 @@ const (
 
 // refuser notes flows whose clients are to be reset.
 type refuser struct {
-	conn     *nfnl.Conn
+	conn     *nft.Conn
 	declared map[model.Family]bool
 }
 
@@ -41,28 +43,32 @@ func (r *refuser) close() {
 	}
 }
 
-// refuse has the next segment of each translated TCP flow answered with a
-// reset, once its entry is deleted. The first time it writes the whole table, so
+// refuse has the next segment of each translated TCP flow, all of one family,
+// answered with a reset, once its entry is deleted. The first time it writes the whole table, so
 // that it does not matter who deleted what of it.
-func (r *refuser) refuse(fam model.Family, entries []entry) error {
+func (r *refuser) refuse(entries []conntrack.Entry) error {
 	if r.conn == nil {
-		conn, err := nfnl.Dial()
+		conn, err := nft.Dial()
 		if err != nil {
-			return err
+			return fmt.Errorf("have clients reset: %w", err)
 		}
 		r.conn, r.declared = conn, map[model.Family]bool{}
 	}
+	fam := model.FamilyOf(entries[0].Source.Addr())
 	err := r.note(fam, entries, false)
 	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EOPNOTSUPP) {
 		// Another version of the agent has made it, otherwise.
 		err = r.note(fam, entries, true)
 	}
-	return err
+	if err != nil {
+		return fmt.Errorf("have clients reset: %w", err)
+	}
+	return nil
 }
 
 // note adds the flows, to a new table if anew.
-func (r *refuser) note(fam model.Family, entries []entry, anew bool) error {
-	var tx nfnl.Batch
+func (r *refuser) note(fam model.Family, entries []conntrack.Entry, anew bool) error {
+	var tx nft.Batch
 	table := familyTable(fam, resetTable)
 	if anew {
 		tx.AddTable(table)
@@ -72,13 +78,13 @@ func (r *refuser) note(fam model.Family, entries []entry, anew bool) error {
 	for i := range entries {
 		e := &entries[i]
 		// What was not translated is not a Service's for sure.
-		if e.proto != model.TCP || e.endpoint == e.destination {
+		if e.Protocol != uint8(model.TCP) || !e.Translated() {
 			continue
 		}
 		if n == 0 && (anew || !r.declared[fam]) {
 			declareResets(&tx, fam, table)
 		}
-		tx.AddElement(table, resetFlows, nfnl.Element{Key: string(flowKey(e))})
+		tx.AddElement(table, resetFlows, nft.Element{Key: string(flowKey(e))})
 		n++
 	}
 	if n == 0 {
@@ -91,9 +97,9 @@ func (r *refuser) note(fam model.Family, entries []entry, anew bool) error {
 	return nil
 }
 
-func flowKey(e *entry) []byte {
+func flowKey(e *conntrack.Entry) []byte {
 	var b []byte
-	for _, ap := range []netip.AddrPort{e.source, e.destination} {
+	for _, ap := range []netip.AddrPort{e.Source, e.Destination} {
 		b = append(b, ap.Addr().AsSlice()...)
 		b = binary.BigEndian.AppendUint16(b, ap.Port())
 		b = append(b, 0, 0)
@@ -102,19 +108,19 @@ func flowKey(e *entry) []byte {
 }
 
 // declareResets makes what is missing of the table and writes its rules anew.
-func declareResets(tx *nfnl.Batch, fam model.Family, table nfnl.Table) {
+func declareResets(tx *nft.Batch, fam model.Family, table nft.Table) {
 	const hookPrerouting, hookOutput = 0, 3
 	addr := typeOf(fam)
 	tx.AddTable(table)
-	tx.AddSet(nfnl.Set{
-		Table: table, Name: resetFlows, Key: []nfnl.Type{addr, nfnl.TypeService, addr, nfnl.TypeService},
+	tx.AddSet(nft.Set{
+		Table: table, Name: resetFlows, Key: []nft.Type{addr, nft.TypeService, addr, nft.TypeService},
 		Dynamic: true, Timeout: resetTimeout, Size: resetSize,
 	})
 	// Not "prerouting" and "output", for what strayChain says.
 	for name, hook := range map[string]uint32{strayChain: hookPrerouting, "own": hookOutput} {
-		tx.AddChain(nfnl.Chain{Table: table, Name: name, Hook: &nfnl.Hook{Type: "filter", Num: hook, Priority: prioResets}})
+		tx.AddChain(nft.Chain{Table: table, Name: name, Hook: &nft.Hook{Type: "filter", Num: hook, Priority: prioResets}})
 		tx.FlushChain(table, name)
-		tx.AppendRule(table, name, nfnl.Rule{Comment: "its Service or endpoint is gone", Exprs: resetRule(fam)})
+		tx.AppendRule(table, name, nft.Rule{Comment: "its Service or endpoint is gone", Exprs: resetRule(fam)})
 	}
 }
 

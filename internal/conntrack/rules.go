@@ -8,24 +8,24 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 // familyTable is a table of resets or strays.
-func familyTable(fam model.Family, name string) nfnl.Table {
+func familyTable(fam model.Family, name string) nft.Table {
 	if fam == model.IPv4 {
-		return nfnl.Table{Family: nfnl.FamilyIPv4, Name: name}
+		return nft.Table{Family: nft.FamilyIPv4, Name: name}
 	}
-	return nfnl.Table{Family: nfnl.FamilyIPv6, Name: name}
+	return nft.Table{Family: nft.FamilyIPv6, Name: name}
 }
 
 // typeOf is the type of a family's addresses in sets.
-func typeOf(fam model.Family) nfnl.Type {
+func typeOf(fam model.Family) nft.Type {
 	if fam == model.IPv4 {
-		return nfnl.TypeIPv4
+		return nft.TypeIPv4
 	}
-	return nfnl.TypeIPv6
+	return nft.TypeIPv6
 }
 
 // addresses says where in a packet its addresses are, and how long one is.

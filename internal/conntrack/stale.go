@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/causeway-lb/causeway/internal/netlink/conntrack"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
@@ -34,10 +35,8 @@ type Scope struct {
 	ShutInside, ShutOutside []netip.AddrPort
 }
 
-// Flow is one tracked flow: who dialled what, and where it was led to.
-type Flow struct {
-	Source, Destination, Endpoint netip.AddrPort
-}
+// Flow is one tracked flow.
+type Flow = conntrack.Flow
 
 // Place is what tells whose flow is whose on this node.
 type Place interface {

@@ -10,8 +10,8 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 const (
@@ -24,19 +24,19 @@ const (
 // errors about what another node has sent, on to the node that knows them. It is not
 // safe for concurrent use.
 type Strays struct {
-	conn   *nfnl.Conn
+	conn   *nft.Conn
 	former map[netip.Addr]netip.Addr
 }
 
 // OpenStrays begins with what a process before this one left in the kernel.
 func OpenStrays() (*Strays, error) {
-	conn, err := nfnl.Dial()
+	conn, err := nft.Dial()
 	if err != nil {
 		return nil, fmt.Errorf("open netlink for strays: %w", err)
 	}
 	s := &Strays{conn: conn, former: map[netip.Addr]netip.Addr{}}
 	for _, fam := range model.Families {
-		err := conn.Elements(familyTable(fam, strayTable), strayFormer, func(e nfnl.Element) {
+		err := conn.Elements(familyTable(fam, strayTable), strayFormer, func(e nft.Element) {
 			addr, ok := netip.AddrFromSlice([]byte(e.Key))
 			node, ok2 := netip.AddrFromSlice([]byte(e.Value))
 			if ok && ok2 {
@@ -73,10 +73,10 @@ func (s *Strays) Pass(addr, node netip.Addr) error {
 	if old == node {
 		return nil
 	}
-	var tx nfnl.Batch
+	var tx nft.Batch
 	table := familyTable(model.FamilyOf(addr), strayTable)
 	if old.IsValid() {
-		tx.DeleteElement(table, strayFormer, nfnl.Element{Key: string(addr.AsSlice())})
+		tx.DeleteElement(table, strayFormer, nft.Element{Key: string(addr.AsSlice())})
 		delete(s.former, addr)
 	}
 	if node.IsValid() {
@@ -91,7 +91,7 @@ func (s *Strays) Pass(addr, node netip.Addr) error {
 
 // write writes everything anew.
 func (s *Strays) write() error {
-	var tx nfnl.Batch
+	var tx nft.Batch
 	for _, fam := range model.Families {
 		table := familyTable(fam, strayTable)
 		declareStrays(&tx, fam, table)
@@ -110,8 +110,8 @@ func (s *Strays) write() error {
 // Close leaves the kernel as it is.
 func (s *Strays) Close() error { return s.conn.Close() }
 
-func strayElement(addr, node netip.Addr) nfnl.Element {
-	return nfnl.Element{Key: string(addr.AsSlice()), Value: string(node.AsSlice())}
+func strayElement(addr, node netip.Addr) nft.Element {
+	return nft.Element{Key: string(addr.AsSlice()), Value: string(node.AsSlice())}
 }
 
 // strayChain is not "prerouting", which former versions add at another priority: one
@@ -121,23 +121,23 @@ const strayChain = "arriving"
 // declareStrays makes the table anew, so that it does not matter which version of
 // the agent has left it. The chain stands behind connection tracking and resets, and
 // before everything that translates, or refuses what it does not know.
-func declareStrays(tx *nfnl.Batch, fam model.Family, table nfnl.Table) {
+func declareStrays(tx *nft.Batch, fam model.Family, table nft.Table) {
 	const hookPrerouting, behindResets = 0, prioResets + 1
 	addr := typeOf(fam)
 	tx.AddTable(table) // so that an absent one is not an error
 	tx.DeleteTable(table)
 	tx.AddTable(table)
-	tx.AddSet(nfnl.Set{Table: table, Name: strayFormer, Key: []nfnl.Type{addr}, Data: []nfnl.Type{addr}})
-	tx.AddChain(nfnl.Chain{Table: table, Name: strayChain, Hook: &nfnl.Hook{Type: "filter", Num: hookPrerouting, Priority: behindResets}})
-	tx.AddChain(nfnl.Chain{Table: table, Name: strayPass})
-	tx.AppendRule(table, strayPass, nfnl.Rule{Comment: "so that none goes in circles", Exprs: strayShorten(fam)})
-	tx.AppendRule(table, strayPass, nfnl.Rule{Comment: "the node that announced it before may know it", Exprs: strayDup(fam)})
+	tx.AddSet(nft.Set{Table: table, Name: strayFormer, Key: []nft.Type{addr}, Data: []nft.Type{addr}})
+	tx.AddChain(nft.Chain{Table: table, Name: strayChain, Hook: &nft.Hook{Type: "filter", Num: hookPrerouting, Priority: behindResets}})
+	tx.AddChain(nft.Chain{Table: table, Name: strayPass})
+	tx.AppendRule(table, strayPass, nft.Rule{Comment: "so that none goes in circles", Exprs: strayShorten(fam)})
+	tx.AppendRule(table, strayPass, nft.Rule{Comment: "the node that announced it before may know it", Exprs: strayDup(fam)})
 	pass := &expr.Verdict{Kind: expr.VerdictGoto, Chain: strayPass}
 	for _, m := range strays() {
-		tx.AppendRule(table, strayChain, nfnl.Rule{Exprs: append(m, pass)})
+		tx.AppendRule(table, strayChain, nft.Rule{Exprs: append(m, pass)})
 	}
 	for _, m := range strayErrors(fam) {
-		tx.AppendRule(table, strayChain, nfnl.Rule{Comment: "about what another node has sent", Exprs: append(m, pass)})
+		tx.AppendRule(table, strayChain, nft.Rule{Comment: "about what another node has sent", Exprs: append(m, pass)})
 	}
 }
 

@@ -8,8 +8,9 @@ import (
 
 	"github.com/google/nftables/expr"
 
+	"github.com/causeway-lb/causeway/internal/netlink/conntrack"
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 	"github.com/causeway-lb/causeway/internal/proxy/nstest"
 )
 
@@ -19,40 +20,40 @@ import (
 // priority; then open connections would break with the next move.
 func TestVersionsFollowEachOther(t *testing.T) {
 	nstest.Require(t, "nft")
-	conn, err := nfnl.Dial()
+	conn, err := nft.Dial()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
 	former := func() error {
 		const prioMangle = -150
-		var tx nfnl.Batch
+		var tx nft.Batch
 		for _, fam := range model.Families {
 			addr := typeOf(fam)
 			table := familyTable(fam, strayTable)
 			tx.AddTable(table)
-			tx.AddSet(nfnl.Set{Table: table, Name: strayFormer, Key: []nfnl.Type{addr}, Data: []nfnl.Type{addr}})
-			tx.AddChain(nfnl.Chain{Table: table, Name: "prerouting", Hook: &nfnl.Hook{Type: "filter", Num: 0, Priority: prioMangle + 1}})
-			tx.AddChain(nfnl.Chain{Table: table, Name: strayPass})
+			tx.AddSet(nft.Set{Table: table, Name: strayFormer, Key: []nft.Type{addr}, Data: []nft.Type{addr}})
+			tx.AddChain(nft.Chain{Table: table, Name: "prerouting", Hook: &nft.Hook{Type: "filter", Num: 0, Priority: prioMangle + 1}})
+			tx.AddChain(nft.Chain{Table: table, Name: strayPass})
 			tx.FlushChain(table, "prerouting")
 			tx.FlushChain(table, strayPass)
-			tx.AppendRule(table, strayPass, nfnl.Rule{Exprs: strayShorten(fam)})
-			tx.AppendRule(table, strayPass, nfnl.Rule{Exprs: strayDup(fam)})
+			tx.AppendRule(table, strayPass, nft.Rule{Exprs: strayShorten(fam)})
+			tx.AppendRule(table, strayPass, nft.Rule{Exprs: strayDup(fam)})
 			for _, m := range strays() {
-				tx.AppendRule(table, "prerouting", nfnl.Rule{Exprs: append(m, &expr.Verdict{Kind: expr.VerdictGoto, Chain: strayPass})})
+				tx.AppendRule(table, "prerouting", nft.Rule{Exprs: append(m, &expr.Verdict{Kind: expr.VerdictGoto, Chain: strayPass})})
 			}
 			tx.FlushSet(table, strayFormer)
 
 			table = familyTable(fam, resetTable)
 			tx.AddTable(table)
-			tx.AddSet(nfnl.Set{
-				Table: table, Name: resetFlows, Key: []nfnl.Type{addr, nfnl.TypeService, addr, nfnl.TypeService},
+			tx.AddSet(nft.Set{
+				Table: table, Name: resetFlows, Key: []nft.Type{addr, nft.TypeService, addr, nft.TypeService},
 				Dynamic: true, Timeout: resetTimeout, Size: resetSize,
 			})
 			for name, hook := range map[string]uint32{"prerouting": 0, "output": 3} {
-				tx.AddChain(nfnl.Chain{Table: table, Name: name, Hook: &nfnl.Hook{Type: "filter", Num: hook, Priority: prioMangle}})
+				tx.AddChain(nft.Chain{Table: table, Name: name, Hook: &nft.Hook{Type: "filter", Num: hook, Priority: prioMangle}})
 				tx.FlushChain(table, name)
-				tx.AppendRule(table, name, nfnl.Rule{Exprs: resetRule(fam)})
+				tx.AppendRule(table, name, nft.Rule{Exprs: resetRule(fam)})
 			}
 		}
 		return conn.Commit(&tx)
@@ -68,11 +69,11 @@ func TestVersionsFollowEachOther(t *testing.T) {
 		}
 		var r refuser
 		defer r.close()
-		for fam, e := range map[model.Family]entry{
-			model.IPv4: {proto: model.TCP, source: ap("192.0.2.100:40000"), destination: ap("192.0.2.200:80"), endpoint: ap("10.244.1.2:80")},
-			model.IPv6: {proto: model.TCP, source: ap("[2001:db8::100]:40000"), destination: ap("[2001:db8::200]:80"), endpoint: ap("[fd00::2]:80")},
+		for _, flow := range []Flow{
+			{Source: ap("192.0.2.100:40000"), Destination: ap("192.0.2.200:80"), Endpoint: ap("10.244.1.2:80")},
+			{Source: ap("[2001:db8::100]:40000"), Destination: ap("[2001:db8::200]:80"), Endpoint: ap("[fd00::2]:80")},
 		} {
-			if err := r.refuse(fam, []entry{e}); err != nil {
+			if err := r.refuse([]conntrack.Entry{{Flow: flow, Protocol: uint8(model.TCP)}}); err != nil {
 				return err
 			}
 		}

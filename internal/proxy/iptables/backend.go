@@ -14,9 +14,9 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 // DefaultMark is the first of the three bits of the packet mark in use. They
@@ -487,6 +487,6 @@ func (f *family) shut(ctx context.Context, d *dump) error {
 	if err := f.run.apply(ctx, fmt.Appendf(nil, "*%s\n%sCOMMIT\n", nat, input.Bytes())); err != nil {
 		return err
 	}
-	nfnl.Settle()
+	nft.Settle()
 	return nil
 }

@@ -12,8 +12,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 // Present says whether the kernel may have something of ours. It starts no
@@ -56,14 +56,14 @@ func presentLegacy() (bool, error) {
 
 // presentNFT looks at the nf_tables tables that stand for those of iptables.
 func presentNFT() (bool, error) {
-	conn, err := nfnl.Dial()
+	conn, err := nft.Dial()
 	if err != nil {
 		return false, nil //nolint:nilerr // no nf_tables, nothing in it
 	}
 	defer conn.Close()
-	for _, f := range nfnl.Families {
+	for _, f := range nft.Families {
 		for _, t := range []table{nat, filter} {
-			names, err := conn.ChainNames(nfnl.Table{Family: f, Name: string(t)})
+			names, err := conn.ChainNames(nft.Table{Family: f, Name: string(t)})
 			if err != nil {
 				return false, err
 			}

@@ -10,16 +10,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/causeway-lb/causeway/internal/netlink/ipvs"
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
-	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 // rebuilding are tables to be made anew, and the node that their rules follow.
 type rebuilding struct {
 	node   *model.Node
-	tables []nfnl.Table
+	tables []nft.Table
 	// was are the elements that they had: written again, but no change.
 	was map[elementID]string
 }
@@ -162,7 +162,7 @@ func (b *Backend) strayRoutes(t *touched, report *backend.Report) []error {
 func (b *Backend) raiseServers(t *touched, report *backend.Report) error {
 	keys := slices.Collect(maps.Keys(t.servers))
 	for {
-		var changes []vsnl.Change
+		var changes []ipvs.Change
 		for _, key := range keys {
 			changes = b.raise(changes, key)
 		}
@@ -174,7 +174,7 @@ func (b *Backend) raiseServers(t *touched, report *backend.Report) error {
 	}
 }
 
-func (b *Backend) raise(changes []vsnl.Change, key vsnl.Key) []vsnl.Change {
+func (b *Backend) raise(changes []ipvs.Change, key ipvs.Key) []ipvs.Change {
 	w, h := b.want.servers[key], b.have.servers[key]
 	if w == nil || h == nil && len(w.reals) == 0 {
 		return changes
@@ -185,19 +185,19 @@ func (b *Backend) raise(changes []vsnl.Change, key vsnl.Key) []vsnl.Change {
 	settings.Fallback = settings.Scheduler == "mh" || settings.Scheduler == "sh"
 	switch {
 	case h == nil:
-		changes = append(changes, vsnl.Change{Op: vsnl.AddServer, Server: key, Settings: settings})
+		changes = append(changes, ipvs.Change{Op: ipvs.AddServer, Server: key, Settings: settings})
 		h = &present{}
 	case h.Settings != settings:
-		changes = append(changes, vsnl.Change{Op: vsnl.SetServer, Server: key, Settings: settings})
+		changes = append(changes, ipvs.Change{Op: ipvs.SetServer, Server: key, Settings: settings})
 	}
 	for real, weight := range w.reals {
-		op := vsnl.SetReal
+		op := ipvs.SetReal
 		old, had := h.reals[real]
 		if !had {
-			op = vsnl.AddReal
+			op = ipvs.AddReal
 		}
 		if !had || old != weight {
-			changes = append(changes, vsnl.Change{Op: op, Server: key, Real: vsnl.RealServer{AddrPort: real, Weight: weight}})
+			changes = append(changes, ipvs.Change{Op: op, Server: key, Real: ipvs.RealServer{AddrPort: real, Weight: weight}})
 		}
 		b.undrain(key, real)
 	}
@@ -206,7 +206,7 @@ func (b *Backend) raise(changes []vsnl.Change, key vsnl.Key) []vsnl.Change {
 			continue
 		}
 		if weight != 0 {
-			changes = append(changes, vsnl.Change{Op: vsnl.SetReal, Server: key, Real: vsnl.RealServer{AddrPort: real}})
+			changes = append(changes, ipvs.Change{Op: ipvs.SetReal, Server: key, Real: ipvs.RealServer{AddrPort: real}})
 		}
 		b.drain(key, real)
 	}
@@ -226,15 +226,15 @@ func (b *Backend) available(scheduler string) string {
 
 // do carries out changes and remembers those that succeeded. retry are virtual
 // servers whose scheduler the kernel turned out to lack.
-func (b *Backend) do(changes []vsnl.Change, report *backend.Report) (errs []error, retry []vsnl.Key) {
-	failed := map[vsnl.Key]bool{}
+func (b *Backend) do(changes []ipvs.Change, report *backend.Report) (errs []error, retry []ipvs.Key) {
+	failed := map[ipvs.Key]bool{}
 	for i, err := range b.servers.Do(changes) {
 		c := &changes[i]
 		scheduler := c.Settings.Scheduler
 		switch {
 		case err == nil:
 			b.done(c, report)
-		case errors.Is(err, unix.ENOENT) && c.Op <= vsnl.SetServer && scheduler != b.cfg.Scheduler:
+		case errors.Is(err, unix.ENOENT) && c.Op <= ipvs.SetServer && scheduler != b.cfg.Scheduler:
 			b.lacking[scheduler] = true // so that available gives another
 			failed[c.Server] = true
 			retry = append(retry, c.Server)
@@ -250,27 +250,27 @@ func (b *Backend) do(changes []vsnl.Change, report *backend.Report) (errs []erro
 }
 
 // done writes one successful change into have.
-func (b *Backend) done(c *vsnl.Change, report *backend.Report) {
+func (b *Backend) done(c *ipvs.Change, report *backend.Report) {
 	h := b.have.servers[c.Server]
-	if h == nil && c.Op != vsnl.AddServer {
+	if h == nil && c.Op != ipvs.AddServer {
 		return // its addition was reported as failed; the next Sync reads the kernel
 	}
 	switch c.Op {
-	case vsnl.AddServer:
+	case ipvs.AddServer:
 		b.have.servers[c.Server] = &present{Settings: c.Settings, reals: map[netip.AddrPort]uint32{}}
-	case vsnl.SetServer:
+	case ipvs.SetServer:
 		h.Settings = c.Settings
-	case vsnl.AddReal, vsnl.SetReal:
+	case ipvs.AddReal, ipvs.SetReal:
 		h.reals[c.Real.AddrPort] = c.Real.Weight
-	case vsnl.DeleteReal:
+	case ipvs.DeleteReal:
 		delete(h.reals, c.Real.AddrPort)
 		b.undrain(c.Server, c.Real.AddrPort)
-	case vsnl.DeleteServer:
+	case ipvs.DeleteServer:
 		delete(b.have.servers, c.Server)
 		delete(b.draining, c.Server)
 		b.releaseMark(c.Server)
 	}
-	if c.Op == vsnl.DeleteReal || c.Op == vsnl.DeleteServer {
+	if c.Op == ipvs.DeleteReal || c.Op == ipvs.DeleteServer {
 		report.Deleted++
 	} else {
 		report.Added++
@@ -280,14 +280,14 @@ func (b *Backend) done(c *vsnl.Change, report *backend.Report) {
 // releaseMark frees the index of a virtual server's mark, unless another one
 // has the same: the same frontend's, seen from inside only, or not, or masqueraded
 // otherwise; or, after deletions that failed, one of the other family.
-func (b *Backend) releaseMark(key vsnl.Key) {
+func (b *Backend) releaseMark(key ipvs.Key) {
 	a := action(key.Mark)
 	if !a.byMark() {
 		return
 	}
 	for _, mark := range []action{a, a ^ markInside, a ^ markKeep, a ^ markInside ^ markKeep} {
 		for _, v6 := range []bool{false, true} {
-			k := vsnl.Key{Mark: uint32(mark), IPv6: v6}
+			k := ipvs.Key{Mark: uint32(mark), IPv6: v6}
 			if b.want.servers[k] != nil || b.have.servers[k] != nil {
 				return
 			}
@@ -298,7 +298,7 @@ func (b *Backend) releaseMark(key vsnl.Key) {
 
 // lowerServers deletes what nothing leads to any more.
 func (b *Backend) lowerServers(t *touched, report *backend.Report) []error {
-	var changes []vsnl.Change
+	var changes []ipvs.Change
 	b.touchFading(t)
 	for key := range t.servers {
 		w, h := b.want.servers[key], b.have.servers[key]
@@ -308,15 +308,15 @@ func (b *Backend) lowerServers(t *touched, report *backend.Report) []error {
 		case w == nil:
 			changes = b.fade(changes, key, h)
 		case h != nil && len(h.reals)+len(w.reals) == 0: // it only stood for what has drained
-			changes = append(changes, vsnl.Change{Op: vsnl.DeleteServer, Server: key})
+			changes = append(changes, ipvs.Change{Op: ipvs.DeleteServer, Server: key})
 		case h != nil && w.atOnce:
 			for real := range h.reals {
 				if _, wanted := w.reals[real]; !wanted {
-					changes = append(changes, vsnl.Change{Op: vsnl.DeleteReal, Server: key, Real: vsnl.RealServer{AddrPort: real}})
+					changes = append(changes, ipvs.Change{Op: ipvs.DeleteReal, Server: key, Real: ipvs.RealServer{AddrPort: real}})
 				}
 			}
 			if len(w.reals) == 0 {
-				changes = append(changes, vsnl.Change{Op: vsnl.DeleteServer, Server: key})
+				changes = append(changes, ipvs.Change{Op: ipvs.DeleteServer, Server: key})
 			}
 		}
 	}
@@ -326,13 +326,13 @@ func (b *Backend) lowerServers(t *touched, report *backend.Report) []error {
 
 // fade takes away a virtual server that nothing leads to any more, if it can be
 // missed: where its connections can go on, it stays until they have ended.
-func (b *Backend) fade(changes []vsnl.Change, key vsnl.Key, h *present) []vsnl.Change {
+func (b *Backend) fade(changes []ipvs.Change, key ipvs.Key, h *present) []ipvs.Change {
 	if len(h.reals) == 0 || !b.outlives(key, h) {
-		return append(changes, vsnl.Change{Op: vsnl.DeleteServer, Server: key})
+		return append(changes, ipvs.Change{Op: ipvs.DeleteServer, Server: key})
 	}
 	for real, weight := range h.reals {
 		if weight != 0 {
-			changes = append(changes, vsnl.Change{Op: vsnl.SetReal, Server: key, Real: vsnl.RealServer{AddrPort: real}})
+			changes = append(changes, ipvs.Change{Op: ipvs.SetReal, Server: key, Real: ipvs.RealServer{AddrPort: real}})
 		}
 		b.drain(key, real)
 	}
@@ -362,7 +362,7 @@ func (b *Backend) touchFading(t *touched) {
 // still get to it: its frontend's views have become the same or ceased to be, or
 // its port was taken out of a Service whose address stays, or was a NodePort.
 // UDP must not: see "Removal" in the package's documentation.
-func (b *Backend) outlives(key vsnl.Key, h *present) bool {
+func (b *Backend) outlives(key ipvs.Key, h *present) bool {
 	if key.Mark == 0 {
 		address := elementID{family: model.FamilyOf(key.Addr), set: setAddresses, key: string(key.Addr.AsSlice())}
 		return model.Protocol(key.Protocol) != model.UDP && b.want.elements[address] != nil

@@ -18,10 +18,10 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/causeway-lb/causeway/internal/netlink/ipvs"
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
-	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 // Config of a Backend.
@@ -76,13 +76,13 @@ func Schedulers() []string { return slices.Clone(model.Schedulers) }
 // What the Backend needs of the kernel; tests put faults in between.
 type (
 	serverKernel interface {
-		Do([]vsnl.Change) []error
-		Read() ([]vsnl.VirtualServer, error)
-		ReadReals(vsnl.Key) ([]vsnl.RealServer, error)
+		Do([]ipvs.Change) []error
+		Read() ([]ipvs.VirtualServer, error)
+		ReadReals(ipvs.Key) ([]ipvs.RealServer, error)
 	}
 	tableKernel interface {
 		read() (state, error)
-		commit(*model.Node, []nfnl.Table, []edit) error
+		commit(*model.Node, []nft.Table, []edit) error
 		retire() error
 		remove() error
 	}
@@ -127,14 +127,14 @@ type Backend struct {
 	probed bool
 	// lacking are schedulers that this kernel turned out not to have.
 	lacking  map[string]bool
-	draining map[vsnl.Key]map[netip.AddrPort]time.Time
+	draining map[ipvs.Key]map[netip.AddrPort]time.Time
 	timer    *time.Timer
 	closed   bool
 }
 
 // kernel is what the kernel has, as far as it is known.
 type kernel struct {
-	servers  map[vsnl.Key]*present
+	servers  map[ipvs.Key]*present
 	elements map[elementID]string
 	routes   map[netip.Addr]bool
 	// own are the addresses of the node's interfaces, which get no route.
@@ -143,7 +143,7 @@ type kernel struct {
 
 // present is a virtual server in the kernel.
 type present struct {
-	vsnl.Settings
+	ipvs.Settings
 	reals map[netip.AddrPort]uint32 // weights
 }
 
@@ -160,8 +160,8 @@ func New(cfg Config) (*Backend, error) {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-	servers, err := vsnl.Dial()
-	if errors.Is(err, vsnl.ErrUnsupported) {
+	servers, err := ipvs.Dial()
+	if errors.Is(err, ipvs.ErrUnsupported) {
 		return nil, &backend.UnsupportedError{Feature: "IPVS (CONFIG_IP_VS)", Err: err}
 	}
 	if err != nil {
@@ -194,7 +194,7 @@ func newBackend(cfg Config, s serverKernel, t tableKernel, r routeKernel, f fire
 		connected: func(map[destination]bool) (bool, error) { return true, nil },
 		render:    &renderer{scheduler: cfg.Scheduler, families: cfg.Families, marks: newMarks()},
 		lacking:   map[string]bool{},
-		draining:  map[vsnl.Key]map[netip.AddrPort]time.Time{},
+		draining:  map[ipvs.Key]map[netip.AddrPort]time.Time{},
 	}
 }
 
@@ -368,9 +368,9 @@ func (b *Backend) probe() error {
 	if b.probed {
 		return nil
 	}
-	key := vsnl.Key{Mark: uint32(markProbe)}
-	settings := vsnl.Settings{Scheduler: b.cfg.Scheduler, Tag: true}
-	errs := b.servers.Do([]vsnl.Change{{Op: vsnl.AddServer, Server: key, Settings: settings}, {Op: vsnl.DeleteServer, Server: key}})
+	key := ipvs.Key{Mark: uint32(markProbe)}
+	settings := ipvs.Settings{Scheduler: b.cfg.Scheduler, Tag: true}
+	errs := b.servers.Do([]ipvs.Change{{Op: ipvs.AddServer, Server: key, Settings: settings}, {Op: ipvs.DeleteServer, Server: key}})
 	if errors.Is(errs[0], unix.ENOENT) {
 		return &backend.UnsupportedError{Feature: fmt.Sprintf("IPVS scheduler %[1]s (module ip_vs_%[1]s)", b.cfg.Scheduler), Err: errs[0]}
 	}
@@ -383,7 +383,7 @@ func (b *Backend) probe() error {
 }
 
 // rebuild prepares to build tables anew: their elements are then not there.
-func (b *Backend) rebuild(node *model.Node, tables []nfnl.Table) *rebuilding {
+func (b *Backend) rebuild(node *model.Node, tables []nft.Table) *rebuilding {
 	r := &rebuilding{node: node, tables: tables, was: map[elementID]string{}}
 	for id, value := range b.have.elements {
 		if slices.Contains(tables, tableOf(id.family)) {
@@ -423,9 +423,9 @@ func (b *Backend) Cleanup(ctx context.Context) error {
 	}
 	b.want = newWanted()
 	b.load(found)
-	var changes []vsnl.Change
+	var changes []ipvs.Change
 	for key := range b.have.servers {
-		changes = append(changes, vsnl.Change{Op: vsnl.DeleteServer, Server: key})
+		changes = append(changes, ipvs.Change{Op: ipvs.DeleteServer, Server: key})
 	}
 	errs := []error{b.routes.remove(), b.tables.remove(), b.firewall.close(ctx)}
 	errs = append(errs, ignoreAbsent(b.servers.Do(changes))...)
@@ -443,7 +443,7 @@ func (b *Backend) Cleanup(ctx context.Context) error {
 // compared when the tables are, when the node gets or loses an address, and on
 // the timer.
 func (b *Backend) Watch(ctx context.Context, notify func()) error {
-	m, err := nfnl.NewMonitor(b.port)
+	m, err := nft.NewMonitor(b.port)
 	if err != nil {
 		return err
 	}
@@ -465,7 +465,7 @@ func (b *Backend) Watch(ctx context.Context, notify func()) error {
 		cancel(errors.New("watch addresses: the kernel told more than was read"))
 	})
 	notify() // what happened before the monitor listened is unknown
-	err = m.Run(watching, func(c *nfnl.Change) {
+	err = m.Run(watching, func(c *nft.Change) {
 		if strings.HasPrefix(c.Table.Name, Name) || c.Table.Name == "" {
 			notify()
 		}

@@ -18,9 +18,9 @@ import (
 	"github.com/vishvananda/netlink"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/causeway-lb/causeway/internal/netlink/ipvs"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/backend/backendtest"
-	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/nstest"
 )
@@ -164,8 +164,8 @@ func TestDraining(t *testing.T) {
 		other := testService(model.TCP, "", podA)
 		other.Frontends[0].Port = 81
 		mustSync(t, b, other)
-		ours := func() []vsnl.RealServer {
-			reals, _ := b.servers.ReadReals(vsnl.Key{Addr: other.Frontends[0].Addr, Port: 80, Protocol: uint8(model.TCP)})
+		ours := func() []ipvs.RealServer {
+			reals, _ := b.servers.ReadReals(ipvs.Key{Addr: other.Frontends[0].Addr, Port: 80, Protocol: uint8(model.TCP)})
 			return reals
 		}
 		if reals := ours(); len(reals) != 2 || reals[0].Weight+reals[1].Weight != 0 {
@@ -200,10 +200,10 @@ func TestMarksOfWhatDrains(t *testing.T) {
 	}{{"of the same family", markBase | 1, false, false}, {"of the other family", markBase | 1, true, false}, {"with a mark given twice", markBase | 7, true, true}} {
 		t.Run(tc.name, func(t *testing.T) {
 			k := newFakeKernel()
-			old := vsnl.Key{Mark: uint32(tc.mark), IPv6: tc.v6}
-			k.servers[old] = &vsnl.VirtualServer{
-				Key: old, Settings: vsnl.Settings{Scheduler: "wrr", Tag: true},
-				Reals: []vsnl.RealServer{{AddrPort: netip.MustParseAddrPort(podB), Active: 1}},
+			old := ipvs.Key{Mark: uint32(tc.mark), IPv6: tc.v6}
+			k.servers[old] = &ipvs.VirtualServer{
+				Key: old, Settings: ipvs.Settings{Scheduler: "wrr", Tag: true},
+				Reals: []ipvs.RealServer{{AddrPort: netip.MustParseAddrPort(podB), Active: 1}},
 			}
 			if tc.used {
 				k.elements[elementID{family: model.IPv4, set: setNodePorts, key: string(appendFrontend(nil, f.Key))}] = tc.mark.data()
@@ -507,7 +507,7 @@ func convergeAfterFaults(t *testing.T, seed uint64) (failures int) {
 		t.Fatalf("seed %d (-want +got):\n%s", seed, diff)
 	}
 	for key, s := range k.servers {
-		if len(s.Reals) == 0 || slices.ContainsFunc(s.Reals, func(r vsnl.RealServer) bool { return r.Weight == 0 }) {
+		if len(s.Reals) == 0 || slices.ContainsFunc(s.Reals, func(r ipvs.RealServer) bool { return r.Weight == 0 }) {
 			t.Fatalf("seed %d: %s was left with %v", seed, key, s.Reals)
 		}
 	}

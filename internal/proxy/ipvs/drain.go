@@ -8,13 +8,13 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/causeway-lb/causeway/internal/netlink/ipvs"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
-	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
 // drain notes that a real server goes when its connections have ended.
-func (b *Backend) drain(key vsnl.Key, real netip.AddrPort) {
+func (b *Backend) drain(key ipvs.Key, real netip.AddrPort) {
 	reals := b.draining[key]
 	if reals == nil {
 		reals = map[netip.AddrPort]time.Time{}
@@ -27,7 +27,7 @@ func (b *Backend) drain(key vsnl.Key, real netip.AddrPort) {
 }
 
 // undrain takes that back.
-func (b *Backend) undrain(key vsnl.Key, real netip.AddrPort) {
+func (b *Backend) undrain(key ipvs.Key, real netip.AddrPort) {
 	delete(b.draining[key], real)
 	if len(b.draining[key]) == 0 {
 		delete(b.draining, key)
@@ -52,7 +52,7 @@ func (b *Backend) sweep() {
 	if b.closed {
 		return
 	}
-	var changes []vsnl.Change
+	var changes []ipvs.Change
 	for key, reals := range b.draining {
 		changes = b.drained(changes, key, reals)
 	}
@@ -65,7 +65,7 @@ func (b *Backend) sweep() {
 }
 
 // drained adds the deletions that one virtual server is ready for.
-func (b *Backend) drained(changes []vsnl.Change, key vsnl.Key, reals map[netip.AddrPort]time.Time) []vsnl.Change {
+func (b *Backend) drained(changes []ipvs.Change, key ipvs.Key, reals map[netip.AddrPort]time.Time) []ipvs.Change {
 	found, err := b.servers.ReadReals(key)
 	if err != nil {
 		b.synced = false
@@ -77,11 +77,11 @@ func (b *Backend) drained(changes []vsnl.Change, key vsnl.Key, reals map[netip.A
 		if !draining || r.Active+r.Inactive > 0 && b.now().Before(deadline) {
 			continue
 		}
-		changes = append(changes, vsnl.Change{Op: vsnl.DeleteReal, Server: key, Real: r})
+		changes = append(changes, ipvs.Change{Op: ipvs.DeleteReal, Server: key, Real: r})
 		left--
 	}
 	if w := b.want.servers[key]; left == 0 && (w == nil || len(w.reals) == 0) {
-		changes = append(changes, vsnl.Change{Op: vsnl.DeleteServer, Server: key})
+		changes = append(changes, ipvs.Change{Op: ipvs.DeleteServer, Server: key})
 	}
 	return changes
 }

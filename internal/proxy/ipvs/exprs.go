@@ -9,8 +9,8 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 // r0 is the first of the sixteen 4-byte registers (NFT_REG32_00).
@@ -130,14 +130,14 @@ func (x *exprList) fromDialled(protocol model.Protocol) {
 		dialled.Key = dstIP6
 		write.Offset, write.Len, write.CsumType, write.CsumOffset = 8, 16, expr.CsumTypeNone, 0
 	}
-	x.add(&nfnl.CtOriginal{Ct: dialled})
-	x.add(&nfnl.Rewrite{Payload: write})
+	x.add(&nft.CtOriginal{Ct: dialled})
+	x.add(&nft.Rewrite{Payload: write})
 	checksums := map[model.Protocol]uint32{model.TCP: 16, model.UDP: 6}
 	at, ok := checksums[protocol]
 	if !ok {
 		return // Linux 5.9 cannot compute that of SCTP
 	}
-	x.add(&nfnl.CtOriginal{Ct: &expr.Ct{Register: r0, Key: expr.CtKeyPROTODST}})
+	x.add(&nft.CtOriginal{Ct: &expr.Ct{Register: r0, Key: expr.CtKeyPROTODST}})
 	x.add(&expr.Payload{
 		OperationType: expr.PayloadWrite, SourceRegister: r0, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 2,
 		CsumType: expr.CsumTypeInet, CsumOffset: at,

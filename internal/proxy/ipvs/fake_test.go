@@ -13,21 +13,21 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
+	"github.com/causeway-lb/causeway/internal/netlink/ipvs"
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 // fakeKernel refuses what the kernel refuses. With rnd it fails now and then:
 // before a change, or behind it.
 type fakeKernel struct {
-	servers  map[vsnl.Key]*vsnl.VirtualServer
+	servers  map[ipvs.Key]*ipvs.VirtualServer
 	elements map[elementID]string
 	routes   map[netip.Addr]bool
 	addrs    map[netip.Addr]bool
-	tables   map[nfnl.Table]bool // tables whose rules are in place
-	lacks    map[string]bool     // schedulers
-	opened   bool                // the firewall
+	tables   map[nft.Table]bool // tables whose rules are in place
+	lacks    map[string]bool    // schedulers
+	opened   bool               // the firewall
 	rnd      *rand.Rand
 	odds     float64
 	failures int
@@ -38,8 +38,8 @@ var errFault = errors.New("fault")
 
 func newFakeKernel() *fakeKernel {
 	return &fakeKernel{
-		servers: map[vsnl.Key]*vsnl.VirtualServer{}, elements: map[elementID]string{}, routes: map[netip.Addr]bool{},
-		addrs: map[netip.Addr]bool{}, tables: map[nfnl.Table]bool{}, lacks: map[string]bool{},
+		servers: map[ipvs.Key]*ipvs.VirtualServer{}, elements: map[elementID]string{}, routes: map[netip.Addr]bool{},
+		addrs: map[netip.Addr]bool{}, tables: map[nft.Table]bool{}, lacks: map[string]bool{},
 	}
 }
 
@@ -75,7 +75,7 @@ type fakeTables struct{ *fakeKernel }
 type fakeRoutes struct{ *fakeKernel }
 type fakeFirewall struct{ *fakeKernel }
 
-func (k fakeServers) Do(changes []vsnl.Change) []error {
+func (k fakeServers) Do(changes []ipvs.Change) []error {
 	errs := make([]error, len(changes))
 	for i, c := range changes {
 		errs[i] = k.try(func() error { return k.change(c) })
@@ -83,40 +83,40 @@ func (k fakeServers) Do(changes []vsnl.Change) []error {
 	return errs
 }
 
-func (k fakeServers) change(c vsnl.Change) error {
+func (k fakeServers) change(c ipvs.Change) error {
 	k.note(c.String)
 	s := k.servers[c.Server]
-	if s == nil && c.Op != vsnl.AddServer {
+	if s == nil && c.Op != ipvs.AddServer {
 		return unix.ESRCH
 	}
-	if c.Op <= vsnl.SetServer && k.lacks[c.Settings.Scheduler] {
+	if c.Op <= ipvs.SetServer && k.lacks[c.Settings.Scheduler] {
 		return unix.ENOENT
 	}
 	at := -1
 	if s != nil {
-		at = slices.IndexFunc(s.Reals, func(r vsnl.RealServer) bool { return r.AddrPort == c.Real.AddrPort })
+		at = slices.IndexFunc(s.Reals, func(r ipvs.RealServer) bool { return r.AddrPort == c.Real.AddrPort })
 	}
 	switch c.Op {
-	case vsnl.AddServer:
+	case ipvs.AddServer:
 		if s != nil {
 			return unix.EEXIST
 		}
-		k.servers[c.Server] = &vsnl.VirtualServer{Key: c.Server, Settings: c.Settings}
-	case vsnl.SetServer:
+		k.servers[c.Server] = &ipvs.VirtualServer{Key: c.Server, Settings: c.Settings}
+	case ipvs.SetServer:
 		s.Settings = c.Settings
-	case vsnl.DeleteServer:
+	case ipvs.DeleteServer:
 		delete(k.servers, c.Server)
-	case vsnl.AddReal:
+	case ipvs.AddReal:
 		if at >= 0 {
 			return unix.EEXIST
 		}
 		s.Reals = append(s.Reals, c.Real)
-	case vsnl.SetReal:
+	case ipvs.SetReal:
 		if at < 0 {
 			return unix.ENOENT
 		}
 		s.Reals[at].Weight = c.Real.Weight
-	case vsnl.DeleteReal:
+	case ipvs.DeleteReal:
 		if at < 0 {
 			return unix.ENOENT
 		}
@@ -125,8 +125,8 @@ func (k fakeServers) change(c vsnl.Change) error {
 	return nil
 }
 
-func (k fakeServers) Read() ([]vsnl.VirtualServer, error) {
-	var out []vsnl.VirtualServer
+func (k fakeServers) Read() ([]ipvs.VirtualServer, error) {
+	var out []ipvs.VirtualServer
 	for _, s := range k.servers {
 		c := *s
 		c.Reals = slices.Clone(s.Reals)
@@ -138,7 +138,7 @@ func (k fakeServers) Read() ([]vsnl.VirtualServer, error) {
 	return out, nil
 }
 
-func (k fakeServers) ReadReals(key vsnl.Key) ([]vsnl.RealServer, error) {
+func (k fakeServers) ReadReals(key ipvs.Key) ([]ipvs.RealServer, error) {
 	if k.fault() {
 		return nil, errFault
 	}
@@ -161,7 +161,7 @@ func (k fakeTables) read() (state, error) {
 	return s, nil
 }
 
-func (k fakeTables) commit(_ *model.Node, rebuild []nfnl.Table, edits []edit) error {
+func (k fakeTables) commit(_ *model.Node, rebuild []nft.Table, edits []edit) error {
 	return k.try(func() error {
 		next := maps.Clone(k.elements)
 		for id := range next {
@@ -194,7 +194,7 @@ func (k fakeTables) remove() error {
 func (k fakeTables) retire() error {
 	return k.try(func() error {
 		clear(k.elements)
-		maps.DeleteFunc(k.tables, func(t nfnl.Table, _ bool) bool { return t.Name == Name && t != arpTable })
+		maps.DeleteFunc(k.tables, func(t nft.Table, _ bool) bool { return t.Name == Name && t != arpTable })
 		return nil
 	})
 }

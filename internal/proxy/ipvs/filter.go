@@ -6,8 +6,8 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 // Chains of a family's table.
@@ -54,15 +54,15 @@ type program struct {
 }
 
 type chain struct {
-	nfnl.Chain
-	rules []nfnl.Rule
+	nft.Chain
+	rules []nft.Rule
 }
 
 // chains are in an order in which they can be created: a chain stands before
 // those that go to it.
 func (p *program) chains() []chain {
-	make := func(name string, hook *nfnl.Hook, rules []nfnl.Rule) chain {
-		return chain{nfnl.Chain{Table: tableOf(p.fam), Name: name, Hook: hook}, rules}
+	make := func(name string, hook *nft.Hook, rules []nft.Rule) chain {
+		return chain{nft.Chain{Table: tableOf(p.fam), Name: name, Hook: hook}, rules}
 	}
 	chains := []chain{
 		make(chainRefuse, nil, p.refuse()),
@@ -72,13 +72,13 @@ func (p *program) chains() []chain {
 		make(chainInside, nil, p.inside()),
 		make(chainOutside, nil, p.outside()),
 		make(chainMasquerade, nil, p.masquerade()),
-		make(chainPrerouting, &nfnl.Hook{Type: "filter", Num: hookPrerouting, Priority: prioMangle}, p.prerouting()),
-		make(chainOutput, &nfnl.Hook{Type: "filter", Num: hookOutput, Priority: prioMangle}, p.output()),
-		make(chainNAT, &nfnl.Hook{Type: "nat", Num: hookPostrouting, Priority: prioSrcNAT}, p.nat()),
-		make(chainUnmark, &nfnl.Hook{Type: "filter", Num: hookPostrouting, Priority: prioLast}, p.unmark()),
+		make(chainPrerouting, &nft.Hook{Type: "filter", Num: hookPrerouting, Priority: prioMangle}, p.prerouting()),
+		make(chainOutput, &nft.Hook{Type: "filter", Num: hookOutput, Priority: prioMangle}, p.output()),
+		make(chainNAT, &nft.Hook{Type: "nat", Num: hookPostrouting, Priority: prioSrcNAT}, p.nat()),
+		make(chainUnmark, &nft.Hook{Type: "filter", Num: hookPostrouting, Priority: prioLast}, p.unmark()),
 	}
 	if p.loopback() {
-		chains = append(chains, make(chainLoopback, &nfnl.Hook{Type: "nat", Num: hookOutput, Priority: prioDstNAT}, p.natLoopback()))
+		chains = append(chains, make(chainLoopback, &nft.Hook{Type: "nat", Num: hookOutput, Priority: prioDstNAT}, p.natLoopback()))
 	}
 	return chains
 }
@@ -90,7 +90,7 @@ func (p *program) loopback() bool { return p.fam == model.IPv4 && p.node.Localho
 
 // natLoopback takes a random slot of the NodePort. The mark has it masqueraded,
 // and names no virtual server.
-func (p *program) natLoopback() []nfnl.Rule {
+func (p *program) natLoopback() []nft.Rule {
 	const addr, port = r0 + 4, r0 + 5
 	x := p.exprs()
 	x.toLoopback()
@@ -105,37 +105,37 @@ func (p *program) natLoopback() []nfnl.Rule {
 		Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4,
 		RegAddrMin: addr, RegAddrMax: addr, RegProtoMin: port, RegProtoMax: port, Specified: true,
 	})
-	return []nfnl.Rule{{Comment: "NodePorts at 127.0.0.1", Exprs: x.list}}
+	return []nft.Rule{{Comment: "NodePorts at 127.0.0.1", Exprs: x.list}}
 }
 
-func (p *program) prerouting() []nfnl.Rule {
-	var rules []nfnl.Rule
+func (p *program) prerouting() []nft.Rule {
+	var rules []nft.Rule
 	if p.loopback() {
 		x := p.exprs()
 		x.toLoopback()
 		x.add(&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: r0})
 		x.add(&expr.Cmp{Op: expr.CmpOpNeq, Register: r0, Data: ifname("lo")})
-		rules = append(rules, nfnl.Rule{Comment: "undo what route_localnet opens (CVE-2020-8558)", Exprs: append(x.list, verdict(expr.VerdictDrop))})
+		rules = append(rules, nft.Rule{Comment: "undo what route_localnet opens (CVE-2020-8558)", Exprs: append(x.list, verdict(expr.VerdictDrop))})
 	}
 	rules = append(rules, p.entrance()...)
 	for _, m := range p.fromLocalPods() {
-		rules = append(rules, nfnl.Rule{Exprs: append(m, goTo(chainInside))})
+		rules = append(rules, nft.Rule{Exprs: append(m, goTo(chainInside))})
 	}
-	return append(rules, nfnl.Rule{Exprs: []expr.Any{goTo(chainOutside)}})
+	return append(rules, nft.Rule{Exprs: []expr.Any{goTo(chainOutside)}})
 }
 
-func (p *program) output() []nfnl.Rule {
+func (p *program) output() []nft.Rule {
 	rules := p.entrance()
 	if p.loopback() {
 		x := p.exprs()
 		x.toLoopback()
-		rules = append(rules, nfnl.Rule{Comment: "translated in " + chainLoopback, Exprs: append(x.list, verdict(expr.VerdictAccept))})
+		rules = append(rules, nft.Rule{Comment: "translated in " + chainLoopback, Exprs: append(x.list, verdict(expr.VerdictAccept))})
 	}
-	return append(rules, nfnl.Rule{Exprs: []expr.Any{goTo(chainInside)}})
+	return append(rules, nft.Rule{Exprs: []expr.Any{goTo(chainInside)}})
 }
 
 // entrance lets replies pass and keeps out who is not in the source ranges.
-func (p *program) entrance() []nfnl.Rule {
+func (p *program) entrance() []nft.Rule {
 	reply := p.exprs()
 	reply.reply()
 	x := p.exprs()
@@ -145,14 +145,14 @@ func (p *program) entrance() []nfnl.Rule {
 	x.frontend(r0)
 	x.saddr(r0 + p.words() + 2)
 	x.lookup(r0, setSourceRanges, true)
-	return []nfnl.Rule{
+	return []nft.Rule{
 		{Exprs: append(reply.list, verdict(expr.VerdictAccept))},
 		{Comment: "loadBalancerSourceRanges", Exprs: append(x.list, verdict(expr.VerdictDrop))},
 	}
 }
 
-func (p *program) outside() []nfnl.Rule {
-	return []nfnl.Rule{
+func (p *program) outside() []nft.Rule {
+	return []nft.Rule{
 		{Comment: "externalTrafficPolicy Local", Exprs: p.marked(setServicesOutside, chainAct)},
 		{Exprs: p.marked(setServices, chainAct)},
 		p.noSuchPort(),
@@ -161,8 +161,8 @@ func (p *program) outside() []nfnl.Rule {
 	}
 }
 
-func (p *program) inside() []nfnl.Rule {
-	return []nfnl.Rule{
+func (p *program) inside() []nft.Rule {
+	return []nft.Rule{
 		{Exprs: p.marked(setServices, chainActInside)},
 		p.noSuchPort(),
 		{Exprs: p.marked(setNodePorts, chainActInside)},
@@ -172,18 +172,18 @@ func (p *program) inside() []nfnl.Rule {
 // noSuchPort ends here what dials an address of Services at another port:
 // behind the local route somebody might listen on all addresses. So it is from
 // inside too, where other modes let what dials a load balancer IP go its way.
-func (p *program) noSuchPort() nfnl.Rule {
+func (p *program) noSuchPort() nft.Rule {
 	x := p.exprs()
 	x.daddr(r0)
 	x.lookup(r0, setAddresses, false)
-	return nfnl.Rule{Comment: "no such port", Exprs: append(x.list, goTo(chainOther))}
+	return nft.Rule{Comment: "no such port", Exprs: append(x.list, goTo(chainOther))}
 }
 
 // other is for packets to a Service's address but to none of its ports.
-func (p *program) other() []nfnl.Rule {
+func (p *program) other() []nft.Rule {
 	x := p.exprs()
 	x.isNew()
-	return []nfnl.Rule{{Exprs: append(x.list, goTo(chainRefuse))}}
+	return []nft.Rule{{Exprs: append(x.list, goTo(chainRefuse))}}
 }
 
 // marked sets the packet's mark to what a services map says and goes on in
@@ -206,7 +206,7 @@ func (p *program) marked(set setID, next string) []expr.Any {
 
 // act does what the mark says. Only new connections are refused: those that
 // IPVS has go on until they end.
-func (p *program) act(inside bool) []nfnl.Rule {
+func (p *program) act(inside bool) []nft.Rule {
 	when := func(a action) *exprList {
 		x := p.exprs()
 		x.isNew()
@@ -224,7 +224,7 @@ func (p *program) act(inside bool) []nfnl.Rule {
 	lost.l4proto(r0)
 	lost.add(&expr.Cmp{Op: expr.CmpOpEq, Register: r0, Data: []byte{byte(model.TCP)}})
 	lost.withoutFlags(r0, tcpSYN)
-	rules := []nfnl.Rule{
+	rules := []nft.Rule{
 		{Comment: "TCP that begins in the middle", Exprs: append(lost.list, goTo(chainRefuse))},
 		{Exprs: append(when(actionReject).list, goTo(chainRefuse))},
 		{Exprs: append(when(actionDrop).list, verdict(expr.VerdictDrop))},
@@ -240,14 +240,14 @@ func (p *program) act(inside bool) []nfnl.Rule {
 			x.mark(r0)
 			x.cmp(r0, expr.CmpOpEq, a)
 			x.markWith(a | markInside)
-			rules = append(rules, nfnl.Rule{Exprs: x.list})
+			rules = append(rules, nft.Rule{Exprs: x.list})
 		}
 	}
 	return rules
 }
 
 // refuse answers what a closed port answers.
-func (p *program) refuse() []nfnl.Rule {
+func (p *program) refuse() []nft.Rule {
 	unreachable := &expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: 3} // ICMP_PORT_UNREACH
 	if p.fam == model.IPv6 {
 		unreachable.Code = 4 // ICMPV6_PORT_UNREACH
@@ -260,7 +260,7 @@ func (p *program) refuse() []nfnl.Rule {
 	}
 	clean := p.exprs()
 	clean.markWith(0)
-	return []nfnl.Rule{
+	return []nft.Rule{
 		{Exprs: clean.list},
 		{Exprs: append(is(model.TCP), &expr.Reject{Type: unix.NFT_REJECT_TCP_RST})},
 		{Exprs: append(is(model.UDP), unreachable)},
@@ -268,24 +268,24 @@ func (p *program) refuse() []nfnl.Rule {
 	}
 }
 
-func (p *program) nat() []nfnl.Rule {
+func (p *program) nat() []nft.Rule {
 	x := p.exprs()
 	x.ours(expr.CmpOpEq)
-	return []nfnl.Rule{{Exprs: append(x.list, goTo(chainMasquerade))}}
+	return []nft.Rule{{Exprs: append(x.list, goTo(chainMasquerade))}}
 }
 
 // masquerade: see the table in package model.
-func (p *program) masquerade() []nfnl.Rule {
+func (p *program) masquerade() []nft.Rule {
 	masq := &expr.Masq{FullyRandom: true}
 	stays := p.exprs()
 	stays.oifname("lo")
-	rules := []nfnl.Rule{{Comment: "never leaves this node", Exprs: append(stays.list, verdict(expr.VerdictReturn))}}
+	rules := []nft.Rule{{Comment: "never leaves this node", Exprs: append(stays.list, verdict(expr.VerdictReturn))}}
 	if p.node.MasqueradeAll {
 		x := p.exprs()
 		x.mark(r0)
 		x.and(r0, markKeep)
 		x.cmp(r0, expr.CmpOpEq, 0)
-		rules = append(rules, nfnl.Rule{Comment: "all but externalTrafficPolicy Local", Exprs: append(x.list, masq)})
+		rules = append(rules, nft.Rule{Comment: "all but externalTrafficPolicy Local", Exprs: append(x.list, masq)})
 	}
 	hairpin := p.exprs()
 	hairpin.saddr(r0)
@@ -294,29 +294,29 @@ func (p *program) masquerade() []nfnl.Rule {
 	self := p.exprs()
 	self.saddr(r0)
 	self.lookup(r0, setAddresses, false)
-	rules = append(rules, nfnl.Rule{Comment: "hairpin", Exprs: append(hairpin.list, masq)},
-		nfnl.Rule{Comment: "the local route's own source", Exprs: append(self.list, masq)},
-		nfnl.Rule{Comment: "replies return by themselves", Exprs: append(p.wasFromLocalPod(), verdict(expr.VerdictReturn))})
+	rules = append(rules, nft.Rule{Comment: "hairpin", Exprs: append(hairpin.list, masq)},
+		nft.Rule{Comment: "the local route's own source", Exprs: append(self.list, masq)},
+		nft.Rule{Comment: "replies return by themselves", Exprs: append(p.wasFromLocalPod(), verdict(expr.VerdictReturn))})
 	if p.fam == model.IPv4 {
 		x := p.exprs()
 		x.add(&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 1})
 		x.add(&expr.Cmp{Op: expr.CmpOpEq, Register: r0, Data: []byte{127}})
-		rules = append(rules, nfnl.Rule{Comment: "loopback", Exprs: append(x.list, masq)})
+		rules = append(rules, nft.Rule{Comment: "loopback", Exprs: append(x.list, masq)})
 	}
 	local := p.exprs()
 	local.daddr(r0)
 	local.lookup(r0, setLocalEndpoints, false)
 	return append(rules,
-		nfnl.Rule{Comment: "replies pass this node", Exprs: append(local.list, verdict(expr.VerdictReturn))},
-		nfnl.Rule{Exprs: []expr.Any{masq}})
+		nft.Rule{Comment: "replies pass this node", Exprs: append(local.list, verdict(expr.VerdictReturn))},
+		nft.Rule{Exprs: []expr.Any{masq}})
 }
 
 // unmark gives no other chain of later hooks, and no tunnel, our mark to see.
-func (p *program) unmark() []nfnl.Rule {
+func (p *program) unmark() []nft.Rule {
 	x := p.exprs()
 	x.ours(expr.CmpOpEq)
 	x.markWith(0)
-	return []nfnl.Rule{{Exprs: x.list}}
+	return []nft.Rule{{Exprs: x.list}}
 }
 
 // replies give what IPVS has translated the source that its client dialled. IPVS
@@ -336,19 +336,19 @@ func (p *program) replies() []chain {
 	x.add(&expr.Ct{Register: r0, Key: expr.CtKeySTATUS})
 	x.and(r0, dnat)
 	x.cmp(r0, expr.CmpOpEq, 0) // the kernel does so itself for what was translated otherwise
-	entrance := []nfnl.Rule{{Exprs: append(x.list, goTo(chainReplies))}}
-	var rules []nfnl.Rule
+	entrance := []nft.Rule{{Exprs: append(x.list, goTo(chainReplies))}}
+	var rules []nft.Rule
 	for _, protocol := range []model.Protocol{model.TCP, model.UDP, model.SCTP} {
 		x := p.exprs()
 		x.l4proto(r0)
 		x.add(&expr.Cmp{Op: expr.CmpOpEq, Register: r0, Data: []byte{byte(protocol)}})
 		x.fromDialled(protocol)
-		rules = append(rules, nfnl.Rule{Exprs: x.list})
+		rules = append(rules, nft.Rule{Exprs: x.list})
 	}
 	return []chain{
-		{nfnl.Chain{Table: table, Name: chainReplies}, rules},
-		{nfnl.Chain{Table: table, Name: chainForwarded, Hook: &nfnl.Hook{Type: "filter", Num: hookPostrouting, Priority: prioFirst}}, entrance},
-		{nfnl.Chain{Table: table, Name: chainDelivered, Hook: &nfnl.Hook{Type: "filter", Num: hookInput, Priority: prioSrcNAT + 1}}, entrance},
+		{nft.Chain{Table: table, Name: chainReplies}, rules},
+		{nft.Chain{Table: table, Name: chainForwarded, Hook: &nft.Hook{Type: "filter", Num: hookPostrouting, Priority: prioFirst}}, entrance},
+		{nft.Chain{Table: table, Name: chainDelivered, Hook: &nft.Hook{Type: "filter", Num: hookInput, Priority: prioSrcNAT + 1}}, entrance},
 	}
 }
 
@@ -391,8 +391,8 @@ func (p *program) wasFromLocalPod() []expr.Any {
 func arpChain() chain {
 	const arpTargetAddress = 24
 	return chain{
-		nfnl.Chain{Table: arpTable, Name: chainARP, Hook: &nfnl.Hook{Type: "filter", Num: hookARPInput}},
-		[]nfnl.Rule{{Exprs: []expr.Any{
+		nft.Chain{Table: arpTable, Name: chainARP, Hook: &nft.Hook{Type: "filter", Num: hookARPInput}},
+		[]nft.Rule{{Exprs: []expr.Any{
 			&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseNetworkHeader, Offset: arpTargetAddress, Len: 4},
 			&expr.Lookup{SourceRegister: r0, SetName: setAddresses.String()},
 			verdict(expr.VerdictDrop),

@@ -14,8 +14,8 @@ import (
 
 	"github.com/go-logr/logr"
 
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 // firewall lets what is on its way to IPVS pass the INPUT chain of iptables,
@@ -113,12 +113,12 @@ func filterInUse(fam model.Family, variant string) (bool, error) {
 		}
 		return bytes.Contains(append([]byte("\n"), names...), []byte("\nfilter\n")), nil
 	}
-	conn, err := nfnl.Dial()
+	conn, err := nft.Dial()
 	if err != nil {
 		return false, err
 	}
 	defer conn.Close()
-	chains, err := conn.Chains(nfnl.Table{Family: tableOf(fam).Family, Name: "filter"})
+	chains, err := conn.Chains(nft.Table{Family: tableOf(fam).Family, Name: "filter"})
 	if err != nil {
 		return false, err
 	}

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
+	"github.com/causeway-lb/causeway/internal/netlink/ipvs"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/nstest"
 )
@@ -80,16 +80,16 @@ func resolves(t *testing.T, from *nstest.NS, address string) bool {
 // Cleanup leaves nothing of ours, and all of others'.
 func TestCleanupLeavesOthersAlone(t *testing.T) {
 	b := newTestBackend(t, Config{})
-	others, err := vsnl.Dial()
+	others, err := ipvs.Dial()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer others.Close()
-	key := vsnl.Key{Addr: netip.MustParseAddr("198.51.100.1"), Port: 443, Protocol: unix.IPPROTO_TCP}
-	if errs := others.Do([]vsnl.Change{{Op: vsnl.AddServer, Server: key, Settings: vsnl.Settings{Scheduler: "rr"}}}); errs[0] != nil {
+	key := ipvs.Key{Addr: netip.MustParseAddr("198.51.100.1"), Port: 443, Protocol: unix.IPPROTO_TCP}
+	if errs := others.Do([]ipvs.Change{{Op: ipvs.AddServer, Server: key, Settings: ipvs.Settings{Scheduler: "rr"}}}); errs[0] != nil {
 		t.Fatal(errs[0])
 	}
-	defer others.Do([]vsnl.Change{{Op: vsnl.DeleteServer, Server: key}})
+	defer others.Do([]ipvs.Change{{Op: ipvs.DeleteServer, Server: key}})
 	for range 2 {
 		if _, err := b.Sync(t.Context(), lanService(), nil); err != nil {
 			t.Fatal(err)

@@ -13,7 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
+	"github.com/causeway-lb/causeway/internal/netlink/ipvs"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/nstest"
 )
@@ -394,7 +394,7 @@ func TestClearedServersComeBack(t *testing.T) {
 		t.Fatalf("%d virtual servers, %v", len(before), err)
 	}
 	for _, s := range before {
-		if errs := b.servers.Do([]vsnl.Change{{Op: vsnl.DeleteServer, Server: s.Key}}); errs[0] != nil {
+		if errs := b.servers.Do([]ipvs.Change{{Op: ipvs.DeleteServer, Server: s.Key}}); errs[0] != nil {
 			t.Fatal(errs[0])
 		}
 	}

@@ -8,14 +8,14 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 // Name is what the nf_tables tables and the dummy interface are called.
 const Name = "causeway-ipvs"
 
-const familyARP nfnl.Family = 3 // NFPROTO_ARP
+const familyARP nft.Family = 3 // NFPROTO_ARP
 
 // setID names a set or map of the tables.
 type setID uint8
@@ -44,26 +44,26 @@ var setNames = [numSets]string{
 // String is the set's name in the kernel.
 func (s setID) String() string { return setNames[s] }
 
-func tableOf(f model.Family) nfnl.Table {
+func tableOf(f model.Family) nft.Table {
 	if f == model.IPv4 {
-		return nfnl.Table{Family: nfnl.FamilyIPv4, Name: Name}
+		return nft.Table{Family: nft.FamilyIPv4, Name: Name}
 	}
-	return nfnl.Table{Family: nfnl.FamilyIPv6, Name: Name}
+	return nft.Table{Family: nft.FamilyIPv6, Name: Name}
 }
 
-var arpTable = nfnl.Table{Family: familyARP, Name: Name}
+var arpTable = nft.Table{Family: familyARP, Name: Name}
 
 // repliesOf is the table that corrects replies. It stands alone because
 // connections need it as long as IPVS has them: longer than the other.
-func repliesOf(f model.Family) nfnl.Table {
+func repliesOf(f model.Family) nft.Table {
 	t := tableOf(f)
 	t.Name += "-replies"
 	return t
 }
 
 // tablesFor are all tables of these families.
-func tablesFor(families []model.Family) []nfnl.Table {
-	var out []nfnl.Table
+func tablesFor(families []model.Family) []nft.Table {
+	var out []nft.Table
 	for _, f := range families {
 		out = append(out, tableOf(f), repliesOf(f))
 	}
@@ -74,21 +74,21 @@ func tablesFor(families []model.Family) []nfnl.Table {
 }
 
 // sets describes the sets of a family's table.
-func sets(f model.Family) [numSets]nfnl.Set {
-	addr := nfnl.TypeIPv4
+func sets(f model.Family) [numSets]nft.Set {
+	addr := nft.TypeIPv4
 	if f == model.IPv6 {
-		addr = nfnl.TypeIPv6
+		addr = nft.TypeIPv6
 	}
-	type ts = []nfnl.Type
-	frontend, port, mark := ts{addr, nfnl.TypeProto, nfnl.TypeService}, ts{nfnl.TypeProto, nfnl.TypeService}, ts{nfnl.TypeMark}
-	all := [numSets]nfnl.Set{
+	type ts = []nft.Type
+	frontend, port, mark := ts{addr, nft.TypeProto, nft.TypeService}, ts{nft.TypeProto, nft.TypeService}, ts{nft.TypeMark}
+	all := [numSets]nft.Set{
 		setServices: {Key: frontend, Data: mark}, setServicesOutside: {Key: frontend, Data: mark},
 		setNodePorts: {Key: port, Data: mark}, setNodePortsOutside: {Key: port, Data: mark},
 		setAddresses: {Key: ts{addr}}, setRestricted: {Key: frontend},
-		setSourceRanges:   {Key: append(ts{addr, nfnl.TypeProto, nfnl.TypeService}, addr), Interval: true},
+		setSourceRanges:   {Key: append(ts{addr, nft.TypeProto, nft.TypeService}, addr), Interval: true},
 		setLocalEndpoints: {Key: ts{addr}}, setHairpin: {Key: ts{addr, addr}},
 		setLocalPods: {Key: ts{addr}, Interval: true}, setNodePortAddresses: {Key: ts{addr}, Interval: true},
-		setLoopbackPorts: {Key: ts{nfnl.TypeProto, nfnl.TypeService, nfnl.TypeMark}, Data: ts{addr, nfnl.TypeService}},
+		setLoopbackPorts: {Key: ts{nft.TypeProto, nft.TypeService, nft.TypeMark}, Data: ts{addr, nft.TypeService}},
 	}
 	for id := range all {
 		all[id].Table, all[id].Name = tableOf(f), setNames[id]
@@ -97,7 +97,7 @@ func sets(f model.Family) [numSets]nfnl.Set {
 }
 
 // arpSet has the IPv4 addresses that the kernel must not answer ARP for.
-var arpSet = nfnl.Set{Table: arpTable, Name: setAddresses.String(), Key: []nfnl.Type{nfnl.TypeIPv4}}
+var arpSet = nft.Set{Table: arpTable, Name: setAddresses.String(), Key: []nft.Type{nft.TypeIPv4}}
 
 // action is the value of a services map: a small number refuses, any other is
 // the mark that the packet gets.
@@ -142,8 +142,8 @@ type elementID struct {
 	end    bool   // the exclusive end of a range
 }
 
-func (e elementID) nfnl(value string) nfnl.Element {
-	return nfnl.Element{Key: e.key, KeyEnd: e.keyEnd, End: e.end, Value: value}
+func (e elementID) element(value string) nft.Element {
+	return nft.Element{Key: e.key, KeyEnd: e.keyEnd, End: e.end, Value: value}
 }
 
 // compare orders elements by family, set and key, the end of a range before

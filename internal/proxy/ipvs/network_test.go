@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
+	"github.com/causeway-lb/causeway/internal/netlink/ipvs"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/nstest"
 )
@@ -236,7 +236,7 @@ func reals(t *testing.T, b *Backend, p model.Protocol) map[string]uint32 {
 	t.Helper()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	list, err := b.servers.ReadReals(vsnl.Key{Addr: netip.MustParseAddr(clusterIP), Port: 80, Protocol: uint8(p)})
+	list, err := b.servers.ReadReals(ipvs.Key{Addr: netip.MustParseAddr(clusterIP), Port: 80, Protocol: uint8(p)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,8 +6,8 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 	"github.com/causeway-lb/causeway/internal/proxy/nstest"
 )
 
@@ -32,7 +32,7 @@ func TestTablesThatGoRefuseNobody(t *testing.T) {
 		{id: elementID{family: model.IPv4, set: setServices, key: dialled}, new: markBase.data(), has: true},
 		{id: elementID{family: model.IPv4, set: setAddresses, key: string(at.Addr().AsSlice())}, has: true},
 	}
-	commit := func(rebuild []nfnl.Table) {
+	commit := func(rebuild []nft.Table) {
 		t.Helper()
 		if err := tables.commit(&model.Node{Name: "node-1"}, rebuild, edits); err != nil {
 			t.Fatal(err)

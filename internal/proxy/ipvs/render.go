@@ -6,13 +6,13 @@ import (
 	"encoding/binary"
 	"net/netip"
 
-	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
+	"github.com/causeway-lb/causeway/internal/netlink/ipvs"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
 // server is a virtual server as it must be.
 type server struct {
-	vsnl.Settings
+	ipvs.Settings
 	reals map[netip.AddrPort]uint32 // weights
 	// atOnce says that removed real servers must not stay to drain.
 	atOnce bool
@@ -20,7 +20,7 @@ type server struct {
 
 // rendered is what one Service comes to.
 type rendered struct {
-	servers map[vsnl.Key]*server
+	servers map[ipvs.Key]*server
 	// elements are values by element, "" where a set has none. Elements that
 	// several Services can have are counted by whoever adds them up.
 	elements map[elementID]string
@@ -42,7 +42,7 @@ type renderer struct {
 }
 
 func (r *renderer) render(svc *model.Service) rendered {
-	out := rendered{servers: map[vsnl.Key]*server{}, elements: map[elementID]string{}}
+	out := rendered{servers: map[ipvs.Key]*server{}, elements: map[elementID]string{}}
 	if svc == nil {
 		return out
 	}
@@ -130,22 +130,22 @@ const byAddress action = markMask
 // not created for that, but is kept while connections that it had go on.
 func (r *renderer) target(out *rendered, svc *model.Service, f *model.Frontend, t *model.Target, id elementID, flags action) {
 	s := &server{
-		Settings: vsnl.Settings{Scheduler: r.schedulerOf(svc), Persistence: t.Affinity},
+		Settings: ipvs.Settings{Scheduler: r.schedulerOf(svc), Persistence: t.Affinity},
 		reals:    make(map[netip.AddrPort]uint32, len(t.Endpoints)),
 	}
-	key := vsnl.Key{Addr: f.Addr, Port: f.Port, Protocol: uint8(f.Protocol)}
+	key := ipvs.Key{Addr: f.Addr, Port: f.Port, Protocol: uint8(f.Protocol)}
 	act := markBase
 	if r.masqueradeAll && f.KeepsClient {
 		act |= markKeep
 	}
 	if flags != byAddress {
 		act |= flags | r.marks.get(id)
-		key = vsnl.Key{Mark: uint32(act), IPv6: id.family == model.IPv6}
+		key = ipvs.Key{Mark: uint32(act), IPv6: id.family == model.IPv6}
 		if t.Affinity > 0 {
 			// With persistence a marked virtual server does not translate ports
 			// (ip_vs_sched_persist). A consistent hash of the client's address
 			// keeps a client with its endpoint too, without a time-out.
-			s.Settings = vsnl.Settings{Scheduler: affinityScheduler}
+			s.Settings = ipvs.Settings{Scheduler: affinityScheduler}
 		}
 	}
 	// dh goes on choosing real servers with weight 0, and then refuses.

@@ -8,8 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 // edit is the change of one element.
@@ -22,19 +22,19 @@ type edit struct {
 
 // tables are the nf_tables tables of the package.
 type tables struct {
-	conn     *nfnl.Conn
+	conn     *nft.Conn
 	families []model.Family
 	// print recognises rules that somebody else has changed: what the kernel
 	// listed right after they were written.
-	print map[nfnl.Table]string
+	print map[nft.Table]string
 }
 
 func newTables(families []model.Family) (*tables, error) {
-	conn, err := nfnl.Dial()
+	conn, err := nft.Dial()
 	if err != nil {
 		return nil, err
 	}
-	return &tables{conn: conn, families: families, print: map[nfnl.Table]string{}}, nil
+	return &tables{conn: conn, families: families, print: map[nft.Table]string{}}, nil
 }
 
 func (t *tables) close() error { return t.conn.Close() }
@@ -45,7 +45,7 @@ type state struct {
 	// rebuild are the tables that are not as they must be, apart from elements.
 	// Their elements are in the map above, as far as they could be read: they
 	// remember which marks are in use.
-	rebuild []nfnl.Table
+	rebuild []nft.Table
 }
 
 // read compares the tables with what the last commit left and reads their
@@ -89,7 +89,7 @@ func (t *tables) readElements(s *state, f model.Family) error {
 			}
 			continue
 		}
-		err := t.conn.Elements(table, set.Name, func(e nfnl.Element) {
+		err := t.conn.Elements(table, set.Name, func(e nft.Element) {
 			s.elements[elementID{family: f, set: setID(id), key: e.Key, keyEnd: e.KeyEnd, end: e.End}] = e.Value
 		})
 		if err != nil {
@@ -103,7 +103,7 @@ func (t *tables) readElements(s *state, f model.Family) error {
 func (t *tables) compareARP(s *state) error {
 	seen := 0
 	same := true
-	err := t.conn.Elements(arpTable, arpSet.Name, func(e nfnl.Element) {
+	err := t.conn.Elements(arpTable, arpSet.Name, func(e nft.Element) {
 		_, ok := s.elements[elementID{family: model.IPv4, set: setAddresses, key: e.Key}]
 		same = same && ok
 		seen++
@@ -123,7 +123,7 @@ func (t *tables) compareARP(s *state) error {
 }
 
 // fingerprint of a table's chains; "" if there are none.
-func fingerprint(chains map[string]*nfnl.ReadChain) string {
+func fingerprint(chains map[string]*nft.ReadChain) string {
 	var b strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(chains)) {
 		c := chains[name]
@@ -140,8 +140,8 @@ func fingerprint(chains map[string]*nfnl.ReadChain) string {
 
 // commit makes one transaction of edits and of the tables to build anew.
 // Elements of a rebuilt table that are to stay are edits too.
-func (t *tables) commit(node *model.Node, rebuild []nfnl.Table, edits []edit) error {
-	var tx nfnl.Batch
+func (t *tables) commit(node *model.Node, rebuild []nft.Table, edits []edit) error {
+	var tx nft.Batch
 	for _, table := range rebuild {
 		if err := t.build(&tx, table, node); err != nil {
 			return err
@@ -149,18 +149,18 @@ func (t *tables) commit(node *model.Node, rebuild []nfnl.Table, edits []edit) er
 	}
 	for _, e := range edits {
 		if e.had && !slices.Contains(rebuild, tableOf(e.id.family)) {
-			tx.DeleteElement(tableOf(e.id.family), e.id.set.String(), e.id.nfnl(""))
+			tx.DeleteElement(tableOf(e.id.family), e.id.set.String(), e.id.element(""))
 		}
 		if e.had && e.mirrored() && !slices.Contains(rebuild, arpTable) {
-			tx.DeleteElement(arpTable, arpSet.Name, e.id.nfnl(""))
+			tx.DeleteElement(arpTable, arpSet.Name, e.id.element(""))
 		}
 	}
 	for _, e := range edits {
 		if e.has {
-			tx.AddElement(tableOf(e.id.family), e.id.set.String(), e.id.nfnl(e.new))
+			tx.AddElement(tableOf(e.id.family), e.id.set.String(), e.id.element(e.new))
 		}
 		if e.has && e.mirrored() {
-			tx.AddElement(arpTable, arpSet.Name, e.id.nfnl(""))
+			tx.AddElement(arpTable, arpSet.Name, e.id.element(""))
 		}
 	}
 	if err := t.conn.Commit(&tx); err != nil {
@@ -180,7 +180,7 @@ func (t *tables) commit(node *model.Node, rebuild []nfnl.Table, edits []edit) er
 func (e edit) mirrored() bool { return e.id.set == setAddresses && e.id.family == model.IPv4 }
 
 // build makes an empty table with its rules, in place of any that is there.
-func (t *tables) build(tx *nfnl.Batch, table nfnl.Table, node *model.Node) error {
+func (t *tables) build(tx *nft.Batch, table nft.Table, node *model.Node) error {
 	if err := t.conn.Replace(tx, table, setAddresses.String()); err != nil {
 		return err
 	}
@@ -219,11 +219,11 @@ func (t *tables) remove() error { return t.delete(tablesFor(t.families)) }
 // is needed as long as there are routes, and replies as long as there are
 // connections.
 func (t *tables) retire() error {
-	var out []nfnl.Table
+	var out []nft.Table
 	for _, f := range t.families {
 		out = append(out, tableOf(f))
 	}
 	return t.delete(out)
 }
 
-func (t *tables) delete(all []nfnl.Table) error { return t.conn.RemoveTables(all...) }
+func (t *tables) delete(all []nft.Table) error { return t.conn.RemoveTables(all...) }

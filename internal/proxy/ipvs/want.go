@@ -5,12 +5,12 @@ package ipvs
 import (
 	"net/netip"
 
-	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
+	"github.com/causeway-lb/causeway/internal/netlink/ipvs"
 )
 
 // wanted adds up what all Services come to.
 type wanted struct {
-	servers  map[vsnl.Key]*server
+	servers  map[ipvs.Key]*server
 	elements map[elementID]*count
 	// serving counts the virtual and real servers that get new connections.
 	serving int
@@ -24,18 +24,18 @@ type count struct {
 
 // touched names what may differ between wanted and kernel.
 type touched struct {
-	servers  map[vsnl.Key]bool
+	servers  map[ipvs.Key]bool
 	elements map[elementID]bool
 	// full says that anything may differ, also what is not named.
 	full bool
 }
 
 func newWanted() wanted {
-	return wanted{servers: map[vsnl.Key]*server{}, elements: map[elementID]*count{}}
+	return wanted{servers: map[ipvs.Key]*server{}, elements: map[elementID]*count{}}
 }
 
 func newTouched() *touched {
-	return &touched{servers: map[vsnl.Key]bool{}, elements: map[elementID]bool{}}
+	return &touched{servers: map[ipvs.Key]bool{}, elements: map[elementID]bool{}}
 }
 
 func (w *wanted) add(r rendered, t *touched) {
@@ -122,7 +122,7 @@ func mapDifferences[K, V comparable](a, b map[K]V) int {
 // found is all that the kernel has, others' virtual servers too.
 type found struct {
 	state
-	servers     []vsnl.VirtualServer
+	servers     []ipvs.VirtualServer
 	routed, own map[netip.Addr]bool
 }
 
@@ -141,7 +141,7 @@ func (b *Backend) read() (f found, err error) {
 // load fills have with what of the kernel is ours: see the package's
 // documentation. Real servers with weight 0 are taken for draining.
 func (b *Backend) load(f found) {
-	b.have = kernel{servers: map[vsnl.Key]*present{}, elements: f.elements, routes: f.routed, own: f.own}
+	b.have = kernel{servers: map[ipvs.Key]*present{}, elements: f.elements, routes: f.routed, own: f.own}
 	for i := range f.servers {
 		s := &f.servers[i]
 		if !s.Tag && b.want.servers[s.Key] == nil {

@@ -14,29 +14,29 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 )
 
 // variant is one of the four rule sets that iptables can mean.
 type variant struct {
 	name   string // of its programs, without -save and -restore
-	family nfnl.Family
+	family nft.Family
 	legacy bool
 }
 
 var variants = []variant{
-	{"iptables-nft", nfnl.FamilyIPv4, false},
-	{"ip6tables-nft", nfnl.FamilyIPv6, false},
-	{"iptables-legacy", nfnl.FamilyIPv4, true},
-	{"ip6tables-legacy", nfnl.FamilyIPv6, true},
+	{"iptables-nft", nft.FamilyIPv4, false},
+	{"ip6tables-nft", nft.FamilyIPv6, false},
+	{"iptables-legacy", nft.FamilyIPv4, true},
+	{"ip6tables-legacy", nft.FamilyIPv6, true},
 }
 
 // has says whether the kernel has a table, without loading a module for it, as
 // listing does.
-func (v variant) has(conn *nfnl.Conn, table string) (bool, error) {
+func (v variant) has(conn *nft.Conn, table string) (bool, error) {
 	if v.legacy {
 		list := "/proc/thread-self/net/ip_tables_names"
-		if v.family == nfnl.FamilyIPv6 {
+		if v.family == nft.FamilyIPv6 {
 			list = "/proc/thread-self/net/ip6_tables_names"
 		}
 		names, err := os.ReadFile(list)
@@ -53,13 +53,13 @@ func (v variant) has(conn *nfnl.Conn, table string) (bool, error) {
 }
 
 // hasServices says whether the chain is there that all others hang on.
-func (v variant) hasServices(ctx context.Context, conn *nfnl.Conn) (bool, error) {
+func (v variant) hasServices(ctx context.Context, conn *nft.Conn) (bool, error) {
 	const table = "nat"
 	if has, err := v.has(conn, table); err != nil || !has {
 		return false, err
 	}
 	if !v.legacy {
-		names, err := conn.ChainNames(nfnl.Table{Family: v.family, Name: table})
+		names, err := conn.ChainNames(nft.Table{Family: v.family, Name: table})
 		return slices.Contains(names, chainServices), err
 	}
 	saved, err := run(ctx, nil, v.name+"-save", "-t", table)
@@ -99,7 +99,7 @@ func (r rule) commented() bool {
 }
 
 // findRules reads all tables of all variants.
-func findRules(ctx context.Context, conn *nfnl.Conn) ([]rules, error) {
+func findRules(ctx context.Context, conn *nft.Conn) ([]rules, error) {
 	var found []rules
 	for _, v := range variants {
 		for _, table := range slices.Sorted(maps.Keys(chains)) {
@@ -196,7 +196,7 @@ func (r *rules) remove(ctx context.Context) error {
 		if err := r.restore(ctx, in.Bytes()); err != nil {
 			return err
 		}
-		nfnl.Settle()
+		nft.Settle()
 		r.jumps = slices.DeleteFunc(r.jumps, entrance)
 	}
 	in.Reset()

@@ -4,7 +4,6 @@ package kubeproxy
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,10 +17,9 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
-	"github.com/causeway-lb/causeway/internal/conntrack"
-	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
-	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
+	"github.com/causeway-lb/causeway/internal/netlink/attributes"
+	"github.com/causeway-lb/causeway/internal/netlink/conntrack"
+	ipvsnl "github.com/causeway-lb/causeway/internal/netlink/ipvs"
 )
 
 // ipvs is what mode ipvs leaves beside iptables rules.
@@ -30,7 +28,7 @@ type ipvs struct {
 	// addresses of the interface, and those that are routes already.
 	addresses []netlink.Addr
 	routes    []netlink.Route
-	servers   []vsnl.Key
+	servers   []ipvsnl.Key
 	sets      []string
 }
 
@@ -139,19 +137,20 @@ func decodeSet(message []byte) (name string, ports []uint16) {
 	if len(message) < headerLen {
 		return "", nil
 	}
-	entry := func(typ uint16, data []byte) {
-		if typ == nl.IPSET_ATTR_PORT && len(data) >= 2 {
-			ports = append(ports, binary.BigEndian.Uint16(data))
+	for a := attributes.Decode(message[headerLen:]); a.Next(); {
+		switch a.Type {
+		case nl.IPSET_ATTR_SETNAME:
+			name = attributes.String(a.Data)
+		case nl.IPSET_ATTR_ADT:
+			for n := attributes.Decode(a.Data); n.Next(); {
+				for m := attributes.Decode(n.Data); m.Next(); {
+					if m.Type == nl.IPSET_ATTR_PORT && len(m.Data) >= 2 {
+						ports = append(ports, attributes.BE16(m.Data))
+					}
+				}
+			}
 		}
 	}
-	nfnl.Attrs(message[headerLen:], func(typ uint16, data []byte) {
-		switch typ {
-		case nl.IPSET_ATTR_SETNAME:
-			name = nfnl.CString(data)
-		case nl.IPSET_ATTR_ADT:
-			nfnl.Attrs(data, func(_ uint16, data []byte) { nfnl.Attrs(data, entry) })
-		}
-	})
 	return name, ports
 }
 
@@ -160,7 +159,7 @@ func (v *ipvs) findServers(ports map[port]bool) error {
 	if _, err := os.Stat("/proc/thread-self/net/ip_vs"); err != nil {
 		return nil //nolint:nilerr // the module isn't loaded: there are none
 	}
-	conn, err := vsnl.Dial()
+	conn, err := ipvsnl.Dial()
 	if err != nil {
 		return fmt.Errorf("list virtual servers: %w", err)
 	}
@@ -179,12 +178,12 @@ func (v *ipvs) findServers(ports map[port]bool) error {
 
 // theirs are kube-proxy's virtual servers among all: those of Services, whose
 // addresses are given, and those of NodePorts at the node's.
-func theirs(all []vsnl.VirtualServer, services, nodes map[netip.Addr]bool, ports map[port]bool) []vsnl.Key {
+func theirs(all []ipvsnl.VirtualServer, services, nodes map[netip.Addr]bool, ports map[port]bool) []ipvsnl.Key {
 	type endpoint struct {
 		protocol uint8
 		at       netip.AddrPort
 	}
-	candidates := slices.DeleteFunc(slices.Clone(all), func(s vsnl.VirtualServer) bool { return s.Mark != 0 || s.Tag })
+	candidates := slices.DeleteFunc(slices.Clone(all), func(s ipvsnl.VirtualServer) bool { return s.Mark != 0 || s.Tag })
 	endpoints := map[endpoint]bool{}
 	for i := range candidates {
 		if s := &candidates[i]; services[s.Addr] {
@@ -195,12 +194,12 @@ func theirs(all []vsnl.VirtualServer, services, nodes map[netip.Addr]bool, ports
 	}
 	// A first sync that was cut short has made the virtual servers of NodePorts and
 	// not yet filled the sets.
-	cutShort := func(s *vsnl.VirtualServer) bool {
+	cutShort := func(s *ipvsnl.VirtualServer) bool {
 		const first, last = 30000, 32767 // the API server's default
 		return s.Port >= first && s.Port <= last && len(s.Reals) > 0 &&
-			!slices.ContainsFunc(s.Reals, func(r vsnl.RealServer) bool { return !endpoints[endpoint{s.Protocol, r.AddrPort}] })
+			!slices.ContainsFunc(s.Reals, func(r ipvsnl.RealServer) bool { return !endpoints[endpoint{s.Protocol, r.AddrPort}] })
 	}
-	var out []vsnl.Key
+	var out []ipvsnl.Key
 	for i := range candidates {
 		s := &candidates[i]
 		if services[s.Addr] || nodes[s.Addr] && (ports[port{s.Protocol, s.Port}] || cutShort(s)) {
@@ -329,7 +328,7 @@ func (v *ipvs) drain(ctx context.Context, cfg Config) error {
 	defer tick.Stop()
 	for i := 0; ; i++ {
 		if i%forget == 0 {
-			if err := v.clean((conntrack.Table{}).CleanEnded); err != nil {
+			if err := v.clean((*conntrack.Entry).Ended); err != nil {
 				return err
 			}
 		}
@@ -353,7 +352,7 @@ func (v *ipvs) drain(ctx context.Context, cfg Config) error {
 func (v *ipvs) busy() (int, error) {
 	busy := 0
 	if len(v.servers) > 0 {
-		conn, err := vsnl.Dial()
+		conn, err := ipvsnl.Dial()
 		if err != nil {
 			return 0, fmt.Errorf("count connections: %w", err)
 		}
@@ -392,14 +391,14 @@ func (v *ipvs) removeServers() error {
 	if len(v.servers) == 0 {
 		return nil
 	}
-	conn, err := vsnl.Dial()
+	conn, err := ipvsnl.Dial()
 	if err != nil {
 		return fmt.Errorf("remove virtual servers: %w", err)
 	}
 	defer conn.Close()
-	var changes []vsnl.Change
+	var changes []ipvsnl.Change
 	for _, key := range v.servers {
-		changes = append(changes, vsnl.Change{Op: vsnl.DeleteServer, Server: key})
+		changes = append(changes, ipvsnl.Change{Op: ipvsnl.DeleteServer, Server: key})
 	}
 	var errs []error
 	for _, err := range conn.Do(changes) {
@@ -407,20 +406,20 @@ func (v *ipvs) removeServers() error {
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(append(errs, v.clean((conntrack.Table{}).CleanUnmapped))...)
+	return errors.Join(append(errs, v.clean(func(*conntrack.Entry) bool { return true }))...)
 }
 
-// clean removes flows to the virtual servers.
-func (v *ipvs) clean(flows func(model.Family, map[model.Key]bool) (int, error)) error {
-	dialled := map[model.Key]bool{}
+// clean removes the flows to the virtual servers that match, but none that a rule
+// translated. The kernel takes a connection from the same port as one that has ended
+// for that one, which no rule translates either.
+func (v *ipvs) clean(match func(*conntrack.Entry) bool) error {
+	dialled := map[conntrack.Key]bool{}
 	for _, key := range v.servers {
-		dialled[model.Key{Addr: key.Addr, Port: key.Port, Protocol: model.Protocol(key.Protocol)}] = true
+		dialled[conntrack.Key{Addr: key.Addr, Port: key.Port, Protocol: key.Protocol}] = true
 	}
-	var errs []error
-	for _, f := range model.Families {
-		if _, err := flows(f, dialled); err != nil {
-			errs = append(errs, fmt.Errorf("remove flows of virtual servers: %w", err))
-		}
+	err := conntrack.DeleteDialled(dialled, func(e *conntrack.Entry) bool { return !e.MappedByRule() && match(e) })
+	if err != nil {
+		return fmt.Errorf("remove flows of virtual servers: %w", err)
 	}
-	return errors.Join(errs...)
+	return nil
 }

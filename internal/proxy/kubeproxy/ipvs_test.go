@@ -9,7 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
+	ipvsnl "github.com/causeway-lb/causeway/internal/netlink/ipvs"
 )
 
 // Whose a virtual server is.
@@ -18,10 +18,10 @@ func TestTheirs(t *testing.T) {
 		service, service6, node, node6 = "10.96.0.10", "fd00:10:96::10", "192.0.2.11", "2001:db8:2::11"
 		pod, pod2, pod6                = "10.244.1.2:8080", "10.244.1.4:8080", "[fd00:10:244:1::2]:8080"
 	)
-	server := func(protocol uint8, addr string, port uint16, reals ...string) vsnl.VirtualServer {
-		s := vsnl.VirtualServer{Key: vsnl.Key{Addr: netip.MustParseAddr(addr), Port: port, Protocol: protocol}}
+	server := func(protocol uint8, addr string, port uint16, reals ...string) ipvsnl.VirtualServer {
+		s := ipvsnl.VirtualServer{Key: ipvsnl.Key{Addr: netip.MustParseAddr(addr), Port: port, Protocol: protocol}}
 		for _, r := range reals {
-			s.Reals = append(s.Reals, vsnl.RealServer{AddrPort: netip.MustParseAddrPort(r)})
+			s.Reals = append(s.Reals, ipvsnl.RealServer{AddrPort: netip.MustParseAddrPort(r)})
 		}
 		return s
 	}
@@ -34,13 +34,13 @@ func TestTheirs(t *testing.T) {
 	}
 	tagged, marked := server(unix.IPPROTO_TCP, service, 81, pod), server(unix.IPPROTO_TCP, service, 82, pod)
 	tagged.Tag, marked.Mark = true, 7
-	services := []vsnl.VirtualServer{
+	services := []ipvsnl.VirtualServer{
 		server(unix.IPPROTO_TCP, service, 80, pod, pod2), server(unix.IPPROTO_TCP, service6, 80, pod6), server(unix.IPPROTO_UDP, service, 53, pod),
 	}
 	set := map[port]bool{{unix.IPPROTO_TCP, 30090}: true, {unix.IPPROTO_TCP, 8443}: true}
 	for _, tc := range []struct {
 		name   string
-		server vsnl.VirtualServer
+		server ipvsnl.VirtualServer
 		want   bool
 	}{
 		{"a NodePort in a set", server(unix.IPPROTO_TCP, node, 30090), true},
@@ -59,7 +59,7 @@ func TestTheirs(t *testing.T) {
 		{"by mark", marked, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			var want []vsnl.Key
+			var want []ipvsnl.Key
 			for _, s := range services {
 				want = append(want, s.Key)
 			}
@@ -67,7 +67,7 @@ func TestTheirs(t *testing.T) {
 				want = append(want, tc.server.Key)
 			}
 			got := theirs(append(services[:len(services):len(services)], tc.server), of(service, service6), of(node, node6), set)
-			if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b vsnl.Key) bool { return a == b })); diff != "" {
+			if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b ipvsnl.Key) bool { return a == b })); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})

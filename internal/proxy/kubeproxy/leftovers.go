@@ -12,13 +12,13 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 )
 
 // Leftovers are what kube-proxy has left, in the network namespace of the
 // calling thread.
 type Leftovers struct {
-	tables []nfnl.Table
+	tables []nft.Table
 	rules  []rules
 	ipvs   *ipvs // nil without the interface
 }
@@ -26,7 +26,7 @@ type Leftovers struct {
 // Find reads the kernel. It changes nothing, and loads no module.
 func Find(ctx context.Context) (*Leftovers, error) {
 	found := &Leftovers{}
-	conn, err := nfnl.Dial()
+	conn, err := nft.Dial()
 	if err != nil {
 		conn = nil // no nf_tables, and nothing in it
 	} else {
@@ -49,7 +49,7 @@ func Find(ctx context.Context) (*Leftovers, error) {
 // without the program it does not see that.
 func Present(ctx context.Context) (string, error) {
 	var what []string
-	if conn, err := nfnl.Dial(); err == nil {
+	if conn, err := nft.Dial(); err == nil {
 		defer conn.Close()
 		tables, err := findTables(conn)
 		if err != nil {
@@ -75,10 +75,10 @@ func Present(ctx context.Context) (string, error) {
 	return strings.Join(what, ", "), nil
 }
 
-func findTables(conn *nfnl.Conn) ([]nfnl.Table, error) {
-	var found []nfnl.Table
-	for _, f := range nfnl.Families {
-		t := nfnl.Table{Family: f, Name: tableName}
+func findTables(conn *nft.Conn) ([]nft.Table, error) {
+	var found []nft.Table
+	for _, f := range nft.Families {
+		t := nft.Table{Family: f, Name: tableName}
 		have, err := conn.ChainNames(t)
 		if err != nil {
 			return nil, err
@@ -148,7 +148,7 @@ func (l *Leftovers) removeTables() error {
 	if len(l.tables) == 0 {
 		return nil
 	}
-	conn, err := nfnl.Dial()
+	conn, err := nft.Dial()
 	if err != nil {
 		return err
 	}

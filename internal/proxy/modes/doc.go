@@ -28,5 +28,5 @@
 // Objects go in an order in which no packet meets half of them: first what
 // packets come in by, then, when those that came in have left, the rest. A table
 // of nf_tables that is deleted whole would refuse what it serves while it goes
-// (package nfnl, RemoveTables).
+// (internal/netlink/nft, RemoveTables).
 package modes

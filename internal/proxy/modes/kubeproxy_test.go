@@ -24,7 +24,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/causeway-lb/causeway/internal/lab/controlplane"
-	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
+	"github.com/causeway-lb/causeway/internal/netlink/ipvs"
 	"github.com/causeway-lb/causeway/internal/proxy/kubeproxy"
 	"github.com/causeway-lb/causeway/internal/proxy/nstest"
 )
@@ -39,8 +39,8 @@ func TestKubeProxyNFTables(t *testing.T) { exchange(t, "nftables", NFTables) }
 func TestKubeProxyIPTablesToOurs(t *testing.T) { exchange(t, "iptables", IPTables) }
 
 func TestKubeProxyIPVS(t *testing.T) {
-	probe, err := vsnl.Dial()
-	if errors.Is(err, vsnl.ErrUnsupported) {
+	probe, err := ipvs.Dial()
+	if errors.Is(err, ipvs.ErrUnsupported) {
 		nstest.TakeToVM(t, kubeProxyProgram(t))
 		nstest.LeaveToVM(t, "this kernel has no IPVS")
 	}
@@ -188,7 +188,7 @@ func remove(ctx context.Context, waiting func(int)) error {
 // others are objects that are neither kube-proxy's nor ours.
 type others struct {
 	before  string
-	servers []vsnl.Key
+	servers []ipvs.Key
 }
 
 // strangerRules are a network plugin's, and the kubelet's.
@@ -250,13 +250,13 @@ func (o *others) serve(t *testing.T, mode string) {
 	if mode != "ipvs" {
 		return
 	}
-	conn, err := vsnl.Dial()
+	conn, err := ipvs.Dial()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	key := vsnl.Key{Addr: netip.MustParseAddr("198.51.100.79"), Port: 80, Protocol: 6}
-	for _, err := range conn.Do([]vsnl.Change{{Op: vsnl.AddServer, Server: key, Settings: vsnl.Settings{Scheduler: "rr"}}}) {
+	key := ipvs.Key{Addr: netip.MustParseAddr("198.51.100.79"), Port: 80, Protocol: 6}
+	for _, err := range conn.Do([]ipvs.Change{{Op: ipvs.AddServer, Server: key, Settings: ipvs.Settings{Scheduler: "rr"}}}) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -272,7 +272,7 @@ func (o *others) verify(t *testing.T) {
 	if len(o.servers) == 0 {
 		return
 	}
-	conn, err := vsnl.Dial()
+	conn, err := ipvs.Dial()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -281,7 +281,7 @@ func (o *others) verify(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var have []vsnl.Key
+	var have []ipvs.Key
 	for _, s := range all {
 		have = append(have, s.Key)
 	}
@@ -389,13 +389,13 @@ func programmed(t *testing.T, mode string) bool {
 		out, err := exec.Command("nft", "list", "table", "ip", "kube-proxy").Output()
 		return err == nil && strings.Contains(string(out), "10.244.1.4 . 8080 }") && strings.Contains(string(out), "10.96.0.10 . tcp . 80 : goto")
 	}
-	conn, err := vsnl.Dial()
+	conn, err := ipvs.Dial()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
 	at := netip.MustParseAddrPort(frontend)
-	reals, err := conn.ReadReals(vsnl.Key{Addr: at.Addr(), Port: at.Port(), Protocol: 6})
+	reals, err := conn.ReadReals(ipvs.Key{Addr: at.Addr(), Port: at.Port(), Protocol: 6})
 	if err != nil || len(reals) != 2 || !slices.Contains(deviceAddresses(t), at.Addr()) {
 		return false
 	}

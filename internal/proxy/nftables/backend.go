@@ -14,9 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 // Config of a Backend.
@@ -28,7 +28,7 @@ type Config struct {
 // Backend programs nf_tables. It implements backend.Backend and
 // backend.Repairer.
 type Backend struct {
-	conn     *nfnl.Conn
+	conn     *nft.Conn
 	families []*family
 	// synced says that the fields below and those of families describe the
 	// kernel. They change only after a commit has succeeded.
@@ -50,7 +50,7 @@ var (
 // New opens a Backend in the network namespace of the calling thread. It
 // changes nothing yet. A kernel without nf_tables gives an UnsupportedError.
 func New(cfg Config) (*Backend, error) {
-	conn, err := nfnl.Dial()
+	conn, err := nft.Dial()
 	if err != nil {
 		if errors.Is(err, unix.EPROTONOSUPPORT) {
 			return nil, &backend.UnsupportedError{Feature: "nf_tables", MinKernel: "5.9", Err: err}
@@ -105,7 +105,7 @@ func (b *Backend) sync(want model.Desired, changed []types.NamespacedName) (back
 		if repaired, err = b.repair(damage); err == nil {
 			report, err = b.change(want, accepted)
 		}
-		full = nfnl.Refusals(err) != nil
+		full = nft.Refusals(err) != nil
 	}
 	if full {
 		known := maps.Clone(b.refused)
@@ -132,7 +132,7 @@ func (b *Backend) sync(want model.Desired, changed []types.NamespacedName) (back
 
 // unsupported recognises what a kernel without a feature answers.
 func unsupported(err error) error {
-	var refused *nfnl.Error
+	var refused *nft.Error
 	switch {
 	case !errors.As(err, &refused):
 	case errors.Is(refused.Err, unix.EOPNOTSUPP):
@@ -148,7 +148,7 @@ func unsupported(err error) error {
 // change applies the difference that some Services make.
 func (b *Backend) change(want model.Desired, changed []types.NamespacedName) (backend.Report, error) {
 	changed = slices.Compact(slices.SortedFunc(slices.Values(changed), compareNames))
-	var tx nfnl.Batch
+	var tx nft.Batch
 	deltas := make([]*delta, len(b.families))
 	for i, f := range b.families {
 		d := newDelta()
@@ -177,7 +177,7 @@ func (b *Backend) change(want model.Desired, changed []types.NamespacedName) (ba
 
 // fullSync reads the kernel back and makes it match want, whatever it was.
 func (b *Backend) fullSync(want model.Desired) (backend.Report, error) {
-	var tx nfnl.Batch
+	var tx nft.Batch
 	plans := make([]*plan, len(b.families))
 	for i, f := range b.families {
 		f.render.masqueradeAll = want.Node.MasqueradeAll
@@ -239,7 +239,7 @@ func (b *Backend) Cleanup(ctx context.Context) error {
 		return err
 	}
 	b.synced = false
-	var tables []nfnl.Table
+	var tables []nft.Table
 	for _, f := range b.families {
 		tables = append(tables, f.table)
 	}
@@ -251,15 +251,15 @@ func (b *Backend) Cleanup(ctx context.Context) error {
 
 // Watch implements backend.Watcher with a netlink monitor.
 func (b *Backend) Watch(ctx context.Context, notify func()) error {
-	m, err := nfnl.NewMonitor(b.conn.Port())
+	m, err := nft.NewMonitor(b.conn.Port())
 	if err != nil {
 		return err
 	}
 	defer m.Close()
 	// What happened before the monitor listened is unknown.
-	b.heard.note(&nfnl.Change{})
+	b.heard.note(&nft.Change{})
 	notify()
-	return m.Run(ctx, func(c *nfnl.Change) {
+	return m.Run(ctx, func(c *nft.Change) {
 		if b.heard.note(c) {
 			notify()
 		}

@@ -6,8 +6,8 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 // classChain gives the chain that picks an endpoint for the frontends of one
@@ -19,15 +19,15 @@ import (
 // tries the first slot, which is there as long as there is any. The last one
 // drops: the client's retransmission finds the new state.
 func (p *program) classChain(u use, c class) chain {
-	rules := []nfnl.Rule{{Exprs: p.balance(u, c.slots())}}
+	rules := []nft.Rule{{Exprs: p.balance(u, c.slots())}}
 	again := p.balance(u, 1)
 	if c.affinity() > 0 {
 		rules = p.affinityRules(u, c)
 		again = p.pick(u, c, 1, false)
 	}
 	rules = append(rules,
-		nfnl.Rule{Comment: "overtook a commit", Exprs: again},
-		nfnl.Rule{Exprs: []expr.Any{verdict(expr.VerdictDrop)}})
+		nft.Rule{Comment: "overtook a commit", Exprs: again},
+		nft.Rule{Exprs: []expr.Any{verdict(expr.VerdictDrop)}})
 	return p.chain(u.chain(c), nil, rules)
 }
 
@@ -47,7 +47,7 @@ func (p *program) balance(u use, slots int) []expr.Any {
 // another frontend of the Service port, if that endpoint is still there, and the
 // time-out begins anew. The second picks an endpoint and remembers its number. The
 // third does without when the map of clients is full.
-func (p *program) affinityRules(u use, c class) []nfnl.Rule {
+func (p *program) affinityRules(u use, c class) []nft.Rule {
 	r := p.affinityRegisters(u)
 	known := p.exprs()
 	known.client(u, r)
@@ -56,7 +56,7 @@ func (p *program) affinityRules(u use, c class) []nfnl.Rule {
 	known.mapTo(r.frontend, r.endpoint, u.of(setAffinityEndpoints))
 	known.dynset(unix.NFT_DYNSET_OP_UPDATE, r, c)
 	known.dnat(r.endpoint)
-	return []nfnl.Rule{{Exprs: known.list}, {Exprs: p.pick(u, c, c.slots(), true)}, {Exprs: p.pick(u, c, c.slots(), false)}}
+	return []nft.Rule{{Exprs: known.list}, {Exprs: p.pick(u, c, c.slots(), true)}, {Exprs: p.pick(u, c, c.slots(), false)}}
 }
 
 // affinityRegisters is where the affinity rules keep what: client and group

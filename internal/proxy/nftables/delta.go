@@ -7,9 +7,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 // delta is the difference that changed Services make to one table.
@@ -68,7 +68,7 @@ func (d *delta) settle() {
 // family is one table and what is known to be in it.
 type family struct {
 	fam    model.Family
-	table  nfnl.Table
+	table  nft.Table
 	render *renderer
 	// refs counts how often the Services have each shared element.
 	refs map[elementID]int
@@ -77,7 +77,7 @@ type family struct {
 	classes map[elementID]bool
 	// form is how the kernel gives back each chain's rules, for a node like
 	// formNode; see learn.
-	form     map[string][]nfnl.ReadRule
+	form     map[string][]nft.ReadRule
 	formNode *model.Node
 	// objects is the number of elements, not counting those of the classes maps.
 	objects int
@@ -86,7 +86,7 @@ type family struct {
 // write puts a delta into a transaction. Elements go before they come, so
 // that a key can change its value; a class's chain comes before the element
 // that leads to it.
-func (f *family) write(tx *nfnl.Batch, d *delta, node *model.Node) {
+func (f *family) write(tx *nft.Batch, d *delta, node *model.Node) {
 	d.settle()
 	p := &program{table: f.table, fam: f.fam, node: node}
 	added, deleted := f.shared(d)
@@ -110,7 +110,7 @@ func (f *family) write(tx *nfnl.Batch, d *delta, node *model.Node) {
 	}
 }
 
-func writeChain(tx *nfnl.Batch, ch chain) {
+func writeChain(tx *nft.Batch, ch chain) {
 	tx.AddChain(ch.Chain)
 	appendRules(tx, ch)
 }

@@ -22,17 +22,17 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/model/modeltest"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 	"github.com/causeway-lb/causeway/internal/proxy/nstest"
 	"github.com/causeway-lb/causeway/internal/proxy/syncer"
 )
 
 // watched is a Backend that a Syncer keeps right, as an agent does.
 type watched struct {
-	conn *nfnl.Conn
+	conn *nft.Conn
 	// told counts the repairs that an agent makes an event of.
 	told     atomic.Int32
 	registry *prometheus.Registry
@@ -44,7 +44,7 @@ func watch(t *testing.T, b *Backend, source syncer.Source, node model.Node) *wat
 	metrics := syncer.NewMetrics(b.Name())
 	w.registry.MustRegister(metrics.Collectors()...)
 	var err error
-	if w.conn, err = nfnl.Dial(); err != nil {
+	if w.conn, err = nft.Dial(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = w.conn.Close() })
@@ -134,9 +134,9 @@ func (w *watched) contents(t *testing.T) map[string][]string {
 	return all
 }
 
-func (w *watched) elements(t *testing.T, table nfnl.Table, set string) (es []nfnl.Element) {
+func (w *watched) elements(t *testing.T, table nft.Table, set string) (es []nft.Element) {
 	t.Helper()
-	if err := w.conn.Elements(table, set, func(e nfnl.Element) { es = append(es, e) }); err != nil {
+	if err := w.conn.Elements(table, set, func(e nft.Element) { es = append(es, e) }); err != nil {
 		t.Fatal(err)
 	}
 	return es
@@ -175,7 +175,7 @@ func (w *watched) elementHarms(t *testing.T, node *model.Node) (harms []harm) {
 					continue
 				}
 				harms = append(harms, harm{fmt.Sprintf("delete an element of %s %s", table, id), func(t *testing.T) {
-					var tx nfnl.Batch
+					var tx nft.Batch
 					tx.DeleteElement(table, id.String(), es[len(es)/2])
 					if err := w.conn.Commit(&tx); err != nil {
 						t.Fatal(err)
@@ -219,7 +219,7 @@ func ruleHarms(t *testing.T) (harms []harm) {
 }
 
 // handles are those of the rules of every chain, in order.
-func handles(t *testing.T, table nfnl.Table) map[string][]string {
+func handles(t *testing.T, table nft.Table) map[string][]string {
 	t.Helper()
 	all, chain := map[string][]string{}, ""
 	for line := range strings.Lines(nstest.Run(t, "nft", "-a", "list", "table", table.Family.String(), table.Name)) {

@@ -3,7 +3,7 @@
 package nftables
 
 import (
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 )
 
 // fillMessages is how many messages of elements, of 400 each, one transaction
@@ -15,8 +15,8 @@ const fillMessages = 16
 // one while the next is rendered, and has the time to let its hash tables
 // grow, which it does in the background. Rules come before elements, as each
 // costs a walk over the maps that it looks up.
-func (p *plan) fill(c *nfnl.Conn) error {
-	var tx nfnl.Batch
+func (p *plan) fill(c *nft.Conn) error {
+	var tx nft.Batch
 	p.create(&tx)
 	for _, ch := range p.chains {
 		if ch.Hook == nil {
@@ -31,7 +31,7 @@ func (p *plan) fill(c *nfnl.Conn) error {
 	if err := c.Commit(&tx); err != nil {
 		return err
 	}
-	var open [numSets]*nfnl.Batch
+	var open [numSets]*nft.Batch
 	commits := newPipe(c)
 	p.everything(func(e element) {
 		if !e.set.flat() || e.set.shared() {
@@ -63,13 +63,13 @@ func (p *plan) fill(c *nfnl.Conn) error {
 
 // pipe commits transactions while the next ones are being written.
 type pipe struct {
-	work, idle chan *nfnl.Batch
+	work, idle chan *nft.Batch
 	done       chan error
 }
 
 // newPipe gives a pipe that uses c until it is closed.
-func newPipe(c *nfnl.Conn) *pipe {
-	p := &pipe{work: make(chan *nfnl.Batch, 1), idle: make(chan *nfnl.Batch, numSets), done: make(chan error, 1)}
+func newPipe(c *nft.Conn) *pipe {
+	p := &pipe{work: make(chan *nft.Batch, 1), idle: make(chan *nft.Batch, numSets), done: make(chan error, 1)}
 	go func() {
 		var err error
 		for b := range p.work {
@@ -88,17 +88,17 @@ func newPipe(c *nfnl.Conn) *pipe {
 }
 
 // batch gives an empty batch, a used one if there is one.
-func (p *pipe) batch() *nfnl.Batch {
+func (p *pipe) batch() *nft.Batch {
 	select {
 	case b := <-p.idle:
 		return b
 	default:
-		return &nfnl.Batch{}
+		return &nft.Batch{}
 	}
 }
 
 // send hands a batch over. After an error batches are thrown away.
-func (p *pipe) send(b *nfnl.Batch) { p.work <- b }
+func (p *pipe) send(b *nft.Batch) { p.work <- b }
 
 // close waits for the last commit and gives the first error.
 func (p *pipe) close() error {

@@ -10,8 +10,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 // TableName is the name of the tables that this package owns, one a family.
@@ -105,40 +105,40 @@ func (s setID) flat() bool {
 const affinityEntries = 1 << 18
 
 // sets describes all sets of a table.
-func sets(t nfnl.Table) [numSets]nfnl.Set {
-	addr := nfnl.TypeIPv4
-	if t.Family == nfnl.FamilyIPv6 {
-		addr = nfnl.TypeIPv6
+func sets(t nft.Table) [numSets]nft.Set {
+	addr := nft.TypeIPv4
+	if t.Family == nft.FamilyIPv6 {
+		addr = nft.TypeIPv6
 	}
-	type ts = []nfnl.Type
-	port := ts{nfnl.TypeProto, nfnl.TypeService}
+	type ts = []nft.Type
+	port := ts{nft.TypeProto, nft.TypeService}
 	frontend := append(ts{addr}, port...)
-	endpoint, number := ts{addr, nfnl.TypeService}, ts{nfnl.TypeMark}
-	var all [numSets]nfnl.Set
+	endpoint, number := ts{addr, nft.TypeService}, ts{nft.TypeMark}
+	var all [numSets]nft.Set
 	for _, u := range uses {
 		key := frontend
 		if u.nodePort {
 			key = port
 		}
 		slot := slices.Concat(key, number)
-		all[u.of(setServices)] = nfnl.Set{Key: key, Data: number}
-		all[u.of(setEndpoints)] = nfnl.Set{Key: slot, Data: endpoint}
-		all[u.of(setAffinitySlots)] = nfnl.Set{Key: slot, Data: number}
-		all[u.of(setAffinityEndpoints)] = nfnl.Set{Key: slot, Data: endpoint}
-		all[u.of(setClasses)] = nfnl.Set{Key: number, Data: ts{nfnl.TypeVerdict}}
-		all[u.groups()] = nfnl.Set{Key: key, Data: number}
+		all[u.of(setServices)] = nft.Set{Key: key, Data: number}
+		all[u.of(setEndpoints)] = nft.Set{Key: slot, Data: endpoint}
+		all[u.of(setAffinitySlots)] = nft.Set{Key: slot, Data: number}
+		all[u.of(setAffinityEndpoints)] = nft.Set{Key: slot, Data: endpoint}
+		all[u.of(setClasses)] = nft.Set{Key: number, Data: ts{nft.TypeVerdict}}
+		all[u.groups()] = nft.Set{Key: key, Data: number}
 	}
 	for _, id := range []setID{setClusterIPs, setLoadBalancerIPs, setLocalEndpoints} {
-		all[id] = nfnl.Set{Key: ts{addr}}
+		all[id] = nft.Set{Key: ts{addr}}
 	}
-	all[setAffinity] = nfnl.Set{Key: ts{addr, nfnl.TypeMark}, Data: number, Dynamic: true, Size: affinityEntries}
-	all[setKeepsClient] = nfnl.Set{Key: frontend}
-	all[setNodePortKeepsClient] = nfnl.Set{Key: port}
-	all[setRestricted] = nfnl.Set{Key: frontend}
-	all[setSourceRanges] = nfnl.Set{Key: slices.Concat(frontend, ts{addr}), Interval: true}
-	all[setHairpin] = nfnl.Set{Key: ts{addr, addr}}
-	all[setLocalPods] = nfnl.Set{Key: ts{addr}, Interval: true}
-	all[setNodePortAddresses] = nfnl.Set{Key: ts{addr}, Interval: true}
+	all[setAffinity] = nft.Set{Key: ts{addr, nft.TypeMark}, Data: number, Dynamic: true, Size: affinityEntries}
+	all[setKeepsClient] = nft.Set{Key: frontend}
+	all[setNodePortKeepsClient] = nft.Set{Key: port}
+	all[setRestricted] = nft.Set{Key: frontend}
+	all[setSourceRanges] = nft.Set{Key: slices.Concat(frontend, ts{addr}), Interval: true}
+	all[setHairpin] = nft.Set{Key: ts{addr, addr}}
+	all[setLocalPods] = nft.Set{Key: ts{addr}, Interval: true}
+	all[setNodePortAddresses] = nft.Set{Key: ts{addr}, Interval: true}
 	for id := range all {
 		all[id].Table, all[id].Name = t, setNames[id]
 	}
@@ -234,18 +234,18 @@ func (u use) chain(c class) string {
 func (u use) verdict(c class) string {
 	switch c {
 	case classReject:
-		return nfnl.Goto(chainReject)
+		return nft.Goto(chainReject)
 	case classDrop:
-		return nfnl.Drop
+		return nft.Drop
 	}
-	return nfnl.Goto(u.chain(c))
+	return nft.Goto(u.chain(c))
 }
 
-func tableOf(f model.Family) nfnl.Table {
+func tableOf(f model.Family) nft.Table {
 	if f == model.IPv4 {
-		return nfnl.Table{Family: nfnl.FamilyIPv4, Name: TableName}
+		return nft.Table{Family: nft.FamilyIPv4, Name: TableName}
 	}
-	return nfnl.Table{Family: nfnl.FamilyIPv6, Name: TableName}
+	return nft.Table{Family: nft.FamilyIPv6, Name: TableName}
 }
 
 func compareNames(a, b types.NamespacedName) int {

@@ -12,9 +12,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 func decodeClass(key string) class { return class(binary.NativeEndian.Uint32([]byte(key))) }
@@ -32,7 +32,7 @@ type plan struct {
 	// recreate: the table is missing or was made by another version.
 	recreate, exists bool
 	// refusing are the sets of a table to be made anew by which its rules refuse:
-	// see nfnl.Conn.Replace.
+	// see nft.Conn.Replace.
 	refusing []string
 	// wake: somebody has switched the table's hooks off.
 	wake bool
@@ -41,20 +41,20 @@ type plan struct {
 	known  map[string]bool
 	drop   []string
 	// del and add hold elements, grouped by set.
-	del nfnl.Batch
-	add [numSets]nfnl.Batch
+	del nft.Batch
+	add [numSets]nft.Batch
 
 	// flat and loose are the elements that the table must have. Only what is
 	// shared is in them when the table is fresh.
 	flat  [numSets]*table
-	loose map[elementID]nfnl.Element
+	loose map[elementID]nft.Element
 
 	report backend.Report
 }
 
 // plan reads the kernel and compares.
-func (f *family) plan(c *nfnl.Conn, want model.Desired, expected map[elementID]bool) (*plan, error) {
-	p := &plan{f: f, want: want, expected: expected, known: map[string]bool{}, loose: map[elementID]nfnl.Element{}}
+func (f *family) plan(c *nft.Conn, want model.Desired, expected map[elementID]bool) (*plan, error) {
+	p := &plan{f: f, want: want, expected: expected, known: map[string]bool{}, loose: map[elementID]nft.Element{}}
 	for id, s := range sets(f.table) {
 		if setID(id).flat() {
 			p.flat[id] = newTable(s.KeyLen(), s.DataLen())
@@ -148,12 +148,12 @@ func (p *plan) driftOf(set setID, key string) {
 	}
 }
 
-func (p *plan) insert(set setID, e nfnl.Element) {
+func (p *plan) insert(set setID, e nft.Element) {
 	p.add[set].AddElement(p.f.table, set.String(), e)
 	p.report.Added++
 }
 
-func (p *plan) remove(set setID, e nfnl.Element) {
+func (p *plan) remove(set setID, e nft.Element) {
 	p.del.DeleteElement(p.f.table, set.String(), e)
 	p.report.Deleted++
 }
@@ -163,7 +163,7 @@ func (p *plan) addAll(set setID) {
 	if set.flat() {
 		t := p.flat[set]
 		for i := range t.entries {
-			p.insert(set, nfnl.Element{Key: string(t.key(i)), Value: string(t.value(i))})
+			p.insert(set, nft.Element{Key: string(t.key(i)), Value: string(t.value(i))})
 		}
 		return
 	}
@@ -175,7 +175,7 @@ func (p *plan) addAll(set setID) {
 }
 
 // compare brings a flat set to what it must have.
-func (p *plan) compare(c *nfnl.Conn, set setID) error {
+func (p *plan) compare(c *nft.Conn, set setID) error {
 	t := p.flat[set]
 	extra := map[string]bool{}
 	settled, err := c.ReadElements(p.f.table, set.String(),
@@ -185,7 +185,7 @@ func (p *plan) compare(c *nfnl.Conn, set setID) error {
 				t.entries[i].seen, t.entries[i].differs = false, false
 			}
 		},
-		func(raw *nfnl.RawElement) bool {
+		func(raw *nft.RawElement) bool {
 			i := t.find(raw.Key)
 			if i < 0 {
 				again := extra[string(raw.Key)]
@@ -206,7 +206,7 @@ func (p *plan) compare(c *nfnl.Conn, set setID) error {
 		if e.seen && !e.differs {
 			continue
 		}
-		el := nfnl.Element{Key: string(t.key(i)), Value: string(t.value(i))}
+		el := nft.Element{Key: string(t.key(i)), Value: string(t.value(i))}
 		p.driftOf(set, el.Key)
 		if e.seen {
 			p.remove(set, el)
@@ -215,15 +215,15 @@ func (p *plan) compare(c *nfnl.Conn, set setID) error {
 	}
 	for key := range extra {
 		p.driftOf(set, key)
-		p.remove(set, nfnl.Element{Key: key})
+		p.remove(set, nft.Element{Key: key})
 	}
 	return nil
 }
 
 // compareLoose brings one of the other sets to what it must have.
-func (p *plan) compareLoose(c *nfnl.Conn, set setID) error {
-	have := map[elementID]nfnl.Element{}
-	settled, err := c.ReadElements(p.f.table, set.String(), func() { clear(have) }, func(raw *nfnl.RawElement) bool {
+func (p *plan) compareLoose(c *nft.Conn, set setID) error {
+	have := map[elementID]nft.Element{}
+	settled, err := c.ReadElements(p.f.table, set.String(), func() { clear(have) }, func(raw *nft.RawElement) bool {
 		e := element{set, raw.Element()}
 		_, again := have[e.id()]
 		have[e.id()] = e.Element
@@ -264,15 +264,15 @@ func (p *plan) compareLoose(c *nfnl.Conn, set setID) error {
 }
 
 // replaceRanges writes a set of ranges anew if it differs.
-func (p *plan) replaceRanges(set setID, have map[elementID]nfnl.Element) {
-	var next []nfnl.Element
+func (p *plan) replaceRanges(set setID, have map[elementID]nft.Element) {
+	var next []nft.Element
 	old := slices.Collect(maps.Values(have))
 	for id, e := range p.loose {
 		if id.set == set {
 			next = append(next, e)
 		}
 	}
-	byKey := func(a, b nfnl.Element) int { return strings.Compare(a.Key, b.Key) }
+	byKey := func(a, b nft.Element) int { return strings.Compare(a.Key, b.Key) }
 	slices.SortFunc(old, byKey)
 	slices.SortFunc(next, byKey)
 	if slices.Equal(old, next) {
@@ -290,7 +290,7 @@ func (p *plan) replaceRanges(set setID, have map[elementID]nfnl.Element) {
 
 // planChains rewrites the chains whose rules are not in the form that the
 // kernel gives to what they should be.
-func (p *plan) planChains(c *nfnl.Conn, have *tableState) error {
+func (p *plan) planChains(c *nft.Conn, have *tableState) error {
 	prog := &program{table: p.f.table, fam: p.f.fam, node: &p.want.Node}
 	all := prog.chains()
 	for _, k := range p.classesInUse() {
@@ -312,7 +312,7 @@ func (p *plan) planChains(c *nfnl.Conn, have *tableState) error {
 	}
 	unused := map[string]bool{}
 	for id := range p.f.classes {
-		if u, c, ok := classOf(element{id.set, nfnl.Element{Key: id.key}}); ok {
+		if u, c, ok := classOf(element{id.set, nft.Element{Key: id.key}}); ok {
 			unused[u.chain(c)] = true
 		}
 	}
@@ -352,9 +352,9 @@ func (p *plan) classesInUse() []verdictKey {
 // them back and deletes it. Thus a process that takes over from another need
 // not write rules that are right, which would cost the kernel a walk over the
 // maps for each chain.
-func (f *family) learn(c *nfnl.Conn, node *model.Node, chains []chain) error {
+func (f *family) learn(c *nft.Conn, node *model.Node, chains []chain) error {
 	if !reflect.DeepEqual(f.formNode, node) {
-		f.form, f.formNode = map[string][]nfnl.ReadRule{}, node
+		f.form, f.formNode = map[string][]nft.ReadRule{}, node
 	}
 	var unknown []chain
 	for _, ch := range chains {
@@ -365,8 +365,8 @@ func (f *family) learn(c *nfnl.Conn, node *model.Node, chains []chain) error {
 	if len(unknown) == 0 {
 		return nil
 	}
-	t := nfnl.Table{Family: f.table.Family, Name: referenceName}
-	var tx nfnl.Batch
+	t := nft.Table{Family: f.table.Family, Name: referenceName}
+	var tx nft.Batch
 	tx.AddTable(t) // so that the next finds one to delete
 	tx.DeleteTable(t)
 	tx.AddTable(t)
@@ -375,7 +375,7 @@ func (f *family) learn(c *nfnl.Conn, node *model.Node, chains []chain) error {
 	}
 	// All of them, as they go to each other.
 	for _, ch := range chains {
-		tx.AddChain(nfnl.Chain{Table: t, Name: ch.Name})
+		tx.AddChain(nft.Chain{Table: t, Name: ch.Name})
 	}
 	for _, ch := range unknown {
 		for _, r := range ch.rules {
@@ -386,7 +386,7 @@ func (f *family) learn(c *nfnl.Conn, node *model.Node, chains []chain) error {
 		return fmt.Errorf("make reference rules: %w", err)
 	}
 	made, err := c.Chains(t)
-	var end nfnl.Batch
+	var end nft.Batch
 	end.DeleteTable(t)
 	if err := errors.Join(err, c.Commit(&end)); err != nil {
 		return fmt.Errorf("read reference rules: %w", err)
@@ -402,14 +402,14 @@ func (f *family) learn(c *nfnl.Conn, node *model.Node, chains []chain) error {
 // fresh says that there is no table yet.
 func (p *plan) fresh() bool { return p.recreate && !p.exists }
 
-func (p *plan) create(tx *nfnl.Batch) {
+func (p *plan) create(tx *nft.Batch) {
 	tx.AddTable(p.f.table)
 	for _, s := range sets(p.f.table) {
 		tx.AddSet(s)
 	}
 }
 
-func appendRules(tx *nfnl.Batch, ch chain) {
+func appendRules(tx *nft.Batch, ch chain) {
 	for _, r := range ch.rules {
 		tx.AppendRule(ch.Table, ch.Name, r)
 	}
@@ -419,7 +419,7 @@ func appendRules(tx *nfnl.Batch, ch chain) {
 // are made before rules that go to them; rules are rewritten and elements
 // replaced in one commit, so that no packet sees less than the old or the new
 // state.
-func (p *plan) write(tx *nfnl.Batch) {
+func (p *plan) write(tx *nft.Batch) {
 	t := p.f.table
 	if p.fresh() {
 		for _, ch := range p.chains {
@@ -461,11 +461,11 @@ func (p *plan) write(tx *nfnl.Batch) {
 // tableState is what the kernel has in one table, but for the elements.
 type tableState struct {
 	exists, dormant bool
-	chains          map[string]*nfnl.ReadChain
-	sets            map[string]nfnl.ReadSet
+	chains          map[string]*nft.ReadChain
+	sets            map[string]nft.ReadSet
 }
 
-func (f *family) read(c *nfnl.Conn) (*tableState, error) {
+func (f *family) read(c *nft.Conn) (*tableState, error) {
 	s := &tableState{}
 	var err error
 	if s.exists, s.dormant, err = c.Dormant(f.table); err != nil || !s.exists {
@@ -482,7 +482,7 @@ func (f *family) read(c *nfnl.Conn) (*tableState, error) {
 
 // compatible says whether the table can be kept: its sets and hooks are those
 // that this version makes.
-func (s *tableState) compatible(t nfnl.Table, node *model.Node, fam model.Family) bool {
+func (s *tableState) compatible(t nft.Table, node *model.Node, fam model.Family) bool {
 	if !s.exists {
 		return false
 	}

@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 // maxRefused bounds how many Services are set aside. If the kernel refuses
@@ -69,7 +69,7 @@ func (b *Backend) retry(want model.Desired, names []types.NamespacedName) (backe
 		case err == nil:
 			delete(b.refused, name)
 			report = report.Add(r)
-		case nfnl.Refusals(err) != nil:
+		case nft.Refusals(err) != nil:
 			b.refused[name] = err
 		default:
 			return report, err
@@ -109,7 +109,7 @@ func (b *Backend) tellRefused(report *backend.Report) {
 func (b *Backend) blame(want model.Desired, err error) []types.NamespacedName {
 	ids := make([]map[elementID]bool, len(b.families))
 	found := false
-	for _, refusal := range nfnl.Refusals(err) {
+	for _, refusal := range nft.Refusals(err) {
 		i := slices.IndexFunc(b.families, func(f *family) bool { return f.table == refusal.Table })
 		set := slices.Index(setNames[:], refusal.Set)
 		if i < 0 || set < 0 || general(refusal.Err) {

@@ -10,8 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 	"github.com/causeway-lb/causeway/internal/proxy/nstest"
 )
 
@@ -159,7 +159,7 @@ func TestTooManyRefusedServices(t *testing.T) {
 func TestBlameOfAWholeMessage(t *testing.T) {
 	b := newBackend(t)
 	d := desired(50, 1)
-	var elements []nfnl.Element
+	var elements []nft.Element
 	f := b.families[0]
 	for _, i := range []int{1, 2, 3} {
 		f.render.service(d.Services[name(i)], func(e element) {
@@ -168,7 +168,7 @@ func TestBlameOfAWholeMessage(t *testing.T) {
 			}
 		})
 	}
-	err := errors.Join(&nfnl.Error{Op: "add", Err: errors.New("bad"), Table: f.table, Set: use{}.of(setEndpoints).String(), Elements: elements})
+	err := errors.Join(&nft.Error{Op: "add", Err: errors.New("bad"), Table: f.table, Set: use{}.of(setEndpoints).String(), Elements: elements})
 	if got := b.blame(d, err); len(got) != 3 {
 		t.Errorf("%v, want three Services", got)
 	}

@@ -6,14 +6,14 @@ import (
 	"encoding/binary"
 	"net/netip"
 
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 // element is one element of one set, in the kernel's bytes.
 type element struct {
 	set setID
-	nfnl.Element
+	nft.Element
 }
 
 // id tells elements of a set apart: two with the same id cannot both exist.
@@ -125,7 +125,7 @@ func (r *renderer) service(svc *model.Service, emit func(element)) {
 	all := string(r.bytes)
 	for i := range r.parts {
 		p := &r.parts[i]
-		e := element{p.set, nfnl.Element{Key: all[p.key:p.end], KeyEnd: all[p.end:p.value], Value: all[p.value:p.next]}}
+		e := element{p.set, nft.Element{Key: all[p.key:p.end], KeyEnd: all[p.end:p.value], Value: all[p.value:p.next]}}
 		if p.verdict != "" {
 			e.Value = p.verdict
 		}
@@ -228,7 +228,7 @@ func (r *renderer) class(u use, c class) {
 
 // classElement leads from a class to its verdict.
 func classElement(u use, c class) element {
-	return element{u.of(setClasses), nfnl.Element{Key: number(uint32(c)), Value: u.verdict(c)}}
+	return element{u.of(setClasses), nft.Element{Key: number(uint32(c)), Value: u.verdict(c)}}
 }
 
 // endpoints gives the slots. With affinity there is one step more, because a
@@ -315,8 +315,8 @@ func inFamily(ps []netip.Prefix, fam model.Family) []netip.Prefix {
 // emitRange writes an inclusive range the way a single-part interval set
 // wants it: its start, and the first address behind it marked as the end.
 func emitRange(set setID, r model.AddrRange, emit func(element)) {
-	emit(element{set, nfnl.Element{Key: string(r.First.AsSlice())}})
+	emit(element{set, nft.Element{Key: string(r.First.AsSlice())}})
 	if next := r.Last.Next(); next.IsValid() {
-		emit(element{set, nfnl.Element{Key: string(next.AsSlice()), End: true}})
+		emit(element{set, nft.Element{Key: string(next.AsSlice()), End: true}})
 	}
 }

@@ -7,9 +7,9 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 // maxPinpointed bounds how many elements are looked at one by one. Beyond it,
@@ -22,7 +22,7 @@ type damage struct {
 	// to be read back.
 	whole bool
 	// keys are those of the elements that came or went, by family and set.
-	keys  map[nfnl.Family]*setKeys
+	keys  map[nft.Family]*setKeys
 	count int
 }
 
@@ -51,7 +51,7 @@ func (h *heard) pinpointed() bool {
 
 // note takes note of a change, and says whether it was one to our tables that is
 // to be undone.
-func (h *heard) note(c *nfnl.Change) bool {
+func (h *heard) note(c *nft.Change) bool {
 	if c.Table.Name != TableName && c.Table.Name != "" {
 		return false
 	}
@@ -71,14 +71,14 @@ func (h *heard) note(c *nfnl.Change) bool {
 	if keys == nil {
 		keys = &setKeys{}
 		if h.damage.keys == nil {
-			h.damage.keys = map[nfnl.Family]*setKeys{}
+			h.damage.keys = map[nft.Family]*setKeys{}
 		}
 		h.damage.keys[c.Table.Family] = keys
 	}
 	if keys[set] == nil {
 		keys[set] = map[string]bool{}
 	}
-	c.Elements(func(e *nfnl.RawElement) {
+	c.Elements(func(e *nft.RawElement) {
 		if set.flat() && !keys[set][string(e.Key)] {
 			keys[set][string(e.Key)] = true
 			h.damage.count++
@@ -93,7 +93,7 @@ func (h *heard) note(c *nfnl.Change) bool {
 // repair brings the elements that others touched back to what the last Sync made
 // of them.
 func (b *Backend) repair(h damage) (backend.Report, error) {
-	var tx nfnl.Batch
+	var tx nft.Batch
 	var report backend.Report
 	for _, f := range b.families {
 		keys := h.keys[f.table.Family]
@@ -116,8 +116,8 @@ func (b *Backend) repair(h damage) (backend.Report, error) {
 
 // planRepair is plan for some elements: those with the keys of a flat set, and
 // all of any other that has keys.
-func (f *family) planRepair(c *nfnl.Conn, had model.Desired, keys *setKeys) (*plan, error) {
-	p := &plan{f: f, want: had, expected: map[elementID]bool{}, settled: true, exists: true, loose: map[elementID]nfnl.Element{}}
+func (f *family) planRepair(c *nft.Conn, had model.Desired, keys *setKeys) (*plan, error) {
+	p := &plan{f: f, want: had, expected: map[elementID]bool{}, settled: true, exists: true, loose: map[elementID]nft.Element{}}
 	for id, s := range sets(f.table) {
 		if setID(id).flat() && keys[id] != nil {
 			p.flat[id] = newTable(s.KeyLen(), s.DataLen())
@@ -145,7 +145,7 @@ func (f *family) planRepair(c *nfnl.Conn, had model.Desired, keys *setKeys) (*pl
 }
 
 // compareKeys brings elements of a flat set to what they must be.
-func (p *plan) compareKeys(c *nfnl.Conn, set setID, keys map[string]bool) error {
+func (p *plan) compareKeys(c *nft.Conn, set setID, keys map[string]bool) error {
 	t := p.flat[set]
 	for _, key := range slices.Sorted(maps.Keys(keys)) {
 		have, exists, err := c.Element(p.f.table, set.String(), key)
@@ -158,10 +158,10 @@ func (p *plan) compareKeys(c *nfnl.Conn, set setID, keys map[string]bool) error 
 		}
 		p.drift()
 		if exists {
-			p.remove(set, nfnl.Element{Key: key})
+			p.remove(set, nft.Element{Key: key})
 		}
 		if i >= 0 {
-			p.insert(set, nfnl.Element{Key: key, Value: string(t.value(i))})
+			p.insert(set, nft.Element{Key: key, Value: string(t.value(i))})
 		}
 	}
 	return nil

@@ -14,8 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 // hearing is a Backend that listens, and somebody else who meddles.
@@ -27,7 +27,7 @@ type hearing struct {
 
 func hear(t *testing.T, b *Backend, want model.Desired) *hearing {
 	t.Helper()
-	conn, err := nfnl.Dial()
+	conn, err := nft.Dial()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +62,7 @@ func hear(t *testing.T, b *Backend, want model.Desired) *hearing {
 
 // meddle commits, and waits until the Backend has heard of it: the last of the
 // kernel's messages about it is that of the element with which it ends.
-func (h *hearing) meddle(t *testing.T, tx *nfnl.Batch, last elementOf) {
+func (h *hearing) meddle(t *testing.T, tx *nft.Batch, last elementOf) {
 	t.Helper()
 	if err := h.other.conn.Commit(tx); err != nil {
 		t.Fatal(err)
@@ -80,9 +80,9 @@ func (h *hearing) meddle(t *testing.T, tx *nfnl.Batch, last elementOf) {
 }
 
 type elementOf struct {
-	table nfnl.Table
+	table nft.Table
 	set   setID
-	e     nfnl.Element
+	e     nft.Element
 }
 
 // Whatever elements somebody takes, adds or changes, those alone are read and put
@@ -118,24 +118,24 @@ func TestElementsAreRepairedAlone(t *testing.T) {
 				continue
 			}
 			e := old[rng.IntN(len(old))]
-			strange := nfnl.Element{Key: strings.Repeat("\x77", all[id].KeyLen()), Value: e.Value}
+			strange := nft.Element{Key: strings.Repeat("\x77", all[id].KeyLen()), Value: e.Value}
 			changed := e
 			if e.Value != "" {
 				changed.Value = strings.Repeat("\x01", len(e.Value))
 			}
 			for _, m := range []struct {
 				name  string
-				last  nfnl.Element
+				last  nft.Element
 				drift int
-				does  func(*nfnl.Batch)
+				does  func(*nft.Batch)
 			}{
-				{"takes", e, 1, func(tx *nfnl.Batch) { tx.DeleteElement(table, id.String(), e) }},
-				{"adds", strange, 1, func(tx *nfnl.Batch) { tx.AddElement(table, id.String(), strange) }},
-				{"changes", e, 1, func(tx *nfnl.Batch) {
+				{"takes", e, 1, func(tx *nft.Batch) { tx.DeleteElement(table, id.String(), e) }},
+				{"adds", strange, 1, func(tx *nft.Batch) { tx.AddElement(table, id.String(), strange) }},
+				{"changes", e, 1, func(tx *nft.Batch) {
 					tx.DeleteElement(table, id.String(), e)
 					tx.AddElement(table, id.String(), changed)
 				}},
-				{"takes and puts back", e, 0, func(tx *nfnl.Batch) {
+				{"takes and puts back", e, 0, func(tx *nft.Batch) {
 					tx.DeleteElement(table, id.String(), e)
 					tx.AddElement(table, id.String(), e)
 				}},
@@ -144,7 +144,7 @@ func TestElementsAreRepairedAlone(t *testing.T) {
 				if m.name == "changes" && e.Value == "" {
 					continue
 				}
-				var tx nfnl.Batch
+				var tx nft.Batch
 				m.does(&tx)
 				h.meddle(t, &tx, elementOf{table, id, m.last})
 				if !b.Pinpointed() {
@@ -173,7 +173,7 @@ func TestElementsAreRepairedAsTheyWere(t *testing.T) {
 	want := desired(10, 3)
 	h := hear(t, b, want)
 	table := tableOf(model.IPv4)
-	var gone, moved nfnl.Element
+	var gone, moved nft.Element
 	newRenderer(model.IPv4).service(want.Services[name(4)], func(e element) {
 		if e.set == setServices {
 			gone = e.Element
@@ -184,7 +184,7 @@ func TestElementsAreRepairedAsTheyWere(t *testing.T) {
 			moved = e.Element
 		}
 	})
-	var tx nfnl.Batch
+	var tx nft.Batch
 	tx.DeleteElement(table, setServices.String(), gone)
 	tx.DeleteElement(table, setEndpoints.String(), moved)
 	h.meddle(t, &tx, elementOf{table, setEndpoints, moved})
@@ -216,16 +216,16 @@ func TestMoreThanElementsIsReadBackWhole(t *testing.T) {
 	h := hear(t, b, want)
 	whole := h.other.contents(t)
 	table := tableOf(model.IPv6)
-	for what, does := range map[string]func(*nfnl.Batch){
-		"every endpoint goes": func(tx *nfnl.Batch) { tx.FlushSet(table, setEndpoints.String()) },
-		"a rule goes":         func(tx *nfnl.Batch) { tx.FlushChain(table, chainPostrouting) },
-		"a class goes":        func(tx *nfnl.Batch) { tx.DeleteElement(table, setClasses.String(), nfnl.Element{Key: number(3)}) },
-		"the table goes":      func(tx *nfnl.Batch) { tx.DeleteTable(table) },
-		"a set of somebody else comes": func(tx *nfnl.Batch) {
-			tx.AddSet(nfnl.Set{Table: table, Name: "theirs", Key: []nfnl.Type{nfnl.TypeMark}})
+	for what, does := range map[string]func(*nft.Batch){
+		"every endpoint goes": func(tx *nft.Batch) { tx.FlushSet(table, setEndpoints.String()) },
+		"a rule goes":         func(tx *nft.Batch) { tx.FlushChain(table, chainPostrouting) },
+		"a class goes":        func(tx *nft.Batch) { tx.DeleteElement(table, setClasses.String(), nft.Element{Key: number(3)}) },
+		"the table goes":      func(tx *nft.Batch) { tx.DeleteTable(table) },
+		"a set of somebody else comes": func(tx *nft.Batch) {
+			tx.AddSet(nft.Set{Table: table, Name: "theirs", Key: []nft.Type{nft.TypeMark}})
 		},
 	} {
-		var tx nfnl.Batch
+		var tx nft.Batch
 		does(&tx)
 		h.meddle(t, &tx, elementOf{table: table, set: setSourceRanges})
 		if b.Pinpointed() {

@@ -15,9 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 // Config of a Backend.
@@ -151,7 +151,7 @@ func New(cfg Config) (*Backend, error) {
 
 // Present says whether the kernel may have something of ours.
 func Present() (bool, error) {
-	conn, err := nfnl.Dial()
+	conn, err := nft.Dial()
 	if err != nil {
 		return false, nil //nolint:nilerr // no nf_tables, nothing in it
 	}
@@ -216,7 +216,7 @@ func (b *Backend) Sync(ctx context.Context, want model.Desired, changed []types.
 
 // unsupported finds out what the kernel lacks when it refused a rule.
 func unsupported(err error) error {
-	var refused *nfnl.Error
+	var refused *nft.Error
 	switch {
 	case !errors.As(err, &refused):
 	case errors.Is(refused.Err, unix.EOPNOTSUPP):
@@ -440,7 +440,7 @@ func (b *Backend) Cleanup(ctx context.Context) error {
 // connections are refused for want of file descriptors, and when that is over,
 // so that the Services' problems are told.
 func (b *Backend) Watch(ctx context.Context, notify func()) error {
-	m, err := nfnl.NewMonitor(b.port)
+	m, err := nft.NewMonitor(b.port)
 	if err != nil {
 		return err
 	}
@@ -448,7 +448,7 @@ func (b *Backend) Watch(ctx context.Context, notify func()) error {
 	b.setNotify(notify)
 	defer b.setNotify(nil)
 	notify() // what happened before the monitor listened is unknown
-	return m.Run(ctx, func(c *nfnl.Change) {
+	return m.Run(ctx, func(c *nft.Change) {
 		if c.Table.Name == Name || c.Table.Name == "" {
 			notify()
 		}

@@ -14,10 +14,10 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
-	"github.com/causeway-lb/causeway/internal/conntrack"
-	"github.com/causeway-lb/causeway/internal/proxy/ipvs/vsnl"
+	"github.com/causeway-lb/causeway/internal/netlink/conntrack"
+	"github.com/causeway-lb/causeway/internal/netlink/ipvs"
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 // keepName is the table that stands in for those of a mode that has gone.
@@ -27,12 +27,12 @@ const keepName = "causeway-translated"
 // goes on translating them only while some chain of type nat, and some rule
 // that looks at connections, are there.
 type keeper struct {
-	conn     *nfnl.Conn
+	conn     *nft.Conn
 	families []model.Family
 	began    bool
 }
 
-func keepTable(f model.Family) nfnl.Table {
+func keepTable(f model.Family) nft.Table {
 	t := tableOf(f)
 	t.Name = keepName
 	return t
@@ -54,14 +54,14 @@ func (k *keeper) keep() (beside bool, err error) {
 	if !needed {
 		return beside, k.removeTables()
 	}
-	var tx nfnl.Batch
+	var tx nft.Batch
 	for _, f := range k.families {
 		table := keepTable(f)
 		tx.AddTable(table)
 		const dstNAT = -100 // NF_IP_PRI_NAT_DST
-		tx.AddChain(nfnl.Chain{Table: table, Name: chainPrerouting, Hook: &nfnl.Hook{Type: "nat", Num: hookPrerouting, Priority: dstNAT}})
+		tx.AddChain(nft.Chain{Table: table, Name: chainPrerouting, Hook: &nft.Hook{Type: "nat", Num: hookPrerouting, Priority: dstNAT}})
 		tx.FlushChain(table, chainPrerouting)
-		tx.AppendRule(table, chainPrerouting, nfnl.Rule{
+		tx.AppendRule(table, chainPrerouting, nft.Rule{
 			Comment: "open connections are still translated",
 			Exprs: []expr.Any{
 				&expr.Ct{Register: r0, Key: expr.CtKeySTATE},
@@ -90,33 +90,33 @@ func (k *keeper) passIPVS() (others bool, err error) {
 	if !others {
 		return false, removePass(k.families)
 	}
-	conn, err := vsnl.Dial()
+	conn, err := ipvs.Dial()
 	if err != nil {
 		return false, err
 	}
 	defer conn.Close()
-	var changes []vsnl.Change
+	var changes []ipvs.Change
 	for _, f := range k.families {
 		server := pass(f)
-		real := vsnl.RealServer{AddrPort: netip.AddrPortFrom(loopback(f), 0), Weight: 1, Direct: true}
-		changes = append(changes, vsnl.Change{Op: vsnl.AddServer, Server: server, Settings: vsnl.Settings{Scheduler: "rr"}},
-			vsnl.Change{Op: vsnl.AddReal, Server: server, Real: real})
+		real := ipvs.RealServer{AddrPort: netip.AddrPortFrom(loopback(f), 0), Weight: 1, Direct: true}
+		changes = append(changes, ipvs.Change{Op: ipvs.AddServer, Server: server, Settings: ipvs.Settings{Scheduler: "rr"}},
+			ipvs.Change{Op: ipvs.AddReal, Server: server, Real: real})
 	}
 	return true, errors.Join(slices.DeleteFunc(conn.Do(changes), func(err error) bool { return errors.Is(err, unix.EEXIST) })...)
 }
 
 // pass is the virtual server of the proxy's packets.
-func pass(f model.Family) vsnl.Key { return vsnl.Key{Mark: uint32(Mark), IPv6: f == model.IPv6} }
+func pass(f model.Family) ipvs.Key { return ipvs.Key{Mark: uint32(Mark), IPv6: f == model.IPv6} }
 
 func removePass(families []model.Family) error {
-	conn, err := vsnl.Dial()
+	conn, err := ipvs.Dial()
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	var changes []vsnl.Change
+	var changes []ipvs.Change
 	for _, f := range families {
-		changes = append(changes, vsnl.Change{Op: vsnl.DeleteServer, Server: pass(f)})
+		changes = append(changes, ipvs.Change{Op: ipvs.DeleteServer, Server: pass(f)})
 	}
 	return errors.Join(slices.DeleteFunc(conn.Do(changes), func(err error) bool { return errors.Is(err, unix.ESRCH) })...)
 }
@@ -155,7 +155,7 @@ func (k *keeper) needed() (bool, error) {
 			}
 			continue
 		}
-		some, err := conntrack.Table{}.Translated(f)
+		some, err := conntrack.AnyTranslated(f.Unspecified())
 		if some || err != nil {
 			return some, err
 		}
@@ -173,7 +173,7 @@ func (k *keeper) remove() error {
 }
 
 func (k *keeper) removeTables() error {
-	var tx nfnl.Batch
+	var tx nft.Batch
 	for _, f := range k.families {
 		tx.AddTable(keepTable(f))
 		tx.DeleteTable(keepTable(f))
@@ -187,21 +187,16 @@ func (k *keeper) forget(found elements) error {
 	if !tracked() {
 		return nil
 	}
-	dialled := map[model.Family]map[model.Key]bool{}
+	dialled := map[conntrack.Key]bool{}
 	for id := range found {
 		if key, ok := id.dialled(); ok {
-			if dialled[id.family] == nil {
-				dialled[id.family] = map[model.Key]bool{}
-			}
-			dialled[id.family][key] = true
+			dialled[conntrack.Key{Addr: key.Addr, Port: key.Port, Protocol: uint8(key.Protocol)}] = true
 		}
 	}
-	var errs []error
-	for f, keys := range dialled {
-		_, err := conntrack.Table{}.CleanUntranslated(f, keys)
-		errs = append(errs, err)
+	if len(dialled) == 0 {
+		return nil
 	}
-	return errors.Join(errs...)
+	return conntrack.DeleteDialled(dialled, func(e *conntrack.Entry) bool { return !e.Translated() })
 }
 
 // tracked says whether the kernel tracks any connections.

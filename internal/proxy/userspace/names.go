@@ -7,8 +7,8 @@ import (
 	"encoding/binary"
 	"net/netip"
 
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 // Name is what the nf_tables tables are called.
@@ -39,26 +39,26 @@ var setNames = [numSets]string{
 // String is the set's name in the kernel.
 func (s setID) String() string { return setNames[s] }
 
-func tableOf(f model.Family) nfnl.Table {
+func tableOf(f model.Family) nft.Table {
 	if f == model.IPv4 {
-		return nfnl.Table{Family: nfnl.FamilyIPv4, Name: Name}
+		return nft.Table{Family: nft.FamilyIPv4, Name: Name}
 	}
-	return nfnl.Table{Family: nfnl.FamilyIPv6, Name: Name}
+	return nft.Table{Family: nft.FamilyIPv6, Name: Name}
 }
 
 // setsOf describes the sets of a family's table.
-func setsOf(f model.Family) [numSets]nfnl.Set {
-	addr := nfnl.TypeIPv4
+func setsOf(f model.Family) [numSets]nft.Set {
+	addr := nft.TypeIPv4
 	if f == model.IPv6 {
-		addr = nfnl.TypeIPv6
+		addr = nft.TypeIPv6
 	}
-	type ts = []nfnl.Type
-	frontend, port, mark := ts{addr, nfnl.TypeProto, nfnl.TypeService}, ts{nfnl.TypeProto, nfnl.TypeService}, ts{nfnl.TypeMark}
-	all := [numSets]nfnl.Set{
+	type ts = []nft.Type
+	frontend, port, mark := ts{addr, nft.TypeProto, nft.TypeService}, ts{nft.TypeProto, nft.TypeService}, ts{nft.TypeMark}
+	all := [numSets]nft.Set{
 		setServices: {Key: frontend, Data: mark}, setServicesOutside: {Key: frontend, Data: mark},
 		setNodePorts: {Key: port, Data: mark}, setNodePortsOutside: {Key: port, Data: mark},
 		setClusterIPs: {Key: ts{addr}}, setLoadBalancerIPs: {Key: ts{addr}}, setRestricted: {Key: frontend},
-		setSourceRanges: {Key: append(ts{addr, nfnl.TypeProto, nfnl.TypeService}, addr), Interval: true},
+		setSourceRanges: {Key: append(ts{addr, nft.TypeProto, nft.TypeService}, addr), Interval: true},
 		setLocalPods:    {Key: ts{addr}, Interval: true}, setNodePortAddresses: {Key: ts{addr}, Interval: true},
 	}
 	for id := range all {
@@ -92,8 +92,8 @@ type elementID struct {
 	end    bool   // the exclusive end of a range
 }
 
-func (e elementID) nfnl(value string) nfnl.Element {
-	return nfnl.Element{Key: e.key, KeyEnd: e.keyEnd, End: e.end, Value: value}
+func (e elementID) element(value string) nft.Element {
+	return nft.Element{Key: e.key, KeyEnd: e.keyEnd, End: e.end, Value: value}
 }
 
 // compare orders elements by family, set and key, the end of a range before the

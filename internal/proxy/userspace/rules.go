@@ -9,8 +9,8 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 // Chains of a family's table.
@@ -51,15 +51,15 @@ type program struct {
 }
 
 type chain struct {
-	nfnl.Chain
-	rules []nfnl.Rule
+	nft.Chain
+	rules []nft.Rule
 }
 
 // chains are in an order in which they can be created: a chain stands before
 // those that go to it.
 func (p *program) chains() []chain {
-	make := func(name string, hook *nfnl.Hook, rules ...nfnl.Rule) chain {
-		return chain{nfnl.Chain{Table: tableOf(p.fam), Name: name, Hook: hook}, rules}
+	make := func(name string, hook *nft.Hook, rules ...nft.Rule) chain {
+		return chain{nft.Chain{Table: tableOf(p.fam), Name: name, Hook: hook}, rules}
 	}
 	cs := []chain{make(chainRefuse, nil, p.refuse()...), make(chainDivert, nil, rule("", p.exprs().setMark(Mark)))}
 	for _, v := range []view{viewInside, viewOutside} {
@@ -69,12 +69,12 @@ func (p *program) chains() []chain {
 	return append(cs,
 		make("act-"+chainOutput, nil, p.act(chainDivert)...),
 		make(chainOutput+"-services", nil, p.services(viewInside, "act-"+chainOutput)...),
-		make(chainPrerouting, &nfnl.Hook{Type: "filter", Num: hookPrerouting, Priority: priority}, p.prerouting()...),
-		make(chainOutput, &nfnl.Hook{Type: "route", Num: hookOutput, Priority: priority}, p.output()...))
+		make(chainPrerouting, &nft.Hook{Type: "filter", Num: hookPrerouting, Priority: priority}, p.prerouting()...),
+		make(chainOutput, &nft.Hook{Type: "route", Num: hookOutput, Priority: priority}, p.output()...))
 }
 
-func (p *program) prerouting() []nfnl.Rule {
-	rules := []nfnl.Rule{
+func (p *program) prerouting() []nft.Rule {
+	rules := []nft.Rule{
 		rule("connections that the proxy has", p.exprs().established().transparent().setMark(Mark).verdict(expr.VerdictAccept)),
 		rule("errors about what the proxy has sent", p.exprs().l4proto(r0).equals(r0, p.icmp()).transparent().setMark(Mark).verdict(expr.VerdictAccept)),
 		p.restricted(),
@@ -89,8 +89,8 @@ func (p *program) prerouting() []nfnl.Rule {
 	return append(rules, rule("", p.exprs().goTo(string(viewOutside))))
 }
 
-func (p *program) output() []nfnl.Rule {
-	return []nfnl.Rule{
+func (p *program) output() []nft.Rule {
+	return []nft.Rule{
 		rule("passed on to another node", p.exprs().sourceNotLocal().verdict(expr.VerdictAccept)),
 		// As from outside: what the proxy has goes on, whatever the source ranges are now.
 		rule("connections that the proxy has", p.exprs().established().goTo(chainOutput+"-services")),
@@ -100,14 +100,14 @@ func (p *program) output() []nfnl.Rule {
 }
 
 // restricted keeps out who is not in the source ranges.
-func (p *program) restricted() nfnl.Rule {
+func (p *program) restricted() nft.Rule {
 	return rule("loadBalancerSourceRanges", p.exprs().frontend(r0).lookup(setRestricted, false).
 		frontend(r0).saddr(r0+p.words()+2).lookup(setSourceRanges, true).verdict(expr.VerdictDrop))
 }
 
 // services looks the packet up; without an element nothing happens to it.
-func (p *program) services(v view, act string) []nfnl.Rule {
-	var rules []nfnl.Rule
+func (p *program) services(v view, act string) []nft.Rule {
+	var rules []nft.Rule
 	find := func(outside, inside setID, match func() *exprList) {
 		if v == viewOutside {
 			rules = append(rules, rule("externalTrafficPolicy Local", match().markFrom(outside).goTo(act)))
@@ -126,18 +126,18 @@ func (p *program) services(v view, act string) []nfnl.Rule {
 }
 
 // noSuchPort refuses what no Service has at its addresses.
-func (p *program) noSuchPort(addresses setID) nfnl.Rule {
+func (p *program) noSuchPort(addresses setID) nft.Rule {
 	return rule("no such port", p.exprs().daddr(r0).lookup(addresses, false).fibLocal(false).goTo(chainRefuse))
 }
 
 // act does what the mark says. Only the first packet of a TCP connection is
 // refused: what the proxy has goes on until it ends.
-func (p *program) act(capture string) []nfnl.Rule {
+func (p *program) act(capture string) []nft.Rule {
 	notNew := rule("not new", p.exprs().established().goTo(capture))
 	if p.beside && capture != chainDivert {
 		notNew = rule("left to IPVS", p.exprs().established().setMark(0).verdict(expr.VerdictAccept))
 	}
-	return []nfnl.Rule{
+	return []nft.Rule{
 		notNew,
 		rule("", p.exprs().mark(actionReject).setMark(0).goTo(chainRefuse)),
 		rule("", p.exprs().mark(actionDrop).verdict(expr.VerdictDrop)),
@@ -147,31 +147,31 @@ func (p *program) act(capture string) []nfnl.Rule {
 
 // capture hands the packet to the proxy's socket. While no proxy listens it is
 // dropped: the client asks again, and finds the next agent.
-func (p *program) capture(v view) []nfnl.Rule {
-	to := func(proto model.Protocol, port uint16) nfnl.Rule {
+func (p *program) capture(v view) []nft.Rule {
+	to := func(proto model.Protocol, port uint16) nft.Rule {
 		return rule("", p.exprs().setMark(Mark).l4proto(r0).equals(r0, byte(proto)).tproxy(port).verdict(expr.VerdictAccept))
 	}
-	return []nfnl.Rule{
+	return []nft.Rule{
 		to(model.TCP, p.at[v].tcp), to(model.UDP, p.at[v].udp),
 		rule("no proxy listens", p.exprs().verdict(expr.VerdictDrop)),
 	}
 }
 
 // refuse answers what a closed port answers.
-func (p *program) refuse() []nfnl.Rule {
+func (p *program) refuse() []nft.Rule {
 	unreachable := &expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: 3} // ICMP_PORT_UNREACH
 	if p.fam == model.IPv6 {
 		unreachable.Code = 4 // ICMPV6_PORT_UNREACH
 	}
 	is := func(proto model.Protocol) *exprList { return p.exprs().l4proto(r0).equals(r0, byte(proto)) }
-	return []nfnl.Rule{
+	return []nft.Rule{
 		rule("", is(model.TCP).add(&expr.Reject{Type: unix.NFT_REJECT_TCP_RST})),
 		rule("", is(model.UDP).add(unreachable)),
 		rule("", is(model.SCTP).add(unreachable)),
 	}
 }
 
-func rule(comment string, x *exprList) nfnl.Rule { return nfnl.Rule{Comment: comment, Exprs: x.list} }
+func rule(comment string, x *exprList) nft.Rule { return nft.Rule{Comment: comment, Exprs: x.list} }
 
 // r0 is the first of the sixteen 4-byte registers (NFT_REG32_00).
 const r0 = unix.NFT_REG32_00

@@ -8,8 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 )
 
 // edit is the change of one element.
@@ -21,7 +21,7 @@ type edit struct {
 
 // tables are the nf_tables tables of the package.
 type tables struct {
-	conn     *nfnl.Conn
+	conn     *nft.Conn
 	families []model.Family
 	// print recognises rules that somebody else has changed: what the kernel
 	// listed right after they were written.
@@ -29,7 +29,7 @@ type tables struct {
 }
 
 func newTables(families []model.Family) (*tables, error) {
-	conn, err := nfnl.Dial()
+	conn, err := nft.Dial()
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +69,7 @@ func (t *tables) readElements(found elements, f model.Family) (intact bool, err 
 			intact = false
 			continue
 		}
-		err := t.conn.Elements(set.Table, set.Name, func(e nfnl.Element) {
+		err := t.conn.Elements(set.Table, set.Name, func(e nft.Element) {
 			found[elementID{family: f, set: setID(id), key: e.Key, keyEnd: e.KeyEnd, end: e.End}] = e.Value
 		})
 		if err != nil {
@@ -80,7 +80,7 @@ func (t *tables) readElements(found elements, f model.Family) (intact bool, err 
 }
 
 // fingerprint of a table's chains; "" if there are none.
-func fingerprint(chains map[string]*nfnl.ReadChain) string {
+func fingerprint(chains map[string]*nft.ReadChain) string {
 	var b strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(chains)) {
 		c := chains[name]
@@ -99,7 +99,7 @@ func fingerprint(chains map[string]*nfnl.ReadChain) string {
 // to be built anew. The elements of such a table are all among the edits.
 func (t *tables) commit(rebuild []*program, edits []edit) error {
 	edits = slices.SortedFunc(slices.Values(edits), func(a, b edit) int { return a.id.compare(b.id) })
-	var tx nfnl.Batch
+	var tx nft.Batch
 	anew := map[model.Family]bool{}
 	for _, p := range rebuild {
 		anew[p.fam] = true
@@ -109,12 +109,12 @@ func (t *tables) commit(rebuild []*program, edits []edit) error {
 	}
 	for _, e := range edits {
 		if e.had && !anew[e.id.family] {
-			tx.DeleteElement(tableOf(e.id.family), e.id.set.String(), e.id.nfnl(""))
+			tx.DeleteElement(tableOf(e.id.family), e.id.set.String(), e.id.element(""))
 		}
 	}
 	for _, e := range edits {
 		if e.wants {
-			tx.AddElement(tableOf(e.id.family), e.id.set.String(), e.id.nfnl(e.value))
+			tx.AddElement(tableOf(e.id.family), e.id.set.String(), e.id.element(e.value))
 		}
 	}
 	if tx.Len() == 0 {
@@ -134,7 +134,7 @@ func (t *tables) commit(rebuild []*program, edits []edit) error {
 }
 
 // build makes an empty table with its rules, in place of any that is there.
-func (t *tables) build(tx *nfnl.Batch, p *program) error {
+func (t *tables) build(tx *nft.Batch, p *program) error {
 	if err := t.conn.Replace(tx, tableOf(p.fam), setClusterIPs.String(), setLoadBalancerIPs.String()); err != nil {
 		return err
 	}
@@ -152,7 +152,7 @@ func (t *tables) build(tx *nfnl.Batch, p *program) error {
 
 // remove deletes the tables; absent ones are no error.
 func (t *tables) remove() error {
-	var all []nfnl.Table
+	var all []nft.Table
 	for _, f := range t.families {
 		all = append(all, tableOf(f))
 	}

@@ -12,11 +12,11 @@ import (
 	"time"
 
 	"github.com/causeway-lb/causeway/internal/agent"
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/modes"
 	"github.com/causeway-lb/causeway/internal/proxy/nftables"
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
 	"github.com/causeway-lb/causeway/internal/proxy/syncer"
 	"github.com/causeway-lb/causeway/test/bench/proxybench"
 	"github.com/causeway-lb/causeway/test/bench/report"
@@ -118,19 +118,19 @@ const fedRepairsEach = 5
 // fedRepairs measures from somebody else's transaction to the commit that makes
 // good for it.
 func fedRepairs(ctx context.Context, s *samples, applied <-chan syncer.Applied) error {
-	other, err := nfnl.Dial()
+	other, err := nft.Dial()
 	if err != nil {
 		return err
 	}
 	defer other.Close()
-	table := nfnl.Table{Family: nfnl.FamilyIPv4, Name: nftables.TableName}
-	var element, flush nfnl.Batch
-	element.DeleteElement(table, "services", nfnl.Element{Key: string(proxybench.FrontendKey(proxybench.ClusterIP(1)))})
+	table := nft.Table{Family: nft.FamilyIPv4, Name: nftables.TableName}
+	var element, flush nft.Batch
+	element.DeleteElement(table, "services", nft.Element{Key: string(proxybench.FrontendKey(proxybench.ClusterIP(1)))})
 	flush.DeleteTable(table)
-	flush.DeleteTable(nfnl.Table{Family: nfnl.FamilyIPv6, Name: nftables.TableName})
+	flush.DeleteTable(nft.Table{Family: nft.FamilyIPv6, Name: nftables.TableName})
 	for range fedRepairsEach {
 		for _, harm := range []struct {
-			tx   *nfnl.Batch
+			tx   *nft.Batch
 			took *[]float64
 		}{{&element, &s.repairElement}, {&flush, &s.repairFlush}} {
 			start := time.Now()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package nfnl
+package nft
 
 import (
 	"encoding/binary"
@@ -105,21 +105,21 @@ func (s Set) flags() uint32 {
 // AddSet creates s; a set that exists with the same type is left as it is.
 func (b *Batch) AddSet(s Set) {
 	off := b.begin(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, s.Table.Family, "add set "+s.Table.String()+" "+s.Name)
-	b.attrString(unix.NFTA_SET_TABLE, s.Table.Name)
-	b.attrString(unix.NFTA_SET_NAME, s.Name)
-	b.attrU32(unix.NFTA_SET_FLAGS, s.flags())
-	b.attrU32(unix.NFTA_SET_KEY_TYPE, typesMagic(s.Key))
-	b.attrU32(unix.NFTA_SET_KEY_LEN, keyLenAttr(s.Key))
+	b.enc.String(unix.NFTA_SET_TABLE, s.Table.Name)
+	b.enc.String(unix.NFTA_SET_NAME, s.Name)
+	b.enc.BE32(unix.NFTA_SET_FLAGS, s.flags())
+	b.enc.BE32(unix.NFTA_SET_KEY_TYPE, typesMagic(s.Key))
+	b.enc.BE32(unix.NFTA_SET_KEY_LEN, keyLenAttr(s.Key))
 	if len(s.Data) > 0 {
-		b.attrU32(unix.NFTA_SET_DATA_TYPE, typesMagic(s.Data))
-		b.attrU32(unix.NFTA_SET_DATA_LEN, keyLenAttr(s.Data))
+		b.enc.BE32(unix.NFTA_SET_DATA_TYPE, typesMagic(s.Data))
+		b.enc.BE32(unix.NFTA_SET_DATA_LEN, keyLenAttr(s.Data))
 	}
-	b.attrU32(unix.NFTA_SET_ID, uint32(len(b.ops)))
+	b.enc.BE32(unix.NFTA_SET_ID, uint32(len(b.ops)))
 	if s.Timeout > 0 {
-		b.attrU64(unix.NFTA_SET_TIMEOUT, uint64(s.Timeout.Milliseconds()))
+		b.enc.BE64(unix.NFTA_SET_TIMEOUT, uint64(s.Timeout.Milliseconds()))
 	}
 	b.setDesc(s)
-	b.attr(unix.NFTA_SET_USERDATA, s.userData())
+	b.enc.Bytes(unix.NFTA_SET_USERDATA, s.userData())
 	b.end(off)
 }
 
@@ -130,20 +130,20 @@ func (b *Batch) setDesc(s Set) {
 	if s.Size == 0 && !concat {
 		return
 	}
-	n := b.nest(unix.NFTA_SET_DESC)
+	n := b.enc.Nest(unix.NFTA_SET_DESC)
 	if s.Size > 0 {
-		b.attrU32(unix.NFTA_SET_DESC_SIZE, s.Size)
+		b.enc.BE32(unix.NFTA_SET_DESC_SIZE, s.Size)
 	}
 	if concat {
-		fields := b.nest(setDescConcat)
+		fields := b.enc.Nest(setDescConcat)
 		for _, t := range s.Key {
-			e := b.nest(unix.NFTA_LIST_ELEM)
-			b.attrU32(setFieldLen, uint32(t.size))
-			b.unnest(e)
+			e := b.enc.Nest(unix.NFTA_LIST_ELEM)
+			b.enc.BE32(setFieldLen, uint32(t.size))
+			b.enc.End(e)
 		}
-		b.unnest(fields)
+		b.enc.End(fields)
 	}
-	b.unnest(n)
+	b.enc.End(n)
 }
 
 // userData tells nft the byte order of key and data, without which it cannot
@@ -175,8 +175,8 @@ func appendUserU32(ud []byte, typ byte, v uint32) []byte {
 // DeleteSet deletes a set, which no rule may use by then.
 func (b *Batch) DeleteSet(t Table, name string) {
 	off := b.begin(unix.NFT_MSG_DELSET, 0, t.Family, "delete set "+t.String()+" "+name)
-	b.attrString(unix.NFTA_SET_TABLE, t.Name)
-	b.attrString(unix.NFTA_SET_NAME, name)
+	b.enc.String(unix.NFTA_SET_TABLE, t.Name)
+	b.enc.String(unix.NFTA_SET_NAME, name)
 	b.end(off)
 }
 
@@ -223,18 +223,18 @@ func (b *Batch) DeleteElement(t Table, set string, e Element) {
 // FlushSet deletes all elements of a set.
 func (b *Batch) FlushSet(t Table, name string) {
 	off := b.begin(unix.NFT_MSG_DELSETELEM, 0, t.Family, "flush set "+t.String()+" "+name)
-	b.attrString(unix.NFTA_SET_ELEM_LIST_TABLE, t.Name)
-	b.attrString(unix.NFTA_SET_ELEM_LIST_SET, name)
+	b.enc.String(unix.NFTA_SET_ELEM_LIST_TABLE, t.Name)
+	b.enc.String(unix.NFTA_SET_ELEM_LIST_SET, name)
 	b.end(off)
 }
 
 func (b *Batch) element(op uint16, t Table, set string, e Element) {
 	o := &b.open
-	full := o.count >= maxListElements || len(b.buf)-o.list > maxListBytes
+	full := o.count >= maxListElements || len(b.enc.Buf)-o.list > maxListBytes
 	if !o.on || o.op != op || o.set != set || o.table != t || full {
 		b.openElements(op, t, set)
 	}
-	n := b.nest(unix.NFTA_LIST_ELEM)
+	n := b.enc.Nest(unix.NFTA_LIST_ELEM)
 	b.dataValue(unix.NFTA_SET_ELEM_KEY, e.Key)
 	if e.KeyEnd != "" {
 		b.dataValue(setElemKeyEnd, e.KeyEnd)
@@ -243,9 +243,9 @@ func (b *Batch) element(op uint16, t Table, set string, e Element) {
 		b.elementData(e.Value)
 	}
 	if e.End {
-		b.attrU32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
+		b.enc.BE32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
 	}
-	b.unnest(n)
+	b.enc.End(n)
 	o.count++
 }
 
@@ -258,10 +258,10 @@ func (b *Batch) openElements(op uint16, t Table, set string) {
 		name, flags = "read elements of ", 0
 	}
 	off := b.begin(op, flags, t.Family, name+t.String()+" "+set)
-	b.attrString(unix.NFTA_SET_ELEM_LIST_TABLE, t.Name)
-	b.attrString(unix.NFTA_SET_ELEM_LIST_SET, set)
+	b.enc.String(unix.NFTA_SET_ELEM_LIST_TABLE, t.Name)
+	b.enc.String(unix.NFTA_SET_ELEM_LIST_SET, set)
 	b.open = openList{on: true, op: op, table: t, set: set, msg: off}
-	b.open.list = b.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS)
+	b.open.list = b.enc.Nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS)
 }
 
 func (b *Batch) closeList() {
@@ -269,17 +269,14 @@ func (b *Batch) closeList() {
 		return
 	}
 	b.open.on = false
-	b.unnest(b.open.list)
+	b.enc.End(b.open.list)
 	b.end(b.open.msg)
 }
 
 func (b *Batch) dataValue(typ uint16, v string) {
-	n := b.nest(typ)
-	b.buf = binary.NativeEndian.AppendUint16(b.buf, uint16(4+len(v)))
-	b.buf = binary.NativeEndian.AppendUint16(b.buf, unix.NFTA_DATA_VALUE)
-	b.buf = append(b.buf, v...)
-	b.pad()
-	b.unnest(n)
+	n := b.enc.Nest(typ)
+	b.enc.Text(unix.NFTA_DATA_VALUE, v)
+	b.enc.End(n)
 }
 
 func (b *Batch) elementData(v string) {
@@ -288,14 +285,14 @@ func (b *Batch) elementData(v string) {
 		return
 	}
 	chain := v[len(verdictPrefix):]
-	n := b.nest(unix.NFTA_SET_ELEM_DATA)
-	vd := b.nest(unix.NFTA_DATA_VERDICT)
+	n := b.enc.Nest(unix.NFTA_SET_ELEM_DATA)
+	vd := b.enc.Nest(unix.NFTA_DATA_VERDICT)
 	if chain == "" {
-		b.attrU32(unix.NFTA_VERDICT_CODE, nfDrop)
+		b.enc.BE32(unix.NFTA_VERDICT_CODE, nfDrop)
 	} else {
-		b.attrU32(unix.NFTA_VERDICT_CODE, nftGoto)
-		b.attrString(unix.NFTA_VERDICT_CHAIN, chain)
+		b.enc.BE32(unix.NFTA_VERDICT_CODE, nftGoto)
+		b.enc.String(unix.NFTA_VERDICT_CHAIN, chain)
 	}
-	b.unnest(vd)
-	b.unnest(n)
+	b.enc.End(vd)
+	b.enc.End(n)
 }

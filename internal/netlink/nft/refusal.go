@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package nfnl
+package nft
 
 import (
 	"encoding/binary"
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-lb/causeway/internal/netlink/attributes"
 )
 
 // Refusals gives the messages that the kernel refused, nil if err is anything
@@ -35,32 +37,34 @@ func Refusals(err error) []*Error {
 // at offset in the message, where the kernel says so, else all of them.
 func (b *Batch) blame(e *Error, i int, offset uint32) {
 	msg := b.message(i)
-	if header(msg).Type != unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWSETELEM {
+	if binary.NativeEndian.Uint16(msg[4:]) != unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWSETELEM {
 		return
 	}
 	e.Table.Family = Family(msg[unix.NLMSG_HDRLEN])
-	Attrs(msg[unix.NLMSG_HDRLEN+nfgenmsgLen:], func(typ uint16, data []byte) {
-		switch typ {
+	for a := attributes.Decode(msg[unix.NLMSG_HDRLEN+nfgenmsgLen:]); a.Next(); {
+		switch a.Type {
 		case unix.NFTA_SET_ELEM_LIST_TABLE:
-			e.Table.Name = CString(data)
+			e.Table.Name = attributes.String(a.Data)
 		case unix.NFTA_SET_ELEM_LIST_SET:
-			e.Set = CString(data)
+			e.Set = attributes.String(a.Data)
 		case unix.NFTA_SET_ELEM_LIST_ELEMENTS:
-			Attrs(data, func(_ uint16, data []byte) { e.Elements = append(e.Elements, decoded(data)) })
+			for n := attributes.Decode(a.Data); n.Next(); {
+				e.Elements = append(e.Elements, decoded(n.Data))
+			}
 		}
-	})
+	}
 	if int(offset) >= len(msg) {
 		return
 	}
 	first := true
-	Attrs(msg[offset:], func(_ uint16, data []byte) {
+	for a := attributes.Decode(msg[offset:]); a.Next(); {
 		// Older kernels count from the start of the transaction: what is not one
 		// of the elements is not believed.
-		if el := decoded(data); first && slices.Contains(e.Elements, el) {
+		if el := decoded(a.Data); first && slices.Contains(e.Elements, el) {
 			e.Elements = []Element{el}
 		}
 		first = false
-	})
+	}
 }
 
 func decoded(data []byte) Element {
@@ -73,7 +77,7 @@ func decoded(data []byte) Element {
 func (b *Batch) message(i int) []byte {
 	off := 0
 	for ; i > 0; i-- {
-		off += int(binary.NativeEndian.Uint32(b.buf[off:]))
+		off += int(binary.NativeEndian.Uint32(b.enc.Buf[off:]))
 	}
-	return b.buf[off : off+int(binary.NativeEndian.Uint32(b.buf[off:]))]
+	return b.enc.Buf[off : off+int(binary.NativeEndian.Uint32(b.enc.Buf[off:]))]
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package vsnl
+package ipvs
 
 import (
 	"encoding/binary"
@@ -11,7 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
+	"github.com/causeway-lb/causeway/internal/netlink"
+	"github.com/causeway-lb/causeway/internal/netlink/attributes"
 )
 
 // Commands and attributes of linux/ip_vs.h.
@@ -178,8 +179,7 @@ func (e *Error) Error() string { return e.Change.String() + ": " + e.Err.Error()
 func (e *Error) Unwrap() error { return e.Err }
 
 func (c *Change) append(buf []byte, family uint16, seq uint32) []byte {
-	m := newMessage(buf, family, unix.NLM_F_ACK, commands[c.Op], familyVersion)
-	binary.NativeEndian.PutUint32(m.buf[m.off+8:], seq)
+	m := newMessage(buf, family, unix.NLM_F_ACK, commands[c.Op], seq)
 	switch c.Op {
 	case AddServer, SetServer:
 		m.service(c.Server, &c.Settings)
@@ -194,78 +194,45 @@ func (c *Change) append(buf []byte, family uint16, seq uint32) []byte {
 
 // message is one generic netlink message at the end of a buffer.
 type message struct {
-	buf []byte
+	attributes.Encoder
 	off int
 }
 
-func newMessage(buf []byte, family, flags uint16, cmd, version uint8) *message {
-	m := &message{buf: buf, off: len(buf)}
-	m.buf = append(m.buf, 0, 0, 0, 0)
-	m.buf = binary.NativeEndian.AppendUint16(m.buf, family)
-	m.buf = binary.NativeEndian.AppendUint16(m.buf, unix.NLM_F_REQUEST|flags)
-	m.buf = append(m.buf, 0, 0, 0, 0, 0, 0, 0, 0) // sequence number, port id
-	m.buf = append(m.buf, cmd, version, 0, 0)
+func newMessage(buf []byte, family, flags uint16, cmd uint8, seq uint32) *message {
+	m := &message{off: len(buf)}
+	m.Buf = append(netlink.AppendHeader(buf, family, flags, seq), cmd, familyVersion, 0, 0)
 	return m
 }
 
 // end completes the message and returns the buffer.
 func (m *message) end() []byte {
-	binary.NativeEndian.PutUint32(m.buf[m.off:], uint32(len(m.buf)-m.off))
-	return m.buf
-}
-
-func align(n int) int { return (n + 3) &^ 3 }
-
-func (m *message) attr(typ uint16, data ...byte) {
-	m.buf = binary.NativeEndian.AppendUint16(m.buf, uint16(4+len(data)))
-	m.buf = binary.NativeEndian.AppendUint16(m.buf, typ)
-	m.buf = append(m.buf, data...)
-	for len(m.buf)%4 != 0 {
-		m.buf = append(m.buf, 0)
-	}
-}
-
-func (m *message) text(typ uint16, s string) { m.attr(typ, append([]byte(s), 0)...) }
-func (m *message) u16(typ, v uint16)         { m.attr(typ, binary.NativeEndian.AppendUint16(nil, v)...) }
-func (m *message) be16(typ, v uint16)        { m.attr(typ, binary.BigEndian.AppendUint16(nil, v)...) }
-func (m *message) u32(typ uint16, v uint32) {
-	m.attr(typ, binary.NativeEndian.AppendUint32(nil, v)...)
+	netlink.EndMessage(m.Buf[m.off:])
+	return m.Buf
 }
 
 // addr is a union nf_inet_addr: 16 bytes for both families.
 func (m *message) addr(typ uint16, a netip.Addr) {
 	var data [16]byte
 	copy(data[:], a.AsSlice())
-	m.attr(typ, data[:]...)
-}
-
-func (m *message) nest(typ uint16) int {
-	off := len(m.buf)
-	m.buf = append(m.buf, 0, 0)
-	m.buf = binary.NativeEndian.AppendUint16(m.buf, typ|unix.NLA_F_NESTED)
-	return off
-}
-
-func (m *message) unnest(off int) {
-	binary.NativeEndian.PutUint16(m.buf[off:], uint16(len(m.buf)-off))
+	m.Bytes(typ, data[:])
 }
 
 // service writes a virtual server: its name, and its settings if there are.
 func (m *message) service(k Key, s *Settings) {
-	off := m.nest(attrService)
-	defer m.unnest(off)
-	m.u16(svcFamily, k.family())
+	off := m.Nest(attrService)
+	defer m.End(off)
+	m.Uint16(svcFamily, k.family())
 	if k.Mark != 0 {
-		m.u32(svcFWMark, k.Mark)
+		m.Uint32(svcFWMark, k.Mark)
 	} else {
-		m.u16(svcProtocol, uint16(k.Protocol))
+		m.Uint16(svcProtocol, uint16(k.Protocol))
 		m.addr(svcAddr, k.Addr)
-		m.be16(svcPort, k.Port)
+		m.BE16(svcPort, k.Port)
 	}
 	if s == nil {
 		return
 	}
-	m.text(svcSched, s.Scheduler)
+	m.String(svcSched, s.Scheduler)
 	var flags uint32
 	if s.Persistence > 0 {
 		flags |= flagPersistent
@@ -276,157 +243,138 @@ func (m *message) service(k Key, s *Settings) {
 	if s.Tag {
 		flags |= flagTag
 	}
-	m.attr(svcFlags, binary.NativeEndian.AppendUint32(binary.NativeEndian.AppendUint32(nil, flags), flagPersistent|flagFallback|flagTag)...)
-	m.u32(svcTimeout, uint32(s.Persistence/time.Second))
+	m.Bytes(svcFlags, binary.NativeEndian.AppendUint32(binary.NativeEndian.AppendUint32(nil, flags), flagPersistent|flagFallback|flagTag))
+	m.Uint32(svcTimeout, uint32(s.Persistence/time.Second))
 	mask := uint32(0xffffffff) // one client is one IPv4 address
 	if k.family() == unix.AF_INET6 {
 		mask = 128
 	}
-	m.u32(svcNetmask, mask)
+	m.Uint32(svcNetmask, mask)
 }
 
 // dest writes a real server: its name, and the rest if full.
 func (m *message) dest(r RealServer, full bool) {
-	off := m.nest(attrDest)
-	defer m.unnest(off)
+	off := m.Nest(attrDest)
+	defer m.End(off)
 	m.addr(destAddr, r.Addr())
-	m.be16(destPort, r.Port())
+	m.BE16(destPort, r.Port())
 	family := uint16(unix.AF_INET)
 	if r.Addr().Is6() {
 		family = unix.AF_INET6
 	}
-	m.u16(destFamily, family)
+	m.Uint16(destFamily, family)
 	if full {
 		forward := uint32(forwardMasq)
 		if r.Direct {
 			forward = forwardDirect
 		}
-		m.u32(destForward, forward)
-		m.u32(destWeight, r.Weight)
-		m.u32(destUpper, 0)
-		m.u32(destLower, 0)
+		m.Uint32(destForward, forward)
+		m.Uint32(destWeight, r.Weight)
+		m.Uint32(destUpper, 0)
+		m.Uint32(destLower, 0)
 	}
 }
 
 var errMalformed = errors.New("malformed answer from IPVS")
 
-// fields reads attributes of known sizes.
-type fields struct{ bad bool }
+// Payloads that are shorter than these are malformed.
+var (
+	serviceSizes = map[uint16]int{svcFamily: 2, svcProtocol: 2, svcPort: 2, svcFWMark: 4, svcFlags: 4, svcTimeout: 4}
+	destSizes    = map[uint16]int{destPort: 2, destFamily: 2, destWeight: 4, destActive: 4, destInactive: 4, destPersist: 4}
+)
 
-func (f *fields) u16(b []byte) uint16 {
-	if len(b) < 2 {
-		f.bad = true
-		return 0
+// fields calls each for the attributes of the one of type nest.
+func fields(body []byte, nest uint16, sizes map[uint16]int, each func(typ uint16, data []byte)) error {
+	for a := attributes.Decode(body); a.Next(); {
+		if a.Type != nest {
+			continue
+		}
+		for n := attributes.Decode(a.Data); n.Next(); {
+			if len(n.Data) < sizes[n.Type] {
+				return errMalformed
+			}
+			each(n.Type, n.Data)
+		}
 	}
-	return binary.NativeEndian.Uint16(b)
+	return nil
 }
 
-func (f *fields) be16(b []byte) uint16 {
-	if len(b) < 2 {
-		f.bad = true
-		return 0
-	}
-	return binary.BigEndian.Uint16(b)
-}
-
-func (f *fields) u32(b []byte) uint32 {
-	if len(b) < 4 {
-		f.bad = true
-		return 0
-	}
-	return binary.NativeEndian.Uint32(b)
-}
-
-func (f *fields) addr(b []byte, family uint16) netip.Addr {
+func decodeAddr(b []byte, family uint16) (netip.Addr, error) {
 	n := 4
 	if family == unix.AF_INET6 {
 		n = 16
 	}
 	if len(b) < n {
-		f.bad = true
-		return netip.Addr{}
+		return netip.Addr{}, errMalformed
 	}
 	a, _ := netip.AddrFromSlice(b[:n])
-	return a
+	return a, nil
 }
 
-func decodeService(body []byte) (VirtualServer, error) {
-	var s VirtualServer
-	var f fields
+func decodeService(body []byte) (s VirtualServer, err error) {
 	var family uint16
 	var addr []byte
 	var flags, timeout uint32
-	each := func(typ uint16, data []byte) {
+	err = fields(body, attrService, serviceSizes, func(typ uint16, data []byte) {
 		switch typ {
 		case svcFamily:
-			family = f.u16(data)
+			family = attributes.Uint16(data)
 		case svcProtocol:
-			s.Protocol = uint8(f.u16(data))
+			s.Protocol = uint8(attributes.Uint16(data))
 		case svcAddr:
 			addr = data
 		case svcPort:
-			s.Port = f.be16(data)
+			s.Port = attributes.BE16(data)
 		case svcFWMark:
-			s.Mark = f.u32(data)
+			s.Mark = attributes.Uint32(data)
 		case svcSched:
-			s.Scheduler = nfnl.CString(data)
+			s.Scheduler = attributes.String(data)
 		case svcFlags:
-			flags = f.u32(data)
+			flags = attributes.Uint32(data)
 		case svcTimeout:
-			timeout = f.u32(data)
-		}
-	}
-	nfnl.Attrs(body, func(typ uint16, data []byte) {
-		if typ == attrService {
-			nfnl.Attrs(data, each)
+			timeout = attributes.Uint32(data)
 		}
 	})
-	if s.Mark != 0 {
-		s.Key = Key{Mark: s.Mark, IPv6: family == unix.AF_INET6}
-	} else {
-		s.Addr = f.addr(addr, family)
+	if err != nil || family == 0 {
+		return s, errMalformed
 	}
 	if flags&flagPersistent != 0 {
 		s.Persistence = time.Duration(timeout) * time.Second
 	}
 	s.Fallback, s.Tag = flags&flagFallback != 0, flags&flagTag != 0
-	if f.bad || family == 0 {
-		return s, errMalformed
+	if s.Mark != 0 {
+		s.Key = Key{Mark: s.Mark, IPv6: family == unix.AF_INET6}
+		return s, nil
 	}
-	return s, nil
+	s.Addr, err = decodeAddr(addr, family)
+	return s, err
 }
 
-func decodeDest(body []byte, family uint16) (RealServer, error) {
-	var r RealServer
-	var f fields
+func decodeDest(body []byte, family uint16) (r RealServer, err error) {
 	var addr []byte
 	var port uint16
-	each := func(typ uint16, data []byte) {
+	err = fields(body, attrDest, destSizes, func(typ uint16, data []byte) {
 		switch typ {
 		case destAddr:
 			addr = data
 		case destPort:
-			port = f.be16(data)
+			port = attributes.BE16(data)
 		case destFamily:
-			family = f.u16(data)
+			family = attributes.Uint16(data)
 		case destWeight:
-			r.Weight = f.u32(data)
+			r.Weight = attributes.Uint32(data)
 		case destActive:
-			r.Active = f.u32(data)
+			r.Active = attributes.Uint32(data)
 		case destInactive:
-			r.Inactive = f.u32(data)
+			r.Inactive = attributes.Uint32(data)
 		case destPersist:
-			r.Persistent = f.u32(data)
-		}
-	}
-	nfnl.Attrs(body, func(typ uint16, data []byte) {
-		if typ == attrDest {
-			nfnl.Attrs(data, each)
+			r.Persistent = attributes.Uint32(data)
 		}
 	})
-	r.AddrPort = netip.AddrPortFrom(f.addr(addr, family), port)
-	if f.bad {
-		return r, errMalformed
+	if err != nil {
+		return r, err
 	}
-	return r, nil
+	a, err := decodeAddr(addr, family)
+	r.AddrPort = netip.AddrPortFrom(a, port)
+	return r, err
 }

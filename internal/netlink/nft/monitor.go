@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package nfnl
+package nft
 
 import (
 	"context"
@@ -12,6 +12,9 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-lb/causeway/internal/netlink"
+	"github.com/causeway-lb/causeway/internal/netlink/attributes"
 )
 
 // Monitor hears of changes to tables by other sockets than one's own.
@@ -57,7 +60,7 @@ func NewMonitor(own uint32) (*Monitor, error) {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("set up netfilter monitor: %w", err)
 	}
-	return &Monitor{file: os.NewFile(uintptr(fd), "nfnl-monitor")}, nil
+	return &Monitor{file: os.NewFile(uintptr(fd), "nft-monitor")}, nil
 }
 
 // Close ends Run.
@@ -112,33 +115,30 @@ func (m *Monitor) Run(ctx context.Context, changed func(*Change)) error {
 	}
 }
 
-// report gives the changes in messages, those of one table that are not about
+// report reports the changes in messages, those of one table that are not about
 // elements only once. In every message of nf_tables but the generation's,
 // attribute 1 is the table.
 func report(msgs []byte, changed func(*Change)) {
 	var last Table
-	for off := 0; off+unix.NLMSG_HDRLEN+nfgenmsgLen <= len(msgs); {
-		m := header(msgs[off:])
-		if int(m.Len) < unix.NLMSG_HDRLEN+nfgenmsgLen || off+int(m.Len) > len(msgs) {
+	for m, err := range netlink.Messages(msgs) {
+		if err != nil || len(m.Body) < nfgenmsgLen {
 			return
 		}
-		body := msgs[off+unix.NLMSG_HDRLEN : off+int(m.Len)]
-		off += align4(int(m.Len))
 		if m.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || m.Type&0xff == unix.NFT_MSG_NEWGEN {
 			continue
 		}
 		aboutElements := m.Type&0xff == unix.NFT_MSG_NEWSETELEM || m.Type&0xff == unix.NFT_MSG_DELSETELEM
-		c := Change{Table: Table{Family: Family(body[0])}}
-		Attrs(body[nfgenmsgLen:], func(typ uint16, data []byte) {
+		c := Change{Table: Table{Family: Family(m.Body[0])}}
+		for a := attributes.Decode(m.Body[nfgenmsgLen:]); a.Next(); {
 			switch {
-			case typ == unix.NFTA_TABLE_NAME:
-				c.Table.Name = CString(data)
-			case aboutElements && typ == unix.NFTA_SET_ELEM_LIST_SET:
-				c.Set = CString(data)
+			case a.Type == unix.NFTA_TABLE_NAME:
+				c.Table.Name = attributes.String(a.Data)
+			case aboutElements && a.Type == unix.NFTA_SET_ELEM_LIST_SET:
+				c.Set = attributes.String(a.Data)
 			}
-		})
+		}
 		if c.Set != "" {
-			c.elements = body[nfgenmsgLen:]
+			c.elements = m.Body[nfgenmsgLen:]
 		}
 		switch {
 		case c.Table.Name == "":

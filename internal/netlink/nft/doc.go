@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package nfnl speaks the nf_tables netlink protocol: it writes transactions,
+// Package nft speaks the nf_tables netlink protocol: it writes transactions,
 // reads tables back and listens to other people's changes.
 //
 // It exists beside github.com/google/nftables, whose expression encoders it
@@ -26,4 +26,4 @@
 //
 // No knowledge of Services, no rule parser, no objects other than tables,
 // chains, rules, sets and elements.
-package nfnl
+package nft

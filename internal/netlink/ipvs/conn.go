@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package vsnl
+package ipvs
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -11,17 +10,15 @@ import (
 	"os/exec"
 	"slices"
 
+	genl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/causeway-lb/causeway/internal/proxy/nftables/nfnl"
+	"github.com/causeway-lb/causeway/internal/netlink"
 )
 
 const (
-	familyName    = "IPVS"
 	familyVersion = 1
-
-	headerLen  = unix.NLMSG_HDRLEN
-	genlHdrLen = 4
+	genlHdrLen    = 4
 
 	// batch is how many changes go in one datagram. Their answers must fit the
 	// receive buffer, which holds thousands.
@@ -34,77 +31,36 @@ var ErrUnsupported = errors.New("kernel has no IPVS: its module ip_vs is neither
 // Conn is a netlink socket in the network namespace of the thread that called
 // Dial. Not safe for concurrent use.
 type Conn struct {
-	fd     int
+	socket *netlink.Socket
 	seq    uint32
 	family uint16
-	recv   []byte
 	send   []byte
 }
 
 // Dial opens a socket, loading the kernel's module if need be. Close it.
 func Dial() (*Conn, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_GENERIC)
-	if err != nil {
-		return nil, fmt.Errorf("open generic netlink socket: %w", err)
-	}
-	c := &Conn{fd: fd, recv: make([]byte, 256<<10)}
-	if err := c.setup(); err != nil {
-		_ = unix.Close(fd)
-		return nil, err
-	}
-	return c, nil
-}
-
-func (c *Conn) setup() error {
-	if err := unix.Bind(c.fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return fmt.Errorf("bind generic netlink socket: %w", err)
-	}
-	const buffer = 4 << 20
-	for _, o := range [][2]int{{unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}, {unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}} {
-		if unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, o[0], buffer) != nil {
-			if err := unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, o[1], buffer); err != nil {
-				return fmt.Errorf("size generic netlink socket: %w", err)
-			}
-		}
-	}
-	// The request is not wanted back with each answer.
-	_ = unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
-	if err := unix.SetsockoptTimeval(c.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 30}); err != nil {
-		return fmt.Errorf("set time-out of generic netlink socket: %w", err)
-	}
-	err := c.findFamily()
+	family, err := genl.GenlFamilyGet("IPVS")
 	if errors.Is(err, unix.ENOENT) {
 		// The kernel does not load the module by the family's name. A failure
 		// shows as the family's absence.
 		_ = exec.Command("modprobe", "ip_vs").Run()
-		err = c.findFamily()
+		family, err = genl.GenlFamilyGet("IPVS")
 	}
 	if errors.Is(err, unix.ENOENT) {
-		return ErrUnsupported
+		return nil, ErrUnsupported
 	}
-	return err
+	if err != nil {
+		return nil, fmt.Errorf("find generic netlink family of IPVS: %w", err)
+	}
+	s, err := netlink.Open(netlink.Config{Protocol: unix.NETLINK_GENERIC, Datagram: 256 << 10, Send: 4 << 20, Receive: 4 << 20})
+	if err != nil {
+		return nil, fmt.Errorf("connect to IPVS: %w", err)
+	}
+	return &Conn{socket: s, family: family.ID}, nil
 }
 
 // Close closes the socket.
-func (c *Conn) Close() error { return unix.Close(c.fd) }
-
-// findFamily asks the generic netlink controller for the family's number.
-func (c *Conn) findFamily() error {
-	m := newMessage(c.send[:0], unix.GENL_ID_CTRL, unix.NLM_F_ACK, unix.CTRL_CMD_GETFAMILY, 2)
-	m.text(unix.CTRL_ATTR_FAMILY_NAME, familyName)
-	_, err := c.exchange(m.end(), func(_ uint32, body []byte) error {
-		nfnl.Attrs(body, func(typ uint16, data []byte) {
-			if typ == unix.CTRL_ATTR_FAMILY_ID && len(data) >= 2 {
-				c.family = binary.NativeEndian.Uint16(data)
-			}
-		})
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("find generic netlink family %s: %w", familyName, err)
-	}
-	return nil
-}
+func (c *Conn) Close() error { return c.socket.Close() }
 
 // Do carries out changes in order and returns an error for each, nil where it
 // succeeded: ENOENT for what is absent, EEXIST for what is there already, and
@@ -145,94 +101,65 @@ func (c *Conn) some(changes []Change, errs []error) {
 
 // roundTrip sends messages that ask for acknowledgements and reads n of them.
 func (c *Conn) roundTrip(buf []byte, n int, answer func(seq uint32, err error)) error {
-	if err := unix.Sendto(c.fd, buf, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	if err := c.socket.Send(buf); err != nil {
 		return fmt.Errorf("send to IPVS: %w", err)
 	}
 	low := c.seq - uint32(n) + 1
 	for n > 0 {
-		err := c.receive(func(typ uint16, seq uint32, body []byte) error {
-			if typ != unix.NLMSG_ERROR || seq-low >= uint32(batch) {
-				return nil // a late answer to what timed out
-			}
-			answer(seq, errno(body))
-			n--
-			return nil
-		})
+		datagram, err := c.socket.Receive()
 		if err != nil {
 			return fmt.Errorf("await IPVS: %w", err)
 		}
+		for m, err := range netlink.Messages(datagram) {
+			if err != nil {
+				return fmt.Errorf("await IPVS: %w", err)
+			}
+			if m.Type != unix.NLMSG_ERROR || m.Seq-low >= uint32(batch) {
+				continue // a late answer to what timed out
+			}
+			answer(m.Seq, m.Errno())
+			n--
+		}
 	}
 	return nil
 }
 
-// exchange sends one request and calls each with the payload of every answer. It
+// list asks for a list and calls each with the payload of every answer. It
 // returns in how many parts, each whole in itself, these came.
-func (c *Conn) exchange(request []byte, each func(cmd uint32, body []byte) error) (parts int, err error) {
-	c.send = request
+func (c *Conn) list(cmd uint8, of *Key, each func(body []byte) error) (parts int, err error) {
 	c.seq++
-	seq := c.seq
-	binary.NativeEndian.PutUint32(request[8:], seq)
-	if err := unix.Sendto(c.fd, request, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	m := newMessage(c.send[:0], c.family, unix.NLM_F_DUMP, cmd, c.seq)
+	if of != nil {
+		m.service(*of, nil)
+	}
+	c.send = m.end()
+	if err := c.socket.Send(c.send); err != nil {
 		return 0, fmt.Errorf("send: %w", err)
 	}
-	for done := false; !done; {
-		payload := false
-		err := c.receive(func(typ uint16, got uint32, body []byte) error {
-			switch {
-			case got != seq:
-				return nil
-			case typ == unix.NLMSG_DONE:
-				done = true
-			case typ == unix.NLMSG_ERROR:
-				done = true
-				return errno(body)
-			case len(body) >= genlHdrLen:
-				payload = true
-				return each(uint32(body[0]), body[genlHdrLen:])
-			}
-			return nil
-		})
-		if payload {
-			parts++
-		}
+	for {
+		datagram, err := c.socket.Receive()
 		if err != nil {
 			return parts, err
 		}
-	}
-	return parts, nil
-}
-
-// receive reads one datagram and calls each for every message in it.
-func (c *Conn) receive(each func(typ uint16, seq uint32, body []byte) error) error {
-	n, _, err := unix.Recvfrom(c.fd, c.recv, 0)
-	for errors.Is(err, unix.EINTR) {
-		n, _, err = unix.Recvfrom(c.fd, c.recv, 0)
-	}
-	if err != nil {
-		return err
-	}
-	for b := c.recv[:n]; len(b) >= headerLen; {
-		size := int(binary.NativeEndian.Uint32(b))
-		if size < headerLen || size > len(b) {
-			return fmt.Errorf("netlink message of %d bytes in %d", size, len(b))
+		payload := false
+		for m, err := range netlink.Messages(datagram) {
+			switch {
+			case err != nil:
+				return parts, err
+			case m.Seq != c.seq:
+			case m.Type == unix.NLMSG_DONE, m.Type == unix.NLMSG_ERROR:
+				return parts, m.Errno()
+			case len(m.Body) >= genlHdrLen:
+				if !payload {
+					parts++
+				}
+				payload = true
+				if err := each(m.Body[genlHdrLen:]); err != nil {
+					return parts, err
+				}
+			}
 		}
-		typ, seq := binary.NativeEndian.Uint16(b[4:]), binary.NativeEndian.Uint32(b[8:])
-		if err := each(typ, seq, b[headerLen:size]); err != nil {
-			return err
-		}
-		b = b[min(align(size), len(b)):]
 	}
-	return nil
-}
-
-func errno(body []byte) error {
-	if len(body) < 4 {
-		return errors.New("short netlink answer")
-	}
-	if e := int32(binary.NativeEndian.Uint32(body)); e != 0 {
-		return unix.Errno(-e)
-	}
-	return nil
 }
 
 // settleRetries is how often a list is read that others change meanwhile.
@@ -248,8 +175,7 @@ const settleRetries = 10
 func (c *Conn) Read() ([]VirtualServer, error) {
 	out, err := settled(func() ([]VirtualServer, int, error) {
 		var out []VirtualServer
-		m := newMessage(c.send[:0], c.family, unix.NLM_F_DUMP, cmdGetService, familyVersion)
-		parts, err := c.exchange(m.end(), func(_ uint32, body []byte) error {
+		parts, err := c.list(cmdGetService, nil, func(body []byte) error {
 			s, err := decodeService(body)
 			out = append(out, s)
 			return err
@@ -272,9 +198,7 @@ func (c *Conn) Read() ([]VirtualServer, error) {
 func (c *Conn) ReadReals(of Key) ([]RealServer, error) {
 	out, err := settled(func() ([]RealServer, int, error) {
 		var out []RealServer
-		m := newMessage(c.send[:0], c.family, unix.NLM_F_DUMP, cmdGetDest, familyVersion)
-		m.service(of, nil)
-		parts, err := c.exchange(m.end(), func(_ uint32, body []byte) error {
+		parts, err := c.list(cmdGetDest, &of, func(body []byte) error {
 			r, err := decodeDest(body, of.family())
 			out = append(out, r)
 			return err

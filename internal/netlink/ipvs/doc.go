@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package vsnl speaks the generic netlink protocol of the Linux Virtual
+// Package ipvs speaks the generic netlink protocol of the Linux Virtual
 // Server (linux/ip_vs.h): virtual servers, their real servers, and nothing
 // else of it.
 //
@@ -12,4 +12,4 @@
 //
 // Only masquerading (NAT) is used as forwarding method, the one that can
 // translate ports and needs nothing of the real servers.
-package vsnl
+package ipvs

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package nfnl
+package nft
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-lb/causeway/internal/netlink"
+	"github.com/causeway-lb/causeway/internal/netlink/attributes"
 )
 
 // readRetries is how often an inconsistent dump is begun again, and settleRetries
@@ -27,12 +29,7 @@ func (c *Conn) dump(get uint16, f Family, attrs func(*Batch), reset func(), each
 			attrs(&req)
 		}
 		req.end(off)
-		c.seq++
-		binary.NativeEndian.PutUint32(req.buf[8:], c.seq)
-		if err := c.drain(); err != nil {
-			return err
-		}
-		if err := unix.Sendto(c.fd, req.buf, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		if err := c.request(&req); err != nil {
 			return fmt.Errorf("ask for dump: %w", err)
 		}
 		err := c.readDump(c.seq, each)
@@ -43,26 +40,28 @@ func (c *Conn) dump(get uint16, f Family, attrs func(*Batch), reset func(), each
 	return ErrInterrupted
 }
 
+// request sends a request that is no transaction.
+func (c *Conn) request(req *Batch) error {
+	c.seq++
+	netlink.SetSeq(req.enc.Buf, c.seq)
+	return c.send(req.enc.Buf)
+}
+
 func (c *Conn) readDump(seq uint32, each func([]byte)) error {
 	interrupted := false
 	for {
-		msgs, err := c.receive()
+		datagram, err := c.socket.Receive()
 		if err != nil {
 			return fmt.Errorf("read dump: %w", err)
 		}
-		for off := 0; off+unix.NLMSG_HDRLEN <= len(msgs); {
-			m := header(msgs[off:])
-			if int(m.Len) < unix.NLMSG_HDRLEN || off+int(m.Len) > len(msgs) {
-				return fmt.Errorf("read dump: message of %d bytes in %d", m.Len, len(msgs)-off)
+		for m, err := range netlink.Messages(datagram) {
+			if err != nil {
+				return fmt.Errorf("read dump: %w", err)
 			}
-			body := msgs[off+unix.NLMSG_HDRLEN : off+int(m.Len)]
-			off += align4(int(m.Len))
 			if m.Seq != seq {
 				continue
 			}
-			if m.Flags&unix.NLM_F_DUMP_INTR != 0 {
-				interrupted = true
-			}
+			interrupted = interrupted || m.Flags&unix.NLM_F_DUMP_INTR != 0
 			switch m.Type {
 			case unix.NLMSG_DONE:
 				if interrupted {
@@ -70,16 +69,16 @@ func (c *Conn) readDump(seq uint32, each func([]byte)) error {
 				}
 				return nil
 			case unix.NLMSG_ERROR:
-				errno := -int32(binary.NativeEndian.Uint32(body))
-				if errno == int32(unix.EINTR) {
+				err := m.Errno()
+				if errors.Is(err, unix.EINTR) {
 					return ErrInterrupted
 				}
-				if errno != 0 {
-					return unix.Errno(errno)
+				if err != nil {
+					return err
 				}
 			default:
-				if len(body) >= nfgenmsgLen {
-					each(body[nfgenmsgLen:])
+				if len(m.Body) >= nfgenmsgLen {
+					each(m.Body[nfgenmsgLen:])
 				}
 			}
 		}
@@ -113,14 +112,14 @@ func (c *Conn) Dormant(t Table) (exists, dormant bool, err error) {
 func (c *Conn) tables(f Family, again func(), found func(name string, flags uint32)) error {
 	return c.dump(unix.NFT_MSG_GETTABLE, f, nil, again, func(b []byte) {
 		name, flags := "", uint32(0)
-		Attrs(b, func(typ uint16, data []byte) {
-			switch typ {
+		for a := attributes.Decode(b); a.Next(); {
+			switch a.Type {
 			case unix.NFTA_TABLE_NAME:
-				name = CString(data)
+				name = attributes.String(a.Data)
 			case unix.NFTA_TABLE_FLAGS:
-				flags = bigEndian32(data)
+				flags = attributes.BE32(a.Data)
 			}
-		})
+		}
 		found(name, flags)
 	})
 }
@@ -170,7 +169,7 @@ func (c *Conn) Chains(t Table) (map[string]*ReadChain, error) {
 		return nil, fmt.Errorf("list chains of %s: %w", t, err)
 	}
 	err = c.dump(unix.NFT_MSG_GETRULE, t.Family,
-		func(b *Batch) { b.attrString(unix.NFTA_RULE_TABLE, t.Name) },
+		func(b *Batch) { b.enc.String(unix.NFTA_RULE_TABLE, t.Name) },
 		func() {
 			for _, ch := range chains {
 				ch.Rules = nil
@@ -191,28 +190,28 @@ func (c *Conn) Chains(t Table) (map[string]*ReadChain, error) {
 func decodeChain(b []byte) (ch *ReadChain, table string) {
 	ch = &ReadChain{}
 	typ := ""
-	Attrs(b, func(t uint16, data []byte) {
-		switch t {
+	for a := attributes.Decode(b); a.Next(); {
+		switch a.Type {
 		case unix.NFTA_CHAIN_TABLE:
-			table = CString(data)
+			table = attributes.String(a.Data)
 		case unix.NFTA_CHAIN_NAME:
-			ch.Name = CString(data)
+			ch.Name = attributes.String(a.Data)
 		case unix.NFTA_CHAIN_TYPE:
-			typ = CString(data)
+			typ = attributes.String(a.Data)
 		case unix.NFTA_CHAIN_POLICY:
-			ch.PolicyDrop = bigEndian32(data) == nfDrop
+			ch.PolicyDrop = attributes.BE32(a.Data) == nfDrop
 		case unix.NFTA_CHAIN_HOOK:
 			ch.Hook = &Hook{}
-			Attrs(data, func(t uint16, data []byte) {
-				switch t {
+			for n := attributes.Decode(a.Data); n.Next(); {
+				switch n.Type {
 				case unix.NFTA_HOOK_HOOKNUM:
-					ch.Hook.Num = bigEndian32(data)
+					ch.Hook.Num = attributes.BE32(n.Data)
 				case unix.NFTA_HOOK_PRIORITY:
-					ch.Hook.Priority = int32(bigEndian32(data))
+					ch.Hook.Priority = int32(attributes.BE32(n.Data))
 				}
-			})
+			}
 		}
-	})
+	}
 	if ch.Hook != nil {
 		ch.Hook.Type = typ
 	}
@@ -220,18 +219,18 @@ func decodeChain(b []byte) (ch *ReadChain, table string) {
 }
 
 func decodeRule(b []byte) (table, chain string, r ReadRule) {
-	Attrs(b, func(t uint16, data []byte) {
-		switch t {
+	for a := attributes.Decode(b); a.Next(); {
+		switch a.Type {
 		case unix.NFTA_RULE_TABLE:
-			table = CString(data)
+			table = attributes.String(a.Data)
 		case unix.NFTA_RULE_CHAIN:
-			chain = CString(data)
+			chain = attributes.String(a.Data)
 		case unix.NFTA_RULE_EXPRESSIONS:
-			r.Exprs = string(data)
+			r.Exprs = string(a.Data)
 		case unix.NFTA_RULE_USERDATA:
-			r.UserData = string(data)
+			r.UserData = string(a.Data)
 		}
-	})
+	}
 	return table, chain, r
 }
 
@@ -262,26 +261,26 @@ func (r ReadSet) Same(s Set) bool {
 func (c *Conn) Sets(t Table) (map[string]ReadSet, error) {
 	sets := map[string]ReadSet{}
 	err := c.dump(unix.NFT_MSG_GETSET, t.Family,
-		func(b *Batch) { b.attrString(unix.NFTA_SET_TABLE, t.Name) },
+		func(b *Batch) { b.enc.String(unix.NFTA_SET_TABLE, t.Name) },
 		func() { clear(sets) },
 		func(b []byte) {
 			var s ReadSet
-			Attrs(b, func(typ uint16, data []byte) {
-				switch typ {
+			for a := attributes.Decode(b); a.Next(); {
+				switch a.Type {
 				case unix.NFTA_SET_NAME:
-					s.Name = CString(data)
+					s.Name = attributes.String(a.Data)
 				case unix.NFTA_SET_FLAGS:
-					s.Flags = bigEndian32(data)
+					s.Flags = attributes.BE32(a.Data)
 				case unix.NFTA_SET_KEY_TYPE:
-					s.KeyType = bigEndian32(data)
+					s.KeyType = attributes.BE32(a.Data)
 				case unix.NFTA_SET_KEY_LEN:
-					s.KeyLen = bigEndian32(data)
+					s.KeyLen = attributes.BE32(a.Data)
 				case unix.NFTA_SET_DATA_TYPE:
-					s.DataType = bigEndian32(data)
+					s.DataType = attributes.BE32(a.Data)
 				case unix.NFTA_SET_DATA_LEN:
-					s.DatLen = bigEndian32(data)
+					s.DatLen = attributes.BE32(a.Data)
 				}
-			})
+			}
 			sets[s.Name] = s
 		})
 	if err != nil && !errors.Is(err, unix.ENOENT) {
@@ -344,8 +343,8 @@ func (c *Conn) ReadElements(t Table, set string, begin func(), each func(*RawEle
 		whole := true
 		err = c.dump(unix.NFT_MSG_GETSETELEM, t.Family,
 			func(b *Batch) {
-				b.attrString(unix.NFTA_SET_ELEM_LIST_TABLE, t.Name)
-				b.attrString(unix.NFTA_SET_ELEM_LIST_SET, set)
+				b.enc.String(unix.NFTA_SET_ELEM_LIST_TABLE, t.Name)
+				b.enc.String(unix.NFTA_SET_ELEM_LIST_SET, set)
 			},
 			func() { whole = true; begin() },
 			func(b []byte) { whole = readElements(b, each) && whole })
@@ -380,11 +379,11 @@ func (c *Conn) Generation() (uint32, error) {
 		return 0, fmt.Errorf("read generation: %w", err)
 	}
 	var gen uint32
-	Attrs(answer, func(typ uint16, data []byte) {
-		if typ == unix.NFTA_GEN_ID {
-			gen = bigEndian32(data)
+	for a := attributes.Decode(answer); a.Next(); {
+		if a.Type == unix.NFTA_GEN_ID {
+			gen = attributes.BE32(a.Data)
 		}
-	})
+	}
 	return gen, nil
 }
 
@@ -411,31 +410,26 @@ func (c *Conn) Element(t Table, set, key string) (e Element, ok bool, err error)
 // ask sends a request, which asks for one thing and not for a list, and returns
 // the attributes of the answer, valid until the next call.
 func (c *Conn) ask(req *Batch) ([]byte, error) {
-	c.seq++
-	binary.NativeEndian.PutUint32(req.buf[8:], c.seq)
-	if err := c.drain(); err != nil {
-		return nil, err
-	}
-	if err := unix.Sendto(c.fd, req.buf, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	if err := c.request(req); err != nil {
 		return nil, fmt.Errorf("ask: %w", err)
 	}
 	for {
-		msgs, err := c.receive()
+		datagram, err := c.socket.Receive()
 		if err != nil {
 			return nil, err
 		}
-		if len(msgs) < unix.NLMSG_HDRLEN+nfgenmsgLen {
-			continue
-		}
-		m := header(msgs)
-		if m.Seq != c.seq || int(m.Len) > len(msgs) || int(m.Len) < unix.NLMSG_HDRLEN+nfgenmsgLen {
-			continue
-		}
-		if m.Type != unix.NLMSG_ERROR {
-			return msgs[unix.NLMSG_HDRLEN+nfgenmsgLen : m.Len], nil
-		}
-		if errno := -int32(binary.NativeEndian.Uint32(msgs[unix.NLMSG_HDRLEN:])); errno != 0 {
-			return nil, unix.Errno(errno)
+		for m, err := range netlink.Messages(datagram) {
+			switch {
+			case err != nil:
+				return nil, err
+			case m.Seq != c.seq || len(m.Body) < nfgenmsgLen:
+			case m.Type != unix.NLMSG_ERROR:
+				return m.Body[nfgenmsgLen:], nil
+			default:
+				if err := m.Errno(); err != nil {
+					return nil, err
+				}
+			}
 		}
 	}
 }
@@ -445,57 +439,57 @@ func (c *Conn) ask(req *Batch) ([]byte, error) {
 func readElements(b []byte, each func(*RawElement) bool) bool {
 	whole := true
 	var e RawElement
-	Attrs(b, func(typ uint16, data []byte) {
-		if typ != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
-			return
+	for a := attributes.Decode(b); a.Next(); {
+		if a.Type != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+			continue
 		}
-		Attrs(data, func(_ uint16, data []byte) {
-			decodeElement(data, &e)
+		for n := attributes.Decode(a.Data); n.Next(); {
+			decodeElement(n.Data, &e)
 			whole = each(&e) && whole
-		})
-	})
+		}
+	}
 	return whole
 }
 
 func decodeElement(b []byte, e *RawElement) {
 	*e = RawElement{}
-	Attrs(b, func(typ uint16, data []byte) {
-		switch typ {
+	for a := attributes.Decode(b); a.Next(); {
+		switch a.Type {
 		case unix.NFTA_SET_ELEM_KEY:
-			e.Key = decodeData(data)
+			e.Key = decodeData(a.Data)
 		case setElemKeyEnd:
-			e.KeyEnd = decodeData(data)
+			e.KeyEnd = decodeData(a.Data)
 		case unix.NFTA_SET_ELEM_DATA:
-			e.Value = decodeData(data)
+			e.Value = decodeData(a.Data)
 		case unix.NFTA_SET_ELEM_FLAGS:
-			e.End = bigEndian32(data)&unix.NFT_SET_ELEM_INTERVAL_END != 0
+			e.End = attributes.BE32(a.Data)&unix.NFT_SET_ELEM_INTERVAL_END != 0
 		}
-	})
+	}
 }
 
 func decodeData(b []byte) []byte {
 	var v []byte
-	Attrs(b, func(typ uint16, data []byte) {
-		switch typ {
+	for a := attributes.Decode(b); a.Next(); {
+		switch a.Type {
 		case unix.NFTA_DATA_VALUE:
-			v = data
+			v = a.Data
 		case unix.NFTA_DATA_VERDICT:
-			v = decodeVerdict(data)
+			v = decodeVerdict(a.Data)
 		}
-	})
+	}
 	return v
 }
 
 func decodeVerdict(b []byte) []byte {
 	code, chain := uint32(nfDrop), ""
-	Attrs(b, func(typ uint16, data []byte) {
-		switch typ {
+	for a := attributes.Decode(b); a.Next(); {
+		switch a.Type {
 		case unix.NFTA_VERDICT_CODE:
-			code = bigEndian32(data)
+			code = attributes.BE32(a.Data)
 		case unix.NFTA_VERDICT_CHAIN:
-			chain = CString(data)
+			chain = attributes.String(a.Data)
 		}
-	})
+	}
 	switch code {
 	case nfDrop:
 		return []byte(Drop)

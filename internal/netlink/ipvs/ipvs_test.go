@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package vsnl
+package ipvs
 
 import (
 	"errors"
@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/causeway-lb/causeway/internal/netlink"
 	"github.com/causeway-lb/causeway/internal/proxy/nstest"
 )
 
@@ -142,7 +143,7 @@ func FuzzDecode(f *testing.F) {
 	m := newMessage(nil, 1, 0, 1, 1)
 	m.service(servers[1].Key, &servers[1].Settings)
 	m.dest(servers[1].Reals[0], true)
-	f.Add(m.end()[headerLen+genlHdrLen:])
+	f.Add(m.end()[netlink.HeaderLen+genlHdrLen:])
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if s, err := decodeService(data); err == nil && s.Mark == 0 && !s.Addr.IsValid() {
 			t.Errorf("no address and no error: %+v", s)

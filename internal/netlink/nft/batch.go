@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package nfnl
+package nft
 
 import (
-	"encoding/binary"
+	"cmp"
 	"fmt"
 
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-lb/causeway/internal/netlink"
+	"github.com/causeway-lb/causeway/internal/netlink/attributes"
 )
 
 // Family is an nf_tables address family, the NFPROTO_* number.
@@ -56,7 +59,7 @@ const (
 // use; Reset makes it so again and keeps the buffer. Not safe for concurrent
 // use.
 type Batch struct {
-	buf []byte
+	enc attributes.Encoder
 	// ops[i] describes the message with sequence number i+1, for errors.
 	ops []string
 	// last is the offset of the last message.
@@ -79,88 +82,31 @@ type openList struct {
 
 // Reset empties the batch.
 func (b *Batch) Reset() {
-	*b = Batch{buf: b.buf[:0], ops: b.ops[:0]}
+	b.enc.Reset()
+	*b = Batch{enc: b.enc, ops: b.ops[:0]}
 }
 
 // Len is the number of messages, not counting the begin and end marks.
 func (b *Batch) Len() int { return len(b.ops) }
 
 // Bytes is the size of the transaction so far.
-func (b *Batch) Bytes() int { return len(b.buf) }
+func (b *Batch) Bytes() int { return len(b.enc.Buf) }
 
 // begin opens a message; the returned offset is what end needs.
 func (b *Batch) begin(msgType uint16, flags uint16, f Family, op string) int {
 	b.closeList()
 	b.ops = append(b.ops, op)
-	off := len(b.buf)
-	b.last = off
-	b.buf = appendHeader(b.buf, unix.NFNL_SUBSYS_NFTABLES<<8|msgType, unix.NLM_F_REQUEST|flags, uint32(len(b.ops)))
-	b.buf = append(b.buf, byte(f), unix.NFNETLINK_V0, 0, 0)
-	return off
+	b.last = len(b.enc.Buf)
+	b.enc.Buf = appendRequest(b.enc.Buf, msgType, flags, uint32(len(b.ops)), f)
+	return b.last
 }
 
 // end closes the message that starts at off.
-func (b *Batch) end(off int) {
-	binary.NativeEndian.PutUint32(b.buf[off:], uint32(len(b.buf)-off))
-}
+func (b *Batch) end(off int) { netlink.EndMessage(b.enc.Buf[off:]) }
 
-func appendHeader(buf []byte, msgType, flags uint16, seq uint32) []byte {
-	buf = append(buf, 0, 0, 0, 0)
-	buf = binary.NativeEndian.AppendUint16(buf, msgType)
-	buf = binary.NativeEndian.AppendUint16(buf, flags)
-	buf = binary.NativeEndian.AppendUint32(buf, seq)
-	return append(buf, 0, 0, 0, 0) // port id: the kernel fills it in
-}
-
-// attr appends one attribute with its padding.
-func (b *Batch) attr(typ uint16, data []byte) {
-	b.buf = binary.NativeEndian.AppendUint16(b.buf, uint16(4+len(data)))
-	b.buf = binary.NativeEndian.AppendUint16(b.buf, typ)
-	b.buf = append(b.buf, data...)
-	b.pad()
-}
-
-func (b *Batch) attrString(typ uint16, s string) {
-	b.buf = binary.NativeEndian.AppendUint16(b.buf, uint16(4+len(s)+1))
-	b.buf = binary.NativeEndian.AppendUint16(b.buf, typ)
-	b.buf = append(b.buf, s...)
-	b.buf = append(b.buf, 0)
-	b.pad()
-}
-
-func (b *Batch) attrU32(typ uint16, v uint32) {
-	b.buf = binary.NativeEndian.AppendUint16(b.buf, 8)
-	b.buf = binary.NativeEndian.AppendUint16(b.buf, typ)
-	b.buf = binary.BigEndian.AppendUint32(b.buf, v)
-}
-
-func (b *Batch) attrU64(typ uint16, v uint64) {
-	b.buf = binary.NativeEndian.AppendUint16(b.buf, 12)
-	b.buf = binary.NativeEndian.AppendUint16(b.buf, typ)
-	b.buf = binary.BigEndian.AppendUint64(b.buf, v)
-}
-
-func (b *Batch) pad() {
-	for len(b.buf)%4 != 0 {
-		b.buf = append(b.buf, 0)
-	}
-}
-
-// nest opens a nested attribute; the returned offset is what unnest needs.
-func (b *Batch) nest(typ uint16) int {
-	off := len(b.buf)
-	b.buf = append(b.buf, 0, 0)
-	b.buf = binary.NativeEndian.AppendUint16(b.buf, typ|unix.NLA_F_NESTED)
-	return off
-}
-
-func (b *Batch) unnest(off int) {
-	n := len(b.buf) - off
-	if n > 0xffff {
-		b.fail(fmt.Errorf("attribute of %d bytes: at most 65535 fit", n))
-		return
-	}
-	binary.NativeEndian.PutUint16(b.buf[off:], uint16(n))
+func appendRequest(buf []byte, msgType, flags uint16, seq uint32, f Family) []byte {
+	buf = netlink.AppendHeader(buf, unix.NFNL_SUBSYS_NFTABLES<<8|msgType, flags, seq)
+	return append(buf, byte(f), unix.NFNETLINK_V0, 0, 0)
 }
 
 func (b *Batch) fail(err error) {
@@ -169,11 +115,14 @@ func (b *Batch) fail(err error) {
 	}
 }
 
+// problem is why the batch cannot be sent.
+func (b *Batch) problem() error { return cmp.Or(b.err, b.enc.Err()) }
+
 // AddTable creates t; of a table that exists it switches the hooks on.
 func (b *Batch) AddTable(t Table) {
 	off := b.begin(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, t.Family, "add table "+t.String())
-	b.attrString(unix.NFTA_TABLE_NAME, t.Name)
-	b.attrU32(unix.NFTA_TABLE_FLAGS, 0)
+	b.enc.String(unix.NFTA_TABLE_NAME, t.Name)
+	b.enc.BE32(unix.NFTA_TABLE_FLAGS, 0)
 	b.end(off)
 }
 
@@ -181,7 +130,7 @@ func (b *Batch) AddTable(t Table) {
 // there is no such table.
 func (b *Batch) DeleteTable(t Table) {
 	off := b.begin(unix.NFT_MSG_DELTABLE, 0, t.Family, "delete table "+t.String())
-	b.attrString(unix.NFTA_TABLE_NAME, t.Name)
+	b.enc.String(unix.NFTA_TABLE_NAME, t.Name)
 	b.end(off)
 }
 
@@ -215,15 +164,15 @@ const (
 // a base chain decides on is accepted.
 func (b *Batch) AddChain(c Chain) {
 	off := b.begin(unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, c.Table.Family, "add chain "+c.Table.String()+" "+c.Name)
-	b.attrString(unix.NFTA_CHAIN_TABLE, c.Table.Name)
-	b.attrString(unix.NFTA_CHAIN_NAME, c.Name)
+	b.enc.String(unix.NFTA_CHAIN_TABLE, c.Table.Name)
+	b.enc.String(unix.NFTA_CHAIN_NAME, c.Name)
 	if h := c.Hook; h != nil {
-		n := b.nest(unix.NFTA_CHAIN_HOOK)
-		b.attrU32(unix.NFTA_HOOK_HOOKNUM, h.Num)
-		b.attrU32(unix.NFTA_HOOK_PRIORITY, uint32(h.Priority))
-		b.unnest(n)
-		b.attrU32(unix.NFTA_CHAIN_POLICY, nfAccept)
-		b.attrString(unix.NFTA_CHAIN_TYPE, h.Type)
+		n := b.enc.Nest(unix.NFTA_CHAIN_HOOK)
+		b.enc.BE32(unix.NFTA_HOOK_HOOKNUM, h.Num)
+		b.enc.BE32(unix.NFTA_HOOK_PRIORITY, uint32(h.Priority))
+		b.enc.End(n)
+		b.enc.BE32(unix.NFTA_CHAIN_POLICY, nfAccept)
+		b.enc.String(unix.NFTA_CHAIN_TYPE, h.Type)
 	}
 	b.end(off)
 }
@@ -231,16 +180,16 @@ func (b *Batch) AddChain(c Chain) {
 // DeleteChain deletes a chain, which must be empty and unreferenced by then.
 func (b *Batch) DeleteChain(t Table, name string) {
 	off := b.begin(unix.NFT_MSG_DELCHAIN, 0, t.Family, "delete chain "+t.String()+" "+name)
-	b.attrString(unix.NFTA_CHAIN_TABLE, t.Name)
-	b.attrString(unix.NFTA_CHAIN_NAME, name)
+	b.enc.String(unix.NFTA_CHAIN_TABLE, t.Name)
+	b.enc.String(unix.NFTA_CHAIN_NAME, name)
 	b.end(off)
 }
 
 // FlushChain deletes all rules of a chain.
 func (b *Batch) FlushChain(t Table, name string) {
 	off := b.begin(unix.NFT_MSG_DELRULE, 0, t.Family, "flush chain "+t.String()+" "+name)
-	b.attrString(unix.NFTA_RULE_TABLE, t.Name)
-	b.attrString(unix.NFTA_RULE_CHAIN, name)
+	b.enc.String(unix.NFTA_RULE_TABLE, t.Name)
+	b.enc.String(unix.NFTA_RULE_CHAIN, name)
 	b.end(off)
 }
 
@@ -254,15 +203,15 @@ type Rule struct {
 // AppendRule appends r to a chain.
 func (b *Batch) AppendRule(t Table, chain string, r Rule) {
 	off := b.begin(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, t.Family, "add rule "+t.String()+" "+chain)
-	b.attrString(unix.NFTA_RULE_TABLE, t.Name)
-	b.attrString(unix.NFTA_RULE_CHAIN, chain)
-	n := b.nest(unix.NFTA_RULE_EXPRESSIONS)
+	b.enc.String(unix.NFTA_RULE_TABLE, t.Name)
+	b.enc.String(unix.NFTA_RULE_CHAIN, chain)
+	n := b.enc.Nest(unix.NFTA_RULE_EXPRESSIONS)
 	for _, e := range r.Exprs {
 		b.expression(t.Family, e)
 	}
-	b.unnest(n)
+	b.enc.End(n)
 	if r.Comment != "" {
-		b.attr(unix.NFTA_RULE_USERDATA, commentUserData(r.Comment))
+		b.enc.Bytes(unix.NFTA_RULE_USERDATA, commentUserData(r.Comment))
 	}
 	b.end(off)
 }
@@ -277,32 +226,28 @@ type CtOriginal struct{ *expr.Ct }
 type Rewrite struct{ *expr.Payload }
 
 func (b *Batch) expression(f Family, e expr.Any) {
-	n := b.nest(unix.NFTA_LIST_ELEM)
-	defer b.unnest(n)
+	n := b.enc.Nest(unix.NFTA_LIST_ELEM)
+	defer b.enc.End(n)
 	if w, ok := e.(*Rewrite); ok {
-		b.attrString(unix.NFTA_EXPR_NAME, "payload")
-		d := b.nest(unix.NFTA_EXPR_DATA)
-		for _, a := range []struct {
-			typ   uint16
-			value uint32
-		}{
-			{unix.NFTA_PAYLOAD_SREG, w.SourceRegister}, {unix.NFTA_PAYLOAD_BASE, uint32(w.Base)},
-			{unix.NFTA_PAYLOAD_OFFSET, w.Offset}, {unix.NFTA_PAYLOAD_LEN, w.Len},
-			{unix.NFTA_PAYLOAD_CSUM_TYPE, uint32(w.CsumType)}, {unix.NFTA_PAYLOAD_CSUM_OFFSET, w.CsumOffset},
-			{unix.NFTA_PAYLOAD_CSUM_FLAGS, unix.NFT_PAYLOAD_L4CSUM_PSEUDOHDR},
-		} {
-			b.attrU32(a.typ, a.value)
-		}
-		b.unnest(d)
+		b.enc.String(unix.NFTA_EXPR_NAME, "payload")
+		d := b.enc.Nest(unix.NFTA_EXPR_DATA)
+		b.enc.BE32(unix.NFTA_PAYLOAD_SREG, w.SourceRegister)
+		b.enc.BE32(unix.NFTA_PAYLOAD_BASE, uint32(w.Base))
+		b.enc.BE32(unix.NFTA_PAYLOAD_OFFSET, w.Offset)
+		b.enc.BE32(unix.NFTA_PAYLOAD_LEN, w.Len)
+		b.enc.BE32(unix.NFTA_PAYLOAD_CSUM_TYPE, uint32(w.CsumType))
+		b.enc.BE32(unix.NFTA_PAYLOAD_CSUM_OFFSET, w.CsumOffset)
+		b.enc.BE32(unix.NFTA_PAYLOAD_CSUM_FLAGS, unix.NFT_PAYLOAD_L4CSUM_PSEUDOHDR)
+		b.enc.End(d)
 		return
 	}
 	if ct, ok := e.(*CtOriginal); ok {
-		b.attrString(unix.NFTA_EXPR_NAME, "ct")
-		d := b.nest(unix.NFTA_EXPR_DATA)
-		b.attrU32(unix.NFTA_CT_DREG, ct.Register)
-		b.attrU32(unix.NFTA_CT_KEY, uint32(ct.Key))
-		b.attr(unix.NFTA_CT_DIRECTION, []byte{0}) // IP_CT_DIR_ORIGINAL
-		b.unnest(d)
+		b.enc.String(unix.NFTA_EXPR_NAME, "ct")
+		d := b.enc.Nest(unix.NFTA_EXPR_DATA)
+		b.enc.BE32(unix.NFTA_CT_DREG, ct.Register)
+		b.enc.BE32(unix.NFTA_CT_KEY, uint32(ct.Key))
+		b.enc.Bytes(unix.NFTA_CT_DIRECTION, []byte{0}) // IP_CT_DIR_ORIGINAL
+		b.enc.End(d)
 		return
 	}
 	data, err := expr.Marshal(byte(f), e)
@@ -310,7 +255,7 @@ func (b *Batch) expression(f Family, e expr.Any) {
 		b.fail(fmt.Errorf("encode %T: %w", e, err))
 		return
 	}
-	b.buf = append(b.buf, data...)
+	b.enc.Buf = append(b.enc.Buf, data...)
 }
 
 // commentUserData is libnftnl's encoding of a rule's comment: type 0, length,
@@ -326,13 +271,11 @@ func commentUserData(s string) []byte {
 func (b *Batch) Append(o *Batch) {
 	b.closeList()
 	o.closeList()
-	if o.err != nil {
-		b.fail(o.err)
-	}
+	b.fail(o.problem())
 	if len(o.ops) == 0 {
 		return
 	}
-	b.last = len(b.buf) + o.last
-	b.buf = append(b.buf, o.buf...)
+	b.last = len(b.enc.Buf) + o.last
+	b.enc.Buf = append(b.enc.Buf, o.enc.Buf...)
 	b.ops = append(b.ops, o.ops...)
 }
