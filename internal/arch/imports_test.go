@@ -46,11 +46,12 @@ var impure = []string{
 var layers = map[string][]string{
 	"api":                  {"internal", "controllers", "cmd"},
 	"internal":             {"controllers", "cmd"},
-	"internal/proxy":       {"internal/agent", "internal/announce", "internal/lab"},
+	"internal/proxy":       {"internal/agent", "internal/announce", "internal/conntrack", "internal/lab"},
 	"internal/announce":    {"internal/agent", "internal/proxy", "internal/lab"},
 	"internal/agent":       {"internal/lab", "internal/provisioner"},
 	"internal/bitmap":      {"internal/alloc"},
 	"internal/conntrack":   {"internal/agent", "internal/lab"},
+	"internal/netlink":     {"api", "internal/proxy", "internal/conntrack", "internal/announce", "internal/agent", "internal/lab"},
 	"controllers":          {"internal/agent", "internal/proxy", "internal/announce", "internal/lab", "cmd"},
 	"cmd/controller":       {"internal/agent", "internal/proxy", "internal/lab", "internal/confine"},
 	"cmd/agent":            {"controllers", "internal/lab", "internal/confine"},

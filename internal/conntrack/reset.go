@@ -9,11 +9,12 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/google/nftables/expr"
+	gexpr "github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-lb/causeway/internal/netlink/conntrack"
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
+	"github.com/causeway-lb/causeway/internal/netlink/nft/expr"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
@@ -109,7 +110,6 @@ func flowKey(e *conntrack.Entry) []byte {
 
 // declareResets makes what is missing of the table and writes its rules anew.
 func declareResets(tx *nft.Batch, fam model.Family, table nft.Table) {
-	const hookPrerouting, hookOutput = 0, 3
 	addr := typeOf(fam)
 	tx.AddTable(table)
 	tx.AddSet(nft.Set{
@@ -117,10 +117,10 @@ func declareResets(tx *nft.Batch, fam model.Family, table nft.Table) {
 		Dynamic: true, Timeout: resetTimeout, Size: resetSize,
 	})
 	// Not "prerouting" and "output", for what strayChain says.
-	for name, hook := range map[string]uint32{strayChain: hookPrerouting, "own": hookOutput} {
+	for name, hook := range map[string]uint32{strayChain: expr.HookPrerouting, "own": expr.HookOutput} {
 		tx.AddChain(nft.Chain{Table: table, Name: name, Hook: &nft.Hook{Type: "filter", Num: hook, Priority: prioResets}})
 		tx.FlushChain(table, name)
-		tx.AppendRule(table, name, nft.Rule{Comment: "its Service or endpoint is gone", Exprs: resetRule(fam)})
+		tx.AppendRule(table, name, resetRule(fam).Rule("its Service or endpoint is gone"))
 	}
 }
 
@@ -128,21 +128,9 @@ func declareResets(tx *nft.Batch, fam model.Family, table nft.Table) {
 //
 //	meta l4proto tcp tcp flags & (syn | rst) == 0 ct state invalid,new
 //	ip saddr . tcp sport . ip daddr . tcp dport @flows reject with tcp reset
-func resetRule(fam model.Family) []expr.Any {
-	const r0 = unix.NFT_REG32_00
-	source, destination, length := addresses(fam)
-	words := length / 4
-	load := func(base expr.PayloadBase, reg, offset, length uint32) expr.Any {
-		return &expr.Payload{DestRegister: reg, Base: base, Offset: offset, Len: length}
-	}
-	const network, transport = expr.PayloadBaseNetworkHeader, expr.PayloadBaseTransportHeader
-	unknown := append(segments(expr.CmpOpEq, flagSYN|flagRST), states(expr.CtStateBitINVALID|expr.CtStateBitNEW)...)
-	return append(unknown,
-		load(network, r0, source, length),
-		load(transport, r0+words, 0, 2),
-		load(network, r0+words+1, destination, length),
-		load(transport, r0+2*words+1, 2, 2),
-		&expr.Lookup{SourceRegister: r0, SetName: resetFlows},
-		&expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
-	)
+func resetRule(fam model.Family) *expr.List {
+	n := words(fam)
+	return segments(fam, gexpr.CmpOpEq, expr.SYN|expr.RST, gexpr.CtStateBitINVALID|gexpr.CtStateBitNEW).
+		Saddr(r0).Sport(r0+n).Daddr(r0+n+1).Dport(r0+2*n+1).
+		Lookup(r0, expr.Name(resetFlows)).RejectTCP()
 }

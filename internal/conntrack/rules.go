@@ -3,12 +3,10 @@
 package conntrack
 
 import (
-	"encoding/binary"
-
-	"github.com/google/nftables/expr"
-	"golang.org/x/sys/unix"
+	gexpr "github.com/google/nftables/expr"
 
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
+	"github.com/causeway-lb/causeway/internal/netlink/nft/expr"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
@@ -28,41 +26,15 @@ func typeOf(fam model.Family) nft.Type {
 	return nft.TypeIPv6
 }
 
-// addresses says where in a packet its addresses are, and how long one is.
-func addresses(fam model.Family) (source, destination, length uint32) {
-	if fam == model.IPv4 {
-		return 12, 16, 4
-	}
-	return 8, 24, 16
-}
+// r0 is the first of the sixteen 4-byte registers.
+const r0 = expr.R0
 
-// Bits of TCP's flags.
-const (
-	flagFIN = 1 << iota
-	flagSYN
-	flagRST
-)
+func exprs(fam model.Family) *expr.List { return expr.For(familyTable(fam, "").Family) }
 
-// segments matches TCP segments by some of their flags: none of them for
-// CmpOpEq, any for CmpOpNeq.
-func segments(op expr.CmpOp, flags byte) []expr.Any {
-	const r0 = unix.NFT_REG32_00
-	const flagsOffset = 13
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: r0},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: r0, Data: []byte{byte(model.TCP)}},
-		&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseTransportHeader, Offset: flagsOffset, Len: 1},
-		&expr.Bitwise{SourceRegister: r0, DestRegister: r0, Len: 1, Mask: []byte{flags}, Xor: []byte{0}},
-		&expr.Cmp{Op: op, Register: r0, Data: []byte{0}},
-	}
-}
+func words(fam model.Family) uint32 { return expr.Words(familyTable(fam, "").Family) }
 
-// states matches packets whose state to connection tracking is one of those.
-func states(bits uint32) []expr.Any {
-	const r0 = unix.NFT_REG32_00
-	return []expr.Any{
-		&expr.Ct{Register: r0, Key: expr.CtKeySTATE},
-		&expr.Bitwise{SourceRegister: r0, DestRegister: r0, Len: 4, Mask: binary.NativeEndian.AppendUint32(nil, bits), Xor: make([]byte, 4)},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: r0, Data: make([]byte, 4)},
-	}
+// segments matches TCP segments by some of their flags, none of them for CmpOpEq,
+// any for CmpOpNeq, that connection tracking has in one of some states.
+func segments(fam model.Family, op gexpr.CmpOp, flags byte, states uint32) *expr.List {
+	return exprs(fam).Protocol(uint8(model.TCP)).TCPFlags(flags, op, 0).State(states)
 }

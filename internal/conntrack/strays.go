@@ -7,10 +7,11 @@ import (
 	"fmt"
 	"net/netip"
 
-	"github.com/google/nftables/expr"
+	gexpr "github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
+	"github.com/causeway-lb/causeway/internal/netlink/nft/expr"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
@@ -122,22 +123,21 @@ const strayChain = "arriving"
 // the agent has left it. The chain stands behind connection tracking and resets, and
 // before everything that translates, or refuses what it does not know.
 func declareStrays(tx *nft.Batch, fam model.Family, table nft.Table) {
-	const hookPrerouting, behindResets = 0, prioResets + 1
+	const behindResets = prioResets + 1
 	addr := typeOf(fam)
 	tx.AddTable(table) // so that an absent one is not an error
 	tx.DeleteTable(table)
 	tx.AddTable(table)
 	tx.AddSet(nft.Set{Table: table, Name: strayFormer, Key: []nft.Type{addr}, Data: []nft.Type{addr}})
-	tx.AddChain(nft.Chain{Table: table, Name: strayChain, Hook: &nft.Hook{Type: "filter", Num: hookPrerouting, Priority: behindResets}})
+	tx.AddChain(nft.Chain{Table: table, Name: strayChain, Hook: &nft.Hook{Type: "filter", Num: expr.HookPrerouting, Priority: behindResets}})
 	tx.AddChain(nft.Chain{Table: table, Name: strayPass})
-	tx.AppendRule(table, strayPass, nft.Rule{Comment: "so that none goes in circles", Exprs: strayShorten(fam)})
-	tx.AppendRule(table, strayPass, nft.Rule{Comment: "the node that announced it before may know it", Exprs: strayDup(fam)})
-	pass := &expr.Verdict{Kind: expr.VerdictGoto, Chain: strayPass}
-	for _, m := range strays() {
-		tx.AppendRule(table, strayChain, nft.Rule{Exprs: append(m, pass)})
+	tx.AppendRule(table, strayPass, strayShorten(fam).Rule("so that none goes in circles"))
+	tx.AppendRule(table, strayPass, strayDup(fam).Rule("the node that announced it before may know it"))
+	for _, m := range strays(fam) {
+		tx.AppendRule(table, strayChain, m.Goto(strayPass).Rule(""))
 	}
 	for _, m := range strayErrors(fam) {
-		tx.AppendRule(table, strayChain, nft.Rule{Comment: "about what another node has sent", Exprs: append(m, pass)})
+		tx.AppendRule(table, strayChain, m.Goto(strayPass).Rule("about what another node has sent"))
 	}
 }
 
@@ -146,10 +146,10 @@ func declareStrays(tx *nft.Batch, fam model.Family, table nft.Table) {
 //
 //	meta l4proto tcp tcp flags & syn == 0 ct state new
 //	meta l4proto tcp tcp flags & (fin | rst) != 0 ct state invalid
-func strays() [][]expr.Any {
-	return [][]expr.Any{
-		append(segments(expr.CmpOpEq, flagSYN), states(expr.CtStateBitNEW)...),
-		append(segments(expr.CmpOpNeq, flagFIN|flagRST), states(expr.CtStateBitINVALID)...),
+func strays(fam model.Family) []*expr.List {
+	return []*expr.List{
+		segments(fam, gexpr.CmpOpEq, expr.SYN, gexpr.CtStateBitNEW),
+		segments(fam, gexpr.CmpOpNeq, expr.FIN|expr.RST, gexpr.CtStateBitINVALID),
 	}
 }
 
@@ -160,33 +160,23 @@ func strays() [][]expr.Any {
 //
 //	icmp type 3, 11, 12 ct state invalid @th,160,32 @former
 //	icmpv6 type 1-4 ct state invalid @th,128,128 @former
-func strayErrors(fam model.Family) [][]expr.Any {
-	const r0 = unix.NFT_REG32_00
+func strayErrors(fam model.Family) []*expr.List {
 	const quoted = 8 // behind the ICMP header (RFC 792, RFC 4443 section 3)
-	source, _, length := addresses(fam)
-	match := func(proto byte, types ...expr.Any) []expr.Any {
-		m := append([]expr.Any{
-			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: r0},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: r0, Data: []byte{proto}},
-			&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseTransportHeader, Len: 1},
-		}, types...)
-		return append(append(m, states(expr.CtStateBitINVALID)...),
-			&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseTransportHeader, Offset: quoted + source, Len: length},
-			// What it yields is not used, but older kernels look nothing up in a map for
-			// less.
-			&expr.Lookup{SourceRegister: r0, DestRegister: r0, IsDestRegSet: true, SetName: strayFormer},
-		)
-	}
-	is := func(op expr.CmpOp, icmpType byte) expr.Any {
-		return &expr.Cmp{Op: op, Register: r0, Data: []byte{icmpType}}
+	header := func(proto byte) *expr.List { return exprs(fam).Protocol(proto).Transport(r0, 0, 1) }
+	match := func(m *expr.List, source uint32) *expr.List {
+		// What the map yields is not used, but older kernels look nothing up in one for
+		// less.
+		return m.State(gexpr.CtStateBitINVALID).Transport(r0, quoted+source, 4*words(fam)).Map(r0, r0, expr.Name(strayFormer))
 	}
 	if fam == model.IPv6 {
-		const unreachable, parameterProblem = 1, 4 // between them too big and time exceeded
-		return [][]expr.Any{match(unix.IPPROTO_ICMPV6, is(expr.CmpOpGte, unreachable), is(expr.CmpOpLte, parameterProblem))}
+		const source, unreachable, parameterProblem = 8, 1, 4 // between them too big and time exceeded
+		m := header(unix.IPPROTO_ICMPV6).Compare(r0, gexpr.CmpOpGte, unreachable).Compare(r0, gexpr.CmpOpLte, parameterProblem)
+		return []*expr.List{match(m, source)}
 	}
-	var ms [][]expr.Any
+	var ms []*expr.List
 	for _, icmpType := range []byte{3, 11, 12} { // unreachable, with "fragmentation needed"; time exceeded; parameter problem
-		ms = append(ms, match(unix.IPPROTO_ICMP, is(expr.CmpOpEq, icmpType)))
+		const source = 12
+		ms = append(ms, match(header(unix.IPPROTO_ICMP).Equal(r0, icmpType), source))
 	}
 	return ms
 }
@@ -197,19 +187,16 @@ const strayHops = 8
 // strayShorten is
 //
 //	ip daddr @former ip ttl > strayHops ip ttl set strayHops
-func strayShorten(fam model.Family) []expr.Any {
-	const r0, word = unix.NFT_REG32_00, 2
+func strayShorten(fam model.Family) *expr.List {
+	const word = 2
 	at, mask, set := uint32(8), []byte{0, 0xff}, []byte{strayHops, 0} // TTL, protocol
-	write := &expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: r0, Base: expr.PayloadBaseNetworkHeader, Offset: at, Len: word, CsumType: expr.CsumTypeInet, CsumOffset: 10}
+	write := &gexpr.Payload{OperationType: gexpr.PayloadWrite, SourceRegister: r0, Base: gexpr.PayloadBaseNetworkHeader, Offset: at, Len: word, CsumType: gexpr.CsumTypeInet, CsumOffset: 10}
 	if fam == model.IPv6 {
 		at, mask, set = 6, []byte{0xff, 0}, []byte{0, strayHops} // next header, hop limit
-		write = &expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: r0, Base: expr.PayloadBaseNetworkHeader, Offset: at, Len: word}
+		write = &gexpr.Payload{OperationType: gexpr.PayloadWrite, SourceRegister: r0, Base: gexpr.PayloadBaseNetworkHeader, Offset: at, Len: word}
 	}
-	return append(append(strayTo(fam), hopsAbove(fam, strayHops)...),
-		&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseNetworkHeader, Offset: at, Len: word},
-		&expr.Bitwise{SourceRegister: r0, DestRegister: r0, Len: word, Mask: mask, Xor: set},
-		write,
-	)
+	return hopsAbove(strayTo(fam), strayHops).Network(r0, at, at, word).
+		Add(&gexpr.Bitwise{SourceRegister: r0, DestRegister: r0, Len: word, Mask: mask, Xor: set}, write)
 }
 
 // strayDup is
@@ -218,29 +205,16 @@ func strayShorten(fam model.Family) []expr.Any {
 //
 // The copy that dup makes is not tracked, and the original is dropped before it
 // would be: the connection stays unknown here. The copy's TTL is one less.
-func strayDup(fam model.Family) []expr.Any {
-	return append(append(hopsAbove(fam, 1), strayTo(fam)...), &expr.Dup{RegAddr: unix.NFT_REG32_00}, &expr.Verdict{Kind: expr.VerdictDrop})
+func strayDup(fam model.Family) *expr.List {
+	return hopsAbove(exprs(fam), 1).Then(strayTo(fam)).Add(&gexpr.Dup{RegAddr: r0}).Drop()
 }
 
 // hopsAbove matches packets by their TTL or hop limit.
-func hopsAbove(fam model.Family, n byte) []expr.Any {
-	const r0 = unix.NFT_REG32_00
-	at := uint32(8)
-	if fam == model.IPv6 {
-		at = 7
-	}
-	return []expr.Any{
-		&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseNetworkHeader, Offset: at, Len: 1},
-		&expr.Cmp{Op: expr.CmpOpGt, Register: r0, Data: []byte{n}},
-	}
+func hopsAbove(x *expr.List, n byte) *expr.List {
+	return x.Network(r0, 8, 7, 1).Compare(r0, gexpr.CmpOpGt, n)
 }
 
 // strayTo loads where a packet is passed on to.
-func strayTo(fam model.Family) []expr.Any {
-	const r0 = unix.NFT_REG32_00
-	_, destination, length := addresses(fam)
-	return []expr.Any{
-		&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseNetworkHeader, Offset: destination, Len: length},
-		&expr.Lookup{SourceRegister: r0, DestRegister: r0, IsDestRegSet: true, SetName: strayFormer},
-	}
+func strayTo(fam model.Family) *expr.List {
+	return exprs(fam).Daddr(r0).Map(r0, r0, expr.Name(strayFormer))
 }

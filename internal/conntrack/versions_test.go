@@ -6,8 +6,6 @@ import (
 	"net/netip"
 	"testing"
 
-	"github.com/google/nftables/expr"
-
 	"github.com/causeway-lb/causeway/internal/netlink/conntrack"
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
@@ -37,10 +35,10 @@ func TestVersionsFollowEachOther(t *testing.T) {
 			tx.AddChain(nft.Chain{Table: table, Name: strayPass})
 			tx.FlushChain(table, "prerouting")
 			tx.FlushChain(table, strayPass)
-			tx.AppendRule(table, strayPass, nft.Rule{Exprs: strayShorten(fam)})
-			tx.AppendRule(table, strayPass, nft.Rule{Exprs: strayDup(fam)})
-			for _, m := range strays() {
-				tx.AppendRule(table, "prerouting", nft.Rule{Exprs: append(m, &expr.Verdict{Kind: expr.VerdictGoto, Chain: strayPass})})
+			tx.AppendRule(table, strayPass, strayShorten(fam).Rule(""))
+			tx.AppendRule(table, strayPass, strayDup(fam).Rule(""))
+			for _, m := range strays(fam) {
+				tx.AppendRule(table, "prerouting", m.Goto(strayPass).Rule(""))
 			}
 			tx.FlushSet(table, strayFormer)
 
@@ -53,7 +51,7 @@ func TestVersionsFollowEachOther(t *testing.T) {
 			for name, hook := range map[string]uint32{"prerouting": 0, "output": 3} {
 				tx.AddChain(nft.Chain{Table: table, Name: name, Hook: &nft.Hook{Type: "filter", Num: hook, Priority: prioMangle}})
 				tx.FlushChain(table, name)
-				tx.AppendRule(table, name, nft.Rule{Exprs: resetRule(fam)})
+				tx.AppendRule(table, name, resetRule(fam).Rule(""))
 			}
 		}
 		return conn.Commit(&tx)

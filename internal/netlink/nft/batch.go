@@ -152,6 +152,8 @@ type Chain struct {
 	Table Table
 	Name  string
 	Hook  *Hook
+	// Rules are what AppendRules appends.
+	Rules []Rule
 }
 
 // Netfilter's verdicts as policies of base chains and values of verdict maps.
@@ -160,7 +162,7 @@ const (
 	nfAccept = 1
 )
 
-// AddChain creates c; one that exists with the same hook stays. What no rule of
+// AddChain creates c, without its rules; one that exists with the same hook stays. What no rule of
 // a base chain decides on is accepted.
 func (b *Batch) AddChain(c Chain) {
 	off := b.begin(unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, c.Table.Family, "add chain "+c.Table.String()+" "+c.Name)
@@ -214,6 +216,13 @@ func (b *Batch) AppendRule(t Table, chain string, r Rule) {
 		b.enc.Bytes(unix.NFTA_RULE_USERDATA, commentUserData(r.Comment))
 	}
 	b.end(off)
+}
+
+// AppendRules appends the rules of c to the chain.
+func (b *Batch) AppendRules(c Chain) {
+	for _, r := range c.Rules {
+		b.AppendRule(c.Table, c.Name, r)
+	}
 }
 
 // CtOriginal is an expr.Ct that loads from the tuple of the original

@@ -184,10 +184,10 @@ func (t *tables) build(tx *nft.Batch, table nft.Table, node *model.Node) error {
 	if err := t.conn.Replace(tx, table, setAddresses.String()); err != nil {
 		return err
 	}
-	var chains []chain
+	var chains []nft.Chain
 	if table == arpTable {
 		tx.AddSet(arpSet)
-		chains = []chain{arpChain()}
+		chains = []nft.Chain{arpChain()}
 	}
 	for _, f := range t.families {
 		if repliesOf(f) == table {
@@ -204,10 +204,8 @@ func (t *tables) build(tx *nft.Batch, table nft.Table, node *model.Node) error {
 		chains = p.chains()
 	}
 	for _, c := range chains {
-		tx.AddChain(c.Chain)
-		for _, r := range c.rules {
-			tx.AppendRule(c.Table, c.Name, r)
-		}
+		tx.AddChain(c)
+		tx.AppendRules(c)
 	}
 	return nil
 }

@@ -110,9 +110,9 @@ func (f *family) write(tx *nft.Batch, d *delta, node *model.Node) {
 	}
 }
 
-func writeChain(tx *nft.Batch, ch chain) {
-	tx.AddChain(ch.Chain)
-	appendRules(tx, ch)
+func writeChain(tx *nft.Batch, ch nft.Chain) {
+	tx.AddChain(ch)
+	tx.AppendRules(ch)
 }
 
 // shared gives the shared elements that come and go.

@@ -20,12 +20,12 @@ func (p *plan) fill(c *nft.Conn) error {
 	p.create(&tx)
 	for _, ch := range p.chains {
 		if ch.Hook == nil {
-			tx.AddChain(ch.Chain)
+			tx.AddChain(ch)
 		}
 	}
 	for _, ch := range p.chains {
 		if ch.Hook == nil {
-			appendRules(&tx, ch)
+			tx.AppendRules(ch)
 		}
 	}
 	if err := c.Commit(&tx); err != nil {

@@ -37,7 +37,7 @@ type plan struct {
 	// wake: somebody has switched the table's hooks off.
 	wake bool
 	// chains are to be (re)written, drop are to go.
-	chains []chain
+	chains []nft.Chain
 	known  map[string]bool
 	drop   []string
 	// del and add hold elements, grouped by set.
@@ -352,11 +352,11 @@ func (p *plan) classesInUse() []verdictKey {
 // them back and deletes it. Thus a process that takes over from another need
 // not write rules that are right, which would cost the kernel a walk over the
 // maps for each chain.
-func (f *family) learn(c *nft.Conn, node *model.Node, chains []chain) error {
+func (f *family) learn(c *nft.Conn, node *model.Node, chains []nft.Chain) error {
 	if !reflect.DeepEqual(f.formNode, node) {
 		f.form, f.formNode = map[string][]nft.ReadRule{}, node
 	}
-	var unknown []chain
+	var unknown []nft.Chain
 	for _, ch := range chains {
 		if _, ok := f.form[ch.Name]; !ok {
 			unknown = append(unknown, ch)
@@ -378,7 +378,7 @@ func (f *family) learn(c *nft.Conn, node *model.Node, chains []chain) error {
 		tx.AddChain(nft.Chain{Table: t, Name: ch.Name})
 	}
 	for _, ch := range unknown {
-		for _, r := range ch.rules {
+		for _, r := range ch.Rules {
 			tx.AppendRule(t, ch.Name, r)
 		}
 	}
@@ -409,12 +409,6 @@ func (p *plan) create(tx *nft.Batch) {
 	}
 }
 
-func appendRules(tx *nft.Batch, ch chain) {
-	for _, r := range ch.rules {
-		tx.AppendRule(ch.Table, ch.Name, r)
-	}
-}
-
 // write puts the plan, or what fill left of it, into a transaction. Chains
 // are made before rules that go to them; rules are rewritten and elements
 // replaced in one commit, so that no packet sees less than the old or the new
@@ -440,7 +434,7 @@ func (p *plan) write(tx *nft.Batch) {
 		tx.AddTable(t)
 	}
 	for _, ch := range p.chains {
-		tx.AddChain(ch.Chain)
+		tx.AddChain(ch)
 		tx.FlushChain(t, ch.Name)
 	}
 	for _, name := range p.drop {
@@ -448,7 +442,7 @@ func (p *plan) write(tx *nft.Batch) {
 	}
 	tx.Append(&p.del)
 	for _, ch := range p.chains {
-		appendRules(tx, ch)
+		tx.AppendRules(ch)
 	}
 	for i := range p.add {
 		tx.Append(&p.add[i])

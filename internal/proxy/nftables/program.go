@@ -6,10 +6,11 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/google/nftables/expr"
+	gexpr "github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
+	"github.com/causeway-lb/causeway/internal/netlink/nft/expr"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
@@ -27,26 +28,6 @@ const (
 	chainNeeded      = "masquerading-where-needed"
 )
 
-// Hook numbers and priorities of nf_tables (enum nf_inet_hooks, enum
-// nf_ip_hook_priorities).
-const (
-	hookPrerouting  = 0
-	hookForward     = 2
-	hookOutput      = 3
-	hookPostrouting = 4
-
-	prioDstNAT = -100
-	prioSrcNAT = 100
-	prioFilter = 0
-	prioRaw    = -300
-)
-
-// chain is a chain with its rules.
-type chain struct {
-	nft.Chain
-	rules []nft.Rule
-}
-
 // program is the constant part of a table: everything but elements, and the
 // chains of the classes in use.
 type program struct {
@@ -55,79 +36,70 @@ type program struct {
 	node  *model.Node
 }
 
-// chains gives the constant chains in an order in which they can be created:
+// chains returns the constant chains in an order in which they can be created:
 // a chain stands before those that go to it.
-func (p *program) chains() []chain {
-	cs := []chain{
+func (p *program) chains() []nft.Chain {
+	cs := []nft.Chain{
 		p.chain(chainReject, nil, p.rejectRules()),
 		p.chain(chainNeeded, nil, p.neededRules()),
 		p.chain(chainMasquerade, nil, p.masqueradeRules()),
 		p.chain(chainInside, nil, p.insideRules()),
 		p.chain(chainOutside, nil, p.outsideRules()),
-		p.chain(chainPrerouting, &nft.Hook{Type: "nat", Num: hookPrerouting, Priority: prioDstNAT}, p.preroutingRules()),
-		p.chain(chainOutput, &nft.Hook{Type: "nat", Num: hookOutput, Priority: prioDstNAT}, p.outputRules()),
-		p.chain(chainPostrouting, &nft.Hook{Type: "nat", Num: hookPostrouting, Priority: prioSrcNAT}, p.postroutingRules()),
-		p.chain(chainForward, &nft.Hook{Type: "filter", Num: hookForward, Priority: prioFilter}, p.forwardRules()),
+		p.chain(chainPrerouting, &nft.Hook{Type: "nat", Num: expr.HookPrerouting, Priority: expr.PriorityDstNAT}, p.preroutingRules()),
+		p.chain(chainOutput, &nft.Hook{Type: "nat", Num: expr.HookOutput, Priority: expr.PriorityDstNAT}, p.outputRules()),
+		p.chain(chainPostrouting, &nft.Hook{Type: "nat", Num: expr.HookPostrouting, Priority: expr.PrioritySrcNAT}, p.postroutingRules()),
+		p.chain(chainForward, &nft.Hook{Type: "filter", Num: expr.HookForward, Priority: expr.PriorityFilter}, p.forwardRules()),
 	}
 	if p.fam == model.IPv4 && p.node.LocalhostNodePorts {
-		cs = append(cs, p.chain(chainMartian, &nft.Hook{Type: "filter", Num: hookPrerouting, Priority: prioRaw}, p.martianRules()))
+		cs = append(cs, p.chain(chainMartian, &nft.Hook{Type: "filter", Num: expr.HookPrerouting, Priority: expr.PriorityRaw}, p.martianRules()))
 	}
 	return cs
 }
 
-func (p *program) chain(name string, hook *nft.Hook, rules []nft.Rule) chain {
-	return chain{nft.Chain{Table: p.table, Name: name, Hook: hook}, rules}
+func (p *program) chain(name string, hook *nft.Hook, rules []nft.Rule) nft.Chain {
+	return nft.Chain{Table: p.table, Name: name, Hook: hook, Rules: rules}
 }
 
 // preroutingRules tell apart who sends: the Pods of this node, or others.
 func (p *program) preroutingRules() []nft.Rule {
 	rules := []nft.Rule{p.restrictRule()}
 	for _, m := range p.fromLocalPods() {
-		rules = append(rules, nft.Rule{Exprs: append(m, goTo(chainInside))})
+		rules = append(rules, m.Goto(chainInside).Rule(""))
 	}
-	return append(rules, nft.Rule{Exprs: []expr.Any{goTo(chainOutside)}})
+	return append(rules, p.exprs().Goto(chainOutside).Rule(""))
 }
 
 // outputRules: what the node itself sends comes from inside.
 func (p *program) outputRules() []nft.Rule {
-	return []nft.Rule{p.restrictRule(), {Exprs: []expr.Any{goTo(chainInside)}}}
+	return []nft.Rule{p.restrictRule(), p.exprs().Goto(chainInside).Rule("")}
 }
 
-// restrictRule drops who is not in the source ranges.
+// restrictRule drops clients that are not in the source ranges. The key is loaded
+// twice, so that the rule reads as it is meant.
 func (p *program) restrictRule() nft.Rule {
-	x := p.exprs().frontend(r0)
-	x.lookup(r0, setRestricted)
-	// The key is loaded again, so that the rule reads as it is meant.
-	x.frontend(r0)
-	x.saddr(r0 + p.frontendWords())
-	x.lookupNot(r0, setSourceRanges)
-	return nft.Rule{Comment: "loadBalancerSourceRanges", Exprs: append(x.list, verdict(expr.VerdictDrop))}
+	return p.exprs().Frontend(r0).Lookup(r0, setRestricted).
+		Frontend(r0).Saddr(r0+p.frontendWords()).LookupNot(r0, setSourceRanges).
+		Drop().Rule("loadBalancerSourceRanges")
 }
 
 // outsideRules look up services themselves, although the inside chain does too:
 // what is not there at a load balancer IP is refused, from outside alone.
 func (p *program) outsideRules() []nft.Rule {
-	lb := p.exprs()
-	lb.daddr(r0)
-	lb.lookup(r0, setLoadBalancerIPs)
-	lb.fibLocal(r0, false)
 	return []nft.Rule{
-		{Comment: "externalTrafficPolicy Local", Exprs: p.dispatch(use{outside: true})},
-		{Exprs: p.dispatch(use{outside: true, nodePort: true})},
-		{Exprs: p.dispatch(use{})},
-		{Comment: "no such port on a load balancer IP", Exprs: append(lb.list, goTo(chainReject))},
-		{Exprs: []expr.Any{goTo(chainInside)}},
+		p.dispatch(use{outside: true}).Rule("externalTrafficPolicy Local"),
+		p.dispatch(use{outside: true, nodePort: true}).Rule(""),
+		p.dispatch(use{}).Rule(""),
+		p.exprs().Daddr(r0).Lookup(r0, setLoadBalancerIPs).LocalDestination(false).
+			Goto(chainReject).Rule("no such port on a load balancer IP"),
+		p.exprs().Goto(chainInside).Rule(""),
 	}
 }
 
 func (p *program) insideRules() []nft.Rule {
-	noPort := p.exprs()
-	noPort.daddr(r0)
-	noPort.lookup(r0, setClusterIPs)
 	return []nft.Rule{
-		{Exprs: p.dispatch(use{})},
-		{Comment: "no such port on a ClusterIP", Exprs: append(noPort.list, goTo(chainReject))},
-		{Exprs: p.dispatch(use{nodePort: true})},
+		p.dispatch(use{}).Rule(""),
+		p.exprs().Daddr(r0).Lookup(r0, setClusterIPs).Goto(chainReject).Rule("no such port on a ClusterIP"),
+		p.dispatch(use{nodePort: true}).Rule(""),
 	}
 }
 
@@ -136,135 +108,85 @@ func (p *program) insideRules() []nft.Rule {
 // list; the mark has its old value again before the rule ends:
 //
 //	mark set <frontend> map @services  mark set mark  mark vmap @classes
-func (p *program) dispatch(u use) []expr.Any {
+func (p *program) dispatch(u use) *expr.List {
 	x := p.exprs()
 	if u.nodePort {
-		x.fibLocal(r0, true)
-		x.daddr(r0)
-		x.lookup(r0, setNodePortAddresses)
+		x.LocalDestination(true).Daddr(r0).Lookup(r0, setNodePortAddresses)
 	}
-	x.key(u, r0)
-	x.mapTo(r0, r0, u.of(setServices))
-	key := x.throughMark(r0, r0+p.frontendWords())
-	x.mapTo(key, unix.NFT_REG_VERDICT, u.of(setClasses))
-	return x.list
+	free := r0 + p.frontendWords()
+	return throughMark(key(x, u, r0).Map(r0, r0, u.of(setServices)), r0, free, free+1).
+		Map(free+1, unix.NFT_REG_VERDICT, u.of(setClasses))
 }
 
 // rejectRules answer what a closed port answers.
 func (p *program) rejectRules() []nft.Rule {
-	unreachable := &expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: 3} // ICMP_PORT_UNREACH
-	if p.fam == model.IPv6 {
-		unreachable.Code = 4 // ICMPV6_PORT_UNREACH
-	}
-	x := p.exprs()
-	x.l4proto(r0)
-	x.cmp(r0, expr.CmpOpEq, []byte{byte(model.TCP)})
-	return []nft.Rule{
-		{Exprs: append(x.list, &expr.Reject{Type: unix.NFT_REJECT_TCP_RST})},
-		{Exprs: []expr.Any{unreachable}},
-	}
+	return []nft.Rule{p.exprs().Protocol(uint8(model.TCP)).RejectTCP().Rule(""), p.exprs().RejectPort().Rule("")}
 }
 
 // postroutingRules single out connections whose destination was translated.
 func (p *program) postroutingRules() []nft.Rule {
 	const dnat = 1 << 5 // IPS_DST_NAT
-	x := p.exprs()
-	x.add(&expr.Ct{Register: r0, Key: expr.CtKeySTATUS})
-	x.and(r0, dnat)
-	x.cmp(r0, expr.CmpOpNeq, make([]byte, 4))
-	return []nft.Rule{{Exprs: append(x.list, goTo(chainMasquerade))}}
+	return []nft.Rule{p.exprs().Status(dnat).Goto(chainMasquerade).Rule("")}
 }
 
 // masqueradeRules masquerade all, but where the endpoint is to see the client's
 // address.
 func (p *program) masqueradeRules() []nft.Rule {
-	stays := p.exprs()
-	stays.oifname(r0, expr.CmpOpEq, "lo")
-	rules := []nft.Rule{{Comment: "never leaves this node", Exprs: append(stays.list, verdict(expr.VerdictReturn))}}
+	rules := []nft.Rule{p.exprs().OIFName(gexpr.CmpOpEq, "lo").Return().Rule("never leaves this node")}
 	if !p.node.MasqueradeAll {
-		return append(rules, nft.Rule{Exprs: []expr.Any{goTo(chainNeeded)}})
+		return append(rules, p.exprs().Goto(chainNeeded).Rule(""))
 	}
 	for _, u := range []use{{}, {nodePort: true}} {
-		keeps := p.exprs()
-		keeps.dialled(u)
-		keeps.lookup(r0, u.keepsClient())
+		keeps, _ := p.dialled(u)
 		rules = append(rules,
-			nft.Rule{Comment: "externalTrafficPolicy Local", Exprs: append(keeps.list, goTo(chainNeeded))},
-			nft.Rule{Exprs: append(p.translatedHere(u), &expr.Masq{FullyRandom: true})})
+			keeps.Lookup(r0, u.keepsClient()).Goto(chainNeeded).Rule("externalTrafficPolicy Local"),
+			p.translatedHere(u).Masquerade().Rule(""))
 	}
 	return rules
 }
 
 // neededRules: see the table in package model.
 func (p *program) neededRules() []nft.Rule {
-	masq := &expr.Masq{FullyRandom: true}
-	hairpin := p.exprs()
-	hairpin.saddr(r0)
-	hairpin.daddr(r0 + p.addrWords())
-	hairpin.lookup(r0, setHairpin)
-	rules := []nft.Rule{{Comment: "hairpin", Exprs: append(hairpin.list, masq)}}
+	rules := []nft.Rule{p.exprs().Saddr(r0).Daddr(r0+p.addrWords()).Lookup(r0, setHairpin).Masquerade().Rule("hairpin")}
 	for _, m := range p.fromLocalPods() {
-		rules = append(rules, nft.Rule{Comment: "replies return by themselves", Exprs: append(m, verdict(expr.VerdictReturn))})
+		rules = append(rules, m.Return().Rule("replies return by themselves"))
 	}
 	if p.fam == model.IPv4 {
-		loopback := p.exprs()
-		loopback.saddrMasked(r0, netip.MustParsePrefix("127.0.0.0/8"))
-		rules = append(rules, nft.Rule{Exprs: append(loopback.list, masq)})
+		rules = append(rules, p.exprs().Saddr(r0).In(r0, loopbackRange).Masquerade().Rule(""))
 	}
-	local := p.exprs()
-	local.daddr(r0)
-	local.lookup(r0, setLocalEndpoints)
 	return append(rules,
-		nft.Rule{Comment: "replies pass this node", Exprs: append(local.list, verdict(expr.VerdictReturn))},
-		nft.Rule{Exprs: append(p.translatedHere(use{}), masq)},
-		nft.Rule{Exprs: append(p.translatedHere(use{nodePort: true}), masq)})
+		p.exprs().Daddr(r0).Lookup(r0, setLocalEndpoints).Return().Rule("replies pass this node"),
+		p.translatedHere(use{}).Masquerade().Rule(""),
+		p.translatedHere(use{nodePort: true}).Masquerade().Rule(""))
 }
+
+var loopbackRange = netip.MustParsePrefix("127.0.0.0/8")
 
 // translatedHere matches connections that a rule of this table translated: by
 // what the client dialled.
-func (p *program) translatedHere(u use) []expr.Any {
-	x := p.exprs()
-	free := x.dialled(u)
-	x.mapTo(r0, r0, u.of(setServices))
-	x.cmp(x.throughMark(r0, free), expr.CmpOpNeq, make([]byte, 4))
-	return x.list
+func (p *program) translatedHere(u use) *expr.List {
+	x, free := p.dialled(u)
+	return throughMark(x.Map(r0, r0, u.of(setServices)), r0, free, free+1).NotEqual(free+1, expr.Word(0)...)
 }
 
 // dialled loads what the client dialled, keyed as the elements are, and returns the
 // next free register.
-func (x *exprList) dialled(u use) uint32 {
-	reg := uint32(r0)
+func (p *program) dialled(u use) (x *expr.List, free uint32) {
+	x, free = p.exprs(), uint32(r0)
 	if !u.nodePort {
-		x.add(x.p.originalDestination(reg))
-		reg += x.p.addrWords()
+		x.OriginalDaddr(free)
+		free += p.addrWords()
 	}
-	x.l4proto(reg)
-	x.add(&nft.CtOriginal{Ct: &expr.Ct{Register: reg + 1, Key: expr.CtKeyPROTODST}})
-	return reg + 2
-}
-
-func (p *program) originalDestination(reg uint32) expr.Any {
-	const dstIP, dstIP6 = 20, 22 // NFT_CT_DST_IP, NFT_CT_DST_IP6: nft lists NFT_CT_DST wrongly
-	if p.fam == model.IPv6 {
-		return &nft.CtOriginal{Ct: &expr.Ct{Register: reg, Key: dstIP6}}
-	}
-	return &nft.CtOriginal{Ct: &expr.Ct{Register: reg, Key: dstIP}}
+	return x.L4Proto(free).OriginalDport(free + 1), free + 2
 }
 
 // forwardRules keep packets that connection tracking does not recognise from
 // reaching a Pod or its client untranslated: the receiver would answer with a
 // reset and kill the connection (kubernetes#74839).
 func (p *program) forwardRules() []nft.Rule {
-	invalid := func() *exprList {
-		x := p.exprs()
-		x.add(&expr.Ct{Register: r0, Key: expr.CtKeySTATE})
-		x.and(r0, expr.CtStateBitINVALID)
-		x.cmp(r0, expr.CmpOpNeq, make([]byte, 4))
-		return x
-	}
 	var rules []nft.Rule
 	for _, m := range slices.Concat(p.fromLocalPods(), p.toLocalPods()) {
-		rules = append(rules, nft.Rule{Exprs: append(append(invalid().list, m...), verdict(expr.VerdictDrop))})
+		rules = append(rules, p.exprs().State(gexpr.CtStateBitINVALID).Then(m).Drop().Rule(""))
 	}
 	return rules
 }
@@ -272,33 +194,48 @@ func (p *program) forwardRules() []nft.Rule {
 // martianRules undo what route_localnet opens: the loopback range must not be
 // reachable from outside (CVE-2020-8558).
 func (p *program) martianRules() []nft.Rule {
-	x := p.exprs()
-	x.iifname(r0, expr.CmpOpNeq, "lo")
-	x.daddrMasked(r0, netip.MustParsePrefix("127.0.0.0/8"))
-	return []nft.Rule{{Exprs: append(x.list, verdict(expr.VerdictDrop))}}
+	return []nft.Rule{p.exprs().IIFName(gexpr.CmpOpNeq, "lo").Daddr(r0).In(r0, loopbackRange).Drop().Rule("")}
 }
 
-// fromLocalPods gives the alternatives that match packets of this node's Pods.
-func (p *program) fromLocalPods() [][]expr.Any {
-	return p.localPods((*exprList).saddr, (*exprList).iifname)
+// fromLocalPods returns the alternatives that match packets of this node's Pods.
+func (p *program) fromLocalPods() []*expr.List {
+	return p.localPods((*expr.List).Saddr, (*expr.List).IIFName)
 }
 
-func (p *program) toLocalPods() [][]expr.Any {
-	return p.localPods((*exprList).daddr, (*exprList).oifname)
+func (p *program) toLocalPods() []*expr.List {
+	return p.localPods((*expr.List).Daddr, (*expr.List).OIFName)
 }
 
-func (p *program) localPods(addr func(*exprList, uint32), name func(*exprList, uint32, expr.CmpOp, string)) [][]expr.Any {
+func (p *program) localPods(addr func(*expr.List, uint32) *expr.List, name func(*expr.List, gexpr.CmpOp, string) *expr.List) []*expr.List {
 	if len(p.node.PodInterfaces) == 0 {
-		x := p.exprs()
-		addr(x, r0)
-		x.lookup(r0, setLocalPods)
-		return [][]expr.Any{x.list}
+		return []*expr.List{addr(p.exprs(), r0).Lookup(r0, setLocalPods)}
 	}
-	var ms [][]expr.Any
+	var ms []*expr.List
 	for _, pattern := range p.node.PodInterfaces {
-		x := p.exprs()
-		name(x, r0, expr.CmpOpEq, pattern)
-		ms = append(ms, x.list)
+		ms = append(ms, name(p.exprs(), gexpr.CmpOpEq, pattern))
 	}
 	return ms
+}
+
+// r0 is the first of the sixteen 4-byte registers.
+const r0 = expr.R0
+
+func (p *program) exprs() *expr.List { return expr.For(p.table.Family) }
+
+func (p *program) addrWords() uint32 { return expr.Words(p.table.Family) }
+
+func (p *program) frontendWords() uint32 { return p.addrWords() + 2 }
+
+// key loads the frontend, as its elements are keyed.
+func key(x *expr.List, u use, reg uint32) *expr.List {
+	if u.nodePort {
+		return x.NodePort(reg)
+	}
+	return x.Frontend(reg)
+}
+
+// throughMark copies the value in reg to another register, in which nft knows it as
+// "meta mark". The packet's mark passes through saved and is unchanged afterwards.
+func throughMark(x *expr.List, reg, saved, to uint32) *expr.List {
+	return x.Mark(saved).SetMark(reg).Mark(to).SetMark(saved)
 }

@@ -11,12 +11,12 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-lb/causeway/internal/netlink/conntrack"
 	"github.com/causeway-lb/causeway/internal/netlink/ipvs"
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
+	"github.com/causeway-lb/causeway/internal/netlink/nft/expr"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
@@ -58,16 +58,9 @@ func (k *keeper) keep() (beside bool, err error) {
 	for _, f := range k.families {
 		table := keepTable(f)
 		tx.AddTable(table)
-		const dstNAT = -100 // NF_IP_PRI_NAT_DST
-		tx.AddChain(nft.Chain{Table: table, Name: chainPrerouting, Hook: &nft.Hook{Type: "nat", Num: hookPrerouting, Priority: dstNAT}})
+		tx.AddChain(nft.Chain{Table: table, Name: chainPrerouting, Hook: &nft.Hook{Type: "nat", Num: expr.HookPrerouting, Priority: expr.PriorityDstNAT}})
 		tx.FlushChain(table, chainPrerouting)
-		tx.AppendRule(table, chainPrerouting, nft.Rule{
-			Comment: "open connections are still translated",
-			Exprs: []expr.Any{
-				&expr.Ct{Register: r0, Key: expr.CtKeySTATE},
-				&expr.Verdict{Kind: expr.VerdictAccept},
-			},
-		})
+		tx.AppendRule(table, chainPrerouting, expr.For(table.Family).Tracked().Accept().Rule("open connections are still translated"))
 	}
 	err = k.conn.Commit(&tx)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {

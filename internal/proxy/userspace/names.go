@@ -8,6 +8,7 @@ import (
 	"net/netip"
 
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
+	"github.com/causeway-lb/causeway/internal/netlink/nft/expr"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
@@ -79,9 +80,7 @@ const (
 )
 
 // data is the action as a map's value.
-func (a action) data() string { return string(word(a)) }
-
-func word(a action) []byte { return binary.NativeEndian.AppendUint32(nil, uint32(a)) }
+func (a action) data() string { return string(expr.Word(uint32(a))) }
 
 // elementID tells elements apart: two with the same cannot both exist.
 type elementID struct {

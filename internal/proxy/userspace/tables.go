@@ -142,10 +142,8 @@ func (t *tables) build(tx *nft.Batch, p *program) error {
 		tx.AddSet(s)
 	}
 	for _, c := range p.chains() {
-		tx.AddChain(c.Chain)
-		for _, r := range c.rules {
-			tx.AppendRule(c.Table, c.Name, r)
-		}
+		tx.AddChain(c)
+		tx.AppendRules(c)
 	}
 	return nil
 }
