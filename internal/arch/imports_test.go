@@ -63,6 +63,7 @@ var layers = map[string][]string{
 // use the lab. TestTestSupportStaysInTests holds them to it.
 var testOnly = map[string]bool{
 	module + "internal/announce/announcetest": true,
+	module + "internal/netlink/nft/nfttest":   true,
 }
 
 type listed struct {

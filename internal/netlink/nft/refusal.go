@@ -49,7 +49,7 @@ func (b *Batch) blame(e *Error, i int, offset uint32) {
 			e.Set = attributes.String(a.Data)
 		case unix.NFTA_SET_ELEM_LIST_ELEMENTS:
 			for n := attributes.Decode(a.Data); n.Next(); {
-				e.Elements = append(e.Elements, decoded(n.Data))
+				e.Elements = append(e.Elements, DecodeElement(n.Data))
 			}
 		}
 	}
@@ -60,14 +60,15 @@ func (b *Batch) blame(e *Error, i int, offset uint32) {
 	for a := attributes.Decode(msg[offset:]); a.Next(); {
 		// Older kernels count from the start of the transaction: what is not one
 		// of the elements is not believed.
-		if el := decoded(a.Data); first && slices.Contains(e.Elements, el) {
+		if el := DecodeElement(a.Data); first && slices.Contains(e.Elements, el) {
 			e.Elements = []Element{el}
 		}
 		first = false
 	}
 }
 
-func decoded(data []byte) Element {
+// DecodeElement returns the element that an attribute of a list of elements holds.
+func DecodeElement(data []byte) Element {
 	var raw RawElement
 	decodeElement(data, &raw)
 	return raw.Element()

@@ -4,9 +4,12 @@ package nft
 
 import (
 	"encoding/binary"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-lb/causeway/internal/netlink/attributes"
 )
 
 // Type is one of nft's data types: what nft list prints an element as. Values
@@ -192,6 +195,16 @@ type Element struct {
 	End bool
 }
 
+// ID returns what tells elements of a set apart: two with the same ID cannot both
+// exist.
+func (e *Element) ID() string {
+	id := e.Key + e.KeyEnd
+	if e.End {
+		id += "\x00end"
+	}
+	return id
+}
+
 // Goto is the Value of a verdict map's element that goes to a chain.
 func Goto(chain string) string { return verdictPrefix + chain }
 
@@ -234,19 +247,24 @@ func (b *Batch) element(op uint16, t Table, set string, e Element) {
 	if !o.on || o.op != op || o.set != set || o.table != t || full {
 		b.openElements(op, t, set)
 	}
-	n := b.enc.Nest(unix.NFTA_LIST_ELEM)
-	b.dataValue(unix.NFTA_SET_ELEM_KEY, e.Key)
+	EncodeElement(&b.enc, e)
+	o.count++
+}
+
+// EncodeElement appends an element as an attribute of a list of elements.
+func EncodeElement(x *attributes.Encoder, e Element) {
+	n := x.Nest(unix.NFTA_LIST_ELEM)
+	dataValue(x, unix.NFTA_SET_ELEM_KEY, e.Key)
 	if e.KeyEnd != "" {
-		b.dataValue(setElemKeyEnd, e.KeyEnd)
+		dataValue(x, setElemKeyEnd, e.KeyEnd)
 	}
 	if e.Value != "" {
-		b.elementData(e.Value)
+		elementData(x, e.Value)
 	}
 	if e.End {
-		b.enc.BE32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
+		x.BE32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
 	}
-	b.enc.End(n)
-	o.count++
+	x.End(n)
 }
 
 func (b *Batch) openElements(op uint16, t Table, set string) {
@@ -273,26 +291,26 @@ func (b *Batch) closeList() {
 	b.end(b.open.msg)
 }
 
-func (b *Batch) dataValue(typ uint16, v string) {
-	n := b.enc.Nest(typ)
-	b.enc.Text(unix.NFTA_DATA_VALUE, v)
-	b.enc.End(n)
+func dataValue(x *attributes.Encoder, typ uint16, v string) {
+	n := x.Nest(typ)
+	x.Text(unix.NFTA_DATA_VALUE, v)
+	x.End(n)
 }
 
-func (b *Batch) elementData(v string) {
-	if len(v) < len(verdictPrefix) || v[:len(verdictPrefix)] != verdictPrefix {
-		b.dataValue(unix.NFTA_SET_ELEM_DATA, v)
+func elementData(x *attributes.Encoder, v string) {
+	chain, verdict := strings.CutPrefix(v, verdictPrefix)
+	if !verdict {
+		dataValue(x, unix.NFTA_SET_ELEM_DATA, v)
 		return
 	}
-	chain := v[len(verdictPrefix):]
-	n := b.enc.Nest(unix.NFTA_SET_ELEM_DATA)
-	vd := b.enc.Nest(unix.NFTA_DATA_VERDICT)
+	n := x.Nest(unix.NFTA_SET_ELEM_DATA)
+	vd := x.Nest(unix.NFTA_DATA_VERDICT)
 	if chain == "" {
-		b.enc.BE32(unix.NFTA_VERDICT_CODE, nfDrop)
+		x.BE32(unix.NFTA_VERDICT_CODE, nfDrop)
 	} else {
-		b.enc.BE32(unix.NFTA_VERDICT_CODE, nftGoto)
-		b.enc.String(unix.NFTA_VERDICT_CHAIN, chain)
+		x.BE32(unix.NFTA_VERDICT_CODE, nftGoto)
+		x.String(unix.NFTA_VERDICT_CHAIN, chain)
 	}
-	b.enc.End(vd)
-	b.enc.End(n)
+	x.End(vd)
+	x.End(n)
 }

@@ -17,13 +17,7 @@ type element struct {
 }
 
 // id tells elements of a set apart: two with the same id cannot both exist.
-func (e *element) id() elementID {
-	key := e.Key + e.KeyEnd
-	if e.End {
-		key += "\x00end"
-	}
-	return elementID{e.set, key}
-}
+func (e *element) id() elementID { return elementID{e.set, e.ID()} }
 
 type elementID struct {
 	set setID
