@@ -22,12 +22,12 @@ help: ## Show this text
 	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: bin/causeway ## A bare-metal cluster in network namespaces, where a LoadBalancer Service answers; Ctrl-C ends it
-	bin/causeway lab demo
+demo: bin/causeway-lab bin/causeway ## A bare-metal cluster in network namespaces, where a LoadBalancer Service answers; Ctrl-C ends it
+	bin/causeway-lab demo
 
 .PHONY: demo-once
-demo-once: bin/causeway ## The same unattended; fails unless all of it worked; writes build/demo.json
-	bin/causeway lab demo --once
+demo-once: bin/causeway-lab ## The same unattended; fails unless all of it worked; writes build/demo.json
+	bin/causeway-lab demo --once
 
 ##@ Test
 .PHONY: test
@@ -86,7 +86,7 @@ upgrade-check: deps assets ## FROM=REVISION: up from that version to this one an
 
 ##@ Develop
 .PHONY: build
-build: bin/causeway bin/controller bin/agent ## The three programs, in bin/
+build: bin/controller bin/agent bin/causeway bin/causeway-lab ## The programs, in bin/: the cluster's two, the operator's, the lab
 
 .PHONY: FORCE
 bin/%: FORCE
@@ -130,8 +130,8 @@ image: ## Container images of controller and agent, with docker or podman; IMAGE
 	$(CONTAINER_TOOL) build --target agent --build-arg VERSION=$(VERSION) -t $(IMAGE_PREFIX)/causeway-agent:$(VERSION) .
 
 .PHONY: deps
-deps: bin/causeway bin/vm ## Programs that the lab and the tests need (installed with apt as root on Debian, else named)
-	bin/causeway lab deps --tests
+deps: bin/causeway-lab bin/vm ## Programs that the lab and the tests need (installed with apt as root on Debian, else named)
+	bin/causeway-lab deps --tests
 	bin/vm -prepare
 
 .PHONY: assets
@@ -140,5 +140,5 @@ assets: ## The control plane's programs, built once from Go modules
 
 .PHONY: clean
 clean: ## Remove what was built here, and a lab that was left behind
-	-[ ! -x bin/causeway ] || bin/causeway lab clean
+	-[ ! -x bin/causeway-lab ] || bin/causeway-lab clean
 	rm -rf bin build

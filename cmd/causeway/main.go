@@ -16,12 +16,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/causeway-lb/causeway/internal/lab/reexec"
 	"github.com/causeway-lb/causeway/internal/version"
 )
 
 func main() {
-	reexec.Init()
 	os.Exit(run())
 }
 
@@ -61,6 +59,6 @@ func newCommand() *cobra.Command {
 		SilenceErrors: true, SilenceUsage: true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	root.AddCommand(newExplainCommand(), newLabCommand(), newRotateGossipKeyCommand())
+	root.AddCommand(newExplainCommand(), newRotateGossipKeyCommand())
 	return root
 }

@@ -55,6 +55,7 @@ var layers = map[string][]string{
 	"controllers":          {"internal/agent", "internal/proxy", "internal/announce", "internal/lab", "cmd"},
 	"cmd/controller":       {"internal/agent", "internal/proxy", "internal/lab", "internal/confine"},
 	"cmd/agent":            {"controllers", "internal/lab", "internal/confine"},
+	"cmd/causeway":         {"controllers", "internal/agent", "internal/announce", "internal/lab", "internal/confine"},
 	"internal/healthcheck": {"internal/agent", "internal/lab"},
 	"internal/httpserver":  {"internal/agent", "internal/healthcheck", "internal/proxy", "internal/announce", "internal/lab"},
 }

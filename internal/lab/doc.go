@@ -5,7 +5,7 @@
 //
 //	           host                │            the lab's own namespaces
 //	                               │
-//	causeway lab ── Pdeathsig ──────> init (process 1)
+//	causeway-lab ── Pdeathsig ──────> init (process 1)
 //	  │  127.0.0.1:port            │    └─ supervisor: control plane, machines
 //	  └──── unix socket ─────────────────────┘    │
 //	                               │              ├─ control-plane  192.0.2.10  etcd, API server, …

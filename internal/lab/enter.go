@@ -156,14 +156,14 @@ func Inside() (*Setup, error) {
 // program proper and buries the processes that lost their parents.
 func initMain() int {
 	if err := prepareNamespaces(); err != nil {
-		fmt.Fprintln(os.Stderr, "causeway: "+explainClone(err).Error())
+		fmt.Fprintln(os.Stderr, "causeway-lab: "+explainClone(err).Error())
 		return 1
 	}
 	cmd := &exec.Cmd{Path: reexec.Self, Args: os.Args[1:], Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGQUIT, unix.SIGCHLD)
 	if err := cmd.Start(); err != nil {
-		fmt.Fprintf(os.Stderr, "causeway: start %s: %v\n", os.Args[1], err)
+		fmt.Fprintf(os.Stderr, "causeway-lab: start %s: %v\n", os.Args[1], err)
 		return 1
 	}
 	for s := range signals {

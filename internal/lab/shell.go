@@ -33,7 +33,7 @@ func ShellCommand(name, target string, command []string) ([]string, error) {
 		pid, err = labProcess(dir)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("enter lab %s: %w (%w): start it with `causeway lab up`", or(name, "lab"), ErrNotRunning, err)
+		return nil, fmt.Errorf("enter lab %s: %w (%w): start it with `causeway-lab up`", or(name, "lab"), ErrNotRunning, err)
 	}
 	chain := []string{"nsenter", "--target", strconv.Itoa(pid)}
 	if !privileged() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package demo is what `causeway lab up` and `causeway lab demo` do inside a lab:
+// Package demo is what `causeway-lab up` and `causeway-lab demo` do inside a lab:
 // install Causeway, show a LoadBalancer Service from manifest to packet, remove its
 // node, and print each step.
 //

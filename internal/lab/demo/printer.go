@@ -90,7 +90,7 @@ func (p *printer) howToLookAround(l *lab.Lab, options Options) {
 		environment += " PATH=$PATH:" + l.Setup.Programs // the one that was built for the lab
 	}
 	for _, row := range [][2]string{
-		{environment, "then kubectl works, and causeway explain NAMESPACE/SERVICE"},
+		{environment, "then kubectl works, and bin/causeway explain NAMESPACE/SERVICE"},
 		{command + " shell client", "a shell on the LAN's client: curl http://192.0.2.200:30001"},
 		{command + " shell node-1", "on a node: nft list ruleset, ip route, tcpdump -ni eth0"},
 		{command + " shell pod/go-http", "in a Pod"},

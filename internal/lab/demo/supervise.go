@@ -53,7 +53,7 @@ func superviseMain() int {
 		err = json.Unmarshal([]byte(os.Args[1]), &options)
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "causeway:", err)
+		fmt.Fprintln(os.Stderr, "causeway-lab:", err)
 		return 1
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)

@@ -19,28 +19,32 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/lab"
 	"github.com/causeway-lb/causeway/internal/lab/demo"
+	"github.com/causeway-lb/causeway/internal/version"
 )
 
-func newLabCommand() *cobra.Command {
+func newCommand() *cobra.Command {
 	var name string
 	command := &cobra.Command{
-		Use:   "lab",
-		Short: "A bare-metal cluster in network namespaces on this machine",
+		Use:     "causeway-lab",
+		Version: version.String(),
+		Short:   "A bare-metal cluster in network namespaces on this machine",
 		Long: `A LAN with a client, a control plane and three nodes, each a network namespace
 of its own, with a real API server, real processes and real packets. Nothing
 outside of the namespaces is touched, and nothing is left when it ends.
 
 Runs as root, or as any user where the kernel has user namespaces.`,
+		SilenceErrors: true, SilenceUsage: true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	command.PersistentFlags().StringVar(&name, "name", "", "tells labs apart that run at the same time (default \"lab\")")
 	command.AddCommand(
-		newLabUpCommand(&name), newLabDemoCommand(&name), newLabShellCommand(&name),
-		newLabLogsCommand(&name), newLabNodeCommand(&name), newLabDepsCommand(), newLabCleanCommand(),
+		newUpCommand(&name), newDemoCommand(&name), newShellCommand(&name),
+		newLogsCommand(&name), newNodeCommand(&name), newDepsCommand(), newCleanCommand(),
 	)
 	return command
 }
 
-func newLabUpCommand(name *string) *cobra.Command {
+func newUpCommand(name *string) *cobra.Command {
 	var options demo.Options
 	var nodes int
 	command := &cobra.Command{
@@ -56,7 +60,7 @@ func newLabUpCommand(name *string) *cobra.Command {
 	return command
 }
 
-func newLabDemoCommand(name *string) *cobra.Command {
+func newDemoCommand(name *string) *cobra.Command {
 	options := demo.Options{Demo: true}
 	command := &cobra.Command{
 		Use:   "demo",
@@ -110,12 +114,12 @@ func runLab(ctx context.Context, name string, nodes int, options demo.Options) e
 // commandName is how the user would call this program again.
 func commandName() string {
 	if path, err := os.Executable(); err == nil && strings.Contains(path, "go-build") {
-		return "go run ./cmd/causeway lab"
+		return "go run ./cmd/causeway-lab"
 	}
-	return os.Args[0] + " lab"
+	return os.Args[0]
 }
 
-func newLabShellCommand(name *string) *cobra.Command {
+func newShellCommand(name *string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "shell client|lan|NODE|pod/NAME [-- COMMAND...]",
 		Short: "A shell, or a command, on a machine or in a Pod of a running lab",
@@ -142,7 +146,7 @@ the first is taken.`,
 	}
 }
 
-func newLabLogsCommand(name *string) *cobra.Command {
+func newLogsCommand(name *string) *cobra.Command {
 	var follow bool
 	command := &cobra.Command{
 		Use:   "logs [NAMESPACE/]POD",
@@ -194,7 +198,7 @@ func printLogs(ctx context.Context, out io.Writer, paths []string, follow bool) 
 	}
 }
 
-func newLabNodeCommand(name *string) *cobra.Command {
+func newNodeCommand(name *string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "node off|on|cut|mend|isolate|rejoin NODE",
 		Short: "Pull a node's plug, or its network cable",
@@ -209,7 +213,7 @@ isolate  have the switch drop its packets, with the link up; rejoin ends that`,
 	}
 }
 
-func newLabDepsCommand() *cobra.Command {
+func newDepsCommand() *cobra.Command {
 	var tests bool
 	command := &cobra.Command{
 		Use:   "deps",
@@ -223,7 +227,7 @@ func newLabDepsCommand() *cobra.Command {
 	return command
 }
 
-func newLabCleanCommand() *cobra.Command {
+func newCleanCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "clean",
 		Short: "Remove the logs of labs that have ended",
