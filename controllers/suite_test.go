@@ -28,8 +28,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
-	"github.com/causeway-lb/causeway/internal/confine"
 	"github.com/causeway-lb/causeway/internal/lab/controlplane"
+	"github.com/causeway-lb/causeway/internal/testkit/confine"
 	"github.com/causeway-lb/causeway/test/privilege"
 )
 

@@ -16,8 +16,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
-	"github.com/causeway-lb/causeway/internal/confine"
 	"github.com/causeway-lb/causeway/internal/lab/controlplane"
+	"github.com/causeway-lb/causeway/internal/testkit/confine"
 )
 
 func TestMain(m *testing.M) { os.Exit(confine.Run(m.Run)) }

@@ -32,7 +32,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/proxy/kubeproxy"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/nftables"
-	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 func TestMain(m *testing.M) { nstest.Main(m) }

@@ -13,7 +13,7 @@ import (
 	"k8s.io/client-go/tools/events"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
-	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 // TestBoundAddresses: the kernel's answers decide, not on which interface an address

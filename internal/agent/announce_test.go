@@ -29,8 +29,8 @@ import (
 	"github.com/causeway-lb/causeway/internal/announce/claim"
 	"github.com/causeway-lb/causeway/internal/announce/members"
 	"github.com/causeway-lb/causeway/internal/announce/wire"
-	"github.com/causeway-lb/causeway/internal/proxy/nstest"
 	"github.com/causeway-lb/causeway/internal/proxy/syncer"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 // fill puts objects into a Store as the reflectors do.

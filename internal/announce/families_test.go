@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/causeway-lb/causeway/internal/announce/announcetest"
+	"github.com/causeway-lb/causeway/internal/testkit/announcetest"
 )
 
 // TestGossipOfTwoFamilies: the nodes' first InternalIPs are of different families.

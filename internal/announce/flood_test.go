@@ -7,8 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/causeway-lb/causeway/internal/announce/announcetest"
 	"github.com/causeway-lb/causeway/internal/announce/wire"
+	"github.com/causeway-lb/causeway/internal/testkit/announcetest"
 )
 
 // A host floods the LAN with questions. It is answered up to a limit, what is

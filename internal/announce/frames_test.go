@@ -10,10 +10,10 @@ import (
 	"time"
 
 	"github.com/causeway-lb/causeway/internal/announce"
-	"github.com/causeway-lb/causeway/internal/announce/announcetest"
 	"github.com/causeway-lb/causeway/internal/announce/arp"
 	"github.com/causeway-lb/causeway/internal/announce/ndp"
 	"github.com/causeway-lb/causeway/internal/announce/wire"
+	"github.com/causeway-lb/causeway/internal/testkit/announcetest"
 )
 
 // TestForeignVLAN: a node on a trunk port hears the frames of VLANs for which it

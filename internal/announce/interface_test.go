@@ -14,10 +14,10 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/causeway-lb/causeway/internal/announce"
-	"github.com/causeway-lb/causeway/internal/announce/announcetest"
 	"github.com/causeway-lb/causeway/internal/announce/elect"
 	"github.com/causeway-lb/causeway/internal/announce/ndp"
 	"github.com/causeway-lb/causeway/internal/announce/wire"
+	"github.com/causeway-lb/causeway/internal/testkit/announcetest"
 )
 
 // link gives the node's eth0 and a handle to change it with.

@@ -13,13 +13,13 @@ import (
 	"time"
 
 	"github.com/causeway-lb/causeway/internal/announce"
-	"github.com/causeway-lb/causeway/internal/announce/announcetest"
 	"github.com/causeway-lb/causeway/internal/announce/claim"
 	"github.com/causeway-lb/causeway/internal/announce/elect"
 	"github.com/causeway-lb/causeway/internal/announce/members"
 	"github.com/causeway-lb/causeway/internal/announce/wire"
-	"github.com/causeway-lb/causeway/internal/confine"
 	"github.com/causeway-lb/causeway/internal/lab/reexec"
+	"github.com/causeway-lb/causeway/internal/testkit/announcetest"
+	"github.com/causeway-lb/causeway/internal/testkit/confine"
 )
 
 func TestMain(m *testing.M) {

@@ -7,7 +7,7 @@ import (
 	"net/netip"
 	"testing"
 
-	"github.com/causeway-lb/causeway/internal/announce/announcetest"
+	"github.com/causeway-lb/causeway/internal/testkit/announcetest"
 )
 
 // TestPartitions parts five nodes into two and three and joins them again, and

@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/causeway-lb/causeway/internal/announce"
-	"github.com/causeway-lb/causeway/internal/announce/announcetest"
 	"github.com/causeway-lb/causeway/internal/announce/wire"
+	"github.com/causeway-lb/causeway/internal/testkit/announcetest"
 )
 
 // TestSuppressed: between two segments questions and answers pass, but neither

@@ -14,11 +14,11 @@ import (
 	"github.com/mdlayher/packet"
 
 	"github.com/causeway-lb/causeway/internal/announce"
-	"github.com/causeway-lb/causeway/internal/announce/announcetest"
 	"github.com/causeway-lb/causeway/internal/announce/arp"
 	"github.com/causeway-lb/causeway/internal/announce/elect"
 	"github.com/causeway-lb/causeway/internal/announce/ndp"
 	"github.com/causeway-lb/causeway/internal/announce/wire"
+	"github.com/causeway-lb/causeway/internal/testkit/announcetest"
 )
 
 // TestBoundElsewhere: an address is bound to an interface of another node, as other

@@ -53,19 +53,23 @@ var layers = map[string][]string{
 	"internal/conntrack":   {"internal/agent", "internal/lab"},
 	"internal/netlink":     {"api", "internal/proxy", "internal/conntrack", "internal/announce", "internal/agent", "internal/lab"},
 	"controllers":          {"internal/agent", "internal/proxy", "internal/announce", "internal/lab", "cmd"},
-	"cmd/controller":       {"internal/agent", "internal/proxy", "internal/lab", "internal/confine"},
-	"cmd/agent":            {"controllers", "internal/lab", "internal/confine"},
-	"cmd/causeway":         {"controllers", "internal/agent", "internal/announce", "internal/lab", "internal/confine"},
+	"cmd/controller":       {"internal/agent", "internal/proxy", "internal/lab"},
+	"cmd/agent":            {"controllers", "internal/lab"},
+	"cmd/causeway":         {"controllers", "internal/agent", "internal/announce", "internal/lab"},
 	"internal/healthcheck": {"internal/agent", "internal/lab"},
 	"internal/httpserver":  {"internal/agent", "internal/healthcheck", "internal/proxy", "internal/announce", "internal/lab"},
 }
 
-// testOnly names the packages that only tests and benchmarks import: they may
-// use the lab. TestTestSupportStaysInTests holds them to it.
-var testOnly = map[string]bool{
-	module + "internal/announce/announcetest": true,
-	module + "internal/netlink/nft/nfttest":   true,
-}
+// testOnly is the root of what only tests and benchmarks import: it may use the
+// lab and every layer. TestTestSupportStaysInTests holds the others to it.
+const testOnly = module + "internal/testkit"
+
+// products are the programs that are installed: in the cluster, and in an
+// operator's shell.
+var products = []string{"cmd/agent", "cmd/controller", "cmd/causeway"}
+
+// development is what no product may depend on.
+var development = []string{"internal/testkit", "internal/lab", "test", "cmd/causeway-lab"}
 
 type listed struct {
 	ImportPath string
@@ -138,7 +142,7 @@ func isPure(path string) bool {
 
 func TestDependenciesGoOneWay(t *testing.T) {
 	for _, p := range list(t) {
-		if testOnly[p.ImportPath] {
+		if below(p.ImportPath, testOnly) {
 			continue
 		}
 		for root, forbidden := range layers {
@@ -175,12 +179,34 @@ func TestNoClockInPurePackages(t *testing.T) {
 
 func TestTestSupportStaysInTests(t *testing.T) {
 	for _, p := range list(t) {
-		if strings.HasPrefix(p.ImportPath, module+"test/") || testOnly[p.ImportPath] {
+		if below(p.ImportPath, module+"test") || below(p.ImportPath, testOnly) {
 			continue
 		}
 		for _, dep := range p.Deps {
-			if testOnly[dep] {
+			if below(dep, testOnly) {
 				t.Errorf("%s depends on %s, which is for tests", p.ImportPath, dep)
+			}
+		}
+	}
+}
+
+// TestProductsLinkNothingForDevelopment looks at the programs as they are built,
+// whatever the packages in between are.
+func TestProductsLinkNothingForDevelopment(t *testing.T) {
+	packages := map[string]listed{}
+	for _, p := range list(t) {
+		packages[p.ImportPath] = p
+	}
+	for _, product := range products {
+		program, ok := packages[module+product]
+		if !ok {
+			t.Errorf("no program %s: the list in this test is out of date", product)
+		}
+		for _, dep := range program.Deps {
+			for _, bad := range development {
+				if below(dep, module+bad) {
+					t.Errorf("%s links %s", product, dep)
+				}
 			}
 		}
 	}

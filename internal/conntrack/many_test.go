@@ -13,7 +13,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/netlink"
 	"github.com/causeway-lb/causeway/internal/netlink/attributes"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 // flows makes n UDP entries to a frontend, by turns at each endpoint.

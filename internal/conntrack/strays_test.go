@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 // TestStrays: what is passed on outlives the process, and the table of somebody

@@ -9,7 +9,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/netlink/conntrack"
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 // TestVersionsFollowEachOther: the agent of a former version finds the

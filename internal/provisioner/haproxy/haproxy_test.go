@@ -19,17 +19,17 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/provisioner"
-	"github.com/causeway-lb/causeway/internal/provisioner/conformance"
+	"github.com/causeway-lb/causeway/internal/testkit/provisionertest"
 )
 
 func TestConformance(t *testing.T) {
 	base := basePort()
 	at := func(n byte) netip.Addr { return netip.AddrFrom4([4]byte{127, 77, 1, n}) }
-	conformance.Run(t, conformance.Subject{
-		Setup: func(t *testing.T) func(*testing.T, *conformance.Cluster) provisioner.Provisioner {
+	provisionertest.Run(t, provisionertest.Subject{
+		Setup: func(t *testing.T) func(*testing.T, *provisionertest.Cluster) provisioner.Provisioner {
 			network.Store(0) // one HAProxy at a time: every case has the same addresses
 			config := newBench(t).config
-			return func(t *testing.T, c *conformance.Cluster) provisioner.Provisioner {
+			return func(t *testing.T, c *provisionertest.Cluster) provisioner.Provisioner {
 				config.Holders = func(context.Context) ([]Holder, error) {
 					var out []Holder
 					for _, s := range c.Services() {

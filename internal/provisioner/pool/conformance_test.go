@@ -9,14 +9,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/causeway-lb/causeway/internal/provisioner"
-	"github.com/causeway-lb/causeway/internal/provisioner/conformance"
+	"github.com/causeway-lb/causeway/internal/testkit/provisionertest"
 )
 
 func TestConformance(t *testing.T) {
-	conformance.Run(t, conformance.Subject{
-		Setup: func(t *testing.T) func(*testing.T, *conformance.Cluster) provisioner.Provisioner {
+	provisionertest.Run(t, provisionertest.Subject{
+		Setup: func(t *testing.T) func(*testing.T, *provisionertest.Cluster) provisioner.Provisioner {
 			s := newStore(1, 0)
-			return func(t *testing.T, c *conformance.Cluster) provisioner.Provisioner {
+			return func(t *testing.T, c *provisionertest.Cluster) provisioner.Provisioner {
 				index := NewIndex()
 				index.SetPool(with(pool("a", "192.0.2.10-192.0.2.40"), func(p *Pool) { p.Quarantine = time.Minute }))
 				p, err := New(Config{Index: index, Records: s, Ports: c.Ports})

@@ -10,10 +10,10 @@ import (
 	"testing"
 
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
-	"github.com/causeway-lb/causeway/internal/proxy/backend/backendtest"
-	"github.com/causeway-lb/causeway/internal/proxy/flowtable"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+	"github.com/causeway-lb/causeway/internal/testkit/backendtest"
+	"github.com/causeway-lb/causeway/internal/testkit/flowmatrix"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 func TestMain(m *testing.M) { nstest.Main(m) }
@@ -37,7 +37,7 @@ const variantVariable = "CAUSEWAY_TEST_IPTABLES_VARIANT"
 // process of its own.
 func TestFlowsWithPackets(t *testing.T) {
 	if v := os.Getenv(variantVariable); v != "" {
-		flowtable.Packets(t, newTestBackend(t, v))
+		flowmatrix.Packets(t, newTestBackend(t, v))
 		return
 	}
 	for _, v := range variants {

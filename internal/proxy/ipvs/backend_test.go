@@ -20,9 +20,9 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/netlink/ipvs"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
-	"github.com/causeway-lb/causeway/internal/proxy/backend/backendtest"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+	"github.com/causeway-lb/causeway/internal/testkit/backendtest"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 func TestContractOnFake(t *testing.T) {

@@ -8,8 +8,8 @@ import (
 	"testing"
 
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
-	"github.com/causeway-lb/causeway/internal/proxy/flowtable"
-	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+	"github.com/causeway-lb/causeway/internal/testkit/flowmatrix"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 func TestMain(m *testing.M) { nstest.Main(m) }
@@ -39,5 +39,5 @@ func newTestBackend(t testing.TB, cfg Config) *Backend {
 }
 
 func TestFlowsWithPackets(t *testing.T) {
-	flowtable.Packets(t, newTestBackend(t, Config{}))
+	flowmatrix.Packets(t, newTestBackend(t, Config{}))
 }

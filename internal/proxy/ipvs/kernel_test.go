@@ -14,7 +14,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/netlink/ipvs"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 func lanService() model.Desired {

@@ -15,7 +15,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/netlink/ipvs"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 const service, atNodePort = clusterIP + ":80", nodeIP + ":30080"

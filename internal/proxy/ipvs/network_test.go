@@ -20,7 +20,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/netlink/ipvs"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 // network is a client, the node under test, which is the test's own namespace,

@@ -8,7 +8,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 // Tables that are made anew, as by every agent that starts, and that go, refuse

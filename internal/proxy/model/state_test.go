@@ -15,7 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/model/modeltest"
+	"github.com/causeway-lb/causeway/internal/testkit/modeltest"
 )
 
 var compare = cmp.Options{

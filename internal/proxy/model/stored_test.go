@@ -13,7 +13,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/model/modeltest"
+	"github.com/causeway-lb/causeway/internal/testkit/modeltest"
 )
 
 // What API servers before 1.36 stored means what it meant to those who forwarded

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 // A kernel that cannot translate addresses gets the userspace proxy from auto,

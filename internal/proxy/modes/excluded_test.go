@@ -15,8 +15,8 @@ import (
 	"github.com/causeway-lb/causeway/internal/conntrack"
 	"github.com/causeway-lb/causeway/internal/proxy/ipvs"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nstest"
 	"github.com/causeway-lb/causeway/internal/proxy/userspace"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 // TestConnectionsOfExcludedClients: in every mode, TCP connections of clients that the

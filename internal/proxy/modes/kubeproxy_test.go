@@ -26,7 +26,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/lab/controlplane"
 	"github.com/causeway-lb/causeway/internal/netlink/ipvs"
 	"github.com/causeway-lb/causeway/internal/proxy/kubeproxy"
-	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 // Taking a running node over from kube-proxy and handing it back, under load:

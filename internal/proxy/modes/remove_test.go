@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 // A mode's objects that go, or are made anew, refuse nobody meanwhile: a flood of

@@ -17,7 +17,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/conntrack"
 	"github.com/causeway-lb/causeway/internal/proxy/ipvs"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 // lan is one on which an address moves.

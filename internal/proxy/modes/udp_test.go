@@ -16,7 +16,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/conntrack"
 	"github.com/causeway-lb/causeway/internal/proxy/ipvs"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 const dns, dns2 = "10.244.1.5:53", "10.244.1.6:53"

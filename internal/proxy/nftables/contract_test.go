@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
-	"github.com/causeway-lb/causeway/internal/proxy/backend/backendtest"
+	"github.com/causeway-lb/causeway/internal/testkit/backendtest"
 )
 
 func TestContract(t *testing.T) {

@@ -25,9 +25,9 @@ import (
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/model/modeltest"
-	"github.com/causeway-lb/causeway/internal/proxy/nstest"
 	"github.com/causeway-lb/causeway/internal/proxy/syncer"
+	"github.com/causeway-lb/causeway/internal/testkit/modeltest"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 // watched is a Backend that a Syncer keeps right, as an agent does.

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 // Somebody else's packet mark is the same after translation as before, with

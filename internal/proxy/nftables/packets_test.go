@@ -5,8 +5,8 @@ package nftables
 import (
 	"testing"
 
-	"github.com/causeway-lb/causeway/internal/proxy/flowtable"
-	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+	"github.com/causeway-lb/causeway/internal/testkit/flowmatrix"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 func TestMain(m *testing.M) { nstest.Main(m) }
@@ -29,5 +29,5 @@ func newBackend(t testing.TB) *Backend {
 // On this kernel, and on Debian 12's.
 func TestFlowsWithPackets(t *testing.T) {
 	nstest.AlsoInVM(t)
-	flowtable.Packets(t, newBackend(t))
+	flowmatrix.Packets(t, newBackend(t))
 }

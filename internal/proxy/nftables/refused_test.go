@@ -12,7 +12,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 // refusable is service(i, 2) with source ranges that overlap, which the kernel

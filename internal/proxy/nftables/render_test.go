@@ -12,8 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/causeway-lb/causeway/internal/proxy/flowtable"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/testkit/flowmatrix"
 )
 
 // rendered is a table's elements, and follows packets through them the way
@@ -70,11 +70,11 @@ func (r *rendered) inRanges(set setID, a netip.Addr) bool {
 func (r *rendered) has(set setID, key string) bool { _, ok := r.sets[set][key]; return ok }
 
 // follow gives what the rules do with a packet, in the terms of the table.
-func (r *rendered) follow(p model.Packet) flowtable.Want {
+func (r *rendered) follow(p model.Packet) flowmatrix.Want {
 	fe := string(appendFrontend(nil, model.Key{Addr: p.Destination, Port: p.Port, Protocol: p.Protocol}))
 	np := string(appendFrontend(nil, model.Key{Addr: r.fam.Unspecified(), Port: p.Port, Protocol: p.Protocol}))
 	if r.has(setRestricted, fe) && !r.admits(fe, p.Source) {
-		return flowtable.Want{Action: model.Drop}
+		return flowmatrix.Want{Action: model.Drop}
 	}
 	nodePort := p.ToSelf && r.inRanges(setNodePortAddresses, p.Destination)
 	daddr := string(p.Destination.AsSlice())
@@ -91,21 +91,21 @@ func (r *rendered) follow(p model.Packet) flowtable.Want {
 			return w
 		}
 		if r.has(setLoadBalancerIPs, daddr) && !p.ToSelf {
-			return flowtable.Want{Action: model.Reject}
+			return flowmatrix.Want{Action: model.Reject}
 		}
 	}
 	if w, ok := r.dispatch(use{}, fe, p); ok {
 		return w
 	}
 	if r.has(setClusterIPs, daddr) {
-		return flowtable.Want{Action: model.Reject}
+		return flowmatrix.Want{Action: model.Reject}
 	}
 	if nodePort {
 		if w, ok := r.dispatch(use{nodePort: true}, np, p); ok {
 			return w
 		}
 	}
-	return flowtable.Want{Untouched: true}
+	return flowmatrix.Want{Untouched: true}
 }
 
 func (r *rendered) isLocalPod(p model.Packet) bool {
@@ -125,28 +125,28 @@ func (r *rendered) admits(fe string, a netip.Addr) bool {
 	return false
 }
 
-func (r *rendered) dispatch(u use, key string, p model.Packet) (flowtable.Want, bool) {
+func (r *rendered) dispatch(u use, key string, p model.Packet) (flowmatrix.Want, bool) {
 	value, ok := r.sets[u.of(setServices)][key]
 	if !ok {
-		return flowtable.Want{}, false
+		return flowmatrix.Want{}, false
 	}
 	c := decodeClass(value)
 	if got, want := r.sets[u.of(setClasses)][value], u.verdict(c); got != want {
-		return flowtable.Want{Untouched: true}, true // no chain: the rule would not match
+		return flowmatrix.Want{Untouched: true}, true // no chain: the rule would not match
 	}
 	switch c {
 	case classReject:
-		return flowtable.Want{Action: model.Reject}, true
+		return flowmatrix.Want{Action: model.Reject}, true
 	case classDrop:
-		return flowtable.Want{Action: model.Drop}, true
+		return flowmatrix.Want{Action: model.Drop}, true
 	}
-	w := flowtable.Want{Sticky: c.affinity() > 0}
+	w := flowmatrix.Want{Sticky: c.affinity() > 0}
 	for slot := range uint32(c.slots()) {
 		ep, ok := r.endpoint(u, c, key, slot)
 		if !ok {
-			return flowtable.Want{Action: model.Drop}, true // a hole
+			return flowmatrix.Want{Action: model.Drop}, true // a hole
 		}
-		place := flowtable.PlaceOf(ep)
+		place := flowmatrix.PlaceOf(ep)
 		w.To = append(w.To, place)
 		if r.masquerades(u, key, p, ep) {
 			w.Masquerade = append(w.Masquerade, place)
@@ -194,7 +194,7 @@ func (r *rendered) masquerades(u use, key string, p model.Packet, ep netip.Addr)
 }
 
 func TestFlowsOnElements(t *testing.T) {
-	for _, row := range flowtable.Rows() {
+	for _, row := range flowmatrix.Rows() {
 		for _, f := range row.Families() {
 			t.Run(row.Name+"/"+f.String(), func(t *testing.T) {
 				d, _ := model.Compute(row.Snapshot(f))

@@ -11,7 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
-	"github.com/causeway-lb/causeway/internal/proxy/model/modeltest"
+	"github.com/causeway-lb/causeway/internal/testkit/modeltest"
 )
 
 func histogram(t *testing.T, h prometheus.Histogram) (count uint64, sum float64) {

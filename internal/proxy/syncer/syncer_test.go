@@ -21,7 +21,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/model/modeltest"
+	"github.com/causeway-lb/causeway/internal/testkit/modeltest"
 )
 
 // kernel is a Backend over a map. Like a real one it trusts changed, reads

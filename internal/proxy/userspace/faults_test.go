@@ -14,8 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/model/modeltest"
-	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+	"github.com/causeway-lb/causeway/internal/testkit/modeltest"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 // fakeKernel refuses what the kernel refuses, and takes a transaction whole or

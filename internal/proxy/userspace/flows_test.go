@@ -7,9 +7,9 @@ import (
 	"testing"
 
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
-	"github.com/causeway-lb/causeway/internal/proxy/backend/backendtest"
-	"github.com/causeway-lb/causeway/internal/proxy/flowtable"
-	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+	"github.com/causeway-lb/causeway/internal/testkit/backendtest"
+	"github.com/causeway-lb/causeway/internal/testkit/flowmatrix"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 func TestMain(m *testing.M) { nstest.Main(m) }
@@ -32,7 +32,7 @@ func newTestBackend(t testing.TB, cfg Config) *Backend {
 	return b
 }
 
-func TestFlowsWithPackets(t *testing.T) { flowtable.Packets(t, newTestBackend(t, Config{})) }
+func TestFlowsWithPackets(t *testing.T) { flowmatrix.Packets(t, newTestBackend(t, Config{})) }
 
 func TestContract(t *testing.T) {
 	backendtest.Run(t, func(t testing.TB) backend.Backend { return newTestBackend(t, Config{}) })

@@ -29,8 +29,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/causeway-lb/causeway/internal/confine"
 	"github.com/causeway-lb/causeway/internal/lab/controlplane"
+	"github.com/causeway-lb/causeway/internal/testkit/confine"
 	"github.com/causeway-lb/causeway/test/bench/report"
 )
 

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/causeway-lb/causeway/internal/announce"
-	"github.com/causeway-lb/causeway/internal/announce/announcetest"
+	"github.com/causeway-lb/causeway/internal/testkit/announcetest"
 )
 
 var (

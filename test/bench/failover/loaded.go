@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/causeway-lb/causeway/internal/announce"
-	"github.com/causeway-lb/causeway/internal/announce/announcetest"
 	"github.com/causeway-lb/causeway/internal/lab/reexec"
+	"github.com/causeway-lb/causeway/internal/testkit/announcetest"
 	"github.com/causeway-lb/causeway/test/bench/report"
 )
 

@@ -6,7 +6,7 @@ import (
 	"context"
 	"time"
 
-	"github.com/causeway-lb/causeway/internal/announce/announcetest"
+	"github.com/causeway-lb/causeway/internal/testkit/announcetest"
 	"github.com/causeway-lb/causeway/test/bench/report"
 )
 

@@ -7,7 +7,7 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/causeway-lb/causeway/internal/announce/announcetest"
+	"github.com/causeway-lb/causeway/internal/testkit/announcetest"
 	"github.com/causeway-lb/causeway/test/bench/report"
 )
 

@@ -47,10 +47,10 @@ import (
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/controllers"
-	"github.com/causeway-lb/causeway/internal/confine"
 	"github.com/causeway-lb/causeway/internal/lab/controlplane"
 	"github.com/causeway-lb/causeway/internal/provisioner"
 	"github.com/causeway-lb/causeway/internal/provisioner/pool"
+	"github.com/causeway-lb/causeway/internal/testkit/confine"
 	"github.com/causeway-lb/causeway/test/bench/report"
 )
 

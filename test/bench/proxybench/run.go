@@ -19,7 +19,7 @@ import (
 	"github.com/go-logr/logr"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
-	"github.com/causeway-lb/causeway/internal/confine"
+	"github.com/causeway-lb/causeway/internal/testkit/confine"
 )
 
 // Main runs a benchmark in a network namespace of its own, until it ends or a

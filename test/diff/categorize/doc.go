@@ -6,5 +6,5 @@
 // because the product must not depend on kube-proxy.
 //
 // There is no known difference. What kube-proxy decides elsewhere (source
-// ranges, masquerading, conflicts) is not compared here; the flow table covers it.
+// ranges, masquerading, conflicts) is not compared here; the flow matrix covers it.
 package categorize

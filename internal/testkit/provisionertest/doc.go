@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package conformance is the test suite that every provisioner passes: what the
+// Package provisionertest is the test suite that every provisioner passes: what the
 // LoadBalancer controller relies on, whatever stands behind it.
 //
 //	Subject.Start ──> provisioner ──> the world outside (records, an HAProxy)
@@ -12,4 +12,4 @@
 // capability is checked for refusing, not skipped.
 //
 // Non-goals: whether packets arrive. Each provisioner's own tests show that.
-package conformance
+package provisionertest

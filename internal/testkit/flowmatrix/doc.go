@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package flowtable is one table of flows that every proxy mode must pass: the
+// Package flowmatrix is one table of flows that every proxy mode must pass: the
 // client, the address that it dials, the node's Services, and the expected result.
 //
 //	            client .100, stranger .101
@@ -22,4 +22,4 @@
 //
 // Rows state the result, not the mechanism. A mode that cannot do a row does not
 // pass it.
-package flowtable
+package flowmatrix

@@ -11,7 +11,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/model/modeltest"
+	"github.com/causeway-lb/causeway/internal/testkit/modeltest"
 )
 
 // Story is a random sequence of changes, and which of them a backend still has

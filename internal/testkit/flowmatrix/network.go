@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package flowtable
+package flowmatrix
 
 import (
 	"net/netip"
@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 // network is the drawing in the package's documentation, in namespaces.

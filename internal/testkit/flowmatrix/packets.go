@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package flowtable
+package flowmatrix
 
 import (
 	"context"
@@ -16,7 +16,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
-	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 // Packets runs the table with real packets. The test's own namespace, fresh

@@ -14,11 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-lb/causeway/internal/announce"
-	"github.com/causeway-lb/causeway/internal/announce/announcetest"
 	"github.com/causeway-lb/causeway/internal/announce/wire"
 	"github.com/causeway-lb/causeway/internal/lab/network"
 	"github.com/causeway-lb/causeway/internal/lab/reexec"
-	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+	"github.com/causeway-lb/causeway/internal/testkit/announcetest"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 func TestMain(m *testing.M) {

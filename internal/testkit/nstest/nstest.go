@@ -8,7 +8,7 @@ import (
 	"os/exec"
 	"testing"
 
-	"github.com/causeway-lb/causeway/internal/confine"
+	"github.com/causeway-lb/causeway/internal/testkit/confine"
 )
 
 const insideVariable = "CAUSEWAY_NSTEST_INSIDE"

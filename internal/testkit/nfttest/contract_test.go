@@ -16,7 +16,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/netlink/nft/expr"
-	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 func TestMain(m *testing.M) { nstest.Main(m) }

@@ -14,9 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-lb/causeway/internal/announce"
-	"github.com/causeway-lb/causeway/internal/announce/announcetest"
 	"github.com/causeway-lb/causeway/internal/announce/wire"
-	"github.com/causeway-lb/causeway/internal/proxy/nstest"
+	"github.com/causeway-lb/causeway/internal/testkit/announcetest"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 // handover is how long a planned move may take in an emulated machine. One that
