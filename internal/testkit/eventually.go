@@ -10,7 +10,7 @@ import (
 )
 
 // Eventually waits until check returns nil, and returns the time that took. It
-// calls check again after 1 ms, later after a part of the time waited, at most
+// calls check again after 1 ms, then after an eighth of the time waited, at most
 // 50 ms. If limit passes, it ends the test with what was awaited, the time
 // waited and the last error. It belongs on the test's own goroutine; on another
 // one it also gives up when the test ends. Works in a synctest bubble and in
@@ -72,7 +72,7 @@ func poll(t testing.TB, limit time.Duration, check func() error) (time.Duration,
 		if waited >= limit {
 			return waited, err
 		}
-		pause := min(max(waited/32, time.Millisecond), 50*time.Millisecond, limit-waited)
+		pause := min(max(waited/8, time.Millisecond), 50*time.Millisecond, limit-waited)
 		select {
 		case <-ended:
 			return waited, fmt.Errorf("the test has ended; before that: %w", err)
