@@ -32,6 +32,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/proxy/kubeproxy"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/nftables"
+	"github.com/causeway-lb/causeway/internal/testkit"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
@@ -105,7 +106,7 @@ func startAgent(t *testing.T, cfg *rest.Config, b backend.Backend) *running {
 		}
 	}
 	t.Cleanup(r.stop)
-	eventually(t, 20*time.Second, "ready", func() error { return get(r.base+"/readyz", http.StatusOK) })
+	testkit.Eventually(t, 20*time.Second, "ready", func() error { return get(r.base+"/readyz", http.StatusOK) })
 	return r
 }
 
@@ -119,17 +120,6 @@ func get(url string, want int) error {
 		return fmt.Errorf("GET %s: %d %s, want %d", url, resp.StatusCode, body, want)
 	}
 	return nil
-}
-
-func eventually(t *testing.T, limit time.Duration, what string, f func() error) {
-	t.Helper()
-	var err error
-	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		if err = f(); err == nil {
-			return
-		}
-	}
-	t.Fatalf("not %s within %v: %v", what, limit, err)
 }
 
 // pod is a TCP server that says its name, on an address of the loopback
@@ -191,9 +181,9 @@ func TestAgent(t *testing.T) {
 	nstest.Run(t, "ip", "route", "replace", "default", "dev", "lo")
 	a := startAgent(t, cfg, newNftables(t))
 
-	eventually(t, 5*time.Second, "forwarding", answers("10.96.0.50:80", "one"))
-	eventually(t, 5*time.Second, "refusing", refuses("10.96.0.50:81"))
-	eventually(t, 5*time.Second, "forwarding an allowed external IP", answers("198.51.100.7:80", "one"))
+	testkit.Eventually(t, 5*time.Second, "forwarding", answers("10.96.0.50:80", "one"))
+	testkit.Eventually(t, 5*time.Second, "refusing", refuses("10.96.0.50:81"))
+	testkit.Eventually(t, 5*time.Second, "forwarding an allowed external IP", answers("198.51.100.7:80", "one"))
 	if err := get(a.base+"/healthz", http.StatusOK); err != nil {
 		t.Error(err)
 	}
@@ -221,16 +211,16 @@ func TestAgent(t *testing.T) {
 			t.Errorf("no metric%s", name)
 		}
 	}
-	eventually(t, 5*time.Second, "healthy for load balancers", func() error { return get("http://127.0.0.1:31999", http.StatusOK) })
-	eventually(t, 10*time.Second, "warned of", func() error { return hasEvent(kube, "ExternalIPNotAllowed") })
+	testkit.Eventually(t, 5*time.Second, "healthy for load balancers", func() error { return get("http://127.0.0.1:31999", http.StatusOK) })
+	testkit.Eventually(t, 10*time.Second, "warned of", func() error { return hasEvent(kube, "ExternalIPNotAllowed") })
 
 	t.Run("repairs what others flush", func(t *testing.T) {
 		nstest.Run(t, "nft", "add", "table", "ip", "foreign")
 		nstest.Run(t, "nft", "delete", "table", "ip", "causeway")
-		eventually(t, 10*time.Second, "repaired", answers("10.96.0.50:80", "one"))
+		testkit.Eventually(t, 10*time.Second, "repaired", answers("10.96.0.50:80", "one"))
 		nstest.Run(t, "nft", "list", "table", "ip", "foreign")
-		eventually(t, 5*time.Second, "counted", func() error { return metricAbove("causeway_proxy_drift_total", 0) })
-		eventually(t, 10*time.Second, "told", func() error { return hasEvent(kube, "RulesRepaired") })
+		testkit.Eventually(t, 5*time.Second, "counted", func() error { return metricAbove("causeway_proxy_drift_total", 0) })
+		testkit.Eventually(t, 10*time.Second, "told", func() error { return hasEvent(kube, "RulesRepaired") })
 	})
 
 	t.Run("forwards while the agent is down", func(t *testing.T) {
@@ -252,7 +242,7 @@ func TestAgent(t *testing.T) {
 	})
 	b := &refusable{Backend: newNftables(t), service: serviceName{Namespace: "default", Name: "web"}}
 	startAgent(t, cfg, b)
-	eventually(t, 5*time.Second, "forwarding to the new endpoint", answers("10.96.0.50:80", "two"))
+	testkit.Eventually(t, 5*time.Second, "forwarding to the new endpoint", answers("10.96.0.50:80", "two"))
 
 	t.Run("keeps the old state while the kernel refuses the new one", func(t *testing.T) {
 		keepsOldState(t, kube, a.base, b)
@@ -261,7 +251,7 @@ func TestAgent(t *testing.T) {
 	t.Run("is unhealthy while the kernel refuses everything", func(t *testing.T) {
 		end := nstest.Own(t, "ip causeway")
 		for _, path := range []string{"/healthz", "/readyz"} {
-			eventually(t, 10*time.Second, "unhealthy", func() error { return get(a.base+path, http.StatusServiceUnavailable) })
+			testkit.Eventually(t, 10*time.Second, "unhealthy", func() error { return get(a.base+path, http.StatusServiceUnavailable) })
 		}
 		if text, err := body(a.base + "/healthz"); err != nil || !strings.Contains(text, "operation not permitted") {
 			t.Errorf("/healthz says %s (%v), want why", text, err)
@@ -273,7 +263,7 @@ func TestAgent(t *testing.T) {
 			t.Error(err)
 		}
 		end() // the table goes with its owner
-		eventually(t, 40*time.Second, "healthy again", func() error { return get(a.base+"/healthz", http.StatusOK) })
+		testkit.Eventually(t, 40*time.Second, "healthy again", func() error { return get(a.base+"/healthz", http.StatusOK) })
 		if err := answers("10.96.0.50:80", "one")(); err != nil {
 			t.Error(err)
 		}
@@ -283,8 +273,8 @@ func TestAgent(t *testing.T) {
 		if err := kube.DiscoveryV1().EndpointSlices("default").Delete(ctx, "web-1", metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, 5*time.Second, "refusing", refuses("10.96.0.50:80"))
-		eventually(t, 5*time.Second, "unhealthy for load balancers", func() error { return get("http://127.0.0.1:31999", http.StatusServiceUnavailable) })
+		testkit.Eventually(t, 5*time.Second, "refusing", refuses("10.96.0.50:80"))
+		testkit.Eventually(t, 5*time.Second, "unhealthy for load balancers", func() error { return get("http://127.0.0.1:31999", http.StatusServiceUnavailable) })
 	})
 }
 
@@ -337,7 +327,7 @@ func keepsOldState(t *testing.T, kube kubernetes.Interface, base string, b *refu
 		t.Fatal(err)
 	}
 
-	eventually(t, 10*time.Second, "counted", func() error { return metricAbove("causeway_proxy_refused_services", 0) })
+	testkit.Eventually(t, 10*time.Second, "counted", func() error { return metricAbove("causeway_proxy_refused_services", 0) })
 	if v, err := metric("causeway_proxy_in_sync"); err != nil || v != 0 {
 		t.Errorf("metric in_sync is %v (%v), want 0", v, err)
 	}
@@ -352,7 +342,7 @@ func keepsOldState(t *testing.T, kube kubernetes.Interface, base string, b *refu
 			t.Errorf("/healthz says %s (%v), want %s in it", body, err, want)
 		}
 	}
-	eventually(t, 10*time.Second, "an event", func() error {
+	testkit.Eventually(t, 10*time.Second, "an event", func() error {
 		events, err := kube.EventsV1().Events("default").List(t.Context(), metav1.ListOptions{})
 		if err != nil {
 			return err
@@ -364,13 +354,13 @@ func keepsOldState(t *testing.T, kube kubernetes.Interface, base string, b *refu
 		}
 		return fmt.Errorf("none of %d events tells of it", len(events.Items))
 	})
-	eventually(t, 5*time.Second, "the other Service is programmed", refuses("10.96.0.60:80"))
+	testkit.Eventually(t, 5*time.Second, "the other Service is programmed", refuses("10.96.0.60:80"))
 	if err := answers("10.96.0.50:80", "two")(); err != nil {
 		t.Errorf("while the kernel refuses: %v", err)
 	}
 
 	b.refuse.Store(false)
-	eventually(t, 40*time.Second, "in sync again", func() error { return metricAbove("causeway_proxy_in_sync", 0) })
+	testkit.Eventually(t, 40*time.Second, "in sync again", func() error { return metricAbove("causeway_proxy_in_sync", 0) })
 	if err := answers("10.96.0.50:80", "one")(); err != nil {
 		t.Error(err)
 	}

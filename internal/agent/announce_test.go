@@ -30,6 +30,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/announce/members"
 	"github.com/causeway-lb/causeway/internal/announce/wire"
 	"github.com/causeway-lb/causeway/internal/proxy/syncer"
+	"github.com/causeway-lb/causeway/internal/testkit"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
@@ -265,7 +266,7 @@ func TestAnnouncer(t *testing.T) {
 	runAgent(t, Config{NodeName: "node-1", REST: cfg, Backend: newNftables(t), Parts: []Part{Announcer(AnnouncerConfig{})}})
 
 	var record v1alpha1.LoadBalancerAddress
-	eventually(t, 20*time.Second, "announced", func() error {
+	testkit.Eventually(t, 20*time.Second, "announced", func() error {
 		if err := c.Get(t.Context(), client.ObjectKeyFromObject(announced), &record); err != nil {
 			return err
 		}
@@ -275,14 +276,14 @@ func TestAnnouncer(t *testing.T) {
 		}
 		return nil
 	})
-	eventually(t, 10*time.Second, "told by an event", func() error { return hasEvent(kubernetes.NewForConfigOrDie(cfg), "Announcing") })
+	testkit.Eventually(t, 10*time.Second, "told by an event", func() error { return hasEvent(kubernetes.NewForConfigOrDie(cfg), "Announcing") })
 
 	// What somebody else writes over it is put right.
 	record.Status.Node = "node-9"
 	if err := c.Status().Update(t.Context(), &record); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, "put right", func() error {
+	testkit.Eventually(t, 10*time.Second, "put right", func() error {
 		if err := c.Get(t.Context(), client.ObjectKeyFromObject(announced), &record); err != nil {
 			return err
 		}
@@ -295,7 +296,7 @@ func TestAnnouncer(t *testing.T) {
 	// Another host claims the address: that is told, and the address kept.
 	stranger := wire.MAC{2, 0, 0, 0, 0, 0x99}
 	announceFrom(t, "lan1", netip.MustParseAddr("192.0.2.200"), stranger)
-	eventually(t, 10*time.Second, "the conflict told", func() error {
+	testkit.Eventually(t, 10*time.Second, "the conflict told", func() error {
 		if err := c.Get(t.Context(), client.ObjectKeyFromObject(announced), &record); err != nil {
 			return err
 		}
@@ -318,7 +319,7 @@ func TestAnnouncer(t *testing.T) {
 	}
 	says := func(node, message string) {
 		t.Helper()
-		eventually(t, 10*time.Second, "explained", func() error {
+		testkit.Eventually(t, 10*time.Second, "explained", func() error {
 			if err := c.Get(t.Context(), client.ObjectKeyFromObject(announced), &record); err != nil {
 				return err
 			}

@@ -17,6 +17,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/causeway-lb/causeway/internal/announce/members"
+	"github.com/causeway-lb/causeway/internal/testkit"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
@@ -68,7 +69,7 @@ func TestEndpointsOnDeadNodes(t *testing.T) {
 				}
 			}}
 			runAgent(t, Config{NodeName: "node-1", REST: cfg, Backend: newNftables(t), Parts: []Part{told}})
-			eventually(t, 20*time.Second, "served by both", servedBy(2))
+			testkit.Eventually(t, 20*time.Second, "served by both", servedBy(2))
 			views <- map[string]members.Member{"node-2": {Unreachable: true}}
 			if tc.keep {
 				time.Sleep(500 * time.Millisecond) // far longer than a sync
@@ -77,9 +78,9 @@ func TestEndpointsOnDeadNodes(t *testing.T) {
 				}
 				return
 			}
-			eventually(t, 10*time.Second, "served by the other alone", servedBy(1))
+			testkit.Eventually(t, 10*time.Second, "served by the other alone", servedBy(1))
 			views <- map[string]members.Member{"node-2": {Alive: true}}
-			eventually(t, 10*time.Second, "served by both again", servedBy(2))
+			testkit.Eventually(t, 10*time.Second, "served by both again", servedBy(2))
 		})
 	}
 }

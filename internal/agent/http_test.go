@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"testing"
 	"time"
+
+	"github.com/causeway-lb/causeway/internal/testkit"
 )
 
 // While kube-proxy has the port, the agent goes on without it.
@@ -28,7 +30,7 @@ func TestPortInUseIsWaitedFor(t *testing.T) {
 	if err := other.Close(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 20*time.Second, "served", func() error { return get("http://"+address, http.StatusNotFound) })
+	testkit.Eventually(t, 20*time.Second, "served", func() error { return get("http://"+address, http.StatusNotFound) })
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)

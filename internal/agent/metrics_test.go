@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/causeway-lb/causeway/internal/testkit"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
@@ -74,11 +75,11 @@ func TestSecureMetrics(t *testing.T) {
 			return nil
 		}
 	}
-	eventually(t, 20*time.Second, "refused without a token", ask("", "/metrics", http.StatusUnauthorized, "send the token"))
+	testkit.Eventually(t, 20*time.Second, "refused without a token", ask("", "/metrics", http.StatusUnauthorized, "send the token"))
 	for _, path := range []string{"/metrics", "/healthz", "/proxyMode"} {
 		must(t, ask("made-up", path, http.StatusUnauthorized, "")())
 		must(t, ask(tenant, path, http.StatusForbidden, "may not get /metrics")())
 	}
-	eventually(t, 20*time.Second, "in sync", ask(prometheus, "/metrics", http.StatusOK, "causeway_proxy_in_sync{"))
-	eventually(t, 20*time.Second, "told", ask(prometheus, "/proxyMode", http.StatusOK, "nftables"))
+	testkit.Eventually(t, 20*time.Second, "in sync", ask(prometheus, "/metrics", http.StatusOK, "causeway_proxy_in_sync{"))
+	testkit.Eventually(t, 20*time.Second, "told", ask(prometheus, "/proxyMode", http.StatusOK, "nftables"))
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/announce/members"
 	"github.com/causeway-lb/causeway/internal/announce/wire"
 	"github.com/causeway-lb/causeway/internal/lab/reexec"
+	"github.com/causeway-lb/causeway/internal/testkit"
 	"github.com/causeway-lb/causeway/internal/testkit/announcetest"
 	"github.com/causeway-lb/causeway/internal/testkit/confine"
 )
@@ -113,11 +114,7 @@ func (l *lan) announcer(a netip.Addr) *announcetest.Host {
 
 func (l *lan) eventually(what string, ok func() bool) {
 	l.t.Helper()
-	for start := time.Now(); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Since(start) > soon {
-			l.t.Fatalf("not within %v: %s", soon, what)
-		}
-	}
+	testkit.EventuallyTrue(l.t, soon, what, ok)
 }
 
 // streamUntil sends a datagram to a every five milliseconds, as 200 requests a

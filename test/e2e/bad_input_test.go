@@ -19,6 +19,7 @@ import (
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/lab"
+	"github.com/causeway-lb/causeway/internal/testkit"
 )
 
 func pool(name string, addresses ...v1alpha1.AddressRange) *v1alpha1.LoadBalancerPool {
@@ -93,7 +94,7 @@ func TestUnservableServicesStayPending(t *testing.T) {
 // asserts that there is no address.
 func refused(t *testing.T, ctx context.Context, service *corev1.Service, cause string) {
 	t.Helper()
-	eventually(t, ctx, 10*time.Second, "condition of "+service.Name, func() error {
+	testkit.Eventually(t, 10*time.Second, "condition of "+service.Name, func() error {
 		if err := api.Get(ctx, client.ObjectKeyFromObject(service), service); err != nil {
 			return err
 		}
@@ -104,7 +105,7 @@ func refused(t *testing.T, ctx context.Context, service *corev1.Service, cause s
 		}
 		return fmt.Errorf("conditions: %v", service.Status.Conditions)
 	})
-	eventually(t, ctx, 10*time.Second, "event of "+service.Name, func() error {
+	testkit.Eventually(t, 10*time.Second, "event of "+service.Name, func() error {
 		events := &eventsv1.EventList{}
 		if err := api.List(ctx, events, client.InNamespace(service.Namespace)); err != nil {
 			return err
@@ -125,7 +126,7 @@ func refused(t *testing.T, ctx context.Context, service *corev1.Service, cause s
 func deletePool(t *testing.T, p *v1alpha1.LoadBalancerPool) {
 	ctx, cancel := contextFor(30 * time.Second)
 	defer cancel()
-	eventually(t, ctx, 20*time.Second, "deletion of pool "+p.Name, func() error {
+	testkit.Eventually(t, 20*time.Second, "deletion of pool "+p.Name, func() error {
 		return client.IgnoreNotFound(api.Delete(ctx, p))
 	})
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/explain"
 	"github.com/causeway-lb/causeway/internal/lab"
+	"github.com/causeway-lb/causeway/internal/testkit"
 )
 
 // When no node is eligible, the record's status and condition give each node's
@@ -28,7 +29,7 @@ func TestReasonsWhenNobodyAnnounces(t *testing.T) {
 	service := create(t, ctx, "reasons")
 	address := ready(t, ctx, service)[0]
 	announcer(t, ctx, address)
-	eventually(t, ctx, 15*time.Second, "nothing to explain", func() error { return explained(ctx, service) })
+	testkit.Eventually(t, 15*time.Second, "nothing to explain", func() error { return explained(ctx, service) })
 
 	exclude := func(node string) {
 		label(t, ctx, node, map[string]any{corev1.LabelNodeExcludeBalancers: ""})
@@ -58,7 +59,7 @@ func TestReasonsWhenNobodyAnnounces(t *testing.T) {
 		"node-1, node-3: the pool's nodeSelector does not match its labels",
 	}
 	record := &v1alpha1.LoadBalancerAddress{ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.LoadBalancerAddressName(address)}}
-	eventually(t, ctx, 15*time.Second, "each node's reason in the record", func() error {
+	testkit.Eventually(t, 15*time.Second, "each node's reason in the record", func() error {
 		if err := api.Get(ctx, client.ObjectKeyFromObject(record), record); err != nil {
 			return err
 		}
@@ -72,7 +73,7 @@ func TestReasonsWhenNobodyAnnounces(t *testing.T) {
 		}
 		return nil
 	})
-	eventually(t, ctx, 15*time.Second, "the reasons on the Service", func() error {
+	testkit.Eventually(t, 15*time.Second, "the reasons on the Service", func() error {
 		if err := api.Get(ctx, client.ObjectKeyFromObject(service), service); err != nil {
 			return err
 		}
@@ -82,7 +83,7 @@ func TestReasonsWhenNobodyAnnounces(t *testing.T) {
 		}
 		return nil
 	})
-	eventually(t, ctx, 5*time.Second, "the reasons explained", func() error {
+	testkit.Eventually(t, 5*time.Second, "the reasons explained", func() error {
 		lead := address.String() + " of pool lan is announced by nobody: no node may announce it"
 		return explained(ctx, service, append([]string{lead}, reasons...)...)
 	})
@@ -91,13 +92,13 @@ func TestReasonsWhenNobodyAnnounces(t *testing.T) {
 	if now := announcer(t, ctx, address); now.Name() != "node-3" {
 		t.Errorf("%s announces, want node-3, the only one that may", now.Name())
 	}
-	eventually(t, ctx, 15*time.Second, "nothing to explain", func() error { return explained(ctx, service) })
+	testkit.Eventually(t, 15*time.Second, "nothing to explain", func() error { return explained(ctx, service) })
 
 	// Cordoned it goes on, and says so.
 	cordon(t, ctx, "node-3", true)
 	t.Cleanup(func() { cordon(t, context.Background(), "node-3", false) })
 	const despite = "it is cordoned (spec.unschedulable), but no other node can do better"
-	eventually(t, ctx, 15*time.Second, "the cordon in the record", func() error {
+	testkit.Eventually(t, 15*time.Second, "the cordon in the record", func() error {
 		if err := api.Get(ctx, client.ObjectKeyFromObject(record), record); err != nil {
 			return err
 		}
@@ -107,8 +108,8 @@ func TestReasonsWhenNobodyAnnounces(t *testing.T) {
 		}
 		return nil
 	})
-	eventually(t, ctx, 5*time.Second, "nothing wrong", func() error { return explained(ctx, service) })
-	eventually(t, ctx, 5*time.Second, "noted", func() error {
+	testkit.Eventually(t, 5*time.Second, "nothing wrong", func() error { return explained(ctx, service) })
+	testkit.Eventually(t, 5*time.Second, "noted", func() error {
 		facts, err := explain.Read(ctx, api, client.ObjectKeyFromObject(service), lab.SystemNamespace)
 		if err != nil {
 			return err

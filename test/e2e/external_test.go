@@ -26,6 +26,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/lab"
 	"github.com/causeway-lb/causeway/internal/lab/network"
 	"github.com/causeway-lb/causeway/internal/provisioner/haproxy"
+	"github.com/causeway-lb/causeway/internal/testkit"
 )
 
 const (
@@ -87,7 +88,7 @@ func TestExternalLoadBalancer(t *testing.T) {
 	if err := api.Delete(ctx, keeping); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, ctx, 15*time.Second, "no answer after deletion", func() error {
+	testkit.Eventually(t, 15*time.Second, "no answer after deletion", func() error {
 		if result := request(ctx, lab.Client, externalIP+":8081"); result.Err == nil {
 			return fmt.Errorf("%s answers", result.Answer.Host)
 		}
@@ -324,7 +325,7 @@ func configure(t *testing.T, ctx context.Context, file string) {
 		// They go when the controller has let go of them.
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		eventually(t, ctx, 15*time.Second, "Services gone", func() error {
+		testkit.Eventually(t, 15*time.Second, "Services gone", func() error {
 			var list corev1.ServiceList
 			if err := api.List(ctx, &list); err != nil {
 				return err

@@ -16,6 +16,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/lab"
 	"github.com/causeway-lb/causeway/internal/lab/traffic"
+	"github.com/causeway-lb/causeway/internal/testkit"
 )
 
 // load is traffic on everything that a Service offers: LoadBalancer address
@@ -118,7 +119,7 @@ func TestKilledAnnouncerLosesNoRequest(t *testing.T) {
 	generator := steady(ctx, frontend(address, 80))
 	time.Sleep(500 * time.Millisecond)
 	kill(t, victim)
-	eventually(t, ctx, 10*time.Second, "another announcer", func() error {
+	testkit.Eventually(t, 10*time.Second, "another announcer", func() error {
 		if now := announcer(t, ctx, address); now == before {
 			return fmt.Errorf("%s still answers", now.Name())
 		}
@@ -224,7 +225,7 @@ func TestAPIServerDown(t *testing.T) {
 	}
 	// The API server never heard of the node's end: its Pods are not what they
 	// seem until the node's kubelet has started them again and says so.
-	eventually(t, ctx, time.Minute, "Pods of "+before.Name()+", started again", func() error {
+	testkit.Eventually(t, time.Minute, "Pods of "+before.Name()+", started again", func() error {
 		pods := &corev1.PodList{}
 		if err := api.List(ctx, pods, client.MatchingFields{"spec.nodeName": before.Name()}); err != nil {
 			return err

@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/causeway-lb/causeway/internal/lab"
+	"github.com/causeway-lb/causeway/internal/testkit"
 	"github.com/causeway-lb/causeway/test/privilege"
 )
 
@@ -125,7 +126,7 @@ func TestAgentsNeedTheirRights(t *testing.T) {
 	// A problem that comes back is told by an event that is there already.
 	service := create(t, ctx, "rights")
 	ready(t, ctx, service)
-	eventually(t, ctx, 30*time.Second, "every right is needed", func() error {
+	testkit.Eventually(t, 30*time.Second, "every right is needed", func() error {
 		requests, err := privilege.Requests(cluster.AuditLog(), account)
 		if err != nil {
 			return err

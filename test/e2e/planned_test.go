@@ -17,6 +17,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/lab"
 	"github.com/causeway-lb/causeway/internal/lab/traffic"
+	"github.com/causeway-lb/causeway/internal/testkit"
 )
 
 // steady is 200 requests a second. It is stopped by its test; none may fail.
@@ -65,14 +66,14 @@ func TestDrainLosesNoRequest(t *testing.T) {
 	app := spare(t, ctx, "drained")
 	service := create(t, ctx, "drained", func(s *corev1.Service) { s.Spec.Selector = app.Spec.Selector.MatchLabels })
 	address := ready(t, ctx, service)[0]
-	eventually(t, ctx, 15*time.Second, "answers", func() error { return request(ctx, lab.Client, frontend(address, 80)).Err })
+	testkit.Eventually(t, 15*time.Second, "answers", func() error { return request(ctx, lab.Client, frontend(address, 80)).Err })
 	before := announcer(t, ctx, address)
 	generator := steady(ctx, frontend(address, 80))
 	time.Sleep(500 * time.Millisecond)
 	cordon(t, ctx, before.Name(), true)
 	t.Cleanup(func() { cordon(t, context.Background(), before.Name(), false) })
 	evict(t, ctx, app, before.Name())
-	eventually(t, ctx, 20*time.Second, "another announcer", func() error {
+	testkit.Eventually(t, 20*time.Second, "another announcer", func() error {
 		if now := announcer(t, ctx, address); now == before {
 			return fmt.Errorf("%s still answers", now.Name())
 		}
@@ -108,7 +109,7 @@ func TestAgentUpgradeLosesNoRequest(t *testing.T) {
 	if err := api.Patch(ctx, agents, patch); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, ctx, 90*time.Second, "new agents everywhere", func() error {
+	testkit.Eventually(t, 90*time.Second, "new agents everywhere", func() error {
 		if err := api.Get(ctx, client.ObjectKeyFromObject(agents), agents); err != nil {
 			return err
 		}

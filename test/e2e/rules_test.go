@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/causeway-lb/causeway/internal/lab"
+	"github.com/causeway-lb/causeway/internal/testkit"
 )
 
 // size is how much a node's rule set holds.
@@ -83,7 +84,7 @@ func TestConstantRules(t *testing.T) {
 	if err := group.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, ctx, 30*time.Second, "all Services in the kernel", func() error {
+	testkit.Eventually(t, 30*time.Second, "all Services in the kernel", func() error {
 		// Every Service has one frontend and three endpoints.
 		if now := ruleSet(t, "node-1"); now.elements < 4*count {
 			return fmt.Errorf("%d map elements, want at least %d", now.elements, 4*count)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/lab"
+	"github.com/causeway-lb/causeway/internal/testkit"
 )
 
 // Two Services of policy Local share an address though their Pods are on
@@ -83,7 +84,7 @@ func pinned(t *testing.T, ctx context.Context, name, node string) *corev1.Pod {
 			t.Error(err)
 		}
 	})
-	eventually(t, ctx, 20*time.Second, name+" ready", func() error {
+	testkit.Eventually(t, 20*time.Second, name+" ready", func() error {
 		if err := api.Get(ctx, client.ObjectKeyFromObject(pod), pod); err != nil {
 			return err
 		}

@@ -30,15 +30,14 @@ var (
 	lan     *observe.Watch
 	servers = map[string]corev1.Pod{} // by name
 
-	need       = suite.Need
-	eventually = labtest.Eventually
-	local      = labtest.Local
-	dualStack  = labtest.DualStack
-	ready      = suite.Ready
-	frontend   = labtest.Frontend
-	request    = suite.Request
-	answering  = suite.Answering
-	announcer  = suite.Announcer
+	need      = suite.Need
+	local     = labtest.Local
+	dualStack = labtest.DualStack
+	ready     = suite.Ready
+	frontend  = labtest.Frontend
+	request   = suite.Request
+	answering = suite.Answering
+	announcer = suite.Announcer
 )
 
 func TestMain(m *testing.M) {

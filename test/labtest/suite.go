@@ -22,6 +22,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/lab"
 	"github.com/causeway-lb/causeway/internal/lab/observe"
 	"github.com/causeway-lb/causeway/internal/lab/reexec"
+	"github.com/causeway-lb/causeway/internal/testkit"
 )
 
 // Suite is a lab that the tests of a package share.
@@ -115,28 +116,12 @@ func (s *Suite) Need(t *testing.T) context.Context {
 	return ctx
 }
 
-// Eventually retries until check gives no error.
-func Eventually(t *testing.T, ctx context.Context, within time.Duration, what string, check func() error) {
-	t.Helper()
-	deadline := time.Now().Add(within)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) || ctx.Err() != nil {
-			t.Fatalf("%s: not within %s: %v", what, within, err)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-}
-
 // Create makes objects, and deletes them with the test, and what belongs to them. It
 // waits for one of the same name that is being deleted, as with go test -count.
 func (s *Suite) Create(t *testing.T, ctx context.Context, objects ...client.Object) {
 	t.Helper()
 	for _, object := range objects {
-		Eventually(t, ctx, s.Patience, fmt.Sprintf("create %T %s", object, object.GetName()), func() error {
+		testkit.Eventually(t, s.Patience, fmt.Sprintf("create %T %s", object, object.GetName()), func() error {
 			err := s.API.Create(ctx, object)
 			if err != nil && !apierrors.IsAlreadyExists(err) {
 				t.Fatalf("create %T %s: %v", object, object.GetName(), err)
@@ -168,7 +153,7 @@ func DualStack(s *corev1.Service) {
 func (s *Suite) Ready(t *testing.T, ctx context.Context, service *corev1.Service) []netip.Addr {
 	t.Helper()
 	var addresses []netip.Addr
-	Eventually(t, ctx, s.Patience, "address of "+service.Name, func() error {
+	testkit.Eventually(t, s.Patience, "address of "+service.Name, func() error {
 		if err := s.API.Get(ctx, client.ObjectKeyFromObject(service), service); err != nil {
 			return err
 		}

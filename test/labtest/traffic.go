@@ -14,6 +14,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/lab"
 	"github.com/causeway-lb/causeway/internal/lab/traffic"
+	"github.com/causeway-lb/causeway/internal/testkit"
 )
 
 // Request asks once, from a machine.
@@ -32,7 +33,7 @@ func (s *Suite) Answering(t *testing.T, ctx context.Context, from, address strin
 	t.Helper()
 	want = slices.Sorted(slices.Values(want))
 	var results traffic.Results
-	Eventually(t, ctx, s.Patience, "answers from "+address+" to "+from, func() error {
+	testkit.Eventually(t, s.Patience, "answers from "+address+" to "+from, func() error {
 		results = nil
 		for range 20 * len(want) {
 			results = append(results, s.Request(ctx, from, address))
@@ -53,7 +54,7 @@ func (s *Suite) Answering(t *testing.T, ctx context.Context, from, address strin
 func (s *Suite) Announcer(t *testing.T, ctx context.Context, address netip.Addr) *lab.Node {
 	t.Helper()
 	var node *lab.Node
-	Eventually(t, ctx, s.Patience, "one announcer of "+address.String(), func() error {
+	testkit.Eventually(t, s.Patience, "one announcer of "+address.String(), func() error {
 		node = nil
 		for range 3 {
 			macs, err := s.LAN.Ask(ctx, address, 150*time.Millisecond)

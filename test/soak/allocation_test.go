@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/testkit"
 	"github.com/causeway-lb/causeway/test/replica"
 )
 
@@ -96,11 +97,11 @@ func (s *allocation) makePools(ctx context.Context) {
 			Spec:       v1alpha1.NodePortPoolSpec{Ranges: []v1alpha1.PortRange{tenant.ports}, NamespaceSelector: selects, Quarantine: rest},
 		}
 		// The pools' webhooks are Fail: this waits for a replica to serve.
-		s.eventually("create pools", time.Minute, func() error { return client.IgnoreAlreadyExists(s.api.Create(ctx, addresses)) })
-		s.eventually("create pools", time.Minute, func() error { return client.IgnoreAlreadyExists(s.api.Create(ctx, ports)) })
+		testkit.Eventually(s.t, time.Minute, "create pools", func() error { return client.IgnoreAlreadyExists(s.api.Create(ctx, addresses)) })
+		testkit.Eventually(s.t, time.Minute, "create pools", func() error { return client.IgnoreAlreadyExists(s.api.Create(ctx, ports)) })
 	}
 	for _, tenant := range tenants[:2] {
-		s.eventually("serve pool "+tenant.namespace, time.Minute, func() error {
+		testkit.Eventually(s.t, time.Minute, "serve pool "+tenant.namespace, func() error {
 			var pool v1alpha1.ClusterIPPool
 			if err := s.api.Get(ctx, client.ObjectKey{Name: tenant.namespace}, &pool); err != nil {
 				return err
@@ -111,7 +112,7 @@ func (s *allocation) makePools(ctx context.Context) {
 			return nil
 		})
 	}
-	s.eventually("elect who grants", time.Minute, func() error { _, err := s.granter(ctx); return err })
+	testkit.Eventually(s.t, time.Minute, "elect who grants", func() error { _, err := s.granter(ctx); return err })
 }
 
 // granter returns the replica that holds the allocator's lease.

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/testkit"
 )
 
 // checkUnique looks for an address or a port that two Services have.
@@ -54,7 +55,7 @@ func (s *allocation) checkUnique() {
 // being outside.
 func (s *allocation) checkPlaced() {
 	strays := 0
-	s.eventually("every Service is in its pool or reported", time.Minute, func() error {
+	testkit.Eventually(s.t, time.Minute, "every Service is in its pool or reported", func() error {
 		strays = 0
 		var list corev1.ServiceList
 		if err := s.api.List(s.t.Context(), &list); err != nil {
@@ -128,7 +129,7 @@ func inPorts(r v1alpha1.PortRange, n int32) bool {
 
 // checkCounts waits until the pools count exactly what Services have.
 func (s *allocation) checkCounts() {
-	s.eventually("the pools count what the Services have", time.Minute, func() error {
+	testkit.Eventually(s.t, time.Minute, "the pools count what the Services have", func() error {
 		ctx := s.t.Context()
 		var services corev1.ServiceList
 		if err := s.api.List(ctx, &services); err != nil {
@@ -164,12 +165,12 @@ const leakedFor = time.Minute
 // checkIPAddresses waits until none of the IPAddresses is left that kept a
 // released address from the API server, and its own are those of Services.
 func (s *allocation) checkIPAddresses() {
-	s.eventually("no IPAddress is left of ours", time.Minute, func() error {
+	testkit.Eventually(s.t, time.Minute, "no IPAddress is left of ours", func() error {
 		return s.noIPAddress(func(a *networkingv1.IPAddress, _ bool) bool {
 			return a.Labels[networkingv1.LabelManagedBy] == v1alpha1.ManagedBy
 		})
 	})
-	s.eventually("no IPAddress is left of Services that are gone", leakedFor+time.Minute, func() error {
+	testkit.Eventually(s.t, leakedFor+time.Minute, "no IPAddress is left of Services that are gone", func() error {
 		return s.noIPAddress(func(_ *networkingv1.IPAddress, used bool) bool { return !used })
 	})
 }

@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/testkit"
 	"github.com/causeway-lb/causeway/test/replica"
 )
 
@@ -86,7 +87,7 @@ func (s *balancing) leader() (*replica.Process, error) {
 // run has workers create and delete Services while leaders are killed.
 func (s *balancing) run(operations, kills int) {
 	ctx := s.t.Context()
-	s.eventually("a leader", time.Minute, func() error { _, err := s.leader(); return err })
+	testkit.Eventually(s.t, time.Minute, "a leader", func() error { _, err := s.leader(); return err })
 	s.left.Store(int64(operations))
 	var wg sync.WaitGroup
 	for i := range creators {
@@ -216,7 +217,7 @@ func (s *balancing) watch() (stop func()) {
 // and returns how many there are.
 func (s *balancing) settled(operations int) int {
 	served := 0
-	s.eventually("every Service has an address", 2*time.Minute+time.Duration(operations)*20*time.Millisecond, func() error {
+	testkit.Eventually(s.t, 2*time.Minute+time.Duration(operations)*20*time.Millisecond, "every Service has an address", func() error {
 		var list corev1.ServiceList
 		if err := s.api.List(s.t.Context(), &list); err != nil {
 			return err
@@ -240,7 +241,7 @@ func (s *balancing) settled(operations int) int {
 
 // checkRecords compares records, Services and the pool's counters.
 func (s *balancing) checkRecords() {
-	s.eventually("records are what the Services have", time.Minute, func() error {
+	testkit.Eventually(s.t, time.Minute, "records are what the Services have", func() error {
 		ctx := s.t.Context()
 		var services corev1.ServiceList
 		var records v1alpha1.LoadBalancerAddressList

@@ -145,14 +145,3 @@ func (s *stage) must(err error) {
 		s.t.Fatal(err)
 	}
 }
-
-func (s *stage) eventually(what string, within time.Duration, f func() error) {
-	s.t.Helper()
-	var err error
-	for deadline := time.Now().Add(within); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-		if err = f(); err == nil {
-			return
-		}
-	}
-	s.t.Fatalf("%s: not within %s: %v", what, within, err)
-}

@@ -5,16 +5,20 @@ package members
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/causeway-lb/causeway/internal/testkit"
 )
 
 // cluster runs agents' Members on loopback addresses of this process.
@@ -170,17 +174,16 @@ func (c *cluster) alive(i int) []string {
 // eventually waits for a condition and gives the time it took.
 func (c *cluster) eventually(limit time.Duration, what string, ok func() bool) time.Duration {
 	c.t.Helper()
-	start := time.Now()
-	for !ok() {
-		if time.Since(start) > limit {
-			for i := range c.nodes {
-				c.t.Logf("%s sees %+v", name(i), c.nodes[i].View())
-			}
-			c.t.Fatalf("not within %v: %s", limit, what)
+	return testkit.Eventually(c.t, limit, what, func() error {
+		if ok() {
+			return nil
 		}
-		time.Sleep(2 * time.Millisecond)
-	}
-	return time.Since(start)
+		var views strings.Builder
+		for i := range c.nodes {
+			fmt.Fprintf(&views, "\n%s sees %+v", name(i), c.nodes[i].View())
+		}
+		return errors.New(views.String())
+	})
 }
 
 func (c *cluster) complete() {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/provisioner"
+	"github.com/causeway-lb/causeway/internal/testkit"
 )
 
 // Each test has its own /28 of the loopback network for HAProxy and its nodes,
@@ -82,7 +83,7 @@ func (b *bench) run(t *testing.T) {
 	if err := b.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "HAProxy answers", func() error {
+	testkit.Eventually(t, patience, "HAProxy answers", func() error {
 		_, err := b.config.Runtime.Do(t.Context(), "show info")
 		return err
 	})
@@ -93,17 +94,8 @@ func (b *bench) kill() {
 	_ = b.cmd.Wait()
 }
 
-// eventually waits for something to come true.
-func eventually(t *testing.T, what string, check func() error) {
-	t.Helper()
-	var err error
-	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		if err = check(); err == nil {
-			return
-		}
-	}
-	t.Fatalf("%s: %v", what, err)
-}
+// patience is how long HAProxy may take to do as it is told.
+const patience = 15 * time.Second
 
 // basePort is the first of this process's ports for HAProxy, so that two test
 // runs on one machine do not meet.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/provisioner"
+	"github.com/causeway-lb/causeway/internal/testkit"
 	"github.com/causeway-lb/causeway/internal/testkit/provisionertest"
 )
 
@@ -60,7 +61,7 @@ func TestNodesComeAndGo(t *testing.T) {
 	if a, _ := b.serve(t, p, nodes, nil); a != b.addr(1) {
 		t.Fatalf("given %s, want %s", a, b.addr(1))
 	}
-	eventually(t, "both nodes answer", both(2))
+	testkit.Eventually(t, patience, "both nodes answer", both(2))
 
 	_, result := b.serve(t, p, nodes[:1], nil)
 	if got := answers(t, b.addr(1), b.port(0), 20); got["node-1"] != 20 {
@@ -71,7 +72,7 @@ func TestNodesComeAndGo(t *testing.T) {
 	}
 	third := b.node(t, "node-3", 13, testNodePort)
 	b.serve(t, p, append(nodes, third), nil)
-	eventually(t, "three nodes answer", both(3))
+	testkit.Eventually(t, patience, "three nodes answer", both(3))
 
 	t.Run("connections outlive the removal of their node", func(t *testing.T) {
 		// A connection to each node, kept open, then all nodes but one go.
@@ -106,7 +107,7 @@ func TestNodesComeAndGo(t *testing.T) {
 			t.Errorf("comes again after %v though a connection is open", result.RequeueAfter)
 		}
 		conn.Close()
-		eventually(t, "the server is deleted", func() error {
+		testkit.Eventually(t, patience, "the server is deleted", func() error {
 			_, result := b.serve(t, p, rest, nil)
 			if result.RequeueAfter <= settling {
 				return fmt.Errorf("still comes again after %v", result.RequeueAfter)
@@ -122,7 +123,7 @@ func TestDriftIsRepaired(t *testing.T) {
 	nodes := []provisioner.Node{b.node(t, "node-1", 11, testNodePort)}
 	answered := func() error { _, err := ask(t, b.addr(1), b.port(0)); return err }
 	b.serve(t, p, nodes, nil)
-	eventually(t, "served", answered)
+	testkit.Eventually(t, patience, "served", answered)
 	key := netip.AddrPortFrom(b.addr(1), b.port(0)).String()
 	for name, harm := range map[string]func(t *testing.T){
 		"map emptied":     func(t *testing.T) { b.do(t, "clear map "+b.config.MapFile) },
@@ -134,7 +135,7 @@ func TestDriftIsRepaired(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			harm(t)
-			eventually(t, "harmed", func() error {
+			testkit.Eventually(t, patience, "harmed", func() error {
 				if answered() == nil {
 					return errors.New("it is served all the same")
 				}
@@ -144,14 +145,14 @@ func TestDriftIsRepaired(t *testing.T) {
 				t.Fatal(err)
 			}
 			b.serve(t, p, nodes, nil)
-			eventually(t, "repaired", answered)
+			testkit.Eventually(t, patience, "repaired", answered)
 		})
 	}
 	t.Run("added and not yet checked, as a controller leaves it that dies in between", func(t *testing.T) {
 		silent := provisioner.Node{Name: "node-9", Addresses: []netip.Addr{b.addr(19)}}
 		b.do(t, fmt.Sprintf("add server %s/%s %s:%d %s", b.backend(t), silent.Name, b.addr(19), testNodePort, healthCheck))
 		b.serve(t, p, append(nodes, silent), nil)
-		eventually(t, "only the node that answers is up", func() error {
+		testkit.Eventually(t, patience, "only the node that answers is up", func() error {
 			have, err := readState(t.Context(), p.Runtime, p.MapFile)
 			if err != nil {
 				return err
@@ -190,14 +191,14 @@ func TestPolicyLocalFollowsTheHealthCheckNodePort(t *testing.T) {
 	nodes[0].ReadyEndpoints = 3
 	local := func(d *provisioner.Desired) { d.LocalPolicy, d.HealthCheckNodePort = true, healthPort }
 	b.serve(t, p, nodes, local)
-	eventually(t, "three to one, by endpoints", func() error {
+	testkit.Eventually(t, patience, "three to one, by endpoints", func() error {
 		if got := answers(t, b.addr(1), b.port(0), 40); got["node-1"] != 30 || got["node-2"] != 10 {
 			return fmt.Errorf("answers: %v", got)
 		}
 		return nil
 	})
 	here.Store(false)
-	eventually(t, "only the node with endpoints answers", func() error {
+	testkit.Eventually(t, patience, "only the node with endpoints answers", func() error {
 		if got := answers(t, b.addr(1), b.port(0), 10); got["node-1"] != 10 {
 			return fmt.Errorf("answers: %v", got)
 		}
@@ -219,7 +220,7 @@ func TestRemoveAndPortErrors(t *testing.T) {
 		t.Errorf("errors of ports: %v", got)
 	}
 	b.serve(t, p, nodes, nil)
-	eventually(t, "served", func() error { _, err := ask(t, b.addr(1), b.port(0)); return err })
+	testkit.Eventually(t, patience, "served", func() error { _, err := ask(t, b.addr(1), b.port(0)); return err })
 	if err := p.Remove(t.Context(), provisioner.Owner{Namespace: "ns", Name: "web"}); err != nil {
 		t.Fatal(err)
 	}
@@ -269,7 +270,7 @@ func TestIPv6(t *testing.T) {
 		t.Fatal(err)
 	}
 	for a, who := range map[netip.Addr]string{six: "six", held.Addresses[1]: "node-1"} {
-		eventually(t, fmt.Sprintf("%s answers", a), func() error {
+		testkit.Eventually(t, patience, fmt.Sprintf("%s answers", a), func() error {
 			got, err := ask(t, a, b.port(0))
 			if err == nil && got != who {
 				err = fmt.Errorf("%s answers, want %s", got, who)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/netlink/ipvs"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/testkit"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
@@ -140,7 +141,7 @@ func tcpIsReset(t *testing.T, n *network) {
 	if err := s.echo(); err != nil {
 		t.Fatalf("right after the removal: %v", err)
 	}
-	eventually(t, "A goes when its time is over", func() bool { _, is := reals(t, b, model.TCP)[addrA]; return !is })
+	testkit.EventuallyTrue(t, 30*time.Second, "A goes when its time is over", func() bool { _, is := reals(t, b, model.TCP)[addrA]; return !is })
 	if err := s.echo(); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("when the time was over: %v, want a reset", err)
 	}

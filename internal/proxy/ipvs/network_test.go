@@ -246,13 +246,3 @@ func reals(t *testing.T, b *Backend, p model.Protocol) map[string]uint32 {
 	}
 	return out
 }
-
-// eventually waits for something that the kernel or a timer does by itself.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("in vain: %s", what)
-		}
-	}
-}

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
+	"github.com/causeway-lb/causeway/internal/testkit"
 	"github.com/causeway-lb/causeway/internal/testkit/modeltest"
 )
 
@@ -46,7 +47,7 @@ func TestProgrammingLatency(t *testing.T) {
 		s.Notify(name, time.Now().Add(-time.Hour)) // as the first list does
 	}
 	run(t, s)
-	eventually(t, "in sync", func() bool { return s.Status().InSync })
+	testkit.EventuallyTrue(t, 20*time.Second, "in sync", func() bool { return s.Status().InSync })
 	if count, _ := histogram(t, metrics.programming); count != 0 {
 		t.Errorf("%d latencies of what happened before the start", count)
 	}
@@ -54,13 +55,13 @@ func TestProgrammingLatency(t *testing.T) {
 	for range 20 { // some changes concern no frontend
 		s.Notify(w.change(), time.Now())
 	}
-	eventually(t, "refused", func() bool { return s.Status().Err != nil })
+	testkit.EventuallyTrue(t, 20*time.Second, "refused", func() bool { return s.Status().Err != nil })
 	if count, _ := histogram(t, metrics.programming); count >= 20 {
 		t.Error("a latency of what the kernel does not have")
 	}
 	time.Sleep(20 * time.Millisecond)
 	failing.Store(false)
-	eventually(t, "in sync again", func() bool { return s.Status().InSync })
+	testkit.EventuallyTrue(t, 20*time.Second, "in sync again", func() bool { return s.Status().InSync })
 	count, sum := histogram(t, metrics.programming)
 	if count == 0 || sum < 0.02 {
 		t.Errorf("%d latencies of %v s together, want some of more than 20 ms", count, sum)

@@ -21,6 +21,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/testkit"
 	"github.com/causeway-lb/causeway/internal/testkit/modeltest"
 )
 
@@ -209,16 +210,6 @@ func run(t *testing.T, s *Syncer) {
 	})
 }
 
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if ok() {
-			return
-		}
-	}
-	t.Fatalf("not %s within 20 s", what)
-}
-
 func equal(a, b map[types.NamespacedName]*model.Service) bool {
 	return maps.EqualFunc(a, b, func(x, y *model.Service) bool { return x.Equal(y) })
 }
@@ -276,8 +267,8 @@ func TestConverges(t *testing.T) {
 			failing = false
 			rmu.Unlock()
 			want := w.desired(node).Services
-			eventually(t, "as desired", func() bool { return equal(want, k.has()) && s.Status().InSync })
-			eventually(t, "followed", func() bool { fmu.Lock(); defer fmu.Unlock(); return equal(want, followed) })
+			testkit.EventuallyTrue(t, 20*time.Second, "as desired", func() bool { return equal(want, k.has()) && s.Status().InSync })
+			testkit.EventuallyTrue(t, 20*time.Second, "followed", func() bool { fmu.Lock(); defer fmu.Unlock(); return equal(want, followed) })
 		})
 	}
 }
@@ -290,14 +281,14 @@ func TestDriftIsRepairedAndTold(t *testing.T) {
 	told := make(chan backend.Report, 10)
 	s := start(t, Config{Backend: k, Source: w, Node: w.w.Node, Drifted: func(r backend.Report) { told <- r }})
 	want := w.desired(w.w.Node).Services
-	eventually(t, "in sync", func() bool { return s.Status().InSync })
+	testkit.EventuallyTrue(t, 20*time.Second, "in sync", func() bool { return s.Status().InSync })
 	k.harm(func(m map[types.NamespacedName]*model.Service) {
 		for name := range m {
 			m[name] = &model.Service{Name: name}
 			break
 		}
 	})
-	eventually(t, "repaired", func() bool { return equal(want, k.has()) })
+	testkit.EventuallyTrue(t, 20*time.Second, "repaired", func() bool { return equal(want, k.has()) })
 	if r := <-told; r.Drift != 1 {
 		t.Errorf("told of %d objects, want 1", r.Drift)
 	}
@@ -366,12 +357,12 @@ func TestRefusedServiceIsTriedAgain(t *testing.T) {
 	s := start(t, Config{Backend: k, Source: w, Node: w.w.Node})
 	less := maps.Clone(want)
 	delete(less, bad)
-	eventually(t, "the others programmed, and the Service told of", func() bool {
+	testkit.EventuallyTrue(t, 20*time.Second, "the others programmed, and the Service told of", func() bool {
 		st := s.Status()
 		return st.InSync && slices.Equal(st.Refused, []types.NamespacedName{bad}) && equal(less, k.has())
 	})
 	refusing.Store(false)
-	eventually(t, "accepted", func() bool { return len(s.Status().Refused) == 0 && equal(want, k.has()) })
+	testkit.EventuallyTrue(t, 20*time.Second, "accepted", func() bool { return len(s.Status().Refused) == 0 && equal(want, k.has()) })
 }
 
 func TestFailureIsVisibleUntilItEnds(t *testing.T) {
@@ -382,18 +373,18 @@ func TestFailureIsVisibleUntilItEnds(t *testing.T) {
 	k.fail = func() (error, bool) { mu.Lock(); defer mu.Unlock(); return fail, false }
 	s := start(t, Config{Backend: k, Source: w, Node: w.w.Node})
 	watch := s.Watch()
-	eventually(t, "in sync", func() bool { return s.Status().InSync })
+	testkit.EventuallyTrue(t, 20*time.Second, "in sync", func() bool { return s.Status().InSync })
 	mu.Lock()
 	fail = refused
 	mu.Unlock()
 	for range 20 { // some changes concern no frontend
 		s.Notify(w.change(), time.Time{})
 	}
-	eventually(t, "out of sync", func() bool { st := s.Status(); return !st.InSync && st.Started && errors.Is(st.Err, refused) })
+	testkit.EventuallyTrue(t, 20*time.Second, "out of sync", func() bool { st := s.Status(); return !st.InSync && st.Started && errors.Is(st.Err, refused) })
 	mu.Lock()
 	fail = nil
 	mu.Unlock()
-	eventually(t, "in sync again", func() bool { st := s.Status(); return st.InSync && st.Err == nil })
+	testkit.EventuallyTrue(t, 20*time.Second, "in sync again", func() bool { st := s.Status(); return st.InSync && st.Err == nil })
 	select {
 	case <-watch:
 	default:
@@ -413,7 +404,7 @@ func TestBurstsAreCoalesced(t *testing.T) {
 	}
 	close(gate)
 	want := w.desired(w.w.Node).Services
-	eventually(t, "as desired", func() bool { return equal(want, k.has()) })
+	testkit.EventuallyTrue(t, 20*time.Second, "as desired", func() bool { return equal(want, k.has()) })
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.syncs > 10 {
@@ -473,7 +464,7 @@ func TestRivalsAreTold(t *testing.T) {
 	}})
 	is := func(want map[string]string) {
 		t.Helper()
-		eventually(t, fmt.Sprintf("told %v", want), func() bool { mu.Lock(); defer mu.Unlock(); return maps.Equal(want, told) })
+		testkit.EventuallyTrue(t, 20*time.Second, fmt.Sprintf("told %v", want), func() bool { mu.Lock(); defer mu.Unlock(); return maps.Equal(want, told) })
 	}
 	is(map[string]string{"c": "b"})
 	source.set(s, "a", "c", "b", "a")

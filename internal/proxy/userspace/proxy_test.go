@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/testkit"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
@@ -514,22 +515,13 @@ func TestDescriptorLimit(t *testing.T) {
 		t.Errorf("another Service answers %q, want B", got)
 	}
 	_ = open[0].Close()
-	eventually(t, "room for one more", func() bool { return b.budget.used.Load() <= costTCP+1 })
+	testkit.EventuallyTrue(t, patience, "room for one more", func() bool { return b.budget.used.Load() <= costTCP+1 })
 	c := dial(t, "tcp4")
 	if _, err := io.WriteString(c, "x"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
 		t.Errorf("after one has ended: %v", err)
-	}
-}
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not %s within %v", what, patience)
-		}
 	}
 }
 

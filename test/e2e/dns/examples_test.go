@@ -29,13 +29,14 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/lab"
 	"github.com/causeway-lb/causeway/internal/lab/traffic"
+	"github.com/causeway-lb/causeway/internal/testkit"
 )
 
 // loadBalancer waits for a Service's address on the LAN.
 func loadBalancer(t *testing.T, ctx context.Context, name string) netip.Addr {
 	t.Helper()
 	var address netip.Addr
-	eventually(t, ctx, 20*time.Second, "address of "+name, func() error {
+	testkit.Eventually(t, 20*time.Second, "address of "+name, func() error {
 		var s corev1.Service
 		if err := api.Get(ctx, types.NamespacedName{Namespace: "default", Name: name}, &s); err != nil {
 			return err
@@ -82,7 +83,7 @@ func TestPHP(t *testing.T) {
 	}
 	address := frontend(loadBalancer(t, ctx, "nginx-svc"), 38000)
 	hosts := map[string]bool{}
-	eventually(t, ctx, 30*time.Second, "pages from both PHP Pods", func() error {
+	testkit.Eventually(t, 30*time.Second, "pages from both PHP Pods", func() error {
 		page, err := get(ctx, address)
 		if err != nil {
 			return err
@@ -138,7 +139,7 @@ func TestGoHTTP(t *testing.T) {
 	}
 	address := frontend(loadBalancer(t, ctx, "go-http"), 30001)
 	seen := map[string]bool{}
-	eventually(t, ctx, 30*time.Second, "answers from all three", func() error {
+	testkit.Eventually(t, 30*time.Second, "answers from all three", func() error {
 		page, err := get(ctx, address)
 		if err != nil {
 			return err
@@ -209,7 +210,7 @@ func deploy(t *testing.T, ctx context.Context, name string, replicas int32) (*ap
 		t.Fatal(err)
 	}
 	address := frontend(loadBalancer(t, ctx, name), 80)
-	eventually(t, ctx, 20*time.Second, "an answer from "+address, func() error {
+	testkit.Eventually(t, 20*time.Second, "an answer from "+address, func() error {
 		_, err := get(ctx, address)
 		return err
 	})
@@ -259,7 +260,7 @@ func TestScale(t *testing.T) {
 	deployment, address := deploy(t, ctx, "scaled", 3)
 	stop := asking(t, ctx, address)
 	change(t, ctx, deployment, `{"spec":{"replicas":10}}`)
-	eventually(t, ctx, 20*time.Second, "answers from ten Pods", func() error {
+	testkit.Eventually(t, 20*time.Second, "answers from ten Pods", func() error {
 		hosts := map[string]bool{}
 		for range 100 {
 			result, err := traffic.Ask(ctx, cluster.Machine(lab.Client), address)
@@ -279,7 +280,7 @@ func TestScale(t *testing.T) {
 	endpoints(t, ctx, "scaled", "no ready one", func(ready, _ int) bool { return ready == 0 })
 	noneReady := time.Now()
 	endpoints(t, ctx, "scaled", "none", func(_, all int) bool { return all == 0 })
-	eventually(t, ctx, 20*time.Second, "refusal", func() error {
+	testkit.Eventually(t, 20*time.Second, "refusal", func() error {
 		_, err := get(ctx, address)
 		if errors.Is(err, syscall.ECONNREFUSED) {
 			return nil
@@ -290,7 +291,7 @@ func TestScale(t *testing.T) {
 	time.Sleep(time.Second)
 	back := time.Now()
 	change(t, ctx, deployment, `{"spec":{"replicas":3}}`)
-	eventually(t, ctx, 20*time.Second, "an answer again", func() error {
+	testkit.Eventually(t, 20*time.Second, "an answer again", func() error {
 		_, err := get(ctx, address)
 		return err
 	})
@@ -354,7 +355,7 @@ func turnsOnce(t *testing.T, results traffic.Results, last string) {
 // of all that are in its slices, is as wanted.
 func endpoints(t *testing.T, ctx context.Context, service, what string, wanted func(ready, all int) bool) {
 	t.Helper()
-	eventually(t, ctx, 20*time.Second, "endpoints: "+what, func() error {
+	testkit.Eventually(t, 20*time.Second, "endpoints: "+what, func() error {
 		list, err := cluster.Kubernetes.DiscoveryV1().EndpointSlices("default").List(ctx,
 			metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + service})
 		if err != nil {
@@ -382,7 +383,7 @@ func TestRollingUpdate(t *testing.T) {
 	deployment, address := deploy(t, ctx, "rolling", 3)
 	stop := asking(t, ctx, address)
 	change(t, ctx, deployment, `{"spec":{"template":{"spec":{"containers":[{"name":"server","env":[{"name":"VERSION","value":"2"}]}]}}}}`)
-	eventually(t, ctx, 20*time.Second, "answers from version 2 only", func() error {
+	testkit.Eventually(t, 20*time.Second, "answers from version 2 only", func() error {
 		for range 20 {
 			answer, err := traffic.Ask(ctx, cluster.Machine(lab.Client), address)
 			if err != nil {

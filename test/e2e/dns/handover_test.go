@@ -25,6 +25,7 @@ import (
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/endpointslice"
 	"github.com/causeway-lb/causeway/internal/lab"
+	"github.com/causeway-lb/causeway/internal/testkit"
 )
 
 // sliceObserver follows the slices of a Service by a watch, and checks after
@@ -163,7 +164,7 @@ func TestHandOver(t *testing.T) {
 	}
 	want := func(ready int, manager, charge string) {
 		t.Helper()
-		eventually(t, ctx, 30*time.Second, fmt.Sprintf("%d endpoints of %s", ready, manager), func() error {
+		testkit.Eventually(t, 30*time.Second, fmt.Sprintf("%d endpoints of %s", ready, manager), func() error {
 			var s corev1.Service
 			if err := api.Get(ctx, name, &s); err != nil {
 				return err
@@ -212,7 +213,7 @@ func TestStandBy(t *testing.T) {
 	if err := api.Patch(ctx, s, client.RawPatch(types.MergePatchType, []byte(patch))); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, ctx, 20*time.Second, "slices of the rival", func() error {
+	testkit.Eventually(t, 20*time.Second, "slices of the rival", func() error {
 		list, err := cluster.Kubernetes.DiscoveryV1().EndpointSlices("default").List(ctx,
 			metav1.ListOptions{LabelSelector: discoveryv1.LabelManagedBy + "=" + endpointslice.RivalManagedBy})
 		if err != nil {
@@ -230,7 +231,7 @@ func TestStandBy(t *testing.T) {
 	if _, err := get(ctx, address); err != nil {
 		t.Error(err)
 	}
-	eventually(t, ctx, 20*time.Second, "two endpoints of the rival alone", func() error {
+	testkit.Eventually(t, 20*time.Second, "two endpoints of the rival alone", func() error {
 		if n, managers := observed.state(); n != 2 || !slices.Equal(managers, []string{endpointslice.RivalManagedBy}) {
 			return fmt.Errorf("%d endpoints of %v", n, managers)
 		}

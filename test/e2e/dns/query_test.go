@@ -17,6 +17,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/causeway-lb/causeway/internal/lab"
+	"github.com/causeway-lb/causeway/internal/testkit"
 )
 
 // answer is a server's response in a form that can be compared.
@@ -124,7 +125,7 @@ func wantAnswer(t *testing.T, ctx context.Context, name string, kind dnsmessage.
 	slices.Sort(records)
 	want := answer{code: code, records: records}
 	for _, transport := range []string{"udp", "tcp"} {
-		eventually(t, ctx, 15*time.Second, fmt.Sprintf("%s %s over %s", name, kind, transport), func() error {
+		testkit.Eventually(t, 15*time.Second, fmt.Sprintf("%s %s over %s", name, kind, transport), func() error {
 			got, err := ask(ctx, transport, name, kind)
 			if err != nil {
 				return err

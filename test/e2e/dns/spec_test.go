@@ -20,6 +20,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/causeway-lb/causeway/internal/testkit"
 )
 
 const (
@@ -80,7 +82,7 @@ func serverSpec() corev1.PodSpec {
 // addresses waits until the Pod has its addresses, and returns both.
 func addresses(t *testing.T, ctx context.Context, pod *corev1.Pod) (v4, v6 string) {
 	t.Helper()
-	eventually(t, ctx, 30*time.Second, "addresses of Pod "+pod.Name, func() error {
+	testkit.Eventually(t, 30*time.Second, "addresses of Pod "+pod.Name, func() error {
 		if err := api.Get(ctx, client.ObjectKeyFromObject(pod), pod); err != nil {
 			return err
 		}
@@ -239,7 +241,7 @@ func TestHandMadeEndpoints(t *testing.T) {
 	// Sixty addresses are too many for a datagram of 512 bytes: it says so, and
 	// the client asks again by TCP.
 	const large = "written.default.svc.cluster.local."
-	eventually(t, ctx, 15*time.Second, "all addresses over TCP, some over UDP", func() error {
+	testkit.Eventually(t, 15*time.Second, "all addresses over TCP, some over UDP", func() error {
 		whole, err := ask(ctx, "tcp", large, typeA)
 		if err != nil {
 			return err
@@ -324,7 +326,7 @@ func TestStatefulSet(t *testing.T) {
 	if err := api.Delete(ctx, pod); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, ctx, 30*time.Second, "a new db-1", func() error {
+	testkit.Eventually(t, 30*time.Second, "a new db-1", func() error {
 		if err := api.Get(ctx, client.ObjectKeyFromObject(pod), pod); err != nil {
 			return err
 		}

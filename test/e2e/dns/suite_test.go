@@ -27,10 +27,9 @@ var (
 	// resolver is the network namespace of a Pod, which asks the questions.
 	resolver *network.Namespace
 
-	need       = suite.Need
-	eventually = labtest.Eventually
-	create     = suite.Create
-	frontend   = labtest.Frontend
+	need     = suite.Need
+	create   = suite.Create
+	frontend = labtest.Frontend
 )
 
 func TestMain(m *testing.M) {

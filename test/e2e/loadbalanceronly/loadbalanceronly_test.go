@@ -25,6 +25,7 @@ import (
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/lab"
 	"github.com/causeway-lb/causeway/internal/lab/traffic"
+	"github.com/causeway-lb/causeway/internal/testkit"
 )
 
 // recoverLimit is how long a dead node may trouble clients, on a machine with
@@ -55,7 +56,7 @@ func onlyRulesOf(t *testing.T, ctx context.Context, mode string) {
 	t.Helper()
 	for _, node := range cluster.Nodes() {
 		var rules, tables string
-		eventually(t, ctx, "rules of "+node.Name(), func() error {
+		testkit.Eventually(t, suite.Patience, "rules of "+node.Name(), func() error {
 			rules, tables = run(t, node, "iptables-save", "-t", "nat"), run(t, node, "nft", "list", "tables")
 			if got := strings.Contains(rules, "KUBE-SERVICES"); got != (mode == "iptables") {
 				return fmt.Errorf("kube-proxy's chains in iptables: %v", got)
@@ -98,7 +99,7 @@ func policyCluster(t *testing.T) {
 		answering(t, ctx, address, servers(t, ctx)...)
 		node := announcer(t, ctx, address)
 		record := &v1alpha1.LoadBalancerAddress{}
-		eventually(t, ctx, "record of "+address.String(), func() error {
+		testkit.Eventually(t, suite.Patience, "record of "+address.String(), func() error {
 			text, err := cluster.Kubectl(ctx, nil, "get", "loadbalanceraddress", v1alpha1.LoadBalancerAddressName(address), "-o", "json")
 			if err != nil {
 				return err
@@ -113,7 +114,7 @@ func policyCluster(t *testing.T) {
 		})
 	}
 	columns(t, ctx, addresses[0], announcer(t, ctx, addresses[0]).Name())
-	eventually(t, ctx, "conditions", func() error {
+	testkit.Eventually(t, suite.Patience, "conditions", func() error {
 		if err := api.Get(ctx, client.ObjectKeyFromObject(svc), svc); err != nil {
 			return err
 		}
@@ -181,7 +182,7 @@ func policyLocal(t *testing.T) {
 	}
 	other := newService("local-other", "go-http", local, share)
 	create(t, ctx, other)
-	eventually(t, ctx, "sharing refused", func() error {
+	testkit.Eventually(t, suite.Patience, "sharing refused", func() error {
 		if err := api.Get(ctx, client.ObjectKeyFromObject(other), other); err != nil {
 			return err
 		}
@@ -271,7 +272,7 @@ func kubeProxyDies(t *testing.T) {
 		}
 	}
 	died := time.Now()
-	eventually(t, ctx, "another announcer", func() error {
+	testkit.Eventually(t, suite.Patience, "another announcer", func() error {
 		if now := announcer(t, ctx, addresses[0]); now == before {
 			return fmt.Errorf("%s still answers", now.Name())
 		}

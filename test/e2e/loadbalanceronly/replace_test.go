@@ -15,6 +15,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/lab"
 	"github.com/causeway-lb/causeway/internal/lab/traffic"
+	"github.com/causeway-lb/causeway/internal/testkit"
 )
 
 // The way of docs/kube-proxy.md, there and back, with clients meanwhile: no
@@ -47,7 +48,7 @@ func TestReplaceKubeProxy(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		eventually(t, ctx, "end of kube-proxy on "+node.Name(), func() error { return gone(ctx, node.Name()) })
+		testkit.Eventually(t, suite.Patience, "end of kube-proxy on "+node.Name(), func() error { return gone(ctx, node.Name()) })
 		if said := agentOn(t, node, "cleanup", "--kube-proxy", "--dry-run"); !strings.Contains(said, "remove nf_tables table ip kube-proxy\n") {
 			t.Errorf("%s: a dry run says %q", node.Name(), said)
 		}
@@ -188,7 +189,7 @@ func agentOn(t *testing.T, node *lab.Node, args ...string) string {
 // leftoversTold waits for the agents' word on kube-proxy's rules.
 func leftoversTold(t *testing.T, ctx context.Context) {
 	t.Helper()
-	eventually(t, ctx, "events KubeProxyLeftovers", func() error {
+	testkit.Eventually(t, suite.Patience, "events KubeProxyLeftovers", func() error {
 		list, err := cluster.Kubernetes.CoreV1().Events("").List(ctx, metav1.ListOptions{FieldSelector: "reason=KubeProxyLeftovers"})
 		if err != nil {
 			return err
@@ -210,7 +211,7 @@ func leftoversTold(t *testing.T, ctx context.Context) {
 func everyServer(t *testing.T, ctx context.Context, from, address string) {
 	t.Helper()
 	want := servers(t, ctx)
-	eventually(t, ctx, "answers at "+address+" for "+from, func() error {
+	testkit.Eventually(t, suite.Patience, "answers at "+address+" for "+from, func() error {
 		seen := map[string]bool{}
 		for range 20 * len(want) {
 			ctx, cancel := context.WithTimeout(ctx, time.Second)

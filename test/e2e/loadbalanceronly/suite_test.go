@@ -21,6 +21,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/lab"
 	"github.com/causeway-lb/causeway/internal/lab/traffic"
+	"github.com/causeway-lb/causeway/internal/testkit"
 	"github.com/causeway-lb/causeway/test/labtest"
 )
 
@@ -117,12 +118,6 @@ func isReady(pod *corev1.Pod) bool {
 	})
 }
 
-// eventually retries for as long as anything here takes on busy cores.
-func eventually(t *testing.T, ctx context.Context, what string, check func() error) {
-	t.Helper()
-	labtest.Eventually(t, ctx, 20*time.Second, what, check)
-}
-
 // service makes a LoadBalancer Service over the Pods of an app and waits for
 // its addresses.
 func service(t *testing.T, ctx context.Context, name, app string, changes ...func(*corev1.Service)) (*corev1.Service, []netip.Addr) {
@@ -161,7 +156,7 @@ func server(t *testing.T, ctx context.Context, name, app, node string) *corev1.P
 		Spec:       corev1.PodSpec{NodeName: node, TerminationGracePeriodSeconds: ptr.To[int64](1), Containers: []corev1.Container{container}},
 	}
 	create(t, ctx, pod)
-	eventually(t, ctx, name+" ready", func() error {
+	testkit.Eventually(t, suite.Patience, name+" ready", func() error {
 		if err := api.Get(ctx, client.ObjectKeyFromObject(pod), pod); err != nil {
 			return err
 		}
