@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -17,6 +18,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/lab"
 	"github.com/causeway-lb/causeway/internal/lab/traffic"
 	"github.com/causeway-lb/causeway/internal/testkit"
+	"github.com/causeway-lb/causeway/test/labtest"
 )
 
 // load is traffic on everything that a Service offers: LoadBalancer address
@@ -52,6 +54,12 @@ func startLoad(t *testing.T, ctx context.Context, service *corev1.Service, addre
 	return l
 }
 
+// more waits for 80 requests of each kind, which take two seconds.
+func (l *load) more(t *testing.T, ctx context.Context) {
+	t.Helper()
+	labtest.More(t, ctx, 80, slices.Collect(maps.Values(l.generators))...)
+}
+
 // stop ends the traffic; nothing of it may have failed.
 func (l *load) stop(t *testing.T, ctx context.Context) {
 	t.Helper()
@@ -77,6 +85,25 @@ func kill(t *testing.T, pods []corev1.Pod) {
 	}
 }
 
+// down waits until the API server knows that no container of these Pods runs.
+func down(t *testing.T, ctx context.Context, pods []corev1.Pod) {
+	t.Helper()
+	for i := range pods {
+		testkit.Eventually(t, patience, "end of "+pods[i].Name, func() error {
+			now := corev1.Pod{}
+			if err := api.Get(ctx, client.ObjectKeyFromObject(&pods[i]), &now); err != nil {
+				return err
+			}
+			for _, c := range now.Status.ContainerStatuses {
+				if c.State.Running != nil {
+					return fmt.Errorf("container %s runs", c.Name)
+				}
+			}
+			return nil
+		})
+	}
+}
+
 // SIGKILL of every controller and every agent at once loses no request and no
 // connection, and while they are down the kernel goes on forwarding.
 func TestKilledProcessesLoseNothing(t *testing.T) {
@@ -87,14 +114,15 @@ func TestKilledProcessesLoseNothing(t *testing.T) {
 	pods := append(systemPods(t, ctx, "causeway-controller"), systemPods(t, ctx, "causeway-agent")...)
 	release := hold(t, ctx, pods)
 	traffic := startLoad(t, ctx, service, address)
-	time.Sleep(500 * time.Millisecond)
+	traffic.more(t, ctx)
 	kill(t, pods)
-	time.Sleep(4 * time.Second) // all of them are down
+	down(t, ctx, pods)
+	traffic.more(t, ctx)
 	release()
 	if err := cluster.WaitInstalled(ctx); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(2 * time.Second) // they have read and taken over what they found
+	traffic.more(t, ctx) // they take over what they find
 	traffic.stop(t, ctx)
 	if node := announcer(t, ctx, address); learned(t, address) != node.Name() {
 		t.Errorf("the client sends to %s; %s announces", learned(t, address), node.Name())
@@ -117,7 +145,7 @@ func TestKilledAnnouncerLosesNoRequest(t *testing.T) {
 	}
 	release := hold(t, ctx, victim)
 	generator := steady(ctx, frontend(address, 80))
-	time.Sleep(500 * time.Millisecond)
+	labtest.More(t, ctx, 100, generator)
 	kill(t, victim)
 	testkit.Eventually(t, 10*time.Second, "another announcer", func() error {
 		if now := announcer(t, ctx, address); now == before {
@@ -125,7 +153,7 @@ func TestKilledAnnouncerLosesNoRequest(t *testing.T) {
 		}
 		return nil
 	})
-	time.Sleep(time.Second)
+	labtest.More(t, ctx, 100, generator)
 	release()
 	if err := cluster.WaitInstalled(ctx); err != nil {
 		t.Fatal(err)
@@ -142,7 +170,7 @@ func TestNodeDies(t *testing.T) {
 	answering(t, ctx, lab.Client, frontend(address, 80), all())
 	before := announcer(t, ctx, address)
 	generator := traffic.Generate(ctx, traffic.Config{From: cluster.Machine(lab.Client), Address: frontend(address, 80)})
-	time.Sleep(500 * time.Millisecond)
+	labtest.More(t, ctx, 20, generator)
 	died := time.Now()
 	if err := before.PowerOff(); err != nil {
 		t.Fatal(err)
@@ -155,7 +183,7 @@ func TestNodeDies(t *testing.T) {
 	})
 	living := slices.DeleteFunc(all(), func(name string) bool { return servers[name].Spec.NodeName == before.Name() })
 	answering(t, ctx, lab.Client, frontend(address, 80), living)
-	time.Sleep(time.Second)
+	labtest.More(t, ctx, 50, generator)
 	results := generator.Stop().Since(died)
 	since, ok := results.Steady()
 	if !ok {
@@ -202,7 +230,7 @@ func TestAPIServerDown(t *testing.T) {
 		return cluster.StartAPIServer(ctx)
 	})
 	t.Cleanup(func() { _ = start() })
-	time.Sleep(3 * time.Second)
+	load.more(t, ctx)
 	load.stop(t, ctx)
 
 	if err := before.PowerOff(); err != nil {

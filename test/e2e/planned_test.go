@@ -18,6 +18,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/lab"
 	"github.com/causeway-lb/causeway/internal/lab/traffic"
 	"github.com/causeway-lb/causeway/internal/testkit"
+	"github.com/causeway-lb/causeway/test/labtest"
 )
 
 // steady is 200 requests a second. It is stopped by its test; none may fail.
@@ -69,7 +70,7 @@ func TestDrainLosesNoRequest(t *testing.T) {
 	testkit.Eventually(t, 15*time.Second, "answers", func() error { return request(ctx, lab.Client, frontend(address, 80)).Err })
 	before := announcer(t, ctx, address)
 	generator := steady(ctx, frontend(address, 80))
-	time.Sleep(500 * time.Millisecond)
+	labtest.More(t, ctx, 100, generator)
 	cordon(t, ctx, before.Name(), true)
 	t.Cleanup(func() { cordon(t, context.Background(), before.Name(), false) })
 	evict(t, ctx, app, before.Name())
@@ -82,10 +83,10 @@ func TestDrainLosesNoRequest(t *testing.T) {
 	if err := cluster.WaitDeployment(ctx, app.Namespace, app.Name); err != nil {
 		t.Error(err)
 	}
-	time.Sleep(time.Second)
+	labtest.More(t, ctx, 100, generator)
 	cordon(t, ctx, before.Name(), false)
 	announcer(t, ctx, address)
-	time.Sleep(500 * time.Millisecond)
+	labtest.More(t, ctx, 100, generator)
 	noneFailed(t, generator.Stop())
 }
 
@@ -102,7 +103,7 @@ func TestAgentUpgradeLosesNoRequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer held.Close()
-	time.Sleep(500 * time.Millisecond)
+	labtest.More(t, ctx, 100, generator)
 	const annotation = "causeway.dev/upgrade-test"
 	agents := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: lab.SystemNamespace, Name: "causeway-agent"}}
 	patch := client.RawPatch("application/merge-patch+json", fmt.Appendf(nil, `{"spec":{"template":{"metadata":{"annotations":{%q:%q}}}}}`, annotation, time.Now()))

@@ -27,6 +27,17 @@ func (s *Suite) Request(ctx context.Context, from, address string) traffic.Resul
 	return result
 }
 
+// More waits until each generator has had the end of n more requests: what was
+// done before has been under way, or in effect, for as long as that.
+func More(t *testing.T, ctx context.Context, n int, generators ...*traffic.Generator) {
+	t.Helper()
+	for _, generator := range generators {
+		if err := generator.More(ctx, n); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // Answering waits until requests from a machine are answered by all of these
 // Pods and no other, twenty times as many in a row, and returns a sample.
 func (s *Suite) Answering(t *testing.T, ctx context.Context, from, address string, want []string) traffic.Results {

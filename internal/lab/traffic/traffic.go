@@ -159,6 +159,40 @@ func (g *Generator) run(ctx context.Context) {
 	}
 }
 
+// More waits until n requests have ended that were sent after the call. It
+// returns an error if ctx ends or the generator is stopped before that.
+func (g *Generator) More(ctx context.Context, n int) error {
+	start := time.Now()
+	tick := time.NewTicker(g.config.Interval)
+	defer tick.Stop()
+	for {
+		count := g.endedSince(start)
+		if count >= n {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %d requests to %s, %d have ended: %w", n, g.config.Address, count, ctx.Err())
+		case <-g.ended:
+			return fmt.Errorf("wait for %d requests to %s, %d have ended: the generator was stopped", n, g.config.Address, count)
+		case <-tick.C:
+		}
+	}
+}
+
+// endedSince counts the results of requests that were sent after a time.
+func (g *Generator) endedSince(start time.Time) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	count := 0
+	for i := range g.results {
+		if g.results[i].Sent.After(start) {
+			count++
+		}
+	}
+	return count
+}
+
 // Stop ends sending, waits for the last answers and returns all results in
 // the order in which requests were sent.
 func (g *Generator) Stop() Results {

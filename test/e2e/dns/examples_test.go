@@ -30,6 +30,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/lab"
 	"github.com/causeway-lb/causeway/internal/lab/traffic"
 	"github.com/causeway-lb/causeway/internal/testkit"
+	"github.com/causeway-lb/causeway/test/labtest"
 )
 
 // loadBalancer waits for a Service's address on the LAN.
@@ -228,15 +229,14 @@ func change(t *testing.T, ctx context.Context, deployment *appsv1.Deployment, pa
 	}
 }
 
-// asking keeps sending requests until the returned function is called, which
-// gives the results.
-func asking(t *testing.T, ctx context.Context, address string) (stop func() traffic.Results) {
+// asking sends 40 requests a second until it is stopped, or the test ends.
+func asking(t *testing.T, ctx context.Context, address string) *traffic.Generator {
 	t.Helper()
 	generator := traffic.Generate(ctx, traffic.Config{
 		From: cluster.Machine(lab.Client), Address: address, Interval: 25 * time.Millisecond, Timeout: 3 * time.Second,
 	})
 	t.Cleanup(func() { generator.Stop() })
-	return generator.Stop
+	return generator
 }
 
 // none fails if a request did.
@@ -258,7 +258,7 @@ func none(t *testing.T, results traffic.Results) {
 func TestScale(t *testing.T) {
 	ctx := need(t)
 	deployment, address := deploy(t, ctx, "scaled", 3)
-	stop := asking(t, ctx, address)
+	generator := asking(t, ctx, address)
 	change(t, ctx, deployment, `{"spec":{"replicas":10}}`)
 	testkit.Eventually(t, 20*time.Second, "answers from ten Pods", func() error {
 		hosts := map[string]bool{}
@@ -275,7 +275,7 @@ func TestScale(t *testing.T) {
 		return nil
 	})
 	change(t, ctx, deployment, `{"spec":{"replicas":1}}`)
-	time.Sleep(4 * time.Second) // the Pods on their way out answer meanwhile
+	endpoints(t, ctx, "scaled", "those of nine Pods have gone, which answered meanwhile", func(ready, all int) bool { return ready == 1 && all == 1 })
 	change(t, ctx, deployment, `{"spec":{"replicas":0}}`)
 	endpoints(t, ctx, "scaled", "no ready one", func(ready, _ int) bool { return ready == 0 })
 	noneReady := time.Now()
@@ -288,16 +288,16 @@ func TestScale(t *testing.T) {
 		return cmp.Or(err, errors.New("an answer"))
 	})
 	atNone := time.Now()
-	time.Sleep(time.Second)
+	labtest.More(t, ctx, 30, generator)
 	back := time.Now()
 	change(t, ctx, deployment, `{"spec":{"replicas":3}}`)
 	testkit.Eventually(t, 20*time.Second, "an answer again", func() error {
 		_, err := get(ctx, address)
 		return err
 	})
-	time.Sleep(time.Second)
+	labtest.More(t, ctx, 30, generator)
 
-	results := stop()
+	results := generator.Stop()
 	down, up := results.Until(back), results.Since(back)
 	none(t, down.Before(noneReady))
 	turnsOnce(t, down, refused)
@@ -381,7 +381,7 @@ func endpoints(t *testing.T, ctx context.Context, service, what string, wanted f
 func TestRollingUpdate(t *testing.T) {
 	ctx := need(t)
 	deployment, address := deploy(t, ctx, "rolling", 3)
-	stop := asking(t, ctx, address)
+	generator := asking(t, ctx, address)
 	change(t, ctx, deployment, `{"spec":{"template":{"spec":{"containers":[{"name":"server","env":[{"name":"VERSION","value":"2"}]}]}}}}`)
 	testkit.Eventually(t, 20*time.Second, "answers from version 2 only", func() error {
 		for range 20 {
@@ -395,8 +395,9 @@ func TestRollingUpdate(t *testing.T) {
 		}
 		return nil
 	})
-	time.Sleep(3 * time.Second)
-	results := stop()
+	endpoints(t, ctx, "rolling", "those of the old Pods have gone", func(ready, all int) bool { return ready == 3 && all == 3 })
+	labtest.More(t, ctx, 30, generator)
+	results := generator.Stop()
 	none(t, results)
 	if hosts := results.Hosts(); len(hosts) < 6 {
 		t.Errorf("answers from %d Pods, want three old and three new ones", len(hosts))

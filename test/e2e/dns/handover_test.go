@@ -26,6 +26,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/endpointslice"
 	"github.com/causeway-lb/causeway/internal/lab"
 	"github.com/causeway-lb/causeway/internal/testkit"
+	"github.com/causeway-lb/causeway/test/labtest"
 )
 
 // sliceObserver follows the slices of a Service by a watch, and checks after
@@ -151,7 +152,7 @@ func TestHandOver(t *testing.T) {
 	ctx := need(t)
 	deployment, address := deploy(t, ctx, "handed", 3)
 	name := types.NamespacedName{Namespace: "default", Name: "handed"}
-	stopAsking := asking(t, ctx, address)
+	generator := asking(t, ctx, address)
 	observed := observeSlices(t, ctx, "handed")
 	t.Cleanup(observed.watch.Stop)
 
@@ -193,9 +194,9 @@ func TestHandOver(t *testing.T) {
 	want(4, endpointslice.ManagedBy, "True/InCharge")
 	change(t, ctx, deployment, `{"spec":{"replicas":5}}`)
 	want(5, endpointslice.ManagedBy, "True/InCharge")
-	time.Sleep(time.Second) // what has gone wrong may show late
+	labtest.More(t, ctx, 40, generator) // what has gone wrong may show late
 
-	none(t, stopAsking())
+	none(t, generator.Stop())
 	for _, problem := range observed.stop() {
 		t.Error(problem)
 	}

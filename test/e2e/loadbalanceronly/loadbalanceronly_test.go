@@ -26,6 +26,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/lab"
 	"github.com/causeway-lb/causeway/internal/lab/traffic"
 	"github.com/causeway-lb/causeway/internal/testkit"
+	"github.com/causeway-lb/causeway/test/labtest"
 )
 
 // recoverLimit is how long a dead node may trouble clients, on a machine with
@@ -201,7 +202,7 @@ func nodeDies(t *testing.T) {
 	_, addresses := service(t, ctx, "dies", "go-http", local)
 	before := announcer(t, ctx, addresses[0])
 	generator := traffic.Generate(ctx, traffic.Config{From: cluster.Machine(lab.Client), Address: frontend(addresses[0])})
-	time.Sleep(500 * time.Millisecond)
+	labtest.More(t, ctx, 20, generator)
 	died := time.Now()
 	if err := before.PowerOff(); err != nil {
 		t.Fatal(err)
@@ -212,7 +213,8 @@ func nodeDies(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	time.Sleep(recoverLimit + time.Second)
+	time.Sleep(recoverLimit) // from then on none may fail
+	labtest.More(t, ctx, 30, generator)
 	results := generator.Stop()
 	recovered := 0
 	for _, r := range results {

@@ -5,7 +5,9 @@ package loadbalanceronly
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +18,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/lab"
 	"github.com/causeway-lb/causeway/internal/lab/traffic"
 	"github.com/causeway-lb/causeway/internal/testkit"
+	"github.com/causeway-lb/causeway/test/labtest"
 )
 
 // The way of docs/kube-proxy.md, there and back, with clients meanwhile: no
@@ -81,7 +84,6 @@ func TestReplaceKubeProxy(t *testing.T) {
 		t.Fatal(err)
 	}
 	setMode(t, ctx, "none")
-	time.Sleep(500 * time.Millisecond)
 	stop()
 	onlyRulesOf(t, ctx, "nftables")
 }
@@ -110,6 +112,7 @@ func (r *replacement) traffic(t *testing.T, ctx context.Context) (stop func()) {
 	}
 	return func() {
 		t.Helper()
+		labtest.More(t, ctx, 50, slices.Collect(maps.Values(generators))...)
 		for _, err := range holder.Check(ctx, 5*time.Second) {
 			t.Errorf("an open connection: %v", err)
 		}
