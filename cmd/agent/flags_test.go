@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+
+	"github.com/causeway-lb/causeway/internal/testkit/reference"
 )
 
 func parse(t *testing.T, args ...string) *flags {
@@ -38,4 +40,10 @@ func TestFlags(t *testing.T) {
 			t.Errorf("--%s=%s: error %v, want one that names the flag", bad.flag, bad.value, err)
 		}
 	}
+}
+
+func TestFlagsAreDocumented(t *testing.T) {
+	t.Setenv("KUBECONFIG", "")
+	t.Setenv("NODE_NAME", "")
+	reference.CheckCommands(t, command())
 }

@@ -30,10 +30,10 @@ type ModeReporter struct {
 	mu     sync.Mutex
 	untold []string // messages for events, while there is no recorder
 	wake   chan struct{}
-	// mode is the one in use, "" before the choice; reason is why it is not the
+	// mode is the one in use, "" before the choice; why says why it is not the
 	// one that was asked for.
-	mode   modes.Mode
-	reason string
+	mode modes.Mode
+	why  string
 }
 
 // conditionRetry is how soon the condition is tried again when the API server
@@ -61,7 +61,7 @@ func (r *ModeReporter) FellBack(from, to modes.Mode, why error) {
 	r.mu.Lock()
 	message := fmt.Sprintf("Proxy mode %s cannot be used on this node, which uses %s instead: %v", from, to, why)
 	r.untold = append(r.untold, message)
-	r.reason = message
+	r.why = message
 	r.mu.Unlock()
 	r.kick()
 }
@@ -98,8 +98,8 @@ func (r *ModeReporter) condition() *corev1.NodeCondition {
 		Type: ModeCondition, Status: corev1.ConditionTrue, Reason: "InUse", Message: fmt.Sprintf("Proxy mode %s is in use", r.mode),
 		LastHeartbeatTime: now, LastTransitionTime: now,
 	}
-	if r.reason != "" {
-		c.Status, c.Reason, c.Message = corev1.ConditionFalse, "FellBack", r.reason
+	if r.why != "" {
+		c.Status, c.Reason, c.Message = corev1.ConditionFalse, "FellBack", r.why
 	}
 	return c
 }

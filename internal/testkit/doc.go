@@ -14,6 +14,7 @@
 //	backendtest      the contract of proxy modes
 //	announcetest     a LAN with announcers
 //	provisionertest  the contract of provisioners
+//	reference        keeps docs/reference.md true
 //
 // Testkit itself imports nothing but the standard library, so that every test may
 // use it. Where only clocks decide, use testing/synctest: its bubbles need no
