@@ -6,6 +6,7 @@ import (
 	"errors"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,46 +28,48 @@ func histogram(t *testing.T, h prometheus.Histogram) (count uint64, sum float64)
 // The latency counts from the trigger to the commit, over refused syncs too;
 // what happened before this process does not count.
 func TestProgrammingLatency(t *testing.T) {
-	w, k := &world{w: modeltest.New(4)}, newKernel()
-	for range 30 {
-		w.change()
-	}
-	var failing atomic.Bool
-	k.fail = func() (error, bool) {
-		if failing.Load() {
-			return errors.New("refused"), false
+	synctest.Test(t, func(t *testing.T) {
+		w, k := &world{w: modeltest.New(4)}, newKernel()
+		for range 30 {
+			w.change()
 		}
-		return nil, true
-	}
-	metrics := NewMetrics("test")
-	s, err := New(Config{Backend: k, Source: w, Node: w.w.Node, Metrics: metrics})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range w.Names() {
-		s.Notify(name, time.Now().Add(-time.Hour)) // as the first list does
-	}
-	run(t, s)
-	testkit.EventuallyTrue(t, 20*time.Second, "in sync", func() bool { return s.Status().InSync })
-	if count, _ := histogram(t, metrics.programming); count != 0 {
-		t.Errorf("%d latencies of what happened before the start", count)
-	}
-	failing.Store(true)
-	for range 20 { // some changes concern no frontend
-		s.Notify(w.change(), time.Now())
-	}
-	testkit.EventuallyTrue(t, 20*time.Second, "refused", func() bool { return s.Status().Err != nil })
-	if count, _ := histogram(t, metrics.programming); count >= 20 {
-		t.Error("a latency of what the kernel does not have")
-	}
-	time.Sleep(20 * time.Millisecond)
-	failing.Store(false)
-	testkit.EventuallyTrue(t, 20*time.Second, "in sync again", func() bool { return s.Status().InSync })
-	count, sum := histogram(t, metrics.programming)
-	if count == 0 || sum < 0.02 {
-		t.Errorf("%d latencies of %v s together, want some of more than 20 ms", count, sum)
-	}
-	if noticed, _ := histogram(t, metrics.noticing); noticed < count {
-		t.Errorf("%d times from event to kernel, %d from trigger", noticed, count)
-	}
+		var failing atomic.Bool
+		k.fail = func() (error, bool) {
+			if failing.Load() {
+				return errors.New("refused"), false
+			}
+			return nil, true
+		}
+		metrics := NewMetrics("test")
+		s, err := New(Config{Backend: k, Source: w, Node: w.w.Node, Metrics: metrics})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range w.Names() {
+			s.Notify(name, time.Now().Add(-time.Hour)) // as the first list does
+		}
+		run(t, s)
+		testkit.EventuallyTrue(t, 20*time.Second, "in sync", func() bool { return s.Status().InSync })
+		if count, _ := histogram(t, metrics.programming); count != 0 {
+			t.Errorf("%d latencies of what happened before the start", count)
+		}
+		failing.Store(true)
+		for range 20 { // some changes concern no frontend
+			s.Notify(w.change(), time.Now())
+		}
+		testkit.EventuallyTrue(t, 20*time.Second, "refused", func() bool { return s.Status().Err != nil })
+		if count, _ := histogram(t, metrics.programming); count >= 20 {
+			t.Error("a latency of what the kernel does not have")
+		}
+		time.Sleep(20 * time.Millisecond)
+		failing.Store(false)
+		testkit.EventuallyTrue(t, 20*time.Second, "in sync again", func() bool { return s.Status().InSync })
+		count, sum := histogram(t, metrics.programming)
+		if count == 0 || sum < 0.02 {
+			t.Errorf("%d latencies of %v s together, want some of more than 20 ms", count, sum)
+		}
+		if noticed, _ := histogram(t, metrics.noticing); noticed < count {
+			t.Errorf("%d times from event to kernel, %d from trigger", noticed, count)
+		}
+	})
 }

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -219,79 +220,83 @@ func equal(a, b map[types.NamespacedName]*model.Service) bool {
 func TestConverges(t *testing.T) {
 	for seed := range uint64(8) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-			w, k := &world{w: modeltest.New(seed)}, newKernel()
-			r := rand.New(rand.NewPCG(seed, 1))
-			var rmu sync.Mutex
-			failing := true
-			k.fail = func() (error, bool) {
-				rmu.Lock()
-				defer rmu.Unlock()
-				if failing && r.IntN(6) == 0 {
-					return errors.New("refused"), r.IntN(2) == 0 // half of them did it all the same
-				}
-				return nil, true
-			}
-			k.refuse = func(types.NamespacedName) bool {
-				rmu.Lock()
-				defer rmu.Unlock()
-				return failing && r.IntN(8) == 0
-			}
-			followed := map[types.NamespacedName]*model.Service{}
-			var fmu sync.Mutex
-			node := w.w.Node
-			s := start(t, Config{Backend: k, Source: w, Node: node, Applied: func(a Applied) {
-				fmu.Lock()
-				defer fmu.Unlock()
-				for _, c := range a.Changes {
-					if !followed[c.Name].Equal(c.Old) {
-						t.Errorf("change of %s does not begin where the last one ended", c.Name)
+			synctest.Test(t, func(t *testing.T) {
+				w, k := &world{w: modeltest.New(seed)}, newKernel()
+				r := rand.New(rand.NewPCG(seed, 1))
+				var rmu sync.Mutex
+				failing := true
+				k.fail = func() (error, bool) {
+					rmu.Lock()
+					defer rmu.Unlock()
+					if failing && r.IntN(6) == 0 {
+						return errors.New("refused"), r.IntN(2) == 0 // half of them did it all the same
 					}
-					if followed[c.Name] = c.New; c.New == nil {
-						delete(followed, c.Name)
+					return nil, true
+				}
+				k.refuse = func(types.NamespacedName) bool {
+					rmu.Lock()
+					defer rmu.Unlock()
+					return failing && r.IntN(8) == 0
+				}
+				followed := map[types.NamespacedName]*model.Service{}
+				var fmu sync.Mutex
+				node := w.w.Node
+				s := start(t, Config{Backend: k, Source: w, Node: node, Applied: func(a Applied) {
+					fmu.Lock()
+					defer fmu.Unlock()
+					for _, c := range a.Changes {
+						if !followed[c.Name].Equal(c.Old) {
+							t.Errorf("change of %s does not begin where the last one ended", c.Name)
+						}
+						if followed[c.Name] = c.New; c.New == nil {
+							delete(followed, c.Name)
+						}
+					}
+				}})
+				for step := range 200 {
+					s.Notify(w.change(), time.Time{})
+					switch {
+					case step%37 == 0:
+						k.harm(func(m map[types.NamespacedName]*model.Service) { clear(m) })
+					case step%53 == 0:
+						node.Zone = fmt.Sprint("zone-", step)
+						s.SetNode(node)
+					case step%5 == 0:
+						time.Sleep(time.Millisecond)
 					}
 				}
-			}})
-			for step := range 200 {
-				s.Notify(w.change(), time.Time{})
-				switch {
-				case step%37 == 0:
-					k.harm(func(m map[types.NamespacedName]*model.Service) { clear(m) })
-				case step%53 == 0:
-					node.Zone = fmt.Sprint("zone-", step)
-					s.SetNode(node)
-				case step%5 == 0:
-					time.Sleep(time.Millisecond)
-				}
-			}
-			rmu.Lock()
-			failing = false
-			rmu.Unlock()
-			want := w.desired(node).Services
-			testkit.EventuallyTrue(t, 20*time.Second, "as desired", func() bool { return equal(want, k.has()) && s.Status().InSync })
-			testkit.EventuallyTrue(t, 20*time.Second, "followed", func() bool { fmu.Lock(); defer fmu.Unlock(); return equal(want, followed) })
+				rmu.Lock()
+				failing = false
+				rmu.Unlock()
+				want := w.desired(node).Services
+				testkit.EventuallyTrue(t, 20*time.Second, "as desired", func() bool { return equal(want, k.has()) && s.Status().InSync })
+				testkit.EventuallyTrue(t, 20*time.Second, "followed", func() bool { fmu.Lock(); defer fmu.Unlock(); return equal(want, followed) })
+			})
 		})
 	}
 }
 
 func TestDriftIsRepairedAndTold(t *testing.T) {
-	w, k := &world{w: modeltest.New(1)}, newKernel()
-	for range 50 {
-		w.change()
-	}
-	told := make(chan backend.Report, 10)
-	s := start(t, Config{Backend: k, Source: w, Node: w.w.Node, Drifted: func(r backend.Report) { told <- r }})
-	want := w.desired(w.w.Node).Services
-	testkit.EventuallyTrue(t, 20*time.Second, "in sync", func() bool { return s.Status().InSync })
-	k.harm(func(m map[types.NamespacedName]*model.Service) {
-		for name := range m {
-			m[name] = &model.Service{Name: name}
-			break
+	synctest.Test(t, func(t *testing.T) {
+		w, k := &world{w: modeltest.New(1)}, newKernel()
+		for range 50 {
+			w.change()
+		}
+		told := make(chan backend.Report, 10)
+		s := start(t, Config{Backend: k, Source: w, Node: w.w.Node, Drifted: func(r backend.Report) { told <- r }})
+		want := w.desired(w.w.Node).Services
+		testkit.EventuallyTrue(t, 20*time.Second, "in sync", func() bool { return s.Status().InSync })
+		k.harm(func(m map[types.NamespacedName]*model.Service) {
+			for name := range m {
+				m[name] = &model.Service{Name: name}
+				break
+			}
+		})
+		testkit.EventuallyTrue(t, 20*time.Second, "repaired", func() bool { return equal(want, k.has()) })
+		if r := <-told; r.Drift != 1 {
+			t.Errorf("told of %d objects, want 1", r.Drift)
 		}
 	})
-	testkit.EventuallyTrue(t, 20*time.Second, "repaired", func() bool { return equal(want, k.has()) })
-	if r := <-told; r.Drift != 1 {
-		t.Errorf("told of %d objects, want 1", r.Drift)
-	}
 }
 
 // repairer is a Backend that hears in detail what others do, if pinpointed.
@@ -312,104 +317,112 @@ func (r *repairer) Sync(ctx context.Context, want model.Desired, changed []types
 // Everything is read back for others' changes only if the Backend does not know
 // where they are; and what was asked for is read back in any case.
 func TestWhatIsPinpointedIsNotReadBackWhole(t *testing.T) {
-	w := &world{w: modeltest.New(1)}
-	for range 50 {
-		w.change()
-	}
-	b := &repairer{kernel: newKernel(), asked: make(chan []types.NamespacedName, 10)}
-	b.pinpointed.Store(true)
-	s := start(t, Config{Backend: b, Source: w, Node: w.w.Node})
-	if <-b.asked != nil {
-		t.Error("the first Sync is no full one")
-	}
-	untouched := func(map[types.NamespacedName]*model.Service) {}
-	b.harm(untouched)
-	if changed := <-b.asked; changed == nil || len(changed) > 0 {
-		t.Errorf("others changed what is known, and the Sync is about %v", changed)
-	}
-	b.pinpointed.Store(false)
-	b.harm(untouched)
-	if changed := <-b.asked; changed != nil {
-		t.Errorf("others changed what is not known, and the Sync is about %v", changed)
-	}
-	b.pinpointed.Store(true)
-	s.Verify()
-	if changed := <-b.asked; changed != nil {
-		t.Errorf("the kernel is to be read back, and the Sync is about %v", changed)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{w: modeltest.New(1)}
+		for range 50 {
+			w.change()
+		}
+		b := &repairer{kernel: newKernel(), asked: make(chan []types.NamespacedName, 10)}
+		b.pinpointed.Store(true)
+		s := start(t, Config{Backend: b, Source: w, Node: w.w.Node})
+		if <-b.asked != nil {
+			t.Error("the first Sync is no full one")
+		}
+		untouched := func(map[types.NamespacedName]*model.Service) {}
+		b.harm(untouched)
+		if changed := <-b.asked; changed == nil || len(changed) > 0 {
+			t.Errorf("others changed what is known, and the Sync is about %v", changed)
+		}
+		b.pinpointed.Store(false)
+		b.harm(untouched)
+		if changed := <-b.asked; changed != nil {
+			t.Errorf("others changed what is not known, and the Sync is about %v", changed)
+		}
+		b.pinpointed.Store(true)
+		s.Verify()
+		if changed := <-b.asked; changed != nil {
+			t.Errorf("the kernel is to be read back, and the Sync is about %v", changed)
+		}
+	})
 }
 
 // A Service that the kernel refuses is told of, tried again without a reason,
 // and holds nobody else up.
 func TestRefusedServiceIsTriedAgain(t *testing.T) {
-	w, k := &world{w: modeltest.New(4)}, newKernel()
-	for range 50 {
-		w.change()
-	}
-	want := w.desired(w.w.Node).Services
-	var bad types.NamespacedName
-	for name := range want {
-		bad = name
-	}
-	var refusing atomic.Bool
-	refusing.Store(true)
-	k.refuse = func(name types.NamespacedName) bool { return name == bad && refusing.Load() }
-	s := start(t, Config{Backend: k, Source: w, Node: w.w.Node})
-	less := maps.Clone(want)
-	delete(less, bad)
-	testkit.EventuallyTrue(t, 20*time.Second, "the others programmed, and the Service told of", func() bool {
-		st := s.Status()
-		return st.InSync && slices.Equal(st.Refused, []types.NamespacedName{bad}) && equal(less, k.has())
+	synctest.Test(t, func(t *testing.T) {
+		w, k := &world{w: modeltest.New(4)}, newKernel()
+		for range 50 {
+			w.change()
+		}
+		want := w.desired(w.w.Node).Services
+		var bad types.NamespacedName
+		for name := range want {
+			bad = name
+		}
+		var refusing atomic.Bool
+		refusing.Store(true)
+		k.refuse = func(name types.NamespacedName) bool { return name == bad && refusing.Load() }
+		s := start(t, Config{Backend: k, Source: w, Node: w.w.Node})
+		less := maps.Clone(want)
+		delete(less, bad)
+		testkit.EventuallyTrue(t, 20*time.Second, "the others programmed, and the Service told of", func() bool {
+			st := s.Status()
+			return st.InSync && slices.Equal(st.Refused, []types.NamespacedName{bad}) && equal(less, k.has())
+		})
+		refusing.Store(false)
+		testkit.EventuallyTrue(t, 20*time.Second, "accepted", func() bool { return len(s.Status().Refused) == 0 && equal(want, k.has()) })
 	})
-	refusing.Store(false)
-	testkit.EventuallyTrue(t, 20*time.Second, "accepted", func() bool { return len(s.Status().Refused) == 0 && equal(want, k.has()) })
 }
 
 func TestFailureIsVisibleUntilItEnds(t *testing.T) {
-	w, k := &world{w: modeltest.New(2)}, newKernel()
-	refused := errors.New("refused")
-	var mu sync.Mutex
-	fail := error(nil)
-	k.fail = func() (error, bool) { mu.Lock(); defer mu.Unlock(); return fail, false }
-	s := start(t, Config{Backend: k, Source: w, Node: w.w.Node})
-	watch := s.Watch()
-	testkit.EventuallyTrue(t, 20*time.Second, "in sync", func() bool { return s.Status().InSync })
-	mu.Lock()
-	fail = refused
-	mu.Unlock()
-	for range 20 { // some changes concern no frontend
-		s.Notify(w.change(), time.Time{})
-	}
-	testkit.EventuallyTrue(t, 20*time.Second, "out of sync", func() bool { st := s.Status(); return !st.InSync && st.Started && errors.Is(st.Err, refused) })
-	mu.Lock()
-	fail = nil
-	mu.Unlock()
-	testkit.EventuallyTrue(t, 20*time.Second, "in sync again", func() bool { st := s.Status(); return st.InSync && st.Err == nil })
-	select {
-	case <-watch:
-	default:
-		t.Error("Watch did not hear of any of it")
-	}
+	synctest.Test(t, func(t *testing.T) {
+		w, k := &world{w: modeltest.New(2)}, newKernel()
+		refused := errors.New("refused")
+		var mu sync.Mutex
+		fail := error(nil)
+		k.fail = func() (error, bool) { mu.Lock(); defer mu.Unlock(); return fail, false }
+		s := start(t, Config{Backend: k, Source: w, Node: w.w.Node})
+		watch := s.Watch()
+		testkit.EventuallyTrue(t, 20*time.Second, "in sync", func() bool { return s.Status().InSync })
+		mu.Lock()
+		fail = refused
+		mu.Unlock()
+		for range 20 { // some changes concern no frontend
+			s.Notify(w.change(), time.Time{})
+		}
+		testkit.EventuallyTrue(t, 20*time.Second, "out of sync", func() bool { st := s.Status(); return !st.InSync && st.Started && errors.Is(st.Err, refused) })
+		mu.Lock()
+		fail = nil
+		mu.Unlock()
+		testkit.EventuallyTrue(t, 20*time.Second, "in sync again", func() bool { st := s.Status(); return st.InSync && st.Err == nil })
+		select {
+		case <-watch:
+		default:
+			t.Error("Watch did not hear of any of it")
+		}
+	})
 }
 
 // What comes in while the kernel is busy is programmed together.
 func TestBurstsAreCoalesced(t *testing.T) {
-	w, k := &world{w: modeltest.New(3)}, newKernel()
-	gate := make(chan struct{})
-	var once sync.Once
-	k.fail = func() (error, bool) { once.Do(func() { <-gate }); return nil, true }
-	s := start(t, Config{Backend: k, Source: w, Node: w.w.Node})
-	for range 500 {
-		s.Notify(w.change(), time.Time{})
-	}
-	close(gate)
-	want := w.desired(w.w.Node).Services
-	testkit.EventuallyTrue(t, 20*time.Second, "as desired", func() bool { return equal(want, k.has()) })
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.syncs > 10 {
-		t.Errorf("%d syncs for one burst", k.syncs)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		w, k := &world{w: modeltest.New(3)}, newKernel()
+		gate := make(chan struct{})
+		var once sync.Once
+		k.fail = func() (error, bool) { once.Do(func() { <-gate }); return nil, true }
+		s := start(t, Config{Backend: k, Source: w, Node: w.w.Node})
+		for range 500 {
+			s.Notify(w.change(), time.Time{})
+		}
+		close(gate)
+		want := w.desired(w.w.Node).Services
+		testkit.EventuallyTrue(t, 20*time.Second, "as desired", func() bool { return equal(want, k.has()) })
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if k.syncs > 10 {
+			t.Errorf("%d syncs for one burst", k.syncs)
+		}
+	})
 }
 
 // rivals are Services that want the same address, the older ones first.
@@ -450,29 +463,31 @@ func (r *rivals) set(s *Syncer, changed string, names ...string) {
 // Whoever gains or loses an address by another Service's coming or going is told,
 // and so is who loses it to another one than before.
 func TestRivalsAreTold(t *testing.T) {
-	var mu sync.Mutex
-	told := map[string]string{} // loser -> winner
-	source := &rivals{names: []string{"c", "b"}}
-	s := start(t, Config{Backend: newKernel(), Source: source, Problems: func(n types.NamespacedName, ps []model.Problem) {
-		mu.Lock()
-		defer mu.Unlock()
-		delete(told, n.Name)
-		for _, p := range ps {
-			_, text, _ := strings.Cut(p.Message, "belongs to Service default/")
-			told[n.Name], _, _ = strings.Cut(text, ",")
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		told := map[string]string{} // loser -> winner
+		source := &rivals{names: []string{"c", "b"}}
+		s := start(t, Config{Backend: newKernel(), Source: source, Problems: func(n types.NamespacedName, ps []model.Problem) {
+			mu.Lock()
+			defer mu.Unlock()
+			delete(told, n.Name)
+			for _, p := range ps {
+				_, text, _ := strings.Cut(p.Message, "belongs to Service default/")
+				told[n.Name], _, _ = strings.Cut(text, ",")
+			}
+		}})
+		is := func(want map[string]string) {
+			t.Helper()
+			testkit.EventuallyTrue(t, 20*time.Second, fmt.Sprintf("told %v", want), func() bool { mu.Lock(); defer mu.Unlock(); return maps.Equal(want, told) })
 		}
-	}})
-	is := func(want map[string]string) {
-		t.Helper()
-		testkit.EventuallyTrue(t, 20*time.Second, fmt.Sprintf("told %v", want), func() bool { mu.Lock(); defer mu.Unlock(); return maps.Equal(want, told) })
-	}
-	is(map[string]string{"c": "b"})
-	source.set(s, "a", "c", "b", "a")
-	is(map[string]string{"b": "a", "c": "a"})
-	source.set(s, "a", "c", "b")
-	is(map[string]string{"c": "b"})
-	source.set(s, "b", "c")
-	is(map[string]string{})
+		is(map[string]string{"c": "b"})
+		source.set(s, "a", "c", "b", "a")
+		is(map[string]string{"b": "a", "c": "a"})
+		source.set(s, "a", "c", "b")
+		is(map[string]string{"c": "b"})
+		source.set(s, "b", "c")
+		is(map[string]string{})
+	})
 }
 
 // fixed is a Source that does not change.
