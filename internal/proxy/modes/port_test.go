@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -39,7 +40,7 @@ func TestOneClientPort(t *testing.T) {
 	port := firstPort
 	for _, from := range tried {
 		for _, to := range tried {
-			if from != IPVS && to != IPVS && (from == to || nstest.InVM()) {
+			if skipPort(from, to) {
 				continue
 			}
 			t.Run(fmt.Sprintf("%s to %s", from, to), func(t *testing.T) {
@@ -48,6 +49,17 @@ func TestOneClientPort(t *testing.T) {
 			port += 100 // as the last ones rest
 		}
 	}
+}
+
+// skipPort leaves out the pairs that can find nothing that others do not: without
+// a change, all modes but ipvs leave the choice of source ports to the kernel's NAT.
+// The virtual machine is slow and tries only what needs ipvs: for that, iptables is as
+// nftables, and what the userspace proxy carried has ended before ipvs begins.
+func skipPort(from, to Mode) bool {
+	if !nstest.InVM() {
+		return from == to && from != IPVS
+	}
+	return from != IPVS && to != IPVS || from == IPTables || to == IPTables || from == Userspace
 }
 
 // firstPort is below those that the kernel chooses from.
@@ -62,12 +74,12 @@ func onePort(t *testing.T, net *network, kinds map[Mode]Kind, want model.Desired
 	}()
 	// talk dials these frontends, and each client those of a protocol and family
 	// from one port.
-	talk := func(in *[]*connection, kind ...model.Kind) {
+	talk := func(in *[]*connection, frontends ...model.Kind) {
 		t.Helper()
 		for i, who := range []string{"client", "node", "Pod"} {
 			for j, network := range []string{"tcp4", "tcp6", "udp4", "udp6"} {
 				for _, d := range mixed {
-					if d.network != network || d.kind != kind[0] && d.kind != kind[1] {
+					if d.network != network || !slices.Contains(frontends, d.kind) {
 						continue
 					}
 					net.clients[who].Must(t, func() error {
@@ -102,7 +114,7 @@ func onePort(t *testing.T, net *network, kinds map[Mode]Kind, want model.Desired
 		// connections through the userspace proxy end with it.
 		here = keepTCP(here, from == Userspace)
 	}
-	talk(&there, model.LoadBalancerIP, model.ExternalIP)
+	talk(&there, model.LoadBalancerIP) // an external IP is programmed alike
 	hear("in two modes", append(here, there...))
 	for _, c := range there {
 		_ = c.Close()
