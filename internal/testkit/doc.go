@@ -10,6 +10,7 @@
 //	nstest           tests in network namespaces, and in the virtual machine
 //	confine          lets nothing outlive a test binary
 //	modeltest        random clusters
+//	nfttest          nf_tables without a kernel
 //	flowmatrix       the flows that every proxy mode passes
 //	backendtest      the contract of proxy modes
 //	announcetest     a LAN with announcers
