@@ -18,6 +18,7 @@ import (
 
 	"github.com/causeway-lb/causeway/controllers"
 	"github.com/causeway-lb/causeway/internal/certs"
+	"github.com/causeway-lb/causeway/internal/testkit"
 )
 
 func keeper(t *testing.T) *certs.Keeper {
@@ -59,8 +60,7 @@ func TestHooks(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	for deadline := time.Now().Add(20 * time.Second); !s.started.Load() && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-	}
+	testkit.EventuallyTrue(t, 20*time.Second, "started", s.started.Load)
 	if s.StartedChecker()(nil) == nil {
 		t.Error("ready without a certificate")
 	}

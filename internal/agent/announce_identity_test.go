@@ -24,6 +24,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/testkit"
 )
 
 func causewayClient(t *testing.T, cfg rest.Config) *rest.RESTClient {
@@ -80,21 +81,17 @@ func TestKeysGoWithTheirDefinition(t *testing.T) {
 	}
 	until := func(what string, ok func() bool) {
 		t.Helper()
-		for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatal(what)
-			}
-		}
+		testkit.EventuallyTrue(t, 20*time.Second, what, ok)
 	}
 	code.Store(http.StatusForbidden)
 	before := asked.Load()
 	watched <- struct{}{}
-	until("not asked again", func() bool { return asked.Load() > before+1 })
+	until("asked again", func() bool { return asked.Load() > before+1 })
 	if keys() != 1 {
 		t.Error("forgotten for lack of the right to read them")
 	}
 	code.Store(http.StatusNotFound)
-	until("not forgotten with the definition", func() bool { return keys() == 0 })
+	until("forgotten with the definition", func() bool { return keys() == 0 })
 }
 
 // keyServer is what an API server says about AgentKeys: a code for everything, or,

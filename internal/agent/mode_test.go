@@ -5,6 +5,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/client-go/tools/events"
 
 	"github.com/causeway-lb/causeway/internal/proxy/modes"
+	"github.com/causeway-lb/causeway/internal/testkit"
 )
 
 // What happened before there was a recorder is told as well as what happens
@@ -49,19 +51,17 @@ func TestModeReporter(t *testing.T) {
 	r.FellBack(modes.NFTables, modes.IPTables, errors.New("kernel lacks nf_tables"))
 	expect("mode nftables", "uses iptables instead")
 	r.Chosen(modes.IPTables)
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	testkit.Eventually(t, 10*time.Second, "a condition that names iptables", func() error {
 		node, err := kube.CoreV1().Nodes().Get(ctx, "node-1", metav1.GetOptions{})
 		if err != nil {
-			t.Fatal(err)
+			return err
 		}
-		if cs := node.Status.Conditions; len(cs) == 1 && cs[0].Type == ModeCondition && cs[0].Status == corev1.ConditionFalse &&
-			cs[0].Reason == "FellBack" && strings.Contains(cs[0].Message, "uses iptables instead") {
-			break
+		if cs := node.Status.Conditions; len(cs) != 1 || cs[0].Type != ModeCondition || cs[0].Status != corev1.ConditionFalse ||
+			cs[0].Reason != "FellBack" || !strings.Contains(cs[0].Message, "uses iptables instead") {
+			return fmt.Errorf("conditions %v", cs)
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("conditions %v, want one that tells of iptables", node.Status.Conditions)
-		}
-	}
+		return nil
+	})
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)

@@ -4,6 +4,7 @@ package conntrack
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/netlink/conntrack"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/testkit"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
@@ -363,16 +365,14 @@ func TestCleanRetriesConnections(t *testing.T) {
 				late <- err
 			}()
 			half := Scope{Key: key(fam.frontend, model.TCP), Unanswered: true}
-			for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+			testkit.Eventually(t, 10*time.Second, "one connection without an answer", func() error {
 				var found []Flow
 				err := conntrack.List(half.filter(), func(e *conntrack.Entry) error { found = append(found, e.Flow); return nil })
-				if err != nil || time.Now().After(deadline) {
-					t.Fatalf("connections without an answer: %v, %v; want one", found, err)
+				if err == nil && (len(found) != 1 || found[0].Destination != ap(fam.frontend)) {
+					err = fmt.Errorf("found %v", found)
 				}
-				if len(found) == 1 && found[0].Destination == ap(fam.frontend) {
-					break
-				}
-			}
+				return err
+			})
 			rules(fam.other, silent)
 			n, err := Table{}.Clean(Plan(model.Change{Old: tcp(fam.frontend, fam.going), New: tcp(fam.frontend, fam.other)}, false))
 			if err != nil || n != 1 {

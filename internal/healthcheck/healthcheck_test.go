@@ -18,6 +18,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/causeway-lb/causeway/internal/testkit"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
@@ -143,15 +144,7 @@ func TestServicesOnSomeAddresses(t *testing.T) {
 	}
 	answers := func(address string) { // the kernel routes to a new address a moment later
 		t.Helper()
-		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-			err := dial(address)
-			if err == nil {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("%s never answers: %v", address, err)
-			}
-		}
+		testkit.Eventually(t, 20*time.Second, address+" answers", func() error { return dial(address) })
 	}
 	answers("192.0.2.11")
 	answers("2001:db8::11")
@@ -254,20 +247,17 @@ func TestServicesWaitForPort(t *testing.T) {
 		t.Fatal(err)
 	}
 	url := fmt.Sprintf("http://127.0.0.1:%d/", port)
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	testkit.Eventually(t, 20*time.Second, "served", func() error {
 		resp, err := http.Get(url)
-		if err == nil {
-			body, _ := io.ReadAll(resp.Body)
-			resp.Body.Close()
-			if !strings.Contains(string(body), `"localEndpoints":2`) {
-				t.Errorf("answer %s, want 2 endpoints", body)
-			}
-			break
+		if err != nil {
+			return err
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("never served: %v", err)
+		defer resp.Body.Close()
+		if body, _ := io.ReadAll(resp.Body); !strings.Contains(string(body), `"localEndpoints":2`) {
+			t.Errorf("answer %s, want 2 endpoints", body)
 		}
-	}
+		return nil
+	})
 	// One that still waits ends at once.
 	busy, err := net.Listen("tcp", ":0")
 	if err != nil {

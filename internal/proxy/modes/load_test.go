@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/testkit"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
@@ -336,13 +337,14 @@ func (l *load) pause(d time.Duration) bool {
 func (l *load) more(t *testing.T, n int64) {
 	t.Helper()
 	until := l.made.Load() + n
-	for deadline := time.Now().Add(2 * patience); l.made.Load() < until; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
+	testkit.Eventually(t, 2*patience, fmt.Sprintf("%d new connections", n), func() error {
+		if left := until - l.made.Load(); left > 0 {
 			l.mu.Lock()
 			defer l.mu.Unlock()
-			t.Fatalf("%d of %d new connections within %v; failed: %v", n-until+l.made.Load(), n, 2*patience, errors.Join(l.failed...))
+			return fmt.Errorf("%d are missing; failed: %w", left, errors.Join(l.failed...))
 		}
-	}
+		return nil
+	})
 }
 
 func (l *load) end() {

@@ -26,6 +26,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/syncer"
+	"github.com/causeway-lb/causeway/internal/testkit"
 	"github.com/causeway-lb/causeway/internal/testkit/modeltest"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
@@ -70,12 +71,7 @@ func watch(t *testing.T, b *Backend, source syncer.Source, node model.Node) *wat
 
 func within10s(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
-		if ok() {
-			return
-		}
-	}
-	t.Fatalf("not %s within 10 s", what)
+	testkit.EventuallyTrue(t, 10*time.Second, what, ok)
 }
 
 // drift is the metric.

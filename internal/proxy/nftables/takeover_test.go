@@ -19,6 +19,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/testkit"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
@@ -110,14 +111,14 @@ func synRetransmits(t *testing.T) int {
 // endAfter ends the load when it has made so many connections.
 func (l *load) endAfter(t *testing.T, dials int) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	testkit.Eventually(t, 20*time.Second, fmt.Sprintf("%d connections", dials), func() error {
 		l.mu.Lock()
-		enough := l.dials >= dials
-		l.mu.Unlock()
-		if enough {
-			break
+		defer l.mu.Unlock()
+		if l.dials < dials {
+			return fmt.Errorf("%d were made", l.dials)
 		}
-	}
+		return nil
+	})
 	l.end(t)
 }
 
@@ -192,11 +193,7 @@ func TestLoadNoticesALoss(t *testing.T) {
 			done <- err
 		}()
 	}
-	for deadline := time.Now().Add(15 * time.Second); synRetransmits(t) == before; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("a SYN was dropped, and no repetition was counted")
-		}
-	}
+	testkit.EventuallyTrue(t, 15*time.Second, "the repetition of a SYN that was dropped is counted", func() bool { return synRetransmits(t) != before })
 	nstest.Run(t, "nft", "delete table ip lossy")
 	for range 2 {
 		if err := <-done; err != nil {

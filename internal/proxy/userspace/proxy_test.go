@@ -5,6 +5,7 @@ package userspace
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -324,11 +325,7 @@ func TestFlowsOutliveAServiceThatIsMadeAgain(t *testing.T) {
 		}
 	}
 	mustSync(t, b, model.Desired{}, web)
-	for deadline := time.Now().Add(patience); b.budget.used.Load() > 0; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("of a Service that is gone for good %d descriptors are in use", b.budget.used.Load())
-		}
-	}
+	noneInUse(t, b, "descriptors of a Service that is gone for good")
 }
 
 // A client keeps its endpoint for the time-out, counted from its last connection.
@@ -449,11 +446,18 @@ func TestUDPFlows(t *testing.T) {
 	if got := ask(t, c, ""); got == home {
 		t.Errorf("the flow is still led to %s, which is gone", home)
 	}
-	for deadline := time.Now().Add(patience); b.budget.used.Load() > 0; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d flows are left after the idle time-out", b.budget.used.Load())
+	noneInUse(t, b, "flows after the idle timeout")
+}
+
+// noneInUse waits until the backend's budget is free again.
+func noneInUse(t *testing.T, b *Backend, what string) {
+	t.Helper()
+	testkit.Eventually(t, patience, "no "+what, func() error {
+		if n := b.budget.used.Load(); n > 0 {
+			return fmt.Errorf("%d are in use", n)
 		}
-	}
+		return nil
+	})
 }
 
 // A process of the node may listen on all addresses at a Service's port, before

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-lb/causeway/internal/testkit"
 )
 
 // victim says what a program does that is to be killed.
@@ -175,19 +177,17 @@ func TestNothingOutlivesAProgram(t *testing.T) {
 				t.Errorf("exit code %d, want %d\n%s", code, tc.code, &said)
 			}
 			// The kernel kills after the one process that it waits for has ended.
-			for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
-				left := processes(t, mark)
-				if len(left) == 0 {
-					break
+			t.Cleanup(func() {
+				for _, id := range processes(t, mark) {
+					_ = syscall.Kill(id, syscall.SIGKILL)
 				}
-				if time.Now().After(deadline) {
-					for _, id := range left {
-						_ = syscall.Kill(id, syscall.SIGKILL)
-					}
-					t.Errorf("processes %v are left", left)
-					break
+			})
+			testkit.Eventually(t, 20*time.Second, "no process is left", func() error {
+				if left := processes(t, mark); len(left) > 0 {
+					return fmt.Errorf("processes %v", left)
 				}
-			}
+				return nil
+			})
 			path := filepath.Join(netns, "confine-"+mark)
 			if _, err := os.Stat(path); err == nil {
 				t.Errorf("%s is left", path)
