@@ -36,6 +36,8 @@ func TestBoundElsewhere(t *testing.T) {
 			l.must(other.Net.Do(func() error {
 				return exec.Command("ip", "addr", "add", prefix, "dev", "eth0", "nodad").Run()
 			}))
+			// The kernel joins the address's multicast group a moment after the command.
+			l.eventually("its kernel answers", func() bool { return slices.Contains(l.ask(a), other.MAC) })
 			// A handover has the successor look at the link.
 			l.must(host.InSync(false))
 			l.eventually("the conflict names node and interface", func() bool {
