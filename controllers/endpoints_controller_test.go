@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/controllers/endpoints"
 	"github.com/causeway-lb/causeway/internal/endpointslice"
 )
 
@@ -108,11 +109,11 @@ var _ = Describe("Endpoints", func() {
 		Eventually(managers(ctx, service)).Should(ConsistOf(endpointslice.ManagedByMirror))
 		before := slicesOf(ctx, service)[0].UID
 		for _, step := range []struct {
-			mode            EndpointSliceMode
+			mode            endpoints.Mode
 			manager, charge string
 		}{
-			{EndpointSlicesHandBack, endpointslice.RivalManagedByMirror, "False/HandedBack"},
-			{EndpointSlicesTakeOver, endpointslice.ManagedByMirror, "True/InCharge"},
+			{endpoints.HandBack, endpointslice.RivalManagedByMirror, "False/HandedBack"},
+			{endpoints.TakeOver, endpointslice.ManagedByMirror, "True/InCharge"},
 		} {
 			patch := fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}}}`, v1alpha1.EndpointSlicesAnnotation, step.mode)
 			Expect(k8sClient.Patch(ctx, service.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(patch)))).To(Succeed())
@@ -203,7 +204,7 @@ var _ = Describe("Endpoints", func() {
 
 	// generated makes an Endpoints object as kube-controller-manager does, for a
 	// Service without a selector.
-	generated := func(ctx context.Context, name string, mode EndpointSliceMode, change func(*corev1.Endpoints)) *corev1.Service { //nolint:staticcheck
+	generated := func(ctx context.Context, name string, mode endpoints.Mode, change func(*corev1.Endpoints)) *corev1.Service { //nolint:staticcheck
 		service := newService(namespace, name, func(s *corev1.Service) {
 			s.Spec.Selector = nil
 			s.Annotations = map[string]string{v1alpha1.EndpointSlicesAnnotation: string(mode)}
@@ -228,7 +229,7 @@ var _ = Describe("Endpoints", func() {
 	}
 
 	DescribeTable("that kube-controller-manager made before the selector went are not mirrored",
-		func(ctx SpecContext, mode EndpointSliceMode, change func(*corev1.Endpoints), goes bool) { //nolint:staticcheck
+		func(ctx SpecContext, mode endpoints.Mode, change func(*corev1.Endpoints), goes bool) { //nolint:staticcheck
 			service := generated(ctx, "left", mode, change)
 			if goes {
 				Eventually(object(ctx, service)).Should(MatchError(ContainSubstring("not found")))
@@ -238,11 +239,11 @@ var _ = Describe("Endpoints", func() {
 			}
 			Consistently(describe(ctx, service)).Should(BeEmpty())
 		},
-		Entry("taken over", EndpointSlicesTakeOver, labelled, true),
-		Entry("not taken over", EndpointSlicesAuto, labelled, false),
-		Entry("of a version without the label, taken over", EndpointSlicesTakeOver, annotated, true),
-		Entry("of a version without the label, not taken over", EndpointSlicesAuto, annotated, false),
-		Entry("taken over, with an address that somebody wrote", EndpointSlicesTakeOver, func(e *corev1.Endpoints) { //nolint:staticcheck
+		Entry("taken over", endpoints.TakeOver, labelled, true),
+		Entry("not taken over", endpoints.Auto, labelled, false),
+		Entry("of a version without the label, taken over", endpoints.TakeOver, annotated, true),
+		Entry("of a version without the label, not taken over", endpoints.Auto, annotated, false),
+		Entry("taken over, with an address that somebody wrote", endpoints.TakeOver, func(e *corev1.Endpoints) { //nolint:staticcheck
 			labelled(e)
 			e.Subsets[0].Addresses[0].TargetRef = nil
 		}, false),

@@ -10,15 +10,16 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
-	"github.com/prometheus/client_golang/prometheus/testutil"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/controllers/endpoints"
 	"github.com/causeway-lb/causeway/internal/endpointslice"
 )
 
@@ -293,11 +294,23 @@ var _ = Describe("EndpointSlices beside kube-controller-manager", func() {
 		namespace string
 		service   *corev1.Service
 	)
-	setMode := func(ctx context.Context, mode EndpointSliceMode) {
+	setMode := func(ctx context.Context, mode endpoints.Mode) {
 		patch := fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}}}`, v1alpha1.EndpointSlicesAnnotation, mode)
 		Expect(k8sClient.Patch(ctx, service.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(patch)))).To(Succeed())
 	}
-	standingBy := func() float64 { return testutil.ToFloat64(sliceServices.WithLabelValues("standby")) }
+	standingBy := func() float64 {
+		GinkgoHelper()
+		families, err := metrics.Registry.Gather()
+		Expect(err).NotTo(HaveOccurred())
+		for _, family := range families {
+			for _, m := range family.GetMetric() {
+				if family.GetName() == "causeway_endpointslice_services" && m.GetLabel()[0].GetValue() == "standby" {
+					return m.GetGauge().GetValue()
+				}
+			}
+		}
+		return 0
+	}
 	charge := func(ctx context.Context) func(Gomega) string { return chargeOf(ctx, service) }
 
 	BeforeEach(func(ctx SpecContext) {
@@ -316,19 +329,19 @@ var _ = Describe("EndpointSlices beside kube-controller-manager", func() {
 		Eventually(managers(ctx, service)).Should(ConsistOf(endpointslice.RivalManagedBy))
 		Eventually(charge(ctx)).Should(Equal("False/StandingBy"))
 		Eventually(standingBy).Should(BeNumerically(">=", 1))
-		setMode(ctx, EndpointSlicesTakeOver)
+		setMode(ctx, endpoints.TakeOver)
 		Eventually(charge(ctx)).Should(Equal("True/InCharge"))
 		Eventually(standingBy).Should(BeZero())
 	})
 
 	It("are taken over and handed back in place", func(ctx SpecContext) {
 		Eventually(describe(ctx, service)).Should(ConsistOf("10.244.6.1:80 ready serving"))
-		setMode(ctx, EndpointSlicesHandBack)
+		setMode(ctx, endpoints.HandBack)
 		Eventually(managers(ctx, service)).Should(ConsistOf(endpointslice.RivalManagedBy))
 		Eventually(charge(ctx)).Should(Equal("False/HandedBack"))
 		handed := slicesOf(ctx, service)[0]
 
-		setMode(ctx, EndpointSlicesTakeOver)
+		setMode(ctx, endpoints.TakeOver)
 		Eventually(managers(ctx, service)).Should(ConsistOf(endpointslice.ManagedBy))
 		Eventually(charge(ctx)).Should(Equal("True/InCharge"))
 		taken := slicesOf(ctx, service)[0]
@@ -337,7 +350,7 @@ var _ = Describe("EndpointSlices beside kube-controller-manager", func() {
 	})
 
 	It("do not fight a rival that is alive", func(ctx SpecContext) {
-		setMode(ctx, EndpointSlicesTakeOver)
+		setMode(ctx, endpoints.TakeOver)
 		Eventually(managers(ctx, service)).Should(ConsistOf(endpointslice.ManagedBy))
 		rivalSlice(ctx, service, "10.244.6.1")
 		Eventually(charge(ctx)).Should(Equal("True/Contested"))
@@ -366,7 +379,7 @@ var _ = Describe("EndpointSlices beside kube-controller-manager", func() {
 	})
 
 	It("are left for a while to a rival that adopts them in mode take-over", func(ctx SpecContext) {
-		setMode(ctx, EndpointSlicesTakeOver)
+		setMode(ctx, endpoints.TakeOver)
 		Eventually(describe(ctx, service)).Should(ConsistOf("10.244.6.1:80 ready serving"))
 		adopt(ctx)
 		Eventually(charge(ctx)).Should(Equal("False/Contested"))

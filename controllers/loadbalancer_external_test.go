@@ -26,6 +26,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/controllers/loadbalancer"
 	"github.com/causeway-lb/causeway/internal/provisioner/haproxy"
 )
 
@@ -126,8 +127,8 @@ var _ = Describe("LoadBalancer Services of an external load balancer", Serial, f
 		lb = newExternalLB()
 		mgr := newManager(0)
 		opts := suiteOptions()
-		opts.Features, opts.DefaultLoadBalancer = Features{LoadBalancer: true}, false
-		opts.SystemNamespace, opts.ExternalLoadBalancers = v1alpha1.SystemNamespace, lb.file()
+		opts.Features, opts.LoadBalancer.Default = Features{LoadBalancer: true}, false
+		opts.SystemNamespace, opts.LoadBalancer.External = v1alpha1.SystemNamespace, lb.file()
 		Expect(SetupWithManager(mgr, opts)).To(Succeed())
 		DeferCleanup(startManager(mgr))
 		synced(ctx, mgr, &corev1.Service{}, &corev1.Namespace{}, &corev1.Node{}, &discoveryv1.EndpointSlice{}, &networkingv1.ServiceCIDR{},
@@ -173,7 +174,7 @@ var _ = Describe("LoadBalancer Services of an external load balancer", Serial, f
 
 		By("tainting a node as the autoscaler does")
 		edit(ctx, b, func(n *corev1.Node) {
-			n.Spec.Taints = []corev1.Taint{{Key: toBeDeletedTaint, Effect: corev1.TaintEffectNoSchedule}}
+			n.Spec.Taints = []corev1.Taint{{Key: loadbalancer.ToBeDeletedTaint, Effect: corev1.TaintEffectNoSchedule}}
 		})
 		onlyFrom(a.Name)
 
@@ -261,10 +262,10 @@ var _ = Describe("nodes for external load balancers", func() {
 
 		mgr, err := ctrl.NewManager(restConfig, ctrl.Options{Scheme: NewScheme(), Metrics: metricsserver.Options{BindAddress: "0"}})
 		Expect(err).NotTo(HaveOccurred())
-		Expect(indexSlices(mgr)).To(Succeed())
+		Expect(loadbalancer.IndexSlices(mgr)).To(Succeed())
 		DeferCleanup(startManager(mgr))
 		Expect(mgr.GetCache().WaitForCacheSync(ctx)).To(BeTrue())
-		nodes, err := cachedTraffic{Reader: mgr.GetClient()}.Nodes(ctx, newService(s.namespace, "web", nil))
+		nodes, err := loadbalancer.CachedTraffic{Reader: mgr.GetClient()}.Nodes(ctx, newService(s.namespace, "web", nil))
 		Expect(err).NotTo(HaveOccurred())
 		for _, n := range nodes {
 			Expect(n.Name).NotTo(Equal("bare-" + suffix))

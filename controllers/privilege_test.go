@@ -35,6 +35,8 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/controllers/gossipkey"
+	"github.com/causeway-lb/causeway/internal/allocator"
 	"github.com/causeway-lb/causeway/internal/certs"
 	"github.com/causeway-lb/causeway/internal/httpserver"
 	"github.com/causeway-lb/causeway/test/privilege"
@@ -171,9 +173,9 @@ var _ = Describe("The controller's ServiceAccount", Ordered, func() {
 	})
 
 	It("keeps the gossip key", func(ctx SpecContext) {
-		r := &GossipKeyReconciler{Client: controllerClient, Namespace: v1alpha1.SystemNamespace}
+		r := &gossipkey.Reconciler{Client: controllerClient, Namespace: v1alpha1.SystemNamespace}
 		Expect(r.Ensure(ctx)).To(Succeed())
-		r.Now = func() time.Time { return time.Now().Add(gossipKeyAge + time.Minute) }
+		r.Now = func() time.Time { return time.Now().Add(gossipkey.KeyAge + time.Minute) }
 		Expect(r.Ensure(ctx)).To(Succeed(), "the next step")
 	})
 
@@ -264,7 +266,7 @@ var _ = Describe("The controller's ServiceAccount", Ordered, func() {
 		}},
 		{"lists Secrets", func(ctx context.Context, c client.Client) error { return c.List(ctx, &corev1.SecretList{}) }},
 		{"makes a Service", func(ctx context.Context, c client.Client) error {
-			return c.Create(ctx, newService(v1alpha1.SystemNamespace, auditName, nil))
+			return c.Create(ctx, newService(v1alpha1.SystemNamespace, allocator.AuditName, nil))
 		}},
 		{"makes a Lease of another name", func(ctx context.Context, c client.Client) error {
 			return c.Create(ctx, &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: "other"}})

@@ -22,6 +22,7 @@ import (
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/alloc"
+	"github.com/causeway-lb/causeway/internal/allocator"
 )
 
 // clusterIPPool creates a pool for a namespace and waits until it is served.
@@ -292,7 +293,7 @@ var _ = Describe("the Service webhook", func() {
 			return serviceCondition(refresh(ctx, outside)(g), v1alpha1.ConditionInPool)
 		}).Should(Equal("False/OutsidePool"))
 		Eventually(eventsOn(ctx, outside)).Should(ContainElement(ContainSubstring("OutsidePool")))
-		resting := newHold(alloc.Lease[netip.Addr]{
+		resting := allocator.NewReservation(alloc.Lease[netip.Addr]{
 			Value: netip.MustParseAddr("10.96.26.77"), Owner: alloc.Owner{Namespace: ns, Name: "former"}, Since: time.Now(), Until: time.Now().Add(time.Hour),
 		}, "pool-"+ns)
 		create(ctx, resting)

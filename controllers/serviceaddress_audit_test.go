@@ -20,6 +20,7 @@ import (
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/alloc/book"
+	"github.com/causeway-lb/causeway/internal/allocator"
 )
 
 // losePort has the API server lose a NodePort: an update that asks for it races
@@ -77,19 +78,26 @@ func (s *slowAnswer) Create(ctx context.Context, obj client.Object, opts ...clie
 	return err
 }
 
+// allocationsOf returns what a state knows, for a spec that nothing else changes
+// meanwhile.
+func allocationsOf(state *allocator.State) (out *book.Book) {
+	state.With(func(b *book.Book, _ time.Time) { out = b })
+	return out
+}
+
 var _ = Describe("the audit of NodePorts", func() {
 	It("finds what the API server lost, and avoids it", func(ctx SpecContext) {
 		lost := uint16(losePort(ctx, newNamespace(ctx)))
-		b := newServiceBook(nil, book.Config{})
-		Expect(b.book.SetNodePortPool(&v1alpha1.NodePortPool{
+		b := allocator.NewState(book.Config{}, time.Now, func(bool) {})
+		Expect(allocationsOf(b).SetNodePortPool(&v1alpha1.NodePortPool{
 			ObjectMeta: metav1.ObjectMeta{Name: "p"},
 			Spec:       v1alpha1.NodePortPoolSpec{Ranges: []v1alpha1.PortRange{v1alpha1.PortRange(fmt.Sprint(lost)), "31400-31402"}},
 		})).To(Succeed())
-		audit := newPortAudit(k8sClient, b, everHolder{}, v1alpha1.SystemNamespace)
-		audit.begin(ctx)
+		audit := allocator.NewPortAudit(k8sClient, b, v1alpha1.SystemNamespace)
+		audit.Begin(ctx)
 		var order []uint16
 		for i := range 4 {
-			n, err := b.book.Ports().Next("p", alloc.Ask{Owner: alloc.Owner{Namespace: "x", Name: fmt.Sprint(i)}, Now: time.Now(), Hold: time.Hour})
+			n, err := allocationsOf(b).Ports().Next("p", alloc.Ask{Owner: alloc.Owner{Namespace: "x", Name: fmt.Sprint(i)}, Now: time.Now(), Hold: time.Hour})
 			Expect(err).NotTo(HaveOccurred())
 			order = append(order, n)
 		}
@@ -98,18 +106,18 @@ var _ = Describe("the audit of NodePorts", func() {
 	}, SpecTimeout(time.Minute))
 
 	It("believes no answer that is older than a grant", func(ctx SpecContext) {
-		b := newServiceBook(nil, book.Config{})
 		var clock atomic.Int64 // the audit asks in parts, several at once
 		clock.Store(time.Now().UnixNano())
-		b.now = func() time.Time { return time.Unix(0, clock.Load()) }
-		Expect(b.book.SetNodePortPool(&v1alpha1.NodePortPool{
+		now := func() time.Time { return time.Unix(0, clock.Load()) }
+		b := allocator.NewState(book.Config{}, now, func(bool) {})
+		Expect(allocationsOf(b).SetNodePortPool(&v1alpha1.NodePortPool{
 			ObjectMeta: metav1.ObjectMeta{Name: "p"},
 			Spec:       v1alpha1.NodePortPoolSpec{Ranges: []v1alpha1.PortRange{"31405-31406"}},
 		})).To(Succeed())
 		next := func(name string, hold time.Duration) (n uint16) {
 			GinkgoHelper()
-			ask := alloc.Ask{Owner: alloc.Owner{Namespace: "x", Name: name}, Now: b.now(), Hold: hold, Doubt: time.Hour}
-			b.with(func(b *book.Book) {
+			ask := alloc.Ask{Owner: alloc.Owner{Namespace: "x", Name: name}, Now: now(), Hold: hold, Doubt: time.Hour}
+			b.With(func(b *book.Book, _ time.Time) {
 				var err error
 				n, err = b.Ports().Next("p", ask)
 				Expect(err).NotTo(HaveOccurred())
@@ -118,8 +126,8 @@ var _ = Describe("the audit of NodePorts", func() {
 		}
 		var early, lost uint16
 		slow := &slowAnswer{Client: k8sClient}
-		audit := newPortAudit(slow, b, everHolder{}, v1alpha1.SystemNamespace)
-		audit.begin(ctx)
+		audit := allocator.NewPortAudit(slow, b, v1alpha1.SystemNamespace)
+		audit.Begin(ctx)
 		// The API server has looked at both ports. Before it says so, an update is
 		// granted one of them and loses its race.
 		slow.port, slow.meanwhile = 31405, func() {
@@ -127,32 +135,32 @@ var _ = Describe("the audit of NodePorts", func() {
 			lost = next("lost", time.Second)
 			clock.Add(int64(2 * time.Second))
 		}
-		Expect(audit.run(ctx)).To(BeTrue())
+		Expect(audit.Audit(ctx)).To(BeTrue())
 		early = next("a", time.Second)
 		Expect(early).NotTo(Equal(lost), "the one that nobody was given")
-		b.with(func(b *book.Book) { b.Ports().Drop(early, alloc.Owner{Namespace: "x", Name: "a"}) })
+		b.With(func(b *book.Book, _ time.Time) { b.Ports().Drop(early, alloc.Owner{Namespace: "x", Name: "a"}) })
 
 		By("asking again while the request may not have come to the API server's allocator")
-		Expect(audit.run(ctx)).To(BeTrue())
-		state := func() []alloc.Lease[uint16] { return b.book.Ports().Leases(lost) }
+		Expect(audit.Audit(ctx)).To(BeTrue())
+		state := func() []alloc.Lease[uint16] { return allocationsOf(b).Ports().Leases(lost) }
 		Expect(state()).To(ConsistOf(HaveField("State", alloc.Doubted)))
 
 		By("asking again when it must be over")
 		clock.Add(int64(time.Minute))
-		Expect(audit.run(ctx)).To(BeTrue())
+		Expect(audit.Audit(ctx)).To(BeTrue())
 		Expect(state()).To(BeEmpty(), "free again")
 	}, SpecTimeout(time.Minute))
 
 	It("does not wear out when it may not ask", func(ctx SpecContext) {
-		b := newServiceBook(nil, book.Config{})
-		Expect(b.book.SetNodePortPool(&v1alpha1.NodePortPool{
+		b := allocator.NewState(book.Config{}, time.Now, func(bool) {})
+		Expect(allocationsOf(b).SetNodePortPool(&v1alpha1.NodePortPool{
 			ObjectMeta: metav1.ObjectMeta{Name: "p"},
 			Spec:       v1alpha1.NodePortPoolSpec{Ranges: []v1alpha1.PortRange{"31403-31404"}},
 		})).To(Succeed())
-		audit := newPortAudit(k8sClient, b, everHolder{}, "no-such-"+strings.ToLower(rand8()))
-		audit.begin(ctx)
-		Expect(audit.run(ctx)).To(BeFalse())
-		_, err := b.book.Ports().Next("p", alloc.Ask{Now: time.Now(), Hold: time.Hour})
+		audit := allocator.NewPortAudit(k8sClient, b, "no-such-"+strings.ToLower(rand8()))
+		audit.Begin(ctx)
+		Expect(audit.Audit(ctx)).To(BeFalse())
+		_, err := allocationsOf(b).Ports().Next("p", alloc.Ask{Now: time.Now(), Hold: time.Hour})
 		Expect(err).NotTo(HaveOccurred(), "what is doubted is given all the same")
 	})
 })

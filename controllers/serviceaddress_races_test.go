@@ -3,6 +3,7 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -20,11 +21,14 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/controllers/clusterip"
 	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/alloc/book"
+	"github.com/causeway-lb/causeway/internal/allocator"
 )
 
 // oldNews is an API server whose answers arrive after something else has happened.
@@ -45,24 +49,51 @@ type successor struct {
 	mine    atomic.Bool
 }
 
-func (s *successor) held() bool       { return s.mine.Load() }
-func (s *successor) holder() string   { return s.address }
-func (s *successor) turn() alloc.Turn { return alloc.Turn{} }
+func (s *successor) IsLeader() bool    { return s.mine.Load() }
+func (s *successor) Leader() string    { return s.address }
+func (s *successor) Epoch() alloc.Turn { return alloc.Turn{} }
 
-var _ = Describe("a book that is behind, or ahead", func() {
+// tell has a state see a change as its watches do: before is nil for an object
+// that is new, now for one that was deleted.
+func tell(ctx context.Context, state *allocator.State, before, now client.Object) {
+	GinkgoHelper()
+	for _, watch := range state.Watches(ctx) {
+		if object := cmp.Or(now, before); watch.Of(object) {
+			if now == nil {
+				watch.Delete(before)
+			} else {
+				watch.Update(before, now)
+			}
+			return
+		}
+	}
+	Fail("nothing watches this kind of object")
+}
+
+// staleCache has one Service as it was before.
+type staleCache struct {
+	client.Client
+	svc *corev1.Service
+}
+
+func (c staleCache) Get(_ context.Context, _ client.ObjectKey, into client.Object, _ ...client.GetOption) error {
+	c.svc.DeepCopyInto(into.(*corev1.Service))
+	return nil
+}
+
+var _ = Describe("a state that is behind, or ahead", func() {
 	// bookOf is a book of its own with a pool for everybody.
-	bookOf := func(ranges ...v1alpha1.AddressRange) *serviceBook {
+	bookOf := func(ranges ...v1alpha1.AddressRange) *allocator.State {
 		GinkgoHelper()
-		b := newServiceBook(nil, book.Config{})
-		b.book.SetServiceCIDRs([]netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")})
-		Expect(b.book.SetClusterIPPool(&v1alpha1.ClusterIPPool{
+		b := allocator.NewState(book.Config{}, time.Now, func(bool) {})
+		allocationsOf(b).SetServiceCIDRs([]netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")})
+		Expect(allocationsOf(b).SetClusterIPPool(&v1alpha1.ClusterIPPool{
 			ObjectMeta: metav1.ObjectMeta{Name: "p"},
 			Spec:       v1alpha1.ClusterIPPoolSpec{Ranges: ranges, Quarantine: &metav1.Duration{Duration: time.Hour}},
 		})).To(Succeed())
-		Expect(b.book.SetNodePortPool(&v1alpha1.NodePortPool{
+		Expect(allocationsOf(b).SetNodePortPool(&v1alpha1.NodePortPool{
 			ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: v1alpha1.NodePortPoolSpec{Ranges: []v1alpha1.PortRange{"31440-31459"}},
 		})).To(Succeed())
-		close(b.synced)
 		return b
 	}
 	created := func(svc *corev1.Service) admission.Request {
@@ -76,7 +107,7 @@ var _ = Describe("a book that is behind, or ahead", func() {
 
 	It("keeps no address from the API server that a Service is just given", func(ctx SpecContext) {
 		b := bookOf("10.96.43.1-10.96.43.9")
-		keeper := &holdKeeper{client: k8sClient, book: b, term: everHolder{}}
+		keeper := allocator.NewReservations(k8sClient, b, everHolder{})
 		address := netip.MustParseAddr("10.96.43.7")
 		owner := alloc.Owner{Namespace: "shop", Name: "web", UID: "first"}
 		hold := &networkingv1.IPAddress{ObjectMeta: metav1.ObjectMeta{Name: address.String()}}
@@ -87,25 +118,25 @@ var _ = Describe("a book that is behind, or ahead", func() {
 			Expect(client.IgnoreNotFound(err)).To(Succeed())
 			return err == nil
 		}
-		ledger := b.book.Addresses(corev1.IPv4Protocol)
+		ledger := allocationsOf(b).Addresses(corev1.IPv4Protocol)
 		ledger.Observe(owner, []netip.Addr{address}, time.Now())
 		ledger.Forget(owner, time.Now())
-		Expect(keeper.sync(ctx)).To(Succeed())
+		Expect(keeper.Sync(ctx)).To(Succeed())
 		Expect(there()).To(BeTrue(), "it rests")
-		b.with(func(*book.Book) { b.setIPAddress(&metav1.PartialObjectMetadata{ObjectMeta: hold.ObjectMeta}) })
+		tell(ctx, b, nil, &metav1.PartialObjectMetadata{ObjectMeta: hold.ObjectMeta})
 
 		again := alloc.Owner{Namespace: "shop", Name: "web", UID: "request"}
 		lease := ledger.Leases(address)[0]
 		Expect(ledger.Take(address, alloc.Ask{Owner: again, Now: time.Now(), Hold: time.Minute})).To(Succeed())
 		Expect(client.IgnoreNotFound(k8sClient.Delete(ctx, hold))).To(Succeed()) // as the webhook does
-		b.with(func(*book.Book) { b.forgetIPAddress(&metav1.PartialObjectMetadata{ObjectMeta: hold.ObjectMeta}) })
-		Expect(keeper.sync(ctx)).To(Succeed())
+		tell(ctx, b, &metav1.PartialObjectMetadata{ObjectMeta: hold.ObjectMeta}, nil)
+		Expect(keeper.Sync(ctx)).To(Succeed())
 		Expect(there()).To(BeFalse(), "the API server is about to book it")
-		Expect(keeper.create(ctx, lease)).To(Succeed())
+		Expect(keeper.Reserve(ctx, lease)).To(Succeed())
 		Expect(there()).To(BeFalse(), "not even if it was wanted a moment ago")
 
 		ledger.Drop(address, again)
-		Expect(keeper.sync(ctx)).To(Succeed())
+		Expect(keeper.Sync(ctx)).To(Succeed())
 		Expect(there()).To(BeTrue(), "it rests on")
 	})
 
@@ -119,17 +150,17 @@ var _ = Describe("a book that is behind, or ahead", func() {
 			later := newService(svc.Namespace, "later", nil)
 			create(ctx, later)
 			gone.ResourceVersion = later.ResourceVersion // no older than that of its deletion
-			b.with(func(*book.Book) { b.forgetService(gone) })
+			tell(ctx, b, gone, nil)
 		}}
-		b.with(func(*book.Book) { b.setService(svc) })
-		Expect(b.correct(ctx, slow, book.OwnerOf(svc))).To(Succeed())
-		Expect(b.book.Addresses(corev1.IPv4Protocol).Has(book.OwnerOf(svc))).To(BeEmpty())
+		tell(ctx, b, nil, svc)
+		Expect(b.Correct(ctx, slow, book.OwnerOf(svc))).To(Succeed())
+		Expect(allocationsOf(b).Addresses(corev1.IPv4Protocol).Has(book.OwnerOf(svc))).To(BeEmpty())
 
 		By("one that it has not heard of yet")
 		late := newService(svc.Namespace, "late", nil)
 		create(ctx, late)
-		Expect(b.correct(ctx, k8sClient, alloc.Owner{Namespace: late.Namespace, Name: late.Name, UID: "request"})).To(Succeed())
-		Expect(b.book.Addresses(corev1.IPv4Protocol).Has(book.OwnerOf(late))).To(HaveLen(1))
+		Expect(b.Correct(ctx, k8sClient, alloc.Owner{Namespace: late.Namespace, Name: late.Name, UID: "request"})).To(Succeed())
+		Expect(allocationsOf(b).Addresses(corev1.IPv4Protocol).Has(book.OwnerOf(late))).To(HaveLen(1))
 	})
 
 	It("takes no address for booked for ever that was freed while it looked", func(ctx SpecContext) {
@@ -137,12 +168,12 @@ var _ = Describe("a book that is behind, or ahead", func() {
 		address := netip.MustParseAddr("10.96.43.40")
 		booking := &networkingv1.IPAddress{ObjectMeta: metav1.ObjectMeta{Name: address.String(), ResourceVersion: "100"}}
 		gone := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: address.String(), ResourceVersion: "101"}}
-		b.with(func(*book.Book) { b.forgetIPAddress(gone) })
-		b.deny(address, alloc.Owner{Namespace: "shop", Name: "web"}, booking)
-		Expect(b.book.Addresses(corev1.IPv4Protocol).IsBooked(address)).To(BeFalse())
+		tell(ctx, b, gone, nil)
+		b.Deny(address, alloc.Owner{Namespace: "shop", Name: "web"}, booking)
+		Expect(allocationsOf(b).Addresses(corev1.IPv4Protocol).IsBooked(address)).To(BeFalse())
 		booking.ResourceVersion = "102"
-		b.deny(address, alloc.Owner{Namespace: "shop", Name: "web"}, booking)
-		Expect(b.book.Addresses(corev1.IPv4Protocol).IsBooked(address)).To(BeTrue())
+		b.Deny(address, alloc.Owner{Namespace: "shop", Name: "web"}, booking)
+		Expect(allocationsOf(b).Addresses(corev1.IPv4Protocol).IsBooked(address)).To(BeTrue())
 	})
 
 	It("gives nothing to a Service that is no longer what it was", func(ctx SpecContext) {
@@ -154,10 +185,10 @@ var _ = Describe("a book that is behind, or ahead", func() {
 		stale := svc.DeepCopy()
 		stale.Spec.Ports[0].NodePort = 0 // as it may have been before
 		Expect(k8sClient.Patch(ctx, svc, client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":{"touched":"yes"}}}`)))).To(Succeed())
-		r := &ServiceAddressReconciler{Client: k8sClient, allocator: &ServiceAllocator{
-			Client: k8sClient, Live: k8sClient, book: bookOf("10.96.43.48/28"), term: everHolder{},
+		r := &clusterip.ServiceReconciler{Client: staleCache{k8sClient, stale}, Allocator: &allocator.Allocator{
+			Client: k8sClient, Live: k8sClient, State: bookOf("10.96.43.48/28"), Leadership: everHolder{},
 		}}
-		_, err := r.allocate(ctx, stale)
+		_, err := r.Reconcile(ctx, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(svc)})
 		Expect(err).To(MatchError(ContainSubstring("write addresses and ports")))
 		Expect(refresh(ctx, svc.DeepCopy())(Default).Spec).To(Equal(svc.Spec))
 	})
@@ -180,24 +211,14 @@ var _ = Describe("a book that is behind, or ahead", func() {
 			term.mine.Store(true)                 // its lease has ended meanwhile
 			<-ctx.Done()
 		}()
-		allocator := &ServiceAllocator{
-			Client: k8sClient, Live: k8sClient, book: bookOf("10.96.43.64/28"), term: term,
-			peer: newPeer(Peers{ServerName: "127.0.0.1", CA: func(context.Context) ([]byte, error) {
+		hook := &clusterip.Webhook{Allocator: &allocator.Allocator{
+			Client: k8sClient, Live: k8sClient, State: bookOf("10.96.43.64/28"), Leadership: term,
+			Forwarder: allocator.NewForwarder(allocator.Peers{ServerName: "127.0.0.1", CA: func(context.Context) ([]byte, error) {
 				return testEnv.WebhookInstallOptions.LocalServingCAData, nil
 			}}, v1alpha1.SystemNamespace, k8sClient),
-		}
-		response := allocator.Handle(ctx, created(newService(newNamespace(ctx), "web", nil)))
+		}}
+		response := hook.Handle(ctx, created(newService(newNamespace(ctx), "web", nil)))
 		Expect(response.Warnings).To(BeEmpty())
 		Expect(response.Patches).To(ContainElement(HaveField("Path", "/spec/clusterIP")))
 	}, SpecTimeout(time.Minute))
-
-	It("waits for no other audit when a term begins", func(ctx SpecContext) {
-		audit := newPortAudit(k8sClient, bookOf("10.96.43.80/28"), everHolder{}, v1alpha1.SystemNamespace)
-		audit.running <- struct{}{} // one that does not come to its end
-		short, cancel := context.WithTimeout(ctx, time.Millisecond)
-		defer cancel()
-		done := make(chan struct{})
-		go func() { audit.begin(short); close(done) }()
-		Eventually(done).Should(BeClosed())
-	})
 })

@@ -28,7 +28,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/controllers/clusterip"
 	"github.com/causeway-lb/causeway/internal/alloc"
+	"github.com/causeway-lb/causeway/internal/allocator"
 )
 
 var _ = Describe("what a Service has and what the pools would give it", func() {
@@ -182,9 +184,9 @@ var _ = Describe("what a Service has and what the pools would give it", func() {
 // everHolder is a term that is held for ever.
 type everHolder struct{}
 
-func (everHolder) held() bool       { return true }
-func (everHolder) holder() string   { return "" }
-func (everHolder) turn() alloc.Turn { return alloc.Turn{} }
+func (everHolder) IsLeader() bool    { return true }
+func (everHolder) Leader() string    { return "" }
+func (everHolder) Epoch() alloc.Turn { return alloc.Turn{} }
 
 // replica is a second controller beside the suite's, with a term of its own
 // kind, whose webhooks only the spec calls.
@@ -201,10 +203,10 @@ func startReplica(ctx context.Context, systemNamespace string) replica {
 	Expect(listener.Close()).To(Succeed())
 	mgr := newManager(port)
 	r := replica{address: listener.Addr().String()}
-	Expect(setupAllocation(mgr, Options{SystemNamespace: systemNamespace, Allocation: AllocationOptions{Peers: Peers{
+	Expect(clusterip.SetupWithManager(mgr, clusterip.Options{SystemNamespace: systemNamespace, Peers: allocator.Peers{
 		Address: r.address, ServerName: "127.0.0.1",
 		CA: func(context.Context) ([]byte, error) { return testEnv.WebhookInstallOptions.LocalServingCAData, nil },
-	}}})).To(Succeed())
+	}})).To(Succeed())
 	r.stop = sync.OnceFunc(startManager(mgr))
 	DeferCleanup(r.stop)
 	Expect(mgr.GetCache().WaitForCacheSync(ctx)).To(BeTrue())
@@ -228,7 +230,7 @@ func (r replica) ask(ctx context.Context, namespace, name string) (string, error
 	if err != nil {
 		return "", err
 	}
-	post, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+r.address+serviceWebhookPath, bytes.NewReader(body))
+	post, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+r.address+allocator.WebhookPath, bytes.NewReader(body))
 	if err != nil {
 		return "", err
 	}
@@ -268,7 +270,7 @@ var _ = Describe("two replicas", func() {
 		a, b := startReplica(ctx, ns), startReplica(ctx, ns)
 		lease := func(g Gomega) string {
 			var l coordinationv1.Lease
-			g.Expect(k8sClient.Get(ctx, client.ObjectKey{Namespace: ns, Name: termLease}, &l)).To(Succeed())
+			g.Expect(k8sClient.Get(ctx, client.ObjectKey{Namespace: ns, Name: allocator.LeaseName}, &l)).To(Succeed())
 			g.Expect(l.Spec.HolderIdentity).NotTo(BeNil())
 			return *l.Spec.HolderIdentity
 		}

@@ -4,15 +4,16 @@ package controllers
 
 import (
 	"fmt"
-	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
-	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/controllers/clusterip"
+	"github.com/causeway-lb/causeway/controllers/endpoints"
+	"github.com/causeway-lb/causeway/controllers/gossipkey"
+	"github.com/causeway-lb/causeway/controllers/loadbalancer"
 )
 
 // Options are the operator's choices, from the controller's flags.
@@ -20,38 +21,20 @@ type Options struct {
 	// SystemNamespace is where Causeway runs and keeps its Secrets. Empty means
 	// v1alpha1.SystemNamespace.
 	SystemNamespace string
-	// DefaultLoadBalancer serves Services of type LoadBalancer that name no
-	// class, too.
-	DefaultLoadBalancer bool
-	// ExternalLoadBalancers is a file that describes load balancers outside the
-	// cluster, each with a class of its own. Empty means none.
-	ExternalLoadBalancers string
-	// Forwarder is who forwards what comes for LoadBalancer addresses:
-	// ForwarderCauseway, which empty means too, or ForwarderKubeProxy.
-	Forwarder string
-	// IgnoreExcludeLabel has load balancers outside the cluster send to nodes too
-	// that have the label node.kubernetes.io/exclude-from-external-load-balancers.
-	IgnoreExcludeLabel bool
-	// MetalLBAnnotations heeds MetalLB's annotations on Services, too.
-	MetalLBAnnotations bool
+	// LoadBalancer is about LoadBalancer addresses.
+	LoadBalancer loadbalancer.Options
 	// EndpointSlices says who keeps the slices of Services that
 	// kube-controller-manager could keep too; empty means auto.
-	EndpointSlices EndpointSliceMode
+	EndpointSlices endpoints.Mode
 	// EndpointSlicesOwnName is endpointslice.Input.OwnName.
 	EndpointSlicesOwnName bool
 	// Allocation is about ClusterIPs and NodePorts.
-	Allocation AllocationOptions
+	Allocation clusterip.Options
 	// Features switches the parts of the controller on; see Features.
 	Features Features
 }
 
-// Who forwards on the nodes.
-const (
-	ForwarderCauseway  = "causeway"
-	ForwarderKubeProxy = "kube-proxy"
-)
-
-// Features are the parts that can run alone, beside what a cluster already has.
+// Features are the parts that can run alone, alongside what a cluster already has.
 type Features struct {
 	// LoadBalancer gives LoadBalancer addresses from pools.
 	LoadBalancer bool
@@ -60,13 +43,6 @@ type Features struct {
 	Allocation bool
 	// Endpoints keeps EndpointSlices and Endpoints.
 	Endpoints bool
-}
-
-// retries is how soon a controller tries an object again whose reconciliation
-// failed: at once at first, every half minute at last. The default's last is a
-// quarter of an hour, so long after an API server has come back.
-func retries() workqueue.TypedRateLimiter[reconcile.Request] {
-	return workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](5*time.Millisecond, 30*time.Second)
 }
 
 // NewScheme returns a scheme with every type that the controllers use.
@@ -80,28 +56,31 @@ func NewScheme() *runtime.Scheme {
 	return scheme
 }
 
-// setup adds one reconciler or webhook to a manager.
-type setup struct {
-	name string
-	when func(Features) bool
-	add  func(ctrl.Manager, Options) error
-}
-
-// setups is filled by the init function of each reconciler's file.
-var setups []setup
-
 // SetupWithManager adds every reconciler and webhook that the options ask for.
 // It starts nothing.
 func SetupWithManager(mgr ctrl.Manager, opts Options) error {
 	if opts.SystemNamespace == "" {
 		opts.SystemNamespace = v1alpha1.SystemNamespace
 	}
-	for _, s := range setups {
-		if !s.when(opts.Features) {
+	opts.Allocation.SystemNamespace = opts.SystemNamespace
+	opts.Allocation.MetalLBAnnotations = opts.LoadBalancer.MetalLBAnnotations
+	for _, part := range []struct {
+		name string
+		on   bool
+		add  func() error
+	}{
+		{"allocation", opts.Features.Allocation, func() error { return clusterip.SetupWithManager(mgr, opts.Allocation) }},
+		{"endpoints", opts.Features.Endpoints, func() error { return endpoints.SetupWithManager(mgr, opts.EndpointSlices, opts.EndpointSlicesOwnName) }},
+		{"load balancer", opts.Features.LoadBalancer, func() error { return loadbalancer.SetupWithManager(mgr, opts.LoadBalancer) }},
+		{"gossip key", opts.Features.LoadBalancer, func() error {
+			return mgr.Add(&gossipkey.Reconciler{Client: mgr.GetClient(), Namespace: opts.SystemNamespace})
+		}},
+	} {
+		if !part.on {
 			continue
 		}
-		if err := s.add(mgr, opts); err != nil {
-			return fmt.Errorf("set up %s: %w", s.name, err)
+		if err := part.add(); err != nil {
+			return fmt.Errorf("set up %s: %w", part.name, err)
 		}
 	}
 	return nil

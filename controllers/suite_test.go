@@ -28,6 +28,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/controllers/loadbalancer"
 	"github.com/causeway-lb/causeway/internal/lab/controlplane"
 	"github.com/causeway-lb/causeway/internal/testkit/confine"
 	"github.com/causeway-lb/causeway/test/privilege"
@@ -148,8 +149,8 @@ func newEnvironment(assets string) *envtest.Environment {
 // suiteOptions switch everything on.
 func suiteOptions() Options {
 	return Options{
-		DefaultLoadBalancer: true,
-		Features:            Features{LoadBalancer: true, Allocation: true, Endpoints: true},
+		LoadBalancer: loadbalancer.Options{Default: true},
+		Features:     Features{LoadBalancer: true, Allocation: true, Endpoints: true},
 	}
 }
 

@@ -24,6 +24,7 @@ import (
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/controllers"
+	"github.com/causeway-lb/causeway/controllers/loadbalancer"
 	"github.com/causeway-lb/causeway/internal/certs"
 	"github.com/causeway-lb/causeway/internal/provisioner/haproxy"
 	"github.com/causeway-lb/causeway/internal/version"
@@ -52,11 +53,11 @@ func (f *flags) register(fs *flag.FlagSet) {
 	fs.BoolVar(&f.leaderElect, "leader-elect", false, "let only one of several replicas write (webhooks are served by all)")
 	fs.DurationVar(&f.leaseDuration, "leader-lease-duration", 8*time.Second, "how long a dead leader keeps the others waiting; a leader that cannot reach the API server for two thirds of it restarts")
 	fs.Float64Var(&f.qps, "kube-api-qps", 200, "requests a second to the API server, on average; twice as many in a burst")
-	fs.BoolVar(&f.options.DefaultLoadBalancer, "default-load-balancer", true, "serve Services of type LoadBalancer that have no loadBalancerClass")
-	fs.StringVar(&f.options.ExternalLoadBalancers, "external-load-balancers", "", "file that describes load balancers outside the cluster, by class")
-	fs.StringVar(&f.options.Forwarder, "forwarder", controllers.ForwarderCauseway, "who forwards what comes for LoadBalancer addresses on the nodes: causeway, or kube-proxy, which with policy Local drops what is not local")
-	fs.BoolVar(&f.options.IgnoreExcludeLabel, "ignore-exclude-label", false, "have --external-load-balancers send to nodes with the label node.kubernetes.io/exclude-from-external-load-balancers too")
-	fs.BoolVar(&f.options.MetalLBAnnotations, "metallb-annotations", false, "heed the annotations address-pool, loadBalancerIPs and allow-shared-ip of metallb.io and metallb.universe.tf where a Service does not have Causeway's own")
+	fs.BoolVar(&f.options.LoadBalancer.Default, "default-load-balancer", true, "serve Services of type LoadBalancer that have no loadBalancerClass")
+	fs.StringVar(&f.options.LoadBalancer.External, "external-load-balancers", "", "file that describes load balancers outside the cluster, by class")
+	fs.StringVar(&f.options.LoadBalancer.Forwarder, "forwarder", loadbalancer.ForwarderCauseway, "who forwards what comes for LoadBalancer addresses on the nodes: causeway, or kube-proxy, which with policy Local drops what is not local")
+	fs.BoolVar(&f.options.LoadBalancer.IgnoreExcludeLabel, "ignore-exclude-label", false, "have --external-load-balancers send to nodes with the label node.kubernetes.io/exclude-from-external-load-balancers too")
+	fs.BoolVar(&f.options.LoadBalancer.MetalLBAnnotations, "metallb-annotations", false, "heed the annotations address-pool, loadBalancerIPs and allow-shared-ip of metallb.io and metallb.universe.tf where a Service does not have Causeway's own")
 	fs.StringVar(&f.renderHAProxy, "render-haproxy", "", "print the haproxy.cfg for this class of --external-load-balancers, and exit")
 	fs.BoolVar(&f.options.Features.LoadBalancer, "load-balancer", true, "give LoadBalancer addresses from pools")
 	fs.BoolVar(&f.options.Features.Allocation, "allocation", true, "give ClusterIPs and NodePorts from pools")
@@ -101,7 +102,7 @@ func run() int {
 
 // renderHAProxy prints a haproxy.cfg.
 func renderHAProxy(f flags) int {
-	text, err := os.ReadFile(f.options.ExternalLoadBalancers)
+	text, err := os.ReadFile(f.options.LoadBalancer.External)
 	if err == nil {
 		var config string
 		if config, err = haproxy.RenderFile(text, f.renderHAProxy); err == nil {

@@ -157,45 +157,24 @@ type Named[V any] struct {
 	Spans []Span[V]
 }
 
-// Clash is two spans, of one pool or of two, that share values.
-type Clash[V any] struct {
-	Mine      Span[V]
-	Other     string // the other pool's name; that of the pool itself when it is twice in one
-	Theirs    Span[V]
-	InBoth    Span[V]
-	MineIndex int // of Mine in the pool's spans
-}
-
-// Clashes returns where the spans of a pool meet each other or those of other
-// pools; others of the same name are an older version of it and are left out.
-// The order follows the arguments.
-func (k Kind[V]) Clashes(pool Named[V], others []Named[V]) []Clash[V] {
-	var out []Clash[V]
+// Overlaps describes where the spans of a pool meet each other or those of other
+// pools: which range, which pool, which values. Others of the same name are an
+// older version of the pool and are left out. The order follows the arguments.
+func (k Kind[V]) Overlaps(pool Named[V], others []Named[V]) (texts []string) {
 	for i, s := range pool.Spans {
-		for _, earlier := range pool.Spans[:i] {
-			if both, ok := k.Overlap(s, earlier); ok {
-				out = append(out, Clash[V]{s, pool.Name, earlier, both, i})
-			}
-		}
-		for _, other := range others {
-			if other.Name == pool.Name {
-				continue
-			}
-			for _, theirs := range other.Spans {
-				if both, ok := k.Overlap(s, theirs); ok {
-					out = append(out, Clash[V]{s, other.Name, theirs, both, i})
+		meet := func(theirs []Span[V], whose string) {
+			for _, t := range theirs {
+				if both, ok := k.Overlap(s, t); ok {
+					texts = append(texts, fmt.Sprintf("%s overlaps %s of %s in %s", k.Text(s), k.Text(t), whose, k.Text(both)))
 				}
 			}
 		}
+		meet(pool.Spans[:i], "the same pool")
+		for _, other := range others {
+			if other.Name != pool.Name {
+				meet(other.Spans, "pool "+other.Name)
+			}
+		}
 	}
-	return out
-}
-
-// ClashText says what is wrong with a clash: which range, which pool, which
-// values.
-func (k Kind[V]) ClashText(pool string, c Clash[V]) string {
-	if c.Other == pool {
-		return fmt.Sprintf("%s overlaps %s of the same pool in %s", k.Text(c.Mine), k.Text(c.Theirs), k.Text(c.InBoth))
-	}
-	return fmt.Sprintf("%s overlaps %s of pool %s in %s", k.Text(c.Mine), k.Text(c.Theirs), c.Other, k.Text(c.InBoth))
+	return texts
 }

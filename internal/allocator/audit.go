@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controllers
+package allocator
 
 import (
 	"context"
@@ -21,9 +21,10 @@ import (
 )
 
 const (
-	auditName  = "causeway-port-audit"
+	// AuditName is the name of the Services with which the audit asks.
+	AuditName  = "causeway-port-audit"
 	auditEvery = 3 * time.Minute        // as often as the API server repairs
-	auditNow   = 200 * time.Millisecond // after a new term, a change of pools, and an audit that was cut short
+	auditNow   = 200 * time.Millisecond // after a new leadership, a change of pools, and an audit that was cut short
 	// auditSoon is when that audit is repeated, and then after twice as long each
 	// time up to auditEvery: requests that a predecessor answered may still be on
 	// their way through the API server.
@@ -33,58 +34,42 @@ const (
 	// seconds for hundreds of ports when it has much to do.
 	auditPorts  = 64
 	auditAtOnce = 8
-	// auditFor is how long a port is doubted or unproven for; the next audits end it earlier
-	// when the API server has repaired itself.
-	auditFor = 15 * time.Minute
+	// suspectFor is how long a port is suspect or unverified; the next audits end
+	// it earlier when the API server has repaired itself.
+	suspectFor = 15 * time.Minute
 )
 
-// portAudit finds ports that no Service has and that the API server refuses all
+// PortAudit finds ports that no Service has and that the API server refuses all
 // the same, because it lost track of them. It asks with dry runs of a Service
-// that has all unused ports, which name the first that is refused. What it finds
-// is doubted in the book, so that it is given to nobody while there are others.
-// After a new term and a change of pools every port is unproven until it was
-// asked for.
+// that has all unused ports, which name the first that is refused. A port that it
+// finds is suspect, so that it is granted only while there are no others. After a
+// change of leader or of pools every port is unverified until it was asked for.
 //
 // The API server books the ports of an update before it stores the object, and
 // when somebody else's write came between it stores nothing, forgets that it
 // booked them and begins again. Its repair frees them nine minutes later.
-type portAudit struct {
+type PortAudit struct {
 	client    client.Client
-	book      *serviceBook
-	term      grantor
+	state     *State
 	namespace string
-	wanted    chan time.Duration // when to audit next; room for one
 
 	running chan struct{} // room for one: audits take turns
 	lost    int           // found by the last one
 }
 
-func newPortAudit(c client.Client, b *serviceBook, t grantor, namespace string) *portAudit {
-	return &portAudit{
-		client: c, book: b, term: t, namespace: namespace,
-		wanted: make(chan time.Duration, 1), running: make(chan struct{}, 1),
-	}
+// NewPortAudit returns an audit that asks with Services of a namespace.
+func NewPortAudit(c client.Client, state *State, namespace string) *PortAudit {
+	return &PortAudit{client: c, state: state, namespace: namespace, running: make(chan struct{}, 1)}
 }
 
-// NeedLeaderElection is false: the holder of the term audits.
-func (a *portAudit) NeedLeaderElection() bool { return false }
-
-// begin audits for a term that is about to begin.
-func (a *portAudit) begin(ctx context.Context) {
-	a.book.with(func(*book.Book) { a.book.unprovePorts() })
-	a.run(ctx)
+// Begin audits for a leadership that is about to begin.
+func (a *PortAudit) Begin(ctx context.Context) {
+	a.state.With(func(*book.Book, time.Time) { a.state.unverifyPorts() })
+	a.Audit(ctx)
 }
 
-// next has Start audit after an interval.
-func (a *portAudit) next(interval time.Duration) {
-	select {
-	case a.wanted <- interval:
-	default: // Start has not heard of the last one yet
-	}
-}
-
-// Start audits now and then until ctx ends.
-func (a *portAudit) Start(ctx context.Context) error {
+// Run audits from time to time, while this replica leads, until ctx ends.
+func (a *PortAudit) Run(ctx context.Context, leadership Leadership) error {
 	interval := auditEvery
 	timer := time.NewTimer(interval)
 	defer timer.Stop()
@@ -92,10 +77,11 @@ func (a *portAudit) Start(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case interval = <-a.wanted:
+		case <-a.state.unverified:
+			interval = auditNow
 		case <-timer.C:
 			interval = min(2*interval, auditEvery)
-			if a.term.held() && a.run(ctx) {
+			if leadership.IsLeader() && a.Audit(ctx) {
 				interval = max(interval, auditSoon)
 			}
 		}
@@ -103,9 +89,9 @@ func (a *portAudit) Start(ctx context.Context) error {
 	}
 }
 
-// run audits once and tells whether it came to the end. That it cannot is no
+// Audit audits once and reports whether it came to the end. That it cannot is no
 // reason not to grant.
-func (a *portAudit) run(ctx context.Context) bool {
+func (a *PortAudit) Audit(ctx context.Context) bool {
 	select {
 	case a.running <- struct{}{}:
 		defer func() { <-a.running }()
@@ -113,7 +99,7 @@ func (a *portAudit) run(ctx context.Context) bool {
 		return false
 	}
 	var todo []uint16
-	a.book.with(func(b *book.Book) { todo = b.Ports().Unused() })
+	a.state.With(func(b *book.Book, _ time.Time) { todo = b.Ports().Unused() })
 	var lost atomic.Int64
 	group, asking := errgroup.WithContext(ctx)
 	group.SetLimit(auditAtOnce)
@@ -140,12 +126,12 @@ func (a *portAudit) run(ctx context.Context) bool {
 // look asks for some ports until it knows of each whether it is lost, and
 // returns how many are. The answer is as old as the question: a port that was
 // given to somebody meanwhile, and lost, is not free because of it.
-func (a *portAudit) look(ctx context.Context, ports []uint16) (lost int, err error) {
+func (a *PortAudit) look(ctx context.Context, ports []uint16) (lost int, err error) {
 	for {
 		var asked time.Time
-		a.book.with(func(b *book.Book) {
-			asked = a.book.now()
-			b.Expire(asked)
+		a.state.With(func(b *book.Book, now time.Time) {
+			asked = now
+			b.Expire(now)
 			ports = slices.DeleteFunc(ports, b.Ports().Taken)
 		})
 		if len(ports) == 0 {
@@ -155,13 +141,13 @@ func (a *portAudit) look(ctx context.Context, ports []uint16) (lost int, err err
 		if err != nil {
 			return lost, err
 		}
-		a.book.with(func(b *book.Book) {
+		a.state.With(func(b *book.Book, now time.Time) {
 			for _, n := range ports[:good] {
 				b.Ports().Trust(n, asked)
 			}
 			if bad && !b.Ports().Taken(ports[good]) {
 				lost++
-				b.Ports().Doubt(ports[good], a.book.now(), a.book.now().Add(auditFor))
+				b.Ports().Doubt(ports[good], now, now.Add(suspectFor))
 			}
 		})
 		ports = ports[good:]
@@ -173,9 +159,9 @@ func (a *portAudit) look(ctx context.Context, ports []uint16) (lost int, err err
 
 // ask returns how many of the first ports are free in the API server, and
 // whether the next one is not.
-func (a *portAudit) ask(ctx context.Context, ports []uint16) (good int, bad bool, err error) {
+func (a *PortAudit) ask(ctx context.Context, ports []uint16) (good int, bad bool, err error) {
 	svc := &corev1.Service{
-		ObjectMeta: metav1.ObjectMeta{Namespace: a.namespace, Name: auditName},
+		ObjectMeta: metav1.ObjectMeta{Namespace: a.namespace, Name: AuditName},
 		Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeNodePort},
 	}
 	for _, n := range ports {

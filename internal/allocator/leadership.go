@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controllers
+package allocator
 
 import (
 	"context"
@@ -21,89 +21,96 @@ import (
 	"github.com/causeway-lb/causeway/internal/alloc"
 )
 
+// LeaseName is the name of the Lease of the replica that grants.
+const LeaseName = "causeway-allocator"
+
 // The allocator's lease is short, because Services that are created meanwhile
 // wait for it; losing it costs nothing but a hop, unlike the manager's.
 const (
-	termLease = "causeway-allocator"
-	termFor   = 4 * time.Second
-	termRenew = 3 * time.Second
-	termRetry = 500 * time.Millisecond
+	leaseDuration = 4 * time.Second
+	renewDeadline = 3 * time.Second
+	retryPeriod   = 500 * time.Millisecond
 
-	// settle is how long a successor waits after its predecessor may have
+	// settleTime is how long a successor waits after its predecessor may have
 	// granted for the last time, so that the Services of those grants are seen.
-	settle = time.Second
+	settleTime = time.Second
 
 	// freshFor is how long requests that the predecessor granted something can be
 	// on their way: the API server gives them a minute.
-	freshFor = time.Minute + settle
+	freshFor = time.Minute + settleTime
 
 	// preparation is how long grants wait for what a successor looks into first.
 	preparation = 2 * time.Second
 )
 
-// term is one replica's share in the one right to grant addresses and ports.
-type term struct {
+// Leadership knows which replica may grant.
+type Leadership interface {
+	// IsLeader reports whether this replica may grant now.
+	IsLeader() bool
+	// Leader returns host:port of the replica that may grant; empty when none is
+	// known to, when it is this one, or when it cannot be reached.
+	Leader() string
+	// Epoch is the present leadership of this replica among others.
+	Epoch() alloc.Turn
+}
+
+// Election is one replica's share in the one right to grant addresses and ports,
+// by a Lease.
+type Election struct {
 	config   *rest.Config
 	lease    metav1.ObjectMeta
 	identity string
-	ready    <-chan struct{}
-	prepare  func(context.Context) // runs before the first grant, which waits for it no longer than preparation
 
-	mu      sync.Mutex // between begin and end
-	elector atomic.Pointer[leaderelection.LeaderElector]
-	since   atomic.Int64 // UnixNano from which on this replica may grant; 0 when it may not
-	rival   atomic.Bool  // another replica was seen to hold the lease
-	number  atomic.Int64 // of this term, as the lease counts them
+	mu       sync.Mutex // between begin and end
+	elector  atomic.Pointer[leaderelection.LeaderElector]
+	since    atomic.Int64 // UnixNano from which on this replica may grant; 0 when it may not
+	followed atomic.Bool  // another replica was seen to hold the lease
+	epoch    atomic.Int64 // as the lease counts its holders
 }
 
-// newTerm returns the term of a replica whose webhooks other replicas reach at
-// address; empty when they cannot. It is not held before ready is closed.
-func newTerm(config *rest.Config, namespace, address string, ready <-chan struct{}) *term {
-	return &term{
+// NewElection returns the share of a replica whose webhooks other replicas reach
+// at address; empty when they cannot.
+func NewElection(config *rest.Config, namespace, address string) *Election {
+	return &Election{
 		config:   config,
-		lease:    metav1.ObjectMeta{Namespace: namespace, Name: termLease},
+		lease:    metav1.ObjectMeta{Namespace: namespace, Name: LeaseName},
 		identity: rand.Text()[:8] + "@" + address,
-		ready:    ready,
-		prepare:  func(context.Context) {},
 	}
 }
 
-// NeedLeaderElection is false: this is an election of its own.
-func (t *term) NeedLeaderElection() bool { return false }
-
-// Start takes part in the election until ctx ends, then gives the lease up.
-func (t *term) Start(ctx context.Context) error {
+// Run takes part in the election from when ready is closed until ctx ends, then
+// gives the lease up. prepare runs before the first grant of a leadership, which
+// waits for it no longer than preparation.
+func (e *Election) Run(ctx context.Context, ready <-chan struct{}, prepare func(context.Context)) error {
 	select {
-	case <-t.ready:
+	case <-ready:
 	case <-ctx.Done():
 		return nil
 	}
-	client, err := coordinationv1.NewForConfig(t.config)
+	client, err := coordinationv1.NewForConfig(e.config)
 	if err != nil {
-		return fmt.Errorf("make client for lease %s: %w", termLease, err)
+		return fmt.Errorf("make client for lease %s: %w", LeaseName, err)
 	}
-	lock := &resourcelock.LeaseLock{LeaseMeta: t.lease, Client: client, LockConfig: resourcelock.ResourceLockConfig{Identity: t.identity}}
+	lock := &resourcelock.LeaseLock{LeaseMeta: e.lease, Client: client, LockConfig: resourcelock.ResourceLockConfig{Identity: e.identity}}
 	log := logf.FromContext(ctx).WithName("allocator")
 	for ctx.Err() == nil {
 		elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 			Lock:            lock,
-			LeaseDuration:   termFor,
-			RenewDeadline:   termRenew,
-			RetryPeriod:     termRetry,
+			LeaseDuration:   leaseDuration,
+			RenewDeadline:   renewDeadline,
+			RetryPeriod:     retryPeriod,
 			ReleaseOnCancel: true,
-			Name:            termLease,
+			Name:            LeaseName,
 			Callbacks: leaderelection.LeaderCallbacks{
-				OnStartedLeading: func(leading context.Context) {
-					t.begin(logf.IntoContext(leading, log), lock)
-				},
-				OnStoppedLeading: t.end,
-				OnNewLeader:      func(id string) { t.rival.Store(t.rival.Load() || id != t.identity) },
+				OnStartedLeading: func(leading context.Context) { e.begin(logf.IntoContext(leading, log), lock, prepare) },
+				OnStoppedLeading: e.end,
+				OnNewLeader:      func(id string) { e.followed.Store(e.followed.Load() || id != e.identity) },
 			},
 		})
 		if err != nil {
 			return fmt.Errorf("elect who grants: %w", err)
 		}
-		t.elector.Store(elector)
+		e.elector.Store(elector)
 		elector.Run(ctx)
 	}
 	return nil
@@ -111,59 +118,54 @@ func (t *term) Start(ctx context.Context) error {
 
 // begin prepares and lets this replica grant, not before the Services of its
 // predecessor's last grants are seen, if there was one.
-func (t *term) begin(ctx context.Context, lock resourcelock.Interface) {
+func (e *Election) begin(ctx context.Context, lock resourcelock.Interface, prepare func(context.Context)) {
 	earliest := time.Now()
-	if t.rival.Swap(false) {
-		earliest = earliest.Add(settle)
+	if e.followed.Swap(false) {
+		earliest = earliest.Add(settleTime)
 	}
 	preparing, cancel := context.WithTimeout(ctx, preparation)
 	defer cancel()
 	if record, _, err := lock.Get(preparing); err == nil {
-		t.number.Store(int64(record.LeaderTransitions))
+		e.epoch.Store(int64(record.LeaderTransitions))
 	} else {
-		t.number.Add(1) // not what the others count, but seldom what the last one was
+		e.epoch.Add(1) // not what the others count, but rarely what the last one was
 	}
-	t.prepare(preparing)
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	prepare(preparing)
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	if ctx.Err() != nil {
 		return // over before it began
 	}
-	t.since.Store(max(earliest.UnixNano(), time.Now().UnixNano()))
-	logf.FromContext(ctx).Info("Grants addresses and ports", "identity", t.identity)
+	e.since.Store(max(earliest.UnixNano(), time.Now().UnixNano()))
+	logf.FromContext(ctx).Info("Grants addresses and ports", "identity", e.identity)
 }
 
 // end stops granting. The context that begin looks at has ended by then.
-func (t *term) end() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.since.Store(0)
+func (e *Election) end() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.since.Store(0)
 }
 
-// held tells whether this replica may grant now. A replica that was stopped in
-// the middle of a request and woke up after its lease ended finds out here.
-func (t *term) held() bool {
-	since, elector := t.since.Load(), t.elector.Load()
-	return since != 0 && time.Now().UnixNano() >= since && elector.IsLeader() && elector.Check(termRenew-termFor) == nil
+// IsLeader implements Leadership. A replica that was stopped in the middle of a
+// request and woke up after its lease ended finds out here.
+func (e *Election) IsLeader() bool {
+	since, elector := e.since.Load(), e.elector.Load()
+	return since != 0 && time.Now().UnixNano() >= since && elector.IsLeader() && elector.Check(renewDeadline-leaseDuration) == nil
 }
 
-// turn is this term among others.
-func (t *term) turn() alloc.Turn {
-	age := time.Duration(time.Now().UnixNano() - t.since.Load())
-	return alloc.Turn{Number: int(t.number.Load()), Fresh: age < freshFor}
+// Epoch implements Leadership.
+func (e *Election) Epoch() alloc.Turn {
+	age := time.Duration(time.Now().UnixNano() - e.since.Load())
+	return alloc.Turn{Number: int(e.epoch.Load()), Fresh: age < freshFor}
 }
 
-// holder returns the address of the replica that may grant; empty when nobody
-// is known to, when it is this one, or when it has none.
-func (t *term) holder() string {
-	elector := t.elector.Load()
-	if elector == nil {
+// Leader implements Leadership.
+func (e *Election) Leader() string {
+	elector := e.elector.Load()
+	if elector == nil || elector.GetLeader() == e.identity {
 		return ""
 	}
-	id := elector.GetLeader()
-	_, address, _ := strings.Cut(id, "@")
-	if id == t.identity {
-		return ""
-	}
+	_, address, _ := strings.Cut(elector.GetLeader(), "@")
 	return address
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controllers
+package allocator
 
 import (
 	"bytes"
@@ -13,16 +13,29 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
+	"gomodules.xyz/jsonpatch/v2"
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/alloc/book"
 )
+
+// WebhookPath is where replicas serve the Service webhook, by which they ask each
+// other too.
+const WebhookPath = "/mutate--v1-service"
+
+// ForwardedHeader marks a request of another replica.
+const ForwardedHeader = "Causeway-Forwarded"
+
+const maxReview = 8 << 20
 
 // Peers says how the replicas of the controller reach each other's webhooks.
 type Peers struct {
@@ -39,20 +52,14 @@ type Peers struct {
 	CA func(ctx context.Context) ([]byte, error)
 }
 
-const (
-	forwardedHeader = "Causeway-Forwarded"
-	maxReview       = 8 << 20
-)
+// Forwarder asks the replica that may grant. The request goes to its webhook as
+// an AdmissionReview, which every version answers: during an upgrade the leader
+// may be of another one.
+type Forwarder struct{ client *http.Client }
 
-// errNotHolder is the answer of a replica that was asked to grant and may not.
-var errNotHolder = errors.New("this replica may not grant addresses and ports now")
-
-// peer forwards admission requests to the replica that may grant.
-type peer struct {
-	client *http.Client
-}
-
-func newPeer(p Peers, namespace string, reader client.Reader) *peer {
+// NewForwarder returns a Forwarder for the replicas in a namespace. reader reads
+// the certificate authority.
+func NewForwarder(p Peers, namespace string, reader client.Reader) *Forwarder {
 	if p.ServerName == "" {
 		p.ServerName = "webhook-service." + namespace + ".svc"
 	}
@@ -65,66 +72,105 @@ func newPeer(p Peers, namespace string, reader client.Reader) *peer {
 			return secret.Data["ca.crt"], nil
 		}
 	}
-	return &peer{client: &http.Client{Transport: &http.Transport{
-		DialTLSContext:      dialer(p),
+	return &Forwarder{client: &http.Client{Transport: &http.Transport{
+		DialTLSContext:      p.dial,
 		MaxIdleConnsPerHost: 32,
 		IdleConnTimeout:     time.Minute,
 	}}}
 }
 
-// dialer trusts what the authority signs at the time of dialling, so that a new
+// dial trusts what the authority signs at the time of dialling, so that a new
 // authority needs no restart.
-func dialer(p Peers) func(ctx context.Context, network, address string) (net.Conn, error) {
-	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		pem, err := p.CA(ctx)
-		if err != nil {
-			return nil, err
-		}
-		roots := x509.NewCertPool()
-		if !roots.AppendCertsFromPEM(pem) {
-			return nil, errors.New("the webhook certificate authority is empty")
-		}
-		d := tls.Dialer{
-			NetDialer: &net.Dialer{Timeout: time.Second},
-			Config:    &tls.Config{RootCAs: roots, ServerName: p.ServerName, MinVersion: tls.VersionTLS13},
-		}
-		if p.Certificate != nil {
-			d.Config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return p.Certificate() }
-		}
-		return d.DialContext(ctx, network, address)
+func (p Peers) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	pem, err := p.CA(ctx)
+	if err != nil {
+		return nil, err
 	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, errors.New("the webhook certificate authority is empty")
+	}
+	d := tls.Dialer{
+		NetDialer: &net.Dialer{Timeout: time.Second},
+		Config:    &tls.Config{RootCAs: roots, ServerName: p.ServerName, MinVersion: tls.VersionTLS13},
+	}
+	if p.Certificate != nil {
+		d.Config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return p.Certificate() }
+	}
+	return d.DialContext(ctx, network, address)
 }
 
-// forward has the replica at address answer a request that came in at path.
-func (p *peer) forward(ctx context.Context, address, path string, req admission.Request) (admission.Response, error) {
-	review := admissionv1.AdmissionReview{
-		TypeMeta: metav1.TypeMeta{APIVersion: admissionv1.SchemeGroupVersion.String(), Kind: "AdmissionReview"},
-		Request:  &req.AdmissionRequest,
-	}
-	body, err := json.Marshal(review)
+// Grant asks the replica at address, for no longer than forwardFor: one whose
+// node has lost its power answers nothing, while a successor may be there
+// already. Errors are those of Allocator.Grant, and others when there is no
+// answer.
+func (f *Forwarder) Grant(ctx context.Context, address string, req Request) (book.Grant, error) {
+	ctx, cancel := context.WithTimeout(ctx, forwardFor)
+	defer cancel()
+	body, err := json.Marshal(review(req))
 	if err != nil {
-		return admission.Response{}, fmt.Errorf("write admission review: %w", err)
+		return book.Grant{}, fmt.Errorf("write admission review: %w", err)
 	}
-	post, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+address+path, bytes.NewReader(body))
+	post, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+address+WebhookPath, bytes.NewReader(body))
 	if err != nil {
-		return admission.Response{}, fmt.Errorf("forward to %s: %w", address, err)
+		return book.Grant{}, fmt.Errorf("forward to %s: %w", address, err)
 	}
 	post.Header.Set("Content-Type", "application/json")
-	post.Header.Set(forwardedHeader, "1")
-	answer, err := p.client.Do(post)
+	post.Header.Set(ForwardedHeader, "1")
+	answer, err := f.client.Do(post)
 	if err != nil {
-		return admission.Response{}, fmt.Errorf("forward to %s: %w", address, err)
+		return book.Grant{}, fmt.Errorf("forward to %s: %w", address, err)
 	}
 	defer answer.Body.Close()
 	var out admissionv1.AdmissionReview
 	if err := json.NewDecoder(io.LimitReader(answer.Body, maxReview)).Decode(&out); err != nil {
-		return admission.Response{}, fmt.Errorf("read answer of %s with status %s: %w", address, answer.Status, err)
+		return book.Grant{}, fmt.Errorf("read answer of %s with status %s: %w", address, answer.Status, err)
 	}
 	if out.Response == nil {
-		return admission.Response{}, fmt.Errorf("read answer of %s with status %s: it has no response", address, answer.Status)
+		return book.Grant{}, fmt.Errorf("read answer of %s with status %s: it has no response", address, answer.Status)
 	}
-	if out.Response.Result != nil && out.Response.Result.Message == errNotHolder.Error() {
-		return admission.Response{}, errNotHolder
+	return granted(out.Response)
+}
+
+// review writes a request for another replica.
+func review(req Request) admissionv1.AdmissionReview {
+	out := &admissionv1.AdmissionRequest{
+		UID: types.UID(req.UID), Operation: admissionv1.Create, Namespace: req.Service.Namespace, Name: req.Service.Name,
+		Object: runtime.RawExtension{Object: req.Service}, DryRun: &req.DryRun,
 	}
-	return admission.Response{AdmissionResponse: *out.Response}, nil
+	if req.Old != nil {
+		out.Operation, out.OldObject = admissionv1.Update, runtime.RawExtension{Object: req.Old}
+	}
+	return admissionv1.AdmissionReview{
+		TypeMeta: metav1.TypeMeta{APIVersion: admissionv1.SchemeGroupVersion.String(), Kind: "AdmissionReview"}, Request: out,
+	}
+}
+
+// granted reads the answer of another replica.
+func granted(answer *admissionv1.AdmissionResponse) (grant book.Grant, err error) {
+	switch {
+	case answer.Allowed && len(answer.Warnings) > 0:
+		text, _ := strings.CutPrefix(strings.Join(answer.Warnings, "; "), NotAllocated)
+		return grant, &UnavailableError{Cause: errors.New(text)}
+	case answer.Allowed:
+	case answer.Result == nil:
+		return grant, errors.New("read answer: it says neither yes nor why not")
+	case answer.Result.Code == http.StatusServiceUnavailable:
+		return grant, ErrNotLeader
+	default:
+		refused := &book.Refused{Reason: book.Full, Detail: answer.Result.Message}
+		if answer.Result.Code == http.StatusUnprocessableEntity {
+			refused.Reason = book.Taken
+		}
+		return grant, refused
+	}
+	if len(answer.Patch) == 0 {
+		return grant, nil
+	}
+	var operations []jsonpatch.Operation
+	if err := json.Unmarshal(answer.Patch, &operations); err != nil {
+		return grant, fmt.Errorf("read grant: %w", err)
+	}
+	grant, err = FromPatch(operations)
+	return grant, err
 }

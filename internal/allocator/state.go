@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controllers
+package allocator
 
 import (
 	"context"
@@ -19,7 +19,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
-	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
@@ -28,140 +27,136 @@ import (
 	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/alloc/book"
 	"github.com/causeway-lb/causeway/internal/netaddr"
+	"github.com/causeway-lb/causeway/internal/queue"
 )
 
-// serviceBook is a book.Book that follows the API. Every replica keeps one,
-// leader or not, so that a successor is ready at once.
-type serviceBook struct {
-	cache cache.Cache
-	now   func() time.Time
+// State is the Allocations as the API shows them. Every replica keeps one,
+// leader or not, so that a successor is ready immediately.
+type State struct {
+	now     func() time.Time
+	changed func(pools bool)
 
-	mu    sync.Mutex
-	book  *book.Book
-	cidrs map[string]*networkingv1.ServiceCIDR
-	seen  map[types.UID]string // the version of each Service that the book has
-	holds map[string]types.UID // the IPAddresses with which addresses are kept from the API server's allocator
-	// How far the watches have told: nothing older than that is news.
-	toldServices, toldIPAddresses string
+	mu           sync.Mutex
+	allocations  *book.Book
+	cidrs        map[string]*networkingv1.ServiceCIDR
+	seen         map[types.UID]string // the version of each Service that allocations has
+	reservations map[string]types.UID // the IPAddresses with which addresses are kept from the API server's allocator
+	// The newest versions that the watches delivered: nothing older is news.
+	newestService, newestIPAddress string
 
-	holding sync.Mutex // while one of the holds is being made; see holdKeeper
-
-	synced   chan struct{} // closed when the book has everything that the API had at start
-	changed  func()        // called after every change; it must not block
-	unproven func()        // called when ports are to be audited; it must not block
-	pools    func()        // called after a change of pools or ServiceCIDRs; it must not block
+	reserving  sync.Mutex    // while a reservation is being made; see Reservations
+	synced     chan struct{} // closed when everything was seen that the API had at start
+	unverified chan struct{} // has one item when ports are to be verified; see PortAudit
 }
 
-func newServiceBook(c cache.Cache, config book.Config) *serviceBook {
-	return &serviceBook{
-		cache:    c,
-		now:      time.Now,
-		book:     book.New(config),
-		cidrs:    map[string]*networkingv1.ServiceCIDR{},
-		seen:     map[types.UID]string{},
-		holds:    map[string]types.UID{},
-		synced:   make(chan struct{}),
-		changed:  func() {},
-		unproven: func() {},
-		pools:    func() {},
+// NewState returns a State that knows nothing yet. now is the clock. changed is
+// called after every change of the state; pools is true if pools changed. It
+// must not block.
+func NewState(config book.Config, now func() time.Time, changed func(pools bool)) *State {
+	return &State{
+		now: now, changed: changed,
+		allocations:  book.New(config),
+		cidrs:        map[string]*networkingv1.ServiceCIDR{},
+		seen:         map[types.UID]string{},
+		reservations: map[string]types.UID{},
+		synced:       make(chan struct{}),
+		unverified:   make(chan struct{}, 1),
 	}
 }
 
-// NeedLeaderElection is false: the webhook answers in every replica.
-func (b *serviceBook) NeedLeaderElection() bool { return false }
+// Follow keeps the state up to date from the cache until ctx ends.
+func (s *State) Follow(ctx context.Context, from cache.Cache) error {
+	return queue.Follow(ctx, from, s.synced, s.Watches(ctx)...)
+}
 
-// Start feeds the book from the cache until ctx ends.
-func (b *serviceBook) Start(ctx context.Context) error {
-	feeds := []struct {
-		obj         client.Object
-		set, forget func(any)
-	}{
-		// Pools before Services: a pool that is set looks at every lease.
-		{&networkingv1.ServiceCIDR{}, b.setCIDR, b.forgetCIDR},
-		{&v1alpha1.ClusterIPPool{}, b.setClusterIPPool(ctx), b.forgetPool((*book.Book).DeleteClusterIPPool)},
-		{&v1alpha1.NodePortPool{}, b.setNodePortPool(ctx), b.forgetPool((*book.Book).DeleteNodePortPool)},
-		{&v1alpha1.LoadBalancerPool{}, b.setLoadBalancerPool(ctx), b.forgetPool((*book.Book).DeleteLoadBalancerPool)},
-		{ipAddressMetadata(), b.setIPAddress, b.forgetIPAddress},
-		{&corev1.Service{}, b.setService, b.forgetService},
+// Watches are the kinds of objects that the state consists of: pools before
+// Services, because a new pool looks at every allocation.
+func (s *State) Watches(ctx context.Context) []queue.Watch {
+	return []queue.Watch{
+		watch(s, &networkingv1.ServiceCIDR{}, s.setCIDR, s.forgetCIDR),
+		watchPools(ctx, s, &v1alpha1.ClusterIPPool{}, (*book.Book).Knows, (*book.Book).SetClusterIPPool, (*book.Book).DeleteClusterIPPool),
+		watchPools(ctx, s, &v1alpha1.NodePortPool{}, (*book.Book).KnowsPorts, (*book.Book).SetNodePortPool, (*book.Book).DeleteNodePortPool),
+		watchPools(ctx, s, &v1alpha1.LoadBalancerPool{}, (*book.Book).KnowsLoadBalancers, (*book.Book).SetLoadBalancerPool, (*book.Book).DeleteLoadBalancerPool),
+		// An IPAddress without its spec, which says nothing new.
+		watch(s, &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: networkingv1.SchemeGroupVersion.String(), Kind: "IPAddress"}},
+			s.setIPAddress, s.forgetIPAddress),
+		watch(s, &corev1.Service{}, s.setService, s.forgetService),
 	}
-	for _, feed := range feeds {
-		informer, err := b.cache.GetInformer(ctx, feed.obj)
-		if err != nil {
-			return fmt.Errorf("watch %T: %w", feed.obj, err)
-		}
-		registration, err := informer.AddEventHandler(b.handler(feed.set, feed.forget))
-		if err != nil {
-			return fmt.Errorf("watch %T: %w", feed.obj, err)
-		}
-		if !toolscache.WaitForCacheSync(ctx.Done(), registration.HasSynced) {
-			return nil // ctx ended
-		}
+}
+
+// watch calls set and forget with the lock held; they return whether pools
+// changed.
+func watch[T client.Object](s *State, example T, set, forget func(T) bool) queue.Watch {
+	locked := func(f func(T) bool, object T) []types.NamespacedName {
+		s.mu.Lock()
+		pools := f(object)
+		s.mu.Unlock()
+		s.changed(pools)
+		return nil
 	}
-	close(b.synced)
-	<-ctx.Done()
+	return queue.On(example, 0,
+		func(_, now T) []types.NamespacedName { return locked(set, now) },
+		func(last T) []types.NamespacedName { return locked(forget, last) })
+}
+
+// watchPools is watch for a kind of pool. A pool whose ranges are wrong is used
+// as far as they are right; its own reconciler tells the administrator.
+func watchPools[T client.Object](ctx context.Context, s *State, example T, knows func(*book.Book, string, int64) bool,
+	set func(*book.Book, T) error, forget func(*book.Book, string)) queue.Watch {
+	return watch(s, example, func(pool T) bool {
+		if knows(s.allocations, pool.GetName(), pool.GetGeneration()) {
+			return false // only its status changed
+		}
+		if err := set(s.allocations, pool); err != nil {
+			logf.FromContext(ctx).Info("Pool is used in part", "kind", fmt.Sprintf("%T", pool), "pool", pool.GetName(), "reason", err.Error())
+		}
+		if _, ports := client.Object(pool).(*v1alpha1.NodePortPool); ports {
+			s.unverifyPorts()
+		}
+		return true
+	}, func(pool T) bool {
+		forget(s.allocations, pool.GetName())
+		return true
+	})
+}
+
+// Ready is a health check: whether everything was seen that the API had.
+func (s *State) Ready(*http.Request) error {
+	if !s.isSynced() {
+		return errors.New("not all Services and pools have been read yet")
+	}
 	return nil
 }
 
-// ready is a health check: whether the book has everything that the API had.
-func (b *serviceBook) ready(*http.Request) error {
+func (s *State) isSynced() bool {
 	select {
-	case <-b.synced:
-		return nil
+	case <-s.synced:
+		return true
 	default:
-		return errors.New("not all Services and pools have been read yet")
+		return false
 	}
 }
 
-// handler calls set and forget with the lock held.
-func (b *serviceBook) handler(set, forget func(any)) toolscache.ResourceEventHandler {
-	locked := func(f func()) {
-		b.mu.Lock()
-		f()
-		b.mu.Unlock()
-		b.changed()
-	}
-	return toolscache.ResourceEventHandlerFuncs{
-		AddFunc: func(obj any) { locked(func() { set(obj) }) },
-		UpdateFunc: func(old, obj any) {
-			locked(func() {
-				// An object that was deleted and created again while the watch was
-				// broken arrives as an update.
-				if old.(client.Object).GetUID() != obj.(client.Object).GetUID() {
-					forget(old)
-				}
-				set(obj)
-			})
-		},
-		DeleteFunc: func(obj any) {
-			if gone, ok := obj.(toolscache.DeletedFinalStateUnknown); ok {
-				obj = gone.Obj
-			}
-			locked(func() { forget(obj) })
-		},
-	}
+// With calls f with the allocations, of which f must keep nothing, and the time.
+func (s *State) With(f func(b *book.Book, now time.Time)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f(s.allocations, s.now())
 }
 
-// with calls f with the book, which f must not keep.
-func (b *serviceBook) with(f func(*book.Book)) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	f(b.book)
+func (s *State) setService(svc *corev1.Service) bool {
+	s.newestService = newer(s.newestService, svc.ResourceVersion)
+	s.observe(svc)
+	return false
 }
 
-func (b *serviceBook) setService(obj any) {
-	svc := obj.(*corev1.Service)
-	b.toldServices = newer(b.toldServices, svc.ResourceVersion)
-	b.observe(svc)
-}
-
-// observe has the book see a Service, unless it saw a later version. The lock is
-// held.
-func (b *serviceBook) observe(svc *corev1.Service) {
-	if seen, ok := b.seen[svc.UID]; ok && older(svc.ResourceVersion, seen) {
+// observe sees a Service, unless a later version was seen. The lock is held.
+func (s *State) observe(svc *corev1.Service) {
+	if seen, ok := s.seen[svc.UID]; ok && older(svc.ResourceVersion, seen) {
 		return
 	}
-	b.seen[svc.UID] = svc.ResourceVersion
-	b.book.Observe(svc, b.now())
+	s.seen[svc.UID] = svc.ResourceVersion
+	s.allocations.Observe(svc, s.now())
 }
 
 func older(version, than string) bool {
@@ -177,201 +172,155 @@ func newer(v, w string) string {
 	return v
 }
 
-// catchUp has the book see what the API server says is stored, which the watch
-// may tell a moment later: a Service that was just changed, and is changed
-// again, would not be known to be without what it let go. One that the book does
-// not know may be gone by now, and is left to the watch.
-func (b *serviceBook) catchUp(stored *corev1.Service) {
-	b.with(func(*book.Book) {
-		if seen, ok := b.seen[stored.UID]; ok && seen != stored.ResourceVersion {
-			b.observe(stored)
-		}
-	})
-}
-
-func (b *serviceBook) forgetService(obj any) {
-	svc := obj.(*corev1.Service)
-	b.toldServices = newer(b.toldServices, svc.ResourceVersion)
-	delete(b.seen, svc.UID)
-	b.book.Forget(book.OwnerOf(svc), b.now())
-}
-
-// A pool whose ranges are wrong is used as far as they are right; its own
-// reconciler tells the administrator.
-func (b *serviceBook) setClusterIPPool(ctx context.Context) func(any) {
-	return func(obj any) {
-		pool := obj.(*v1alpha1.ClusterIPPool)
-		if b.book.Knows(pool.Name, pool.Generation) {
-			return // only its status changed
-		}
-		defer b.pools()
-		if err := b.book.SetClusterIPPool(pool); err != nil {
-			logf.FromContext(ctx).Info("ClusterIPPool is used in part", "pool", pool.Name, "reason", err.Error())
-		}
+// catchUp sees what the API server says is stored, which the watch may deliver a
+// moment later: a Service that was just changed, and is changed again, would not
+// be known to be without what it released. A Service that is not known may be
+// gone by now, and is left to the watch.
+func (s *State) catchUp(stored *corev1.Service) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if seen, ok := s.seen[stored.UID]; ok && seen != stored.ResourceVersion {
+		s.observe(stored)
 	}
 }
 
-func (b *serviceBook) setNodePortPool(ctx context.Context) func(any) {
-	return func(obj any) {
-		pool := obj.(*v1alpha1.NodePortPool)
-		if b.book.KnowsPorts(pool.Name, pool.Generation) {
-			return
-		}
-		defer b.pools()
-		if err := b.book.SetNodePortPool(pool); err != nil {
-			logf.FromContext(ctx).Info("NodePortPool is used in part", "pool", pool.Name, "reason", err.Error())
-		}
-		b.unprovePorts()
-	}
+func (s *State) forgetService(svc *corev1.Service) bool {
+	s.newestService = newer(s.newestService, svc.ResourceVersion)
+	delete(s.seen, svc.UID)
+	s.allocations.Forget(book.OwnerOf(svc), s.now())
+	return false
 }
 
-// unprovePorts takes no unused port for free before the API server was asked
+// unverifyPorts takes no unused port for free before the API server was asked
 // for it. The lock is held.
-func (b *serviceBook) unprovePorts() {
-	b.book.Expire(b.now()) // a replica that grants nothing has not looked at the clock
-	b.book.Ports().Unprove(b.now(), b.now().Add(auditFor))
-	b.unproven()
-}
-
-func (b *serviceBook) setLoadBalancerPool(ctx context.Context) func(any) {
-	return func(obj any) {
-		pool := obj.(*v1alpha1.LoadBalancerPool)
-		if b.book.KnowsLoadBalancers(pool.Name, pool.Generation) {
-			return
-		}
-		defer b.pools()
-		if err := b.book.SetLoadBalancerPool(pool); err != nil {
-			logf.FromContext(ctx).Info("LoadBalancerPool is guarded in part", "pool", pool.Name, "reason", err.Error())
-		}
+func (s *State) unverifyPorts() {
+	s.allocations.Expire(s.now()) // a replica that grants nothing has not looked at the clock
+	s.allocations.Ports().Unprove(s.now(), s.now().Add(suspectFor))
+	select {
+	case s.unverified <- struct{}{}:
+	default: // the audit has not seen the last one yet
 	}
 }
 
-func (b *serviceBook) forgetPool(forget func(*book.Book, string)) func(any) {
-	return func(obj any) {
-		defer b.pools()
-		forget(b.book, obj.(client.Object).GetName())
-	}
+func (s *State) setCIDR(c *networkingv1.ServiceCIDR) bool {
+	s.cidrs[c.Name] = c
+	s.setCIDRs()
+	return false
 }
 
-func (b *serviceBook) setCIDR(obj any) {
-	c := obj.(*networkingv1.ServiceCIDR)
-	b.cidrs[c.Name] = c
-	b.recount()
+func (s *State) forgetCIDR(c *networkingv1.ServiceCIDR) bool {
+	delete(s.cidrs, c.Name)
+	s.setCIDRs()
+	return false
 }
 
-func (b *serviceBook) forgetCIDR(obj any) {
-	delete(b.cidrs, obj.(client.Object).GetName())
-	b.recount()
-}
-
-// recount tells the book what the API server allocates from: the CIDRs that it
-// was started with first, since they decide the default family. Those that are
-// going away, not ready, or so new that the API server may not know them yet
-// are left out.
-func (b *serviceBook) recount() {
+// setCIDRs tells the allocations what the API server allocates from: the CIDRs
+// that it was started with first, since they decide the default family. Those
+// that are being deleted, not ready, or so new that the API server may not know
+// them yet are left out.
+func (s *State) setCIDRs() {
 	var cidrs []*networkingv1.ServiceCIDR
-	for _, c := range b.cidrs {
-		age := b.now().Sub(c.CreationTimestamp.Time)
+	for _, c := range s.cidrs {
+		age := s.now().Sub(c.CreationTimestamp.Time)
 		switch {
 		case !c.DeletionTimestamp.IsZero() || meta.IsStatusConditionFalse(c.Status.Conditions, networkingv1.ServiceCIDRConditionReady):
-		case age < cidrSettle && c.Name != apiServerCIDR:
-			time.AfterFunc(cidrSettle-age, func() {
-				b.with(func(*book.Book) { b.recount() })
-				b.changed()
+		case age < cidrDelay && c.Name != apiServerCIDR:
+			time.AfterFunc(cidrDelay-age, func() {
+				s.With(func(*book.Book, time.Time) { s.setCIDRs() })
+				s.changed(false)
 			})
 		default:
 			cidrs = append(cidrs, c)
 		}
 	}
 	slices.SortFunc(cidrs, func(c, d *networkingv1.ServiceCIDR) int {
-		later := func(c *networkingv1.ServiceCIDR) string {
-			if c.Name == apiServerCIDR {
-				return ""
-			}
-			return c.Name
+		switch apiServerCIDR {
+		case c.Name:
+			return -1
+		case d.Name:
+			return 1
 		}
-		return strings.Compare(later(c), later(d))
+		return strings.Compare(c.Name, d.Name)
 	})
 	var prefixes []netip.Prefix
 	for _, c := range cidrs {
-		for _, s := range c.Spec.CIDRs {
-			if p, ok := netaddr.ParsePrefix(s); ok {
+		for _, text := range c.Spec.CIDRs {
+			if p, ok := netaddr.ParsePrefix(text); ok {
 				prefixes = append(prefixes, p)
 			}
 		}
 	}
-	b.book.SetServiceCIDRs(prefixes)
+	s.allocations.SetServiceCIDRs(prefixes)
 }
 
-// apiServerCIDR is the ServiceCIDR that the API server makes from its flags.
-const apiServerCIDR = "kubernetes"
-
-// cidrSettle is how long a ServiceCIDR is left alone after its creation: the API
-// server hears of it a moment later, too, and its clock counts in seconds.
-const cidrSettle = 2 * time.Second
+const (
+	// apiServerCIDR is the ServiceCIDR that the API server makes from its flags.
+	apiServerCIDR = "kubernetes"
+	// cidrDelay is how long a ServiceCIDR is left alone after its creation: the
+	// API server hears of it a moment later, too, and its clock counts in seconds.
+	cidrDelay = 2 * time.Second
+)
 
 // setIPAddress learns of an address that is booked in the API, which is nearly
-// always a Service's, and of those with which an earlier process kept released
-// addresses from the API server's allocator.
-func (b *serviceBook) setIPAddress(obj any) {
-	ip := obj.(*metav1.PartialObjectMetadata)
+// always a Service's, and of the reservations of an earlier process.
+func (s *State) setIPAddress(ip *metav1.PartialObjectMetadata) bool {
 	addr, err := netip.ParseAddr(ip.Name)
 	if err != nil {
-		return
+		return false
 	}
-	b.toldIPAddresses = newer(b.toldIPAddresses, ip.ResourceVersion)
-	if isHold(ip) {
-		b.holds[ip.Name] = ip.UID
-	} else {
-		delete(b.holds, ip.Name)
+	s.newestIPAddress = newer(s.newestIPAddress, ip.ResourceVersion)
+	delete(s.reservations, ip.Name)
+	if isReservation(ip) {
+		s.reservations[ip.Name] = ip.UID
 	}
-	ledger := b.book.Addresses(alloc.FamilyOf(addr))
-	owner, since, until, ours := readHold(ip)
+	values := s.allocations.Addresses(alloc.FamilyOf(addr))
+	owner, since, until, ours := readReservation(ip)
 	if !ours {
-		ledger.Booked(addr, true)
-	} else if until.After(b.now()) {
-		ledger.Rest(addr, owner, since, until)
+		values.Booked(addr, true)
+	} else if until.After(s.now()) {
+		values.Rest(addr, owner, since, until)
+	}
+	return false
+}
+
+func (s *State) forgetIPAddress(ip *metav1.PartialObjectMetadata) bool {
+	s.newestIPAddress = newer(s.newestIPAddress, ip.ResourceVersion)
+	delete(s.reservations, ip.Name)
+	if addr, err := netip.ParseAddr(ip.Name); err == nil {
+		s.allocations.Addresses(alloc.FamilyOf(addr)).Booked(addr, false)
+	}
+	return false
+}
+
+// Deny takes an address back that was picked for an owner and that an IPAddress
+// stands for which is not ours. If the watch has delivered the end of that object
+// already, there is nothing to take back for: nothing would ever end it.
+func (s *State) Deny(addr netip.Addr, owner alloc.Owner, booking client.Object) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	values := s.allocations.Addresses(alloc.FamilyOf(addr))
+	if values.IsBooked(addr) || older(s.newestIPAddress, booking.GetResourceVersion()) {
+		values.Deny(addr, owner)
 	}
 }
 
-func (b *serviceBook) forgetIPAddress(obj any) {
-	ip := obj.(client.Object)
-	b.toldIPAddresses = newer(b.toldIPAddresses, ip.GetResourceVersion())
-	delete(b.holds, ip.GetName())
-	if addr, err := netip.ParseAddr(ip.GetName()); err == nil {
-		b.book.Addresses(alloc.FamilyOf(addr)).Booked(addr, false)
-	}
-}
-
-// deny takes an address back that was picked for an owner and that an IPAddress
-// which is not ours stands for. If the watch has told of the end of that object
-// already, nothing is left to take back for: nobody would ever tell of it again.
-func (b *serviceBook) deny(addr netip.Addr, owner alloc.Owner, booking client.Object) {
-	b.with(func(bk *book.Book) {
-		ledger := bk.Addresses(alloc.FamilyOf(addr))
-		if ledger.IsBooked(addr) || older(b.toldIPAddresses, booking.GetResourceVersion()) {
-			ledger.Deny(addr, owner)
-		}
-	})
-}
-
-// correct replaces what the book believes about a Service by what the API
-// server says now, which may be that it is gone.
-func (b *serviceBook) correct(ctx context.Context, live client.Reader, holder alloc.Owner) error {
+// Correct replaces what is known of a Service by what the API server says now,
+// which may be that it is gone.
+func (s *State) Correct(ctx context.Context, live client.Reader, holder alloc.Owner) error {
 	var svc corev1.Service
 	err := live.Get(ctx, types.NamespacedName{Namespace: holder.Namespace, Name: holder.Name}, &svc)
 	if client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("look at the holder: %w", err)
 	}
-	b.with(func(bk *book.Book) {
-		if err != nil || string(svc.UID) != holder.UID {
-			bk.Forget(holder, b.now())
-		}
-		// A Service that the book does not know, and that is no news, was deleted
-		// after it was read.
-		if _, known := b.seen[svc.UID]; err == nil && (known || older(b.toldServices, svc.ResourceVersion)) {
-			b.observe(&svc)
-		}
-	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil || string(svc.UID) != holder.UID {
+		s.allocations.Forget(holder, s.now())
+	}
+	// A Service that is not known, and that is no news, was deleted after it was
+	// read.
+	if _, known := s.seen[svc.UID]; err == nil && (known || older(s.newestService, svc.ResourceVersion)) {
+		s.observe(&svc)
+	}
 	return nil
 }

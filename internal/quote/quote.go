@@ -7,6 +7,8 @@
 package quote
 
 import (
+	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -74,4 +76,22 @@ func first(s string, n int) (string, bool) {
 		n--
 	}
 	return s, false
+}
+
+// List joins up to five items with commas, and says how many more there are.
+func List(items []string) string {
+	const most = 5
+	if len(items) > most {
+		items = append(slices.Clone(items[:most]), fmt.Sprintf("and %d more", len(items)-most))
+	}
+	return strings.Join(items, ", ")
+}
+
+// Note cuts a text to the 1 kB that events.k8s.io accepts as the note of an event.
+func Note(s string) string {
+	const most = 1000
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "..."
 }

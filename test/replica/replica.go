@@ -26,6 +26,9 @@ import (
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/controllers"
+	"github.com/causeway-lb/causeway/controllers/clusterip"
+	"github.com/causeway-lb/causeway/controllers/loadbalancer"
+	"github.com/causeway-lb/causeway/internal/allocator"
 )
 
 // Environment of a replica process.
@@ -91,9 +94,9 @@ func run() error {
 	}
 	feature := Feature(os.Getenv(envFeature))
 	err = controllers.SetupWithManager(mgr, controllers.Options{
-		Features:            controllers.Features{Allocation: feature == Allocation, LoadBalancer: feature == LoadBalancer},
-		DefaultLoadBalancer: true,
-		Allocation: controllers.AllocationOptions{Hold: hold, Peers: controllers.Peers{
+		Features:     controllers.Features{Allocation: feature == Allocation, LoadBalancer: feature == LoadBalancer},
+		LoadBalancer: loadbalancer.Options{Default: true},
+		Allocation: clusterip.Options{Hold: hold, Peers: allocator.Peers{
 			Address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), ServerName: "127.0.0.1",
 			CA: func(context.Context) ([]byte, error) { return os.ReadFile(filepath.Join(certs, "ca.crt")) },
 		}},

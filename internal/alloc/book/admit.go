@@ -70,8 +70,13 @@ type Refused struct {
 	Holder alloc.Owner
 }
 
-// Error names the field first.
-func (r *Refused) Error() string { return r.Field + ": " + r.Detail }
+// Error names the field first, if there is one.
+func (r *Refused) Error() string {
+	if r.Field == "" {
+		return r.Detail
+	}
+	return r.Field + ": " + r.Detail
+}
 
 // Admit grants a Service what it needs, or refuses with a *Refused. A Service
 // for which there is nothing to do is granted nothing.

@@ -196,9 +196,5 @@ func clashes[V comparable](kind alloc.Kind[V], pool string, policies []policy, s
 			others = append(others, alloc.Named[V]{Name: p.name, Spans: spans(p)})
 		}
 	}
-	var out []string
-	for _, c := range kind.Clashes(mine, others) {
-		out = append(out, kind.ClashText(pool, c))
-	}
-	return out
+	return kind.Overlaps(mine, others)
 }

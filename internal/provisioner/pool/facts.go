@@ -76,8 +76,8 @@ func FromPool(p *v1alpha1.LoadBalancerPool) (Pool, error) {
 		out.Ranges = append(out.Ranges, r.Span)
 		out.Ends = append(out.Ends, r.Ends()...)
 	}
-	for _, c := range addresses.Clashes(alloc.Named[netip.Addr]{Name: p.Name, Spans: out.Ranges}, nil) {
-		errs = append(errs, fmt.Errorf("spec.addresses: %s: take it out of one of them", addresses.ClashText(p.Name, c)))
+	for _, text := range addresses.Overlaps(alloc.Named[netip.Addr]{Name: p.Name, Spans: out.Ranges}, nil) {
+		errs = append(errs, fmt.Errorf("spec.addresses: %s: take it out of one of them", text))
 	}
 	if out.Namespaces, err = selector(p.Spec.NamespaceSelector); err != nil {
 		errs = append(errs, fmt.Errorf("spec.namespaceSelector: %w", err))

@@ -184,7 +184,7 @@ func TestRecordFollowsItsPool(t *testing.T) {
 	}
 	w.Index.DeletePool("a")
 	w.Index.SetPool(pool("b", "192.0.2.0/25"))
-	if got := w.Index.Strays(); len(got) != 1 || !got[0].Is(owner("web")) {
+	if got := w.Index.Mismatched(); len(got) != 1 || !got[0].Is(owner("web")) {
 		t.Fatalf("strays: %v", got)
 	}
 	if _, err := w.Allocate(t.Context(), request("web")); err != nil {

@@ -121,9 +121,9 @@ func (x *Index) Orphans() []Record {
 	return out
 }
 
-// Strays returns the Services whose record names another pool than the one
+// Mismatched returns the Services whose record names another pool than the one
 // that the address belongs to; their records want an update.
-func (x *Index) Strays() []provisioner.Owner {
+func (x *Index) Mismatched() []provisioner.Owner {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	var out []provisioner.Owner

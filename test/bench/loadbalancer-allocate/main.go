@@ -47,6 +47,7 @@ import (
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/controllers"
+	"github.com/causeway-lb/causeway/controllers/loadbalancer"
 	"github.com/causeway-lb/causeway/internal/lab/controlplane"
 	"github.com/causeway-lb/causeway/internal/provisioner"
 	"github.com/causeway-lb/causeway/internal/provisioner/pool"
@@ -275,7 +276,7 @@ func measure(ctx context.Context, out *report.Report, config *rest.Config, servi
 	if err != nil {
 		return err
 	}
-	if err := controllers.SetupWithManager(mgr, controllers.Options{Features: controllers.Features{LoadBalancer: true}, DefaultLoadBalancer: true}); err != nil {
+	if err := controllers.SetupWithManager(mgr, controllers.Options{Features: controllers.Features{LoadBalancer: true}, LoadBalancer: loadbalancer.Options{Default: true}}); err != nil {
 		return err
 	}
 	ctx, stop := context.WithCancel(ctx)

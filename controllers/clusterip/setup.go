@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package clusterip
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/webhook"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/alloc"
+	"github.com/causeway-lb/causeway/internal/alloc/book"
+	"github.com/causeway-lb/causeway/internal/allocator"
+	"github.com/causeway-lb/causeway/internal/provisioner"
+	"github.com/causeway-lb/causeway/internal/queue"
+)
+
+// statusDelay is how long changes of the allocations are gathered before the
+// pools' status is looked at, so that a thousand Services cost a few writes.
+const statusDelay = 500 * time.Millisecond
+
+// Options are the operator's choices about ClusterIPs and NodePorts.
+type Options struct {
+	// SystemNamespace is where Causeway runs.
+	SystemNamespace string
+	// NodePortRange is the API server's --service-node-port-range, which the API
+	// does not tell. Empty means 30000-32767.
+	NodePortRange string
+	// Hold is how long a grant is kept for a Service that does not appear. Zero
+	// means book.DefaultHold; less is for tests.
+	Hold time.Duration
+	// Peers says how the replicas reach each other.
+	Peers allocator.Peers
+	// MetalLBAnnotations heeds MetalLB's annotations on Services, too.
+	MetalLBAnnotations bool
+}
+
+// SetupWithManager adds the allocator, the webhooks and the reconcilers of
+// ClusterIPs and NodePorts to a manager.
+func SetupWithManager(mgr ctrl.Manager, opts Options) error {
+	if err := queue.RegisterMetrics(poolValues, serviceProblems); err != nil {
+		return err
+	}
+	config := book.Config{Hold: opts.Hold, AddressAnnotations: provisioner.AddressAnnotations(opts.MetalLBAnnotations)}
+	if opts.NodePortRange != "" {
+		var err error
+		if config.NodePorts, err = alloc.ParsePortRange(opts.NodePortRange); err != nil {
+			return fmt.Errorf("read range of NodePorts: %w", err)
+		}
+	}
+	every := func(list func() client.ObjectList) *queue.Debouncer {
+		return queue.NewDebouncer(statusDelay, func(ctx context.Context) []reconcile.Request { return queue.List(ctx, mgr.GetClient(), list()) })
+	}
+	addressPools := every(func() client.ObjectList { return &v1alpha1.ClusterIPPoolList{} })
+	portPools := every(func() client.ObjectList { return &v1alpha1.NodePortPoolList{} })
+	services := every(func() client.ObjectList { return &corev1.ServiceList{} })
+	changed := func() { addressPools.Touch(); portPools.Touch() }
+	a, err := allocator.New(mgr, allocator.Config{
+		Namespace: opts.SystemNamespace, Peers: opts.Peers, Services: config,
+		Changed: func(pools bool) {
+			if changed(); pools {
+				services.Touch()
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	mgr.GetWebhookServer().Register(allocator.WebhookPath, &webhook.Admission{Handler: &Webhook{Allocator: a}, WithContextFunc: markForwarded})
+	found := &problems{changed: changed, all: map[types.NamespacedName][]book.Problem{}}
+	for _, setup := range []func() error{
+		func() error {
+			r := &ServiceReconciler{Client: mgr.GetClient(), Recorder: mgr.GetEventRecorder("causeway-controller"), Allocator: a, problems: found}
+			return r.setup(mgr, services)
+		},
+		func() error {
+			return (&ClusterIPPoolReconciler{mgr.GetClient(), a.State, found}).setup(mgr, addressPools)
+		},
+		func() error { return (&NodePortPoolReconciler{mgr.GetClient(), a.State, found}).setup(mgr, portPools) },
+		func() error { return clusterIPPools(mgr.GetClient()).Setup(mgr, &v1alpha1.ClusterIPPool{}) },
+		func() error { return nodePortPools(mgr.GetClient()).Setup(mgr, &v1alpha1.NodePortPool{}) },
+	} {
+		if err := setup(); err != nil {
+			return err
+		}
+	}
+	return nil
+}

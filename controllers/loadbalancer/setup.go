@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loadbalancer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/provisioner"
+	"github.com/causeway-lb/causeway/internal/provisioner/pool"
+	"github.com/causeway-lb/causeway/internal/queue"
+)
+
+// workers is how many Services are reconciled at once. Most of a
+// reconciliation is waiting for the API server.
+const workers = 8
+
+// Options are the operator's choices about LoadBalancer addresses.
+type Options struct {
+	// Default serves Services of type LoadBalancer that name no class, too.
+	Default bool
+	// External is a file that describes load balancers outside the cluster, each
+	// with a class of its own. Empty means none.
+	External string
+	// Forwarder is what forwards packets for LoadBalancer addresses on the nodes:
+	// ForwarderCauseway, which empty means too, or ForwarderKubeProxy.
+	Forwarder string
+	// IgnoreExcludeLabel has load balancers outside the cluster send to nodes too
+	// that have the label node.kubernetes.io/exclude-from-external-load-balancers.
+	IgnoreExcludeLabel bool
+	// MetalLBAnnotations heeds MetalLB's annotations on Services, too.
+	MetalLBAnnotations bool
+}
+
+// What forwards on the nodes.
+const (
+	ForwarderCauseway  = "causeway"
+	ForwarderKubeProxy = "kube-proxy"
+)
+
+// SetupWithManager adds what gives LoadBalancer addresses: one index, fed by the
+// Service controller's source, read by it and by the pools' controller.
+func SetupWithManager(mgr ctrl.Manager, opts Options) error {
+	if err := queue.RegisterMetrics(allocateSeconds, allocateLost, pendingServices, poolAddresses); err != nil {
+		return err
+	}
+	index := pool.NewIndex()
+	config := pool.Config{
+		Index:   index,
+		Records: pool.API{Writer: mgr.GetClient(), Reader: mgr.GetAPIReader()},
+		Ports:   cachedPorts(mgr.GetClient()),
+		Lost:    allocateLost.Inc,
+	}
+	switch opts.Forwarder {
+	case "", ForwarderCauseway:
+	case ForwarderKubeProxy:
+		config.LocalPods = cachedLocalPods(mgr.GetClient())
+	default:
+		return fmt.Errorf("unknown forwarder %q: choose %s or %s", opts.Forwarder, ForwarderCauseway, ForwarderKubeProxy)
+	}
+	pools, err := pool.New(config)
+	if err != nil {
+		return err
+	}
+	defaultClass := ""
+	if opts.Default {
+		defaultClass = pools.Class()
+	}
+	external, err := externalProvisioners(mgr, opts.External)
+	if err != nil {
+		return err
+	}
+	registry, err := provisioner.NewRegistry(defaultClass, append(external, pools)...)
+	if err != nil {
+		return err
+	}
+	touched, indexed := queue.NewDebouncer(poolStatusDelay, nil), queue.NewSource(mgr.GetCache())
+	r := &ServiceReconciler{
+		Client: mgr.GetClient(), Registry: registry, Index: index,
+		Recorder: mgr.GetEventRecorder("causeway-controller"),
+		Traffic:  CachedTraffic{mgr.GetClient(), opts.IgnoreExcludeLabel},
+		MetalLB:  opts.MetalLBAnnotations,
+		waiting:  newWaiting(), pools: touched, source: indexed, backoff: serveBackoff(),
+	}
+	p := &PoolReconciler{Client: mgr.GetClient(), Index: index, Forget: pools.Forget, Recorder: mgr.GetEventRecorder("causeway-controller")}
+	return errors.Join(p.setup(mgr, indexed, touched), poolWebhook(mgr.GetClient()).Setup(mgr, &v1alpha1.LoadBalancerPool{}), r.setup(mgr))
+}
+
+// cachedService is nil when the cache knows no such Service.
+func cachedService(c client.Reader, o provisioner.Owner) *corev1.Service {
+	svc := &corev1.Service{}
+	if err := c.Get(context.Background(), client.ObjectKey{Namespace: o.Namespace, Name: o.Name}, svc); err != nil {
+		return nil
+	}
+	return svc
+}
+
+// cachedLocalPods answers from the cache which Pods policy Local binds a
+// Service to.
+func cachedLocalPods(c client.Reader) func(provisioner.Owner) string {
+	return func(o provisioner.Owner) string {
+		if svc := cachedService(c, o); svc != nil {
+			return provisioner.LocalPods(svc)
+		}
+		return ""
+	}
+}
+
+// cachedPorts answers from the cache which ports a Service has.
+func cachedPorts(c client.Reader) pool.PortsFunc {
+	return func(o provisioner.Owner) []provisioner.Port {
+		svc := cachedService(c, o)
+		if svc == nil {
+			return nil
+		}
+		var ports []provisioner.Port
+		for _, p := range provisioner.DesiredOf(svc, nil).Ports {
+			ports = append(ports, p.Port)
+		}
+		return ports
+	}
+}
+
+// serveBackoff is when to try again to serve a Service.
+func serveBackoff() workqueue.TypedRateLimiter[types.NamespacedName] {
+	return workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](serveBackoffMin, serveBackoffMax)
+}
+
+// setup adds the reconciler to a manager. Its source feeds the index:
+// controller-runtime starts the workers after every watch has seen the initial
+// lists, so that nothing is allocated before the index is complete.
+func (r *ServiceReconciler) setup(mgr ctrl.Manager) error {
+	if r.needsNodes() {
+		if err := IndexSlices(mgr); err != nil {
+			return err
+		}
+	}
+	r.source.Watch(r.watches(log.IntoContext(context.Background(), mgr.GetLogger()))...)
+	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](200*time.Millisecond, serveBackoffMax)
+	err := ctrl.NewControllerManagedBy(mgr).
+		Named("loadbalancer").
+		For(&corev1.Service{}, builder.WithPredicates(servicePredicate())).
+		WatchesRawSource(r.source.For(everyChange, nil)).
+		WithOptions(controller.Options{MaxConcurrentReconciles: workers, RateLimiter: limiter}).
+		Complete(r)
+	if err != nil {
+		return fmt.Errorf("set up controller for LoadBalancer Services: %w", err)
+	}
+	return nil
+}
+
+// needsNodes tells whether any provisioner is told about nodes.
+func (r *ServiceReconciler) needsNodes() bool {
+	return slices.ContainsFunc(r.Registry.Classes(), func(class string) bool {
+		p, _ := r.Registry.Class(class)
+		return p.Capabilities().NeedsNodes
+	})
+}
+
+// servicePredicate lets through Services that are, or were, of type
+// LoadBalancer, when something that matters has changed.
+func servicePredicate() predicate.Predicate {
+	concerns := func(o client.Object) bool {
+		svc, ok := o.(*corev1.Service)
+		if !ok {
+			return false
+		}
+		_, ours := svc.Annotations[v1alpha1.ProvisionerAnnotation]
+		return ours || svc.Spec.Type == corev1.ServiceTypeLoadBalancer
+	}
+	return predicate.Funcs{
+		CreateFunc: func(e event.CreateEvent) bool { return concerns(e.Object) },
+		DeleteFunc: func(e event.DeleteEvent) bool { return concerns(e.Object) },
+		UpdateFunc: func(e event.UpdateEvent) bool {
+			before, ok := e.ObjectOld.(*corev1.Service)
+			now, ok2 := e.ObjectNew.(*corev1.Service)
+			return ok && ok2 && (concerns(before) || concerns(now)) && !sameService(before, now)
+		},
+	}
+}
+
+// sameService reports whether two Services are equal in all that is read here;
+// conditions are only written.
+func sameService(a, b *corev1.Service) bool {
+	return equality.Semantic.DeepEqual(a.Spec, b.Spec) && equality.Semantic.DeepEqual(a.Labels, b.Labels) &&
+		equality.Semantic.DeepEqual(a.Annotations, b.Annotations) && slices.Equal(a.Finalizers, b.Finalizers) &&
+		a.DeletionTimestamp.Equal(b.DeletionTimestamp) && a.UID == b.UID &&
+		equality.Semantic.DeepEqual(a.Status.LoadBalancer, b.Status.LoadBalancer)
+}
