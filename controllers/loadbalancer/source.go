@@ -85,7 +85,7 @@ func (r *ServiceReconciler) watchAddresses(ctx context.Context) queue.Watch {
 		if existed && before.Version == rec.Version {
 			before = rec // our own write: what else changed was seen before
 		}
-		r.pools.Touch(before.Pool, rec.Pool, r.Index.Home(rec.Address))
+		r.pools.Touch(before.Pool, rec.Pool, r.Index.PoolFor(rec.Address))
 		out := slices.Concat(keysOf(rec.Owners), keysOf(before.Owners))
 		if rec.ReservedFor.Name != "" {
 			out = append(out, keysOf([]provisioner.Owner{rec.ReservedFor})...)
@@ -98,7 +98,7 @@ func (r *ServiceReconciler) watchAddresses(ctx context.Context) queue.Watch {
 		}
 		known, there := r.Index.Lookup(rec.Address)
 		r.Index.Delete(rec.Address, rec.UID)
-		home := r.Index.Home(rec.Address)
+		home := r.Index.PoolFor(rec.Address)
 		r.pools.Touch(rec.Pool, home)
 		owners, next := keysOf(rec.Owners), r.waiting.freed(rec.Address, home)
 		if byHand := there && known.UID == rec.UID; !byHand || len(owners) == 0 {

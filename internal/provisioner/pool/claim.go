@@ -24,8 +24,8 @@ func (p *planner) claim(a netip.Addr) (take, *provisioner.Refused) {
 	if refused != nil {
 		return take{}, refused
 	}
-	if home := p.x.home(a); home != nil {
-		refused = p.from(home, a, t.record)
+	if containing := p.x.poolFor(a); containing != nil {
+		refused = p.from(containing, a, t.record)
 	}
 	return t, refused
 }
@@ -39,11 +39,11 @@ func (p *planner) adopt(a netip.Addr) (take, *provisioner.Refused) {
 			return take{}, refused
 		}
 	}
-	if _, coming := p.x.coming[a]; coming {
+	if _, inFlight := p.x.inFlight[a]; inFlight {
 		return take{}, p.refuse(provisioner.ReasonAddressInUse, a, "%s is being given to another Service: ask for another address", a)
 	}
-	if home := p.x.home(a); home != nil {
-		t.pool = home.Name
+	if containing := p.x.poolFor(a); containing != nil {
+		t.pool = containing.Name
 	} else if t.record == nil || !t.record.Reserved {
 		return take{}, p.outside(a)
 	}
@@ -101,8 +101,8 @@ func (p *planner) named(o provisioner.Owner) string {
 
 // sharedByAll tells whether Services of several namespaces may share the address.
 func (p *planner) sharedByAll(a netip.Addr) bool {
-	home := p.x.home(a)
-	return home != nil && home.SharedByAll
+	containing := p.x.poolFor(a)
+	return containing != nil && containing.SharedByAll
 }
 
 // parted says that addresses which the Service keeps were shared first by others
@@ -152,27 +152,27 @@ func clashing(ports []provisioner.Port, others []provisioner.Owner, of PortsFunc
 }
 
 // from says why the address's pool does not give it to the Service.
-func (p *planner) from(home *poolState, a netip.Addr, record *Record) *provisioner.Refused {
+func (p *planner) from(containing *poolState, a netip.Addr, record *Record) *provisioner.Refused {
 	reservedForIt := record != nil && record.ReservedFor.Name != ""
-	if p.req.Pool != "" && home.Name != p.req.Pool {
+	if p.req.Pool != "" && containing.Name != p.req.Pool {
 		return &provisioner.Refused{Reason: provisioner.ReasonInvalidRequest, Message: fmt.Sprintf(
-			"%s belongs to pool %s, but annotation %s asks for pool %s: change one of them", a, home.Name, v1alpha1.PoolAnnotation, quote.Name(p.req.Pool))}
+			"%s belongs to pool %s, but annotation %s asks for pool %s: change one of them", a, containing.Name, v1alpha1.PoolAnnotation, quote.Name(p.req.Pool))}
 	}
-	if home.Disabled {
-		return p.refuse(provisioner.ReasonAddressNotAllowed, a, "%s belongs to pool %s, which is disabled: enable it or ask for another address", a, home.Name)
+	if containing.Disabled {
+		return p.refuse(provisioner.ReasonAddressNotAllowed, a, "%s belongs to pool %s, which is disabled: enable it or ask for another address", a, containing.Name)
 	}
-	if which, ok := home.admits(p.req); !ok && !reservedForIt {
+	if which, ok := containing.admits(p.req); !ok && !reservedForIt {
 		return p.refuse(provisioner.ReasonAddressNotAllowed, a,
-			"%s belongs to pool %s, whose %s does not admit the Service: change the labels or ask for another address", a, home.Name, which)
+			"%s belongs to pool %s, whose %s does not admit the Service: change the labels or ask for another address", a, containing.Name, which)
 	}
 	shared := record != nil && inNamespace(record.others(p.req.Owner), p.req.Owner.Namespace)
-	if why, over := p.overLimit(home, provisioner.FamilyOf(a), shared); over && !reservedForIt {
-		return p.limited(home, provisioner.FamilyOf(a), why)
+	if why, over := p.overLimit(containing, provisioner.FamilyOf(a), shared); over && !reservedForIt {
+		return p.limited(containing, provisioner.FamilyOf(a), why)
 	}
-	for _, e := range home.excluded {
+	for _, e := range containing.excluded {
 		if contains(e.Range, a) {
 			return p.refuse(provisioner.ReasonAddressNotAllowed, a,
-				"%s is in pool %s but belongs to %s too: ask for another address, or take %s out of the pool", a, home.Name, e.Why, addresses.Text(e.Range))
+				"%s is in pool %s but belongs to %s too: ask for another address, or take %s out of the pool", a, containing.Name, e.Why, addresses.Text(e.Range))
 		}
 	}
 	return nil

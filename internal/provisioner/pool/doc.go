@@ -5,9 +5,9 @@
 //
 //	LoadBalancerPool, LoadBalancerAddress ──events──> Index (memory)
 //	                                                    │
-//	Request ──────────────────────────────────────> plan (pure)
-//	                                                    │ keep, take, drop
-//	               create or update LoadBalancerAddress ▼
+//	Request ───────────────────────> Reserve: planner (pure) decides, keep, take, drop;
+//	                                          what is taken is in flight
+//	      create or update LoadBalancerAddress ──> Commit, or Release
 //
 // The record of an address is a LoadBalancerAddress whose name is the address,
 // so creating it is the lock: whoever loses learns it from the API server, puts

@@ -36,12 +36,12 @@ type Index struct {
 	byAge      []*poolState           // oldest first: the first that contains an address has it
 	exclusions map[string][]Exclusion // by source
 	records    map[netip.Addr]Record
-	coming     map[netip.Addr]provisioner.Owner // chosen for a Service, API call under way
+	inFlight   map[netip.Addr]provisioner.Owner // reserved for a Service, API call under way
 
 	// Derived from records.
 	byOwner, reservedFor, releasedBy map[provisioner.Owner]addrSet
 	bySharingKey                     map[string]addrSet
-	orphans                          addrSet // resting in no pool
+	orphans                          addrSet // released, and in no pool
 }
 
 type addrSet map[netip.Addr]struct{}
@@ -49,11 +49,11 @@ type addrSet map[netip.Addr]struct{}
 // poolState is a pool and its derived state.
 type poolState struct {
 	Pool
-	spaces   []*space    // one a range
-	excluded []Exclusion // what of the pool belongs to others
+	bitmaps  []*rangeBitmap // one a range
+	excluded []Exclusion    // what of the pool belongs to others
 	counts   map[corev1.IPFamily]*[3]int64
 	draining map[corev1.IPFamily]int64
-	resting  addrSet        // in quarantine here
+	released addrSet        // in quarantine here
 	held     map[tenant]int // addresses that a namespace's Services hold
 }
 
@@ -66,7 +66,7 @@ type tenant struct {
 // NewIndex returns an empty index.
 func NewIndex() *Index {
 	return &Index{
-		pools: map[string]*poolState{}, exclusions: map[string][]Exclusion{}, records: map[netip.Addr]Record{}, coming: map[netip.Addr]provisioner.Owner{},
+		pools: map[string]*poolState{}, exclusions: map[string][]Exclusion{}, records: map[netip.Addr]Record{}, inFlight: map[netip.Addr]provisioner.Owner{},
 		byOwner: map[provisioner.Owner]addrSet{}, reservedFor: map[provisioner.Owner]addrSet{},
 		releasedBy: map[provisioner.Owner]addrSet{}, bySharingKey: map[string]addrSet{}, orphans: addrSet{},
 	}
@@ -146,15 +146,15 @@ func (x *Index) rebuild() {
 	for _, r := range x.records {
 		x.count(r, 1)
 	}
-	for a := range x.coming {
+	for a := range x.inFlight {
 		x.mark(a)
 	}
 }
 
-// derive sets up spaces and counters from the pool's ranges. Of two pools that
+// derive sets up bitmaps and counters from the pool's ranges. Of two pools that
 // overlap the older one has the addresses.
 func (s *poolState) derive(exclusions []Exclusion, older []*poolState) {
-	s.excluded, s.spaces, s.resting, s.held = nil, nil, addrSet{}, map[tenant]int{}
+	s.excluded, s.bitmaps, s.released, s.held = nil, nil, addrSet{}, map[tenant]int{}
 	s.counts = map[corev1.IPFamily]*[3]int64{corev1.IPv4Protocol: {}, corev1.IPv6Protocol: {}}
 	s.draining = map[corev1.IPFamily]int64{}
 	for _, e := range exclusions {
@@ -179,7 +179,7 @@ func (s *poolState) derive(exclusions []Exclusion, older []*poolState) {
 		blocked = append(blocked, e.Range)
 	}
 	for _, r := range s.Ranges {
-		s.spaces = append(s.spaces, newSpace(r, blocked, s.Ends, s.AvoidBuggyIPs))
+		s.bitmaps = append(s.bitmaps, newRangeBitmap(r, blocked, s.Ends, s.AvoidBuggyIPs))
 	}
 }
 
@@ -188,6 +188,10 @@ func (s *poolState) derive(exclusions []Exclusion, older []*poolState) {
 func (x *Index) Put(r Record) (before Record, existed bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	return x.put(r)
+}
+
+func (x *Index) put(r Record) (before Record, existed bool) {
 	before, existed = x.records[r.Address]
 	if existed && !newer(r.Version, before.Version) {
 		return before, existed
@@ -225,30 +229,30 @@ func newer(a, b string) bool {
 }
 
 // count adds r to (by = 1) or takes it from (by = -1) its pools' counters and
-// spaces.
+// bitmaps.
 func (x *Index) count(r Record, by int64) {
 	family := provisioner.FamilyOf(r.Address)
 	if from, ok := x.pools[r.Pool]; ok && r.state() == inUse && !containsAddr(from.Ranges, r.Address) {
 		from.draining[family] += by
 	}
-	home, resting := x.home(r.Address), x.orphans
-	if home != nil {
-		home.counts[family][r.state()] += by
+	containing, released := x.poolFor(r.Address), x.orphans
+	if containing != nil {
+		containing.counts[family][r.state()] += by
 		for i, o := range r.Owners {
 			if of := (tenant{o.Namespace, family}); !inNamespace(r.Owners[:i], o.Namespace) {
-				if home.held[of] += int(by); home.held[of] == 0 {
-					delete(home.held, of)
+				if containing.held[of] += int(by); containing.held[of] == 0 {
+					delete(containing.held, of)
 				}
 			}
 		}
-		resting = home.resting
+		released = containing.released
 	}
 	if r.state() == quarantined && by > 0 {
-		resting[r.Address] = struct{}{}
+		released[r.Address] = struct{}{}
 	} else if r.state() == quarantined {
-		delete(resting, r.Address)
+		delete(released, r.Address)
 	}
-	if home == nil {
+	if containing == nil {
 		return
 	}
 	if by > 0 {
@@ -265,7 +269,7 @@ func inNamespace(owners []provisioner.Owner, namespace string) bool {
 
 // mark makes an address unavailable to find, in every pool that contains it.
 func (x *Index) mark(a netip.Addr) {
-	for _, s := range x.spacesOf(a) {
+	for _, s := range x.bitmapsOf(a) {
 		s.set(a)
 	}
 }
@@ -275,18 +279,18 @@ func (x *Index) unmark(a netip.Addr) {
 	if _, ok := x.records[a]; ok {
 		return
 	}
-	if _, ok := x.coming[a]; ok {
+	if _, ok := x.inFlight[a]; ok {
 		return
 	}
-	for _, s := range x.spacesOf(a) {
+	for _, s := range x.bitmapsOf(a) {
 		s.clear(a)
 	}
 }
 
-func (x *Index) spacesOf(a netip.Addr) []*space {
-	var out []*space
+func (x *Index) bitmapsOf(a netip.Addr) []*rangeBitmap {
+	var out []*rangeBitmap
 	for _, p := range x.byAge {
-		for _, s := range p.spaces {
+		for _, s := range p.bitmaps {
 			if contains(s.in, a) {
 				out = append(out, s)
 			}
@@ -295,8 +299,8 @@ func (x *Index) spacesOf(a netip.Addr) []*space {
 	return out
 }
 
-// home is the pool that an address belongs to; nil when none contains it.
-func (x *Index) home(a netip.Addr) *poolState {
+// poolFor is the pool that an address belongs to; nil when none contains it.
+func (x *Index) poolFor(a netip.Addr) *poolState {
 	for _, p := range x.byAge {
 		if containsAddr(p.Ranges, a) {
 			return p

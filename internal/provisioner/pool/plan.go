@@ -38,42 +38,53 @@ type take struct {
 	record *Record
 }
 
-// plan decides what req.Owner keeps, takes and drops, and marks what it takes
-// as coming: the caller calls done for each of plan.take. The order of events
-// that made the index does not matter. With scatter 0 the lowest free address of
-// a range is chosen, else one near that fraction of it, so that two controllers
-// that do not see each other do not go on choosing the same.
-func (x *Index) plan(req provisioner.Request, others sharing, scatter uint64) plan {
+// Reserve plans what req.Owner keeps, takes and drops, and reserves what it takes:
+// until Commit or Release of each of plan.take no other request is given it. The
+// order of events that made the index does not matter. With scatter 0 the lowest
+// free address of a range is chosen, else one near that fraction of it, so that
+// two controllers that do not see each other do not go on choosing the same.
+func (x *Index) Reserve(req provisioner.Request, others sharing, scatter uint64) plan {
+	return x.reserve(planner{req: req, sharing: others, scatter: scatter}, (*planner).plan)
+}
+
+// ReserveExactly is Reserve for exactly these addresses, which the Service uses
+// already: the pool may be disabled or no longer admit it. Of a family of which
+// the Service holds one, nothing is reserved: its status is older than that.
+func (x *Index) ReserveExactly(req provisioner.Request, addrs []netip.Addr, others sharing) plan {
+	return x.reserve(planner{req: req, sharing: others}, func(p *planner) plan { return p.adoptAll(addrs) })
+}
+
+func (x *Index) reserve(p planner, decide func(*planner) plan) plan {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	p := planner{x: x, req: req, sharing: others, held: x.held(req), scatter: scatter}
-	out := p.plan()
-	x.begin(out.take, req.Owner)
+	p.x, p.held = x, x.held(p.req)
+	out := decide(&p)
+	for _, t := range out.take {
+		x.inFlight[t.addr] = p.req.Owner
+		x.mark(t.addr)
+	}
 	return out
 }
 
-// planReserve is plan for exactly these addresses, which the Service uses
-// already: the pool may be disabled or no longer admit it. Of a family of which
-// the Service holds one, nothing is reserved: its status is older than that.
-func (x *Index) planReserve(req provisioner.Request, addrs []netip.Addr, others sharing) plan {
+// Commit ends the reservation of an address with its record as written.
+func (x *Index) Commit(r Record) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	p := planner{x: x, req: req, sharing: others, held: x.held(req)}
-	out := plan{keep: p.held}
-	for _, a := range addrs {
-		if slices.ContainsFunc(p.held, func(h netip.Addr) bool { return h.BitLen() == a.BitLen() }) {
-			continue
-		}
-		t, refused := p.adopt(a)
-		if refused != nil {
-			p.unmet = append(p.unmet, refused)
-			continue
-		}
-		out.take = append(out.take, t)
-	}
-	out.unmet = merge(p.unmet)
-	x.begin(out.take, req.Owner)
-	return out
+	x.put(r)
+	x.release(r.Address)
+}
+
+// Release ends the reservation of an address that was not written; after Commit
+// it does nothing.
+func (x *Index) Release(addr netip.Addr) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.release(addr)
+}
+
+func (x *Index) release(addr netip.Addr) {
+	delete(x.inFlight, addr)
+	x.unmark(addr)
 }
 
 // held are the addresses of the request's owner, those in its status first.
@@ -85,35 +96,35 @@ func (x *Index) held(req provisioner.Request) []netip.Addr {
 	return all
 }
 
-func (x *Index) begin(takes []take, owner provisioner.Owner) {
-	for _, t := range takes {
-		x.coming[t.addr] = owner
-		x.mark(t.addr)
-	}
-}
-
-// done ends what plan began for an address. The record, if the API call made
-// one, has to be Put before.
-func (x *Index) done(addr netip.Addr) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	delete(x.coming, addr)
-	x.unmark(addr)
-}
-
-// planner works on one request, with the index locked.
+// planner decides on one request, with the index locked. It changes nothing in
+// the index.
 type planner struct {
 	x   *Index
 	req provisioner.Request
 	sharing
-	held []netip.Addr
-	// scatter as in Index.plan.
-	scatter uint64
+	held    []netip.Addr
+	scatter uint64 // see Index.Reserve
 
 	keep  []netip.Addr
 	taken []take
 	met   map[corev1.IPFamily]bool
 	unmet []*provisioner.Refused
+}
+
+func (p *planner) adoptAll(addrs []netip.Addr) plan {
+	out := plan{keep: p.held}
+	for _, a := range addrs {
+		if slices.ContainsFunc(p.held, func(h netip.Addr) bool { return h.BitLen() == a.BitLen() }) {
+			continue
+		}
+		if t, refused := p.adopt(a); refused != nil {
+			p.unmet = append(p.unmet, refused)
+		} else {
+			out.take = append(out.take, t)
+		}
+	}
+	out.unmet = merge(p.unmet)
+	return out
 }
 
 func (p *planner) plan() plan {
@@ -222,8 +233,8 @@ func (p *planner) inNamedPool(a netip.Addr) bool {
 	if p.req.Pool == "" || p.x.records[a].Pool == p.req.Pool {
 		return true
 	}
-	home := p.x.home(a)
-	return home != nil && home.Name == p.req.Pool
+	containing := p.x.poolFor(a)
+	return containing != nil && containing.Name == p.req.Pool
 }
 
 // known finds an address that has a record already: reserved for the Service,
@@ -238,7 +249,7 @@ func (p *planner) known(f corev1.IPFamily) (take, bool) {
 			if provisioner.FamilyOf(a) != f || slices.Contains(p.held, a) || !p.inNamedPool(a) {
 				continue
 			}
-			if from.auto && !p.serves(p.x.home(a)) {
+			if from.auto && !p.serves(p.x.poolFor(a)) {
 				continue
 			}
 			if t, refused := p.claim(a); refused == nil {
@@ -272,8 +283,8 @@ func (p *planner) together(need []corev1.IPFamily) []corev1.IPFamily {
 	}
 	pools := p.candidates()
 	if len(p.keep) > 0 && len(need) == 1 {
-		home := p.x.home(p.keep[0])
-		pools = slices.DeleteFunc(pools, func(s *poolState) bool { return s != home })
+		containing := p.x.poolFor(p.keep[0])
+		pools = slices.DeleteFunc(pools, func(s *poolState) bool { return s != containing })
 	} else if len(need) < 2 {
 		return need
 	}
@@ -364,7 +375,7 @@ func (p *planner) overLimit(s *poolState, f corev1.IPFamily, shared bool) (strin
 			others--
 		}
 	}
-	for a, o := range p.x.coming {
+	for a, o := range p.x.inFlight {
 		r := p.x.records[a]
 		if o.Namespace == namespace && !o.Is(p.req.Owner) && mine(a) && !inNamespace(r.Owners, namespace) {
 			others++
@@ -379,7 +390,7 @@ func (p *planner) overLimit(s *poolState, f corev1.IPFamily, shared bool) (strin
 // next is the pool's next free address of a family.
 func (s *poolState) next(f corev1.IPFamily, scatter uint64) (take, bool) {
 	for _, last := range []bool{false, true} {
-		for _, sp := range s.spaces {
+		for _, sp := range s.bitmaps {
 			if provisioner.FamilyOf(sp.in.First) != f {
 				continue
 			}

@@ -201,8 +201,8 @@ func (w *world) consistent(t *testing.T) {
 	if diff := cmp.Diff(fresh.records, w.Index.records, cmpopts.EquateComparable(netip.Addr{}), cmp.Comparer(sameRecord)); diff != "" {
 		t.Errorf("records (-store +index):\n%s", diff)
 	}
-	if n := len(w.Index.coming); n > 0 {
-		t.Errorf("%d addresses are still marked as coming: %v", n, w.Index.coming)
+	if n := len(w.Index.inFlight); n > 0 {
+		t.Errorf("%d addresses are still in flight: %v", n, w.Index.inFlight)
 	}
 	for _, name := range fresh.Pools() {
 		want, _ := fresh.Report(name)

@@ -107,7 +107,7 @@ func (p *Provisioner) Capabilities() provisioner.Capabilities {
 func (p *Provisioner) Allocate(ctx context.Context, req provisioner.Request) (provisioner.Allocation, error) {
 	scatter := uint64(0)
 	for range maxAttempts {
-		pl := p.Index.plan(req, p.sharing(), scatter)
+		pl := p.Index.Reserve(req, p.sharing(), scatter)
 		err := p.apply(ctx, req, pl)
 		if errors.Is(err, errLost) {
 			p.Lost()
@@ -127,7 +127,7 @@ func (p *Provisioner) sharing() sharing { return sharing{p.Ports, p.LocalPods} }
 // Reserve implements provisioner.Provisioner.
 func (p *Provisioner) Reserve(ctx context.Context, req provisioner.Request, addrs []netip.Addr) error {
 	for range maxAttempts {
-		pl := p.Index.planReserve(req, addrs, p.sharing())
+		pl := p.Index.ReserveExactly(req, addrs, p.sharing())
 		err := p.apply(ctx, req, pl)
 		if errors.Is(err, errLost) {
 			p.Lost()
@@ -150,7 +150,7 @@ func (p *Provisioner) apply(ctx context.Context, req provisioner.Request, pl pla
 		if err == nil {
 			err = p.take(ctx, req, t)
 		}
-		p.Index.done(t.addr)
+		p.Index.Release(t.addr)
 	}
 	for _, a := range pl.keep {
 		if err == nil {
@@ -168,7 +168,7 @@ func (p *Provisioner) apply(ctx context.Context, req provisioner.Request, pl pla
 // take creates or joins the record of an address.
 func (p *Provisioner) take(ctx context.Context, req provisioner.Request, t take) error {
 	if t.record == nil {
-		return p.settle(ctx, t.addr, "create", func() (Record, error) {
+		return p.write(ctx, t.addr, "create", p.Index.Commit, func() (Record, error) {
 			return p.Records.Create(ctx, Record{
 				Address: t.addr, Pool: t.pool, SharingKey: req.SharingKey, Owners: []provisioner.Owner{req.Owner},
 			})
@@ -178,7 +178,7 @@ func (p *Provisioner) take(ctx context.Context, req provisioner.Request, t take)
 	want.Pool, want.SharingKey = t.pool, req.SharingKey
 	want.ReleasedAt, want.ReleasedBy = time.Time{}, provisioner.Owner{}
 	want.Owners = append(want.others(req.Owner), req.Owner)
-	return p.settle(ctx, t.addr, "update", func() (Record, error) { return p.Records.Update(ctx, want) })
+	return p.write(ctx, t.addr, "update", p.Index.Commit, func() (Record, error) { return p.Records.Update(ctx, want) })
 }
 
 // correct brings the record of an address that is kept up to date: the UID of
@@ -198,13 +198,13 @@ func (p *Provisioner) correct(ctx context.Context, req provisioner.Request, a ne
 	if len(want.Owners) == 1 {
 		want.SharingKey = req.SharingKey
 	}
-	if home := p.Index.Home(a); home != "" {
-		want.Pool = home
+	if containing := p.Index.PoolFor(a); containing != "" {
+		want.Pool = containing
 	}
 	if slices.Equal(want.Owners, have.Owners) && want.SharingKey == have.SharingKey && want.Pool == have.Pool {
 		return nil
 	}
-	return p.settle(ctx, a, "update", func() (Record, error) { return p.Records.Update(ctx, want) })
+	return p.write(ctx, a, "update", p.put, func() (Record, error) { return p.Records.Update(ctx, want) })
 }
 
 // Release implements provisioner.Provisioner.
@@ -238,7 +238,7 @@ func (p *Provisioner) release(ctx context.Context, owner provisioner.Owner, a ne
 			want.ReleasedAt, want.ReleasedBy = p.Now(), nameOf(owner)
 		}
 	}
-	return p.settle(ctx, a, "update", func() (Record, error) { return p.Records.Update(ctx, want) })
+	return p.write(ctx, a, "update", p.put, func() (Record, error) { return p.Records.Update(ctx, want) })
 }
 
 // Forget deletes a record whose quarantine is over, unless somebody has changed
@@ -262,13 +262,15 @@ func (p *Provisioner) forget(ctx context.Context, r Record) error {
 	return fmt.Errorf("delete record of %s: %w", r.Address, err)
 }
 
-// settle runs one write and puts its outcome into the index. When somebody else
+func (p *Provisioner) put(r Record) { p.Index.Put(r) }
+
+// write runs one write and puts its outcome into the index. When another writer
 // was faster it puts theirs there and returns errLost.
-func (p *Provisioner) settle(ctx context.Context, a netip.Addr, verb string, write func() (Record, error)) error {
+func (p *Provisioner) write(ctx context.Context, a netip.Addr, verb string, put func(Record), write func() (Record, error)) error {
 	r, err := write()
 	switch {
 	case err == nil:
-		p.Index.Put(r)
+		put(r)
 		return nil
 	case errors.Is(err, ErrTaken) || errors.Is(err, ErrChanged) || errors.Is(err, ErrGone):
 		return p.learn(ctx, a)

@@ -40,7 +40,7 @@ func (x *Index) Report(name string) (Report, bool) {
 		IPv4: x.usage(p, corev1.IPv4Protocol), IPv6: x.usage(p, corev1.IPv6Protocol),
 		Excluded: slices.SortedStableFunc(slices.Values(p.excluded), func(a, b Exclusion) int { return a.Range.First.Compare(b.Range.First) }),
 	}
-	for a := range p.resting {
+	for a := range p.released {
 		if end := x.records[a].ReleasedAt.Add(p.Quarantine); r.NextExpiry.IsZero() || end.Before(r.NextExpiry) {
 			r.NextExpiry = end
 		}
@@ -52,13 +52,13 @@ func (x *Index) Report(name string) (Report, bool) {
 // excluded.
 func (x *Index) usage(p *poolState, f corev1.IPFamily) *v1alpha1.PoolUsage {
 	var total, free uint64
-	for _, s := range p.spaces {
+	for _, s := range p.bitmaps {
 		if provisioner.FamilyOf(s.in.First) != f {
 			continue
 		}
 		total = addSaturating(total, sizeOf(s.in))
 		free = addSaturating(free, s.free()+sizeOf(s.in)-s.bits.Size())
-		for a := range x.coming {
+		for a := range x.inFlight {
 			if _, recorded := x.records[a]; !recorded && contains(s.in, a) && !s.isBlocked(a) {
 				free++ // not assigned yet
 			}
@@ -100,7 +100,7 @@ func (x *Index) Expired(pool string, now time.Time) []Record {
 		return nil
 	}
 	var out []Record
-	for a := range p.resting {
+	for a := range p.released {
 		if r := x.records[a]; !now.Before(r.ReleasedAt.Add(p.Quarantine)) {
 			out = append(out, r)
 		}
@@ -128,7 +128,7 @@ func (x *Index) Mismatched() []provisioner.Owner {
 	defer x.mu.Unlock()
 	var out []provisioner.Owner
 	for _, r := range x.records {
-		if home := x.home(r.Address); home != nil && home.Name != r.Pool {
+		if containing := x.poolFor(r.Address); containing != nil && containing.Name != r.Pool {
 			out = append(out, r.Owners...)
 		}
 	}
@@ -150,11 +150,11 @@ func (x *Index) Lookup(a netip.Addr) (Record, bool) {
 	return r, ok
 }
 
-// Home names the pool that an address belongs to; "" when none contains it.
-func (x *Index) Home(a netip.Addr) string {
+// PoolFor names the pool that an address belongs to; "" when none contains it.
+func (x *Index) PoolFor(a netip.Addr) string {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if p := x.home(a); p != nil {
+	if p := x.poolFor(a); p != nil {
 		return p.Name
 	}
 	return ""
@@ -164,7 +164,7 @@ func (x *Index) Home(a netip.Addr) string {
 func (x *Index) quarantine(a netip.Addr) time.Duration {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if p := x.home(a); p != nil {
+	if p := x.poolFor(a); p != nil {
 		return p.Quarantine
 	}
 	return 0

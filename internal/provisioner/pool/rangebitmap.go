@@ -10,14 +10,14 @@ import (
 	"github.com/causeway-lb/causeway/internal/bitmap"
 )
 
-// space finds free addresses in one range. A bit is set when the address is
+// rangeBitmap finds free addresses in one range. A bit is set when the address is
 // taken or never given out by itself.
 //
 //	range     first ........................................ last
 //	bits      [0, size)             size <= bitmap.MaxSize
 //	          x = blocked, last, o = taken     beyond: by request only
 //	last      likewise, but only what is given last is not set in it
-type space struct {
+type rangeBitmap struct {
 	in      Range
 	bits    *bitmap.Bitmap
 	last    *bitmap.Bitmap // nil: nothing is given last
@@ -26,7 +26,7 @@ type space struct {
 	buggy   bool           // .0 and .255 are blocked, and not given last
 }
 
-// newSpace returns the space of a range from which the blocked ranges, and with
+// newRangeBitmap returns the space of a range from which the blocked ranges, and with
 // buggy every IPv4 address that ends in .0 or .255, are never found.
 //
 // What may be the network or broadcast address of somebody's subnet, or its
@@ -34,9 +34,9 @@ type space struct {
 // found when all else is taken. IPv6 addresses whose last 64 bits are 0 are never
 // found: nearly every link has a /64, and its routers take them for theirs (RFC
 // 4291 section 2.6.1).
-func newSpace(in Range, blocked, ends []Range, buggy bool) *space {
+func newRangeBitmap(in Range, blocked, ends []Range, buggy bool) *rangeBitmap {
 	size := min(sizeOf(in), bitmap.MaxSize)
-	s := &space{in: in, bits: bitmap.New(size), buggy: buggy && in.First.Is4()}
+	s := &rangeBitmap{in: in, bits: bitmap.New(size), buggy: buggy && in.First.Is4()}
 	for _, cut := range Meet(in, blocked) {
 		s.block(cut)
 	}
@@ -75,7 +75,7 @@ func newSpace(in Range, blocked, ends []Range, buggy bool) *space {
 }
 
 // block keeps find from a part of the range.
-func (s *space) block(cut Range) {
+func (s *rangeBitmap) block(cut Range) {
 	s.blocked = append(s.blocked, cut)
 	size := s.bits.Size()
 	if from := addresses.Distance(s.in.First, cut.First); from < size {
@@ -116,7 +116,7 @@ func anycast(in Range) []netip.Addr {
 }
 
 // isBlocked tells whether find never returns a.
-func (s *space) isBlocked(a netip.Addr) bool {
+func (s *rangeBitmap) isBlocked(a netip.Addr) bool {
 	return s.buggy && endsByte(a) || containsAddr(s.blocked, a)
 }
 
@@ -131,12 +131,12 @@ func endsByte(a netip.Addr) bool {
 
 // isLast tells whether find returns a, which is not blocked, only when all else is
 // taken.
-func (s *space) isLast(a netip.Addr) bool {
+func (s *rangeBitmap) isLast(a netip.Addr) bool {
 	return s.last != nil && (endsByte(a) && !s.buggy || containsAddr(s.ends, a))
 }
 
 // set marks a, which must be in the range, as taken.
-func (s *space) set(a netip.Addr) {
+func (s *rangeBitmap) set(a netip.Addr) {
 	n := addresses.Distance(s.in.First, a)
 	switch {
 	case n >= s.bits.Size():
@@ -148,7 +148,7 @@ func (s *space) set(a netip.Addr) {
 }
 
 // clear marks a as free again, unless it is blocked.
-func (s *space) clear(a netip.Addr) {
+func (s *rangeBitmap) clear(a netip.Addr) {
 	n := addresses.Distance(s.in.First, a)
 	switch {
 	case n >= s.bits.Size() || s.isBlocked(a):
@@ -162,7 +162,7 @@ func (s *space) clear(a netip.Addr) {
 // find returns the lowest free address or, unless scatter is 0, the first at or
 // after scatter/2^64 of the range. With last it looks among those that are given
 // last, otherwise among the others.
-func (s *space) find(scatter uint64, last bool) (netip.Addr, bool) {
+func (s *rangeBitmap) find(scatter uint64, last bool) (netip.Addr, bool) {
 	bits := s.bits
 	if last {
 		bits = s.last
@@ -178,7 +178,7 @@ func (s *space) find(scatter uint64, last bool) (netip.Addr, bool) {
 }
 
 // free is how many addresses find could still return, one after the other.
-func (s *space) free() uint64 {
+func (s *rangeBitmap) free() uint64 {
 	if s.last == nil {
 		return s.bits.Free()
 	}
