@@ -29,7 +29,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
-	"github.com/causeway-lb/causeway/internal/alloc/book"
+	"github.com/causeway-lb/causeway/internal/alloc/services"
 	"github.com/causeway-lb/causeway/internal/lab/controlplane"
 )
 
@@ -207,9 +207,9 @@ var _ = Describe("an API server that keeps Services as it gets them", Ordered, f
 	}, NodeTimeout(2*time.Minute))
 
 	It("has each given an address and ports of its own", func(ctx SpecContext) {
-		var services []*corev1.Service
+		var all []*corev1.Service
 		for i := range 20 {
-			services = append(services, stored(ctx, fmt.Sprint("node-port-", i), nodePort))
+			all = append(all, stored(ctx, fmt.Sprint("node-port-", i), nodePort))
 		}
 		local := stored(ctx, "local", func(svc *corev1.Service) {
 			svc.Spec.Type, svc.Spec.ExternalTrafficPolicy = corev1.ServiceTypeLoadBalancer, corev1.ServiceExternalTrafficPolicyLocal
@@ -222,7 +222,7 @@ var _ = Describe("an API server that keeps Services as it gets them", Ordered, f
 				seen[v] = svc.Name
 			}
 		}
-		for _, svc := range append(services, local) {
+		for _, svc := range append(all, local) {
 			Eventually(now(ctx, svc)).Should(And(HaveField("Spec.ClusterIP", HavePrefix("10.96.8.")), HaveField("Spec.Ports", HaveEach(HaveField("NodePort", fromPool)))))
 			Expect(svc.Spec.ClusterIPs).To(Equal([]string{svc.Spec.ClusterIP}))
 			take(svc, svc.Spec.ClusterIP, svc.Spec.Ports[0].NodePort)
@@ -233,7 +233,7 @@ var _ = Describe("an API server that keeps Services as it gets them", Ordered, f
 		Eventually(func(g Gomega) int64 {
 			g.Expect(api.Get(ctx, client.ObjectKeyFromObject(pool), pool)).To(Succeed())
 			return pool.Status.Ports.Used
-		}).WithTimeout(book.DefaultHold+settleTime).Should(BeEquivalentTo(22), "what was picked for a write that a newer version refused is held for a while")
+		}).WithTimeout(services.DefaultPendingFor+settleTime).Should(BeEquivalentTo(22), "what was picked for a write that a newer version refused is held for a while")
 	})
 
 	It("has one that changes its type given what it lacks then", func(ctx SpecContext) {

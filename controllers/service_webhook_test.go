@@ -293,7 +293,7 @@ var _ = Describe("the Service webhook", func() {
 			return serviceCondition(refresh(ctx, outside)(g), v1alpha1.ConditionInPool)
 		}).Should(Equal("False/OutsidePool"))
 		Eventually(eventsOn(ctx, outside)).Should(ContainElement(ContainSubstring("OutsidePool")))
-		resting := allocator.NewReservation(alloc.Lease[netip.Addr]{
+		resting := allocator.NewReservation(alloc.Allocation[netip.Addr]{
 			Value: netip.MustParseAddr("10.96.26.77"), Owner: alloc.Owner{Namespace: ns, Name: "former"}, Since: time.Now(), Until: time.Now().Add(time.Hour),
 		}, "pool-"+ns)
 		create(ctx, resting)

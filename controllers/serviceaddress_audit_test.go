@@ -19,7 +19,7 @@ import (
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/alloc"
-	"github.com/causeway-lb/causeway/internal/alloc/book"
+	"github.com/causeway-lb/causeway/internal/alloc/services"
 	"github.com/causeway-lb/causeway/internal/allocator"
 )
 
@@ -80,15 +80,15 @@ func (s *slowAnswer) Create(ctx context.Context, obj client.Object, opts ...clie
 
 // allocationsOf returns what a state knows, for a spec that nothing else changes
 // meanwhile.
-func allocationsOf(state *allocator.State) (out *book.Book) {
-	state.With(func(b *book.Book, _ time.Time) { out = b })
+func allocationsOf(state *allocator.State) (out *services.Allocations) {
+	state.With(func(b *services.Allocations, _ time.Time) { out = b })
 	return out
 }
 
 var _ = Describe("the audit of NodePorts", func() {
 	It("finds what the API server lost, and avoids it", func(ctx SpecContext) {
 		lost := uint16(losePort(ctx, newNamespace(ctx)))
-		b := allocator.NewState(book.Config{}, time.Now, func(bool) {})
+		b := allocator.NewState(services.Config{}, time.Now, func(bool) {})
 		Expect(allocationsOf(b).SetNodePortPool(&v1alpha1.NodePortPool{
 			ObjectMeta: metav1.ObjectMeta{Name: "p"},
 			Spec:       v1alpha1.NodePortPoolSpec{Ranges: []v1alpha1.PortRange{v1alpha1.PortRange(fmt.Sprint(lost)), "31400-31402"}},
@@ -97,7 +97,7 @@ var _ = Describe("the audit of NodePorts", func() {
 		audit.Begin(ctx)
 		var order []uint16
 		for i := range 4 {
-			n, err := allocationsOf(b).Ports().Next("p", alloc.Ask{Owner: alloc.Owner{Namespace: "x", Name: fmt.Sprint(i)}, Now: time.Now(), Hold: time.Hour})
+			n, err := allocationsOf(b).Ports().Next("p", alloc.Ask{Owner: alloc.Owner{Namespace: "x", Name: fmt.Sprint(i)}, Now: time.Now(), PendingFor: time.Hour})
 			Expect(err).NotTo(HaveOccurred())
 			order = append(order, n)
 		}
@@ -109,15 +109,15 @@ var _ = Describe("the audit of NodePorts", func() {
 		var clock atomic.Int64 // the audit asks in parts, several at once
 		clock.Store(time.Now().UnixNano())
 		now := func() time.Time { return time.Unix(0, clock.Load()) }
-		b := allocator.NewState(book.Config{}, now, func(bool) {})
+		b := allocator.NewState(services.Config{}, now, func(bool) {})
 		Expect(allocationsOf(b).SetNodePortPool(&v1alpha1.NodePortPool{
 			ObjectMeta: metav1.ObjectMeta{Name: "p"},
 			Spec:       v1alpha1.NodePortPoolSpec{Ranges: []v1alpha1.PortRange{"31405-31406"}},
 		})).To(Succeed())
 		next := func(name string, hold time.Duration) (n uint16) {
 			GinkgoHelper()
-			ask := alloc.Ask{Owner: alloc.Owner{Namespace: "x", Name: name}, Now: now(), Hold: hold, Doubt: time.Hour}
-			b.With(func(b *book.Book, _ time.Time) {
+			ask := alloc.Ask{Owner: alloc.Owner{Namespace: "x", Name: name}, Now: now(), PendingFor: hold, SuspectFor: time.Hour}
+			b.With(func(b *services.Allocations, _ time.Time) {
 				var err error
 				n, err = b.Ports().Next("p", ask)
 				Expect(err).NotTo(HaveOccurred())
@@ -138,12 +138,14 @@ var _ = Describe("the audit of NodePorts", func() {
 		Expect(audit.Audit(ctx)).To(BeTrue())
 		early = next("a", time.Second)
 		Expect(early).NotTo(Equal(lost), "the one that nobody was given")
-		b.With(func(b *book.Book, _ time.Time) { b.Ports().Drop(early, alloc.Owner{Namespace: "x", Name: "a"}) })
+		b.With(func(b *services.Allocations, _ time.Time) {
+			b.Ports().Drop(early, alloc.Owner{Namespace: "x", Name: "a"})
+		})
 
 		By("asking again while the request may not have come to the API server's allocator")
 		Expect(audit.Audit(ctx)).To(BeTrue())
-		state := func() []alloc.Lease[uint16] { return allocationsOf(b).Ports().Leases(lost) }
-		Expect(state()).To(ConsistOf(HaveField("State", alloc.Doubted)))
+		state := func() []alloc.Allocation[uint16] { return allocationsOf(b).Ports().Of(lost) }
+		Expect(state()).To(ConsistOf(HaveField("State", alloc.Suspect)))
 
 		By("asking again when it must be over")
 		clock.Add(int64(time.Minute))
@@ -152,7 +154,7 @@ var _ = Describe("the audit of NodePorts", func() {
 	}, SpecTimeout(time.Minute))
 
 	It("does not wear out when it may not ask", func(ctx SpecContext) {
-		b := allocator.NewState(book.Config{}, time.Now, func(bool) {})
+		b := allocator.NewState(services.Config{}, time.Now, func(bool) {})
 		Expect(allocationsOf(b).SetNodePortPool(&v1alpha1.NodePortPool{
 			ObjectMeta: metav1.ObjectMeta{Name: "p"},
 			Spec:       v1alpha1.NodePortPoolSpec{Ranges: []v1alpha1.PortRange{"31403-31404"}},
@@ -160,7 +162,7 @@ var _ = Describe("the audit of NodePorts", func() {
 		audit := allocator.NewPortAudit(k8sClient, b, "no-such-"+strings.ToLower(rand8()))
 		audit.Begin(ctx)
 		Expect(audit.Audit(ctx)).To(BeFalse())
-		_, err := allocationsOf(b).Ports().Next("p", alloc.Ask{Now: time.Now(), Hold: time.Hour})
+		_, err := allocationsOf(b).Ports().Next("p", alloc.Ask{Now: time.Now(), PendingFor: time.Hour})
 		Expect(err).NotTo(HaveOccurred(), "what is doubted is given all the same")
 	})
 })

@@ -27,7 +27,7 @@ import (
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/controllers/clusterip"
 	"github.com/causeway-lb/causeway/internal/alloc"
-	"github.com/causeway-lb/causeway/internal/alloc/book"
+	"github.com/causeway-lb/causeway/internal/alloc/services"
 	"github.com/causeway-lb/causeway/internal/allocator"
 )
 
@@ -49,9 +49,9 @@ type successor struct {
 	mine    atomic.Bool
 }
 
-func (s *successor) IsLeader() bool    { return s.mine.Load() }
-func (s *successor) Leader() string    { return s.address }
-func (s *successor) Epoch() alloc.Turn { return alloc.Turn{} }
+func (s *successor) IsLeader() bool     { return s.mine.Load() }
+func (s *successor) Leader() string     { return s.address }
+func (s *successor) Epoch() alloc.Epoch { return alloc.Epoch{} }
 
 // tell has a state see a change as its watches do: before is nil for an object
 // that is new, now for one that was deleted.
@@ -85,7 +85,7 @@ var _ = Describe("a state that is behind, or ahead", func() {
 	// bookOf is a book of its own with a pool for everybody.
 	bookOf := func(ranges ...v1alpha1.AddressRange) *allocator.State {
 		GinkgoHelper()
-		b := allocator.NewState(book.Config{}, time.Now, func(bool) {})
+		b := allocator.NewState(services.Config{}, time.Now, func(bool) {})
 		allocationsOf(b).SetServiceCIDRs([]netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")})
 		Expect(allocationsOf(b).SetClusterIPPool(&v1alpha1.ClusterIPPool{
 			ObjectMeta: metav1.ObjectMeta{Name: "p"},
@@ -126,8 +126,8 @@ var _ = Describe("a state that is behind, or ahead", func() {
 		tell(ctx, b, nil, &metav1.PartialObjectMetadata{ObjectMeta: hold.ObjectMeta})
 
 		again := alloc.Owner{Namespace: "shop", Name: "web", UID: "request"}
-		lease := ledger.Leases(address)[0]
-		Expect(ledger.Take(address, alloc.Ask{Owner: again, Now: time.Now(), Hold: time.Minute})).To(Succeed())
+		lease := ledger.Of(address)[0]
+		Expect(ledger.Take(address, alloc.Ask{Owner: again, Now: time.Now(), PendingFor: time.Minute})).To(Succeed())
 		Expect(client.IgnoreNotFound(k8sClient.Delete(ctx, hold))).To(Succeed()) // as the webhook does
 		tell(ctx, b, &metav1.PartialObjectMetadata{ObjectMeta: hold.ObjectMeta}, nil)
 		Expect(keeper.Sync(ctx)).To(Succeed())
@@ -153,14 +153,14 @@ var _ = Describe("a state that is behind, or ahead", func() {
 			tell(ctx, b, gone, nil)
 		}}
 		tell(ctx, b, nil, svc)
-		Expect(b.Correct(ctx, slow, book.OwnerOf(svc))).To(Succeed())
-		Expect(allocationsOf(b).Addresses(corev1.IPv4Protocol).Has(book.OwnerOf(svc))).To(BeEmpty())
+		Expect(b.Correct(ctx, slow, services.OwnerOf(svc))).To(Succeed())
+		Expect(allocationsOf(b).Addresses(corev1.IPv4Protocol).Has(services.OwnerOf(svc))).To(BeEmpty())
 
 		By("one that it has not heard of yet")
 		late := newService(svc.Namespace, "late", nil)
 		create(ctx, late)
 		Expect(b.Correct(ctx, k8sClient, alloc.Owner{Namespace: late.Namespace, Name: late.Name, UID: "request"})).To(Succeed())
-		Expect(allocationsOf(b).Addresses(corev1.IPv4Protocol).Has(book.OwnerOf(late))).To(HaveLen(1))
+		Expect(allocationsOf(b).Addresses(corev1.IPv4Protocol).Has(services.OwnerOf(late))).To(HaveLen(1))
 	})
 
 	It("takes no address for booked for ever that was freed while it looked", func(ctx SpecContext) {

@@ -184,9 +184,9 @@ var _ = Describe("what a Service has and what the pools would give it", func() {
 // everHolder is a term that is held for ever.
 type everHolder struct{}
 
-func (everHolder) IsLeader() bool    { return true }
-func (everHolder) Leader() string    { return "" }
-func (everHolder) Epoch() alloc.Turn { return alloc.Turn{} }
+func (everHolder) IsLeader() bool     { return true }
+func (everHolder) Leader() string     { return "" }
+func (everHolder) Epoch() alloc.Epoch { return alloc.Epoch{} }
 
 // replica is a second controller beside the suite's, with a term of its own
 // kind, whose webhooks only the spec calls.

@@ -14,7 +14,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -28,7 +27,7 @@ import (
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/alloc"
-	"github.com/causeway-lb/causeway/internal/alloc/book"
+	"github.com/causeway-lb/causeway/internal/alloc/services"
 	"github.com/causeway-lb/causeway/internal/allocator"
 	"github.com/causeway-lb/causeway/internal/netaddr"
 	"github.com/causeway-lb/causeway/internal/queue"
@@ -37,17 +36,9 @@ import (
 const (
 	// poolLabel on a ServiceCIDR names the ClusterIPPool that needs it.
 	poolLabel = "causeway.dev/pool"
-	// passingRecheck is when the status of a pool with values that are picked or
-	// resting is looked at again: nothing else tells of their end.
-	passingRecheck = time.Second
 	// cidrRecheck is when a ServiceCIDR that is in the way is looked at again.
 	cidrRecheck = 5 * time.Second
 )
-
-// errNotSeen has a pool looked at again in a moment.
-var errNotSeen = errors.New("the allocator has not seen this version of the pool yet")
-
-const notSeenRecheck = 50 * time.Millisecond
 
 // ClusterIPPoolReconciler keeps the status of ClusterIPPools and the
 // ServiceCIDRs that they need.
@@ -88,55 +79,34 @@ func (r *ClusterIPPoolReconciler) Reconcile(ctx context.Context, req reconcile.R
 	}
 	result, fault := r.ensureCIDRs(ctx, &pool)
 	before := pool.DeepCopy()
-	passing, err := r.fillStatus(ctx, &pool, fault)
-	if errors.Is(err, errNotSeen) {
-		return reconcile.Result{RequeueAfter: notSeenRecheck}, nil
-	}
-	if err != nil {
-		return reconcile.Result{}, err
-	}
-	if !equality.Semantic.DeepEqual(before.Status, pool.Status) {
-		err := r.client.Status().Patch(ctx, &pool, client.MergeFrom(before))
-		if client.IgnoreNotFound(err) != nil {
-			return reconcile.Result{}, fmt.Errorf("write status: %w", err)
-		}
-	}
-	if result.RequeueAfter == 0 && passing {
-		result.RequeueAfter = passingRecheck
-	}
-	return result, fault
-}
-
-// fillStatus says whether some of what it counted passes by itself: picks and
-// rests.
-func (r *ClusterIPPoolReconciler) fillStatus(ctx context.Context, pool *v1alpha1.ClusterIPPool, fault error) (passing bool, err error) {
 	var known bool
-	var overlaps, outside []string
-	r.state.With(func(b *book.Book, now time.Time) {
-		known = b.Knows(pool.Name, pool.Generation)
-		b.Expire(now)
-		v4, v6 := b.Addresses(corev1.IPv4Protocol).Stats(pool.Name), b.Addresses(corev1.IPv6Protocol).Stats(pool.Name)
-		pool.Status.IPv4, pool.Status.IPv6 = usage(v4), usage(v6)
-		passing = v4.Picked+v4.Resting+v6.Picked+v6.Resting > 0
-		overlaps, outside = b.Clashes(pool.Name), b.Outside(pool.Name)
+	var v4, v6 services.PoolState
+	r.state.With(func(a *services.Allocations, now time.Time) {
+		known = a.KnowsClusterIPPool(pool.Name, pool.Generation)
+		v4, v6 = a.ClusterIPPool(pool.Name, corev1.IPv4Protocol, now), a.ClusterIPPool(pool.Name, corev1.IPv6Protocol, now)
 	})
 	if !known {
-		return false, errNotSeen
+		return reconcile.Result{RequeueAfter: notSeenRecheck}, nil
 	}
+	pool.Status.IPv4, pool.Status.IPv6 = usage(v4.Stats), usage(v6.Stats)
 	observeUsage(pool.Name, "IPv4", pool.Status.IPv4)
 	observeUsage(pool.Name, "IPv6", pool.Status.IPv6)
 	ranges, invalid := alloc.ParseRanges("spec.ranges", pool.Spec.Ranges)
 	nodes, err := r.nodesInside(ctx, ranges)
 	if err != nil {
-		return false, err
+		return reconcile.Result{}, err
 	}
 	pool.Status.ObservedGeneration = pool.Generation
 	setConditions(&pool.Status.Conditions, pool.Generation, errors.Join(invalid, fault),
-		finding{v1alpha1.PoolOverlapping, append(overlaps, nodes...), "Overlapping", "an address can have one meaning only: change one of them", "Apart"},
-		finding{v1alpha1.PoolOutsideServiceCIDR, outside, "Outside", "the API server refuses these: create a ServiceCIDR that has them, or write them as CIDRs for Causeway to create it", "Inside"},
+		finding{v1alpha1.PoolOverlapping, slices.Concat(v4.Overlaps, v6.Overlaps, nodes), "Overlapping", "an address can have one meaning only: change one of them", "Apart"},
+		finding{v1alpha1.PoolOutsideServiceCIDR, append(v4.Outside, v6.Outside...), "Outside", "the API server refuses these: create a ServiceCIDR that has them, or write them as CIDRs for Causeway to create it", "Inside"},
 		servicesOutside(r.problems.of(pool.Name, true)),
 	)
-	return passing, nil
+	if err := writeStatus(ctx, r.client, before, &pool, before.Status, pool.Status); err != nil {
+		return reconcile.Result{}, err
+	}
+	result.RequeueAfter = queue.Soonest(result.RequeueAfter, passing(v4.Stats, v6.Stats))
+	return result, fault
 }
 
 // nodesInside returns the nodes whose addresses lie in the ranges.
@@ -247,10 +217,10 @@ func (r *ClusterIPPoolReconciler) removeCIDRs(ctx context.Context, pool string, 
 }
 
 func (r *ClusterIPPoolReconciler) inUse(c *networkingv1.ServiceCIDR) (yes bool) {
-	r.state.With(func(b *book.Book, now time.Time) {
+	r.state.With(func(a *services.Allocations, _ time.Time) {
 		for _, s := range c.Spec.CIDRs {
 			if p, ok := netaddr.ParsePrefix(s); ok {
-				yes = yes || b.InUse(p)
+				yes = yes || a.InUse(p)
 			}
 		}
 	})

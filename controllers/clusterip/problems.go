@@ -9,7 +9,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/causeway-lb/causeway/internal/alloc/book"
+	"github.com/causeway-lb/causeway/internal/alloc/services"
 )
 
 // problems are those of all Services, for the pools' status and the metrics.
@@ -18,10 +18,10 @@ type problems struct {
 	changed func() // called after a change; it must not block
 
 	mu  sync.Mutex
-	all map[types.NamespacedName][]book.Problem
+	all map[types.NamespacedName][]services.Problem
 }
 
-func (p *problems) set(key types.NamespacedName, found []book.Problem) {
+func (p *problems) set(key types.NamespacedName, found []services.Problem) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	before := p.all[key]
@@ -45,7 +45,7 @@ func (p *problems) of(pool string, addressPool bool) []string {
 	defer p.mu.Unlock()
 	var out []string
 	for key, found := range p.all {
-		if slices.ContainsFunc(found, func(q book.Problem) bool {
+		if slices.ContainsFunc(found, func(q services.Problem) bool {
 			return q.AddressPools == addressPool && slices.Contains(q.Pools, pool)
 		}) {
 			out = append(out, key.String())

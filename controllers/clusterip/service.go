@@ -26,7 +26,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
-	"github.com/causeway-lb/causeway/internal/alloc/book"
+	"github.com/causeway-lb/causeway/internal/alloc/services"
 	"github.com/causeway-lb/causeway/internal/allocator"
 	"github.com/causeway-lb/causeway/internal/queue"
 	"github.com/causeway-lb/causeway/internal/quote"
@@ -98,7 +98,7 @@ func (r *ServiceReconciler) Reconcile(ctx context.Context, req reconcile.Request
 	if !svc.DeletionTimestamp.IsZero() {
 		return reconcile.Result{}, nil
 	}
-	if book.Lacks(&svc) {
+	if services.Lacks(&svc) {
 		return r.allocate(ctx, &svc)
 	}
 	found, err := r.Allocator.Check(ctx, &svc)
@@ -109,14 +109,14 @@ func (r *ServiceReconciler) Reconcile(ctx context.Context, req reconcile.Request
 	if err := r.report(ctx, &svc, inPool(found)); err != nil {
 		return reconcile.Result{}, err
 	}
-	if slices.ContainsFunc(found, func(p book.Problem) bool { return p.Reason == book.Duplicate }) {
+	if slices.ContainsFunc(found, func(p services.Problem) bool { return p.Reason == services.Duplicate }) {
 		return reconcile.Result{RequeueAfter: recheck}, nil
 	}
 	return reconcile.Result{}, nil
 }
 
 // inPool is the condition that the problems make; nil for none.
-func inPool(found []book.Problem) *metav1.Condition {
+func inPool(found []services.Problem) *metav1.Condition {
 	if len(found) == 0 {
 		return nil
 	}
@@ -153,9 +153,9 @@ func (r *ServiceReconciler) report(ctx context.Context, svc *corev1.Service, wan
 // the API server does not allocate by itself.
 func (r *ServiceReconciler) allocate(ctx context.Context, svc *corev1.Service) (reconcile.Result, error) {
 	grant, err := r.Allocator.Grant(ctx, allocator.Request{Service: svc, UID: string(uuid.NewUUID())})
-	if refused, ok := errors.AsType[*book.Refused](err); ok {
+	if denied, ok := errors.AsType[*services.Denied](err); ok {
 		err := r.report(ctx, svc, &metav1.Condition{
-			Type: v1alpha1.ConditionInPool, Status: metav1.ConditionFalse, Reason: "Pending", Message: refused.Error(),
+			Type: v1alpha1.ConditionInPool, Status: metav1.ConditionFalse, Reason: "Pending", Message: denied.Error(),
 		})
 		return reconcile.Result{RequeueAfter: retryDenied}, err
 	}

@@ -17,7 +17,7 @@ import (
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/alloc"
-	"github.com/causeway-lb/causeway/internal/alloc/book"
+	"github.com/causeway-lb/causeway/internal/alloc/services"
 	"github.com/causeway-lb/causeway/internal/allocator"
 	"github.com/causeway-lb/causeway/internal/provisioner"
 	"github.com/causeway-lb/causeway/internal/queue"
@@ -34,9 +34,9 @@ type Options struct {
 	// NodePortRange is the API server's --service-node-port-range, which the API
 	// does not tell. Empty means 30000-32767.
 	NodePortRange string
-	// Hold is how long a grant is kept for a Service that does not appear. Zero
-	// means book.DefaultHold; less is for tests.
-	Hold time.Duration
+	// PendingFor is how long a grant is kept for a Service that does not appear. Zero
+	// means services.DefaultPendingFor; less is for tests.
+	PendingFor time.Duration
 	// Peers says how the replicas reach each other.
 	Peers allocator.Peers
 	// MetalLBAnnotations heeds MetalLB's annotations on Services, too.
@@ -49,7 +49,7 @@ func SetupWithManager(mgr ctrl.Manager, opts Options) error {
 	if err := queue.RegisterMetrics(poolValues, serviceProblems); err != nil {
 		return err
 	}
-	config := book.Config{Hold: opts.Hold, AddressAnnotations: provisioner.AddressAnnotations(opts.MetalLBAnnotations)}
+	config := services.Config{PendingFor: opts.PendingFor, AddressAnnotations: provisioner.AddressAnnotations(opts.MetalLBAnnotations)}
 	if opts.NodePortRange != "" {
 		var err error
 		if config.NodePorts, err = alloc.ParsePortRange(opts.NodePortRange); err != nil {
@@ -61,13 +61,13 @@ func SetupWithManager(mgr ctrl.Manager, opts Options) error {
 	}
 	addressPools := every(func() client.ObjectList { return &v1alpha1.ClusterIPPoolList{} })
 	portPools := every(func() client.ObjectList { return &v1alpha1.NodePortPoolList{} })
-	services := every(func() client.ObjectList { return &corev1.ServiceList{} })
+	allServices := every(func() client.ObjectList { return &corev1.ServiceList{} })
 	changed := func() { addressPools.Touch(); portPools.Touch() }
 	a, err := allocator.New(mgr, allocator.Config{
 		Namespace: opts.SystemNamespace, Peers: opts.Peers, Services: config,
 		Changed: func(pools bool) {
 			if changed(); pools {
-				services.Touch()
+				allServices.Touch()
 			}
 		},
 	})
@@ -75,11 +75,11 @@ func SetupWithManager(mgr ctrl.Manager, opts Options) error {
 		return err
 	}
 	mgr.GetWebhookServer().Register(allocator.WebhookPath, &webhook.Admission{Handler: &Webhook{Allocator: a}, WithContextFunc: markForwarded})
-	found := &problems{changed: changed, all: map[types.NamespacedName][]book.Problem{}}
+	found := &problems{changed: changed, all: map[types.NamespacedName][]services.Problem{}}
 	for _, setup := range []func() error{
 		func() error {
 			r := &ServiceReconciler{Client: mgr.GetClient(), Recorder: mgr.GetEventRecorder("causeway-controller"), Allocator: a, problems: found}
-			return r.setup(mgr, services)
+			return r.setup(mgr, allServices)
 		},
 		func() error {
 			return (&ClusterIPPoolReconciler{mgr.GetClient(), a.State, found}).setup(mgr, addressPools)

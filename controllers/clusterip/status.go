@@ -3,14 +3,50 @@
 package clusterip
 
 import (
+	"context"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/controllers/validate"
 	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/quote"
 )
+
+const (
+	// passingRecheck is when the status of a pool with values that are pending or
+	// quarantined is looked at again: nothing else tells of their end.
+	passingRecheck = time.Second
+	// notSeenRecheck is when a pool is looked at again that the allocator has not
+	// seen in this version.
+	notSeenRecheck = 50 * time.Millisecond
+)
+
+// passing returns when the status has to be looked at again; 0 for never.
+func passing(stats ...alloc.Stats) time.Duration {
+	for _, s := range stats {
+		if s.Pending+s.Quarantined > 0 {
+			return passingRecheck
+		}
+	}
+	return 0
+}
+
+// writeStatus patches a pool whose status differs.
+func writeStatus(ctx context.Context, c client.Client, before, pool client.Object, was, is any) error {
+	if equality.Semantic.DeepEqual(was, is) {
+		return nil
+	}
+	if err := c.Status().Patch(ctx, pool, client.MergeFrom(before)); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("write status: %w", err)
+	}
+	return nil
+}
 
 // usage returns a pool's counts as its status has them; nil for a pool without
 // values of the kind.
@@ -19,7 +55,7 @@ func usage(s alloc.Stats) *v1alpha1.AllocationUsage {
 		return nil
 	}
 	return &v1alpha1.AllocationUsage{
-		Capacity: int64(s.Capacity), Used: int64(s.Held + s.Picked), Quarantined: int64(s.Resting),
+		Capacity: int64(s.Capacity), Used: int64(s.Held + s.Pending), Quarantined: int64(s.Quarantined),
 		Excluded: int64(s.Excluded), Free: int64(s.Free),
 	}
 }

@@ -15,7 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
-	"github.com/causeway-lb/causeway/internal/alloc/book"
+	"github.com/causeway-lb/causeway/internal/alloc/services"
 	"github.com/causeway-lb/causeway/internal/allocator"
 )
 
@@ -41,7 +41,7 @@ type Webhook struct {
 // Ignore is for webhooks that do not answer.
 func (w *Webhook) Handle(ctx context.Context, req admission.Request) admission.Response {
 	start := time.Now()
-	var grant book.Grant
+	var grant services.Grant
 	ask, err := requestOf(ctx, req)
 	if err == nil {
 		grant, err = w.Allocator.Grant(ctx, ask)
@@ -49,10 +49,10 @@ func (w *Webhook) Handle(ctx context.Context, req admission.Request) admission.R
 		allocator.ObserveAdmission("error", time.Since(start))
 		err = &allocator.UnavailableError{Cause: err}
 	}
-	refused, isRefused := errors.AsType[*book.Refused](err)
+	denied, isRefused := errors.AsType[*services.Denied](err)
 	switch {
 	case isRefused:
-		return deny(refused)
+		return deny(denied)
 	case errors.Is(err, allocator.ErrNotLeader):
 		return admission.Errored(http.StatusServiceUnavailable, err)
 	case err != nil:
@@ -84,9 +84,9 @@ func requestOf(ctx context.Context, req admission.Request) (out allocator.Reques
 
 // deny answers 403, as a quota does, and 422 for a value that another Service
 // has, as the API server's allocator does.
-func deny(r *book.Refused) admission.Response {
+func deny(r *services.Denied) admission.Response {
 	response := admission.Denied(r.Error())
-	if r.Reason == book.Taken {
+	if r.Reason == services.Taken {
 		response.Result.Code, response.Result.Reason = http.StatusUnprocessableEntity, metav1.StatusReasonInvalid
 	}
 	return response

@@ -9,11 +9,11 @@
 //	        Range ───────────────> Span[V] <─────── PortRange
 //	                                  │ SetPool
 //	                                  ▼
-//	   Observe, Pick, Release ──> Ledger[V] ──> Lease: who, since, until
+//	   Observe, Pick, Release ──> Allocations[V] ──> Allocation: who, since, until
 //
-// A Ledger covers one kind of value: IPv4 addresses, IPv6 addresses or ports.
-// It knows the leases of all values, in a pool or not, and every pool's bitmap
-// of values that cannot be given out. The leases are the truth; a bitmap can be
+// A Allocations covers one kind of value: IPv4 addresses, IPv6 addresses or ports.
+// It knows the allocations of all values, in a pool or not, and every pool's bitmap
+// of values that cannot be given out. The allocations are the truth; a bitmap can be
 // thrown away and computed again, which is what SetPool does.
 //
 // # The life of a value
@@ -31,7 +31,7 @@
 // predecessor doubted, so it says of all values that they are unproven, and
 // trusts those that it has looked at. A look is of a time: it ends no doubt that
 // arose later, or that is about a request that could still have been on its way.
-// Nothing but such a look or its own end ends a doubt: not a rest that is over,
+// Nothing but such a look or its own end ends a suspectFor: not a rest that is over,
 // nor another doubt that is shorter.
 //
 // A value that is picked, held or resting is never chosen for somebody else. A
@@ -39,20 +39,20 @@
 // that a Service that comes back gets it if it is still free.
 //
 // Those who grant from a pool one after the other keep out of each other's way:
-// each begins in a part of the pool that those before it have left alone (Turn).
+// each begins in a part of the pool that those before it have left alone (Epoch).
 //
 // # Invariants
 //
-//   - A value is set in a pool's bitmap if and only if it has a lease or is
+//   - A value is set in a pool's bitmap if and only if it has a allocation or is
 //     excluded from that pool.
 //   - held beats resting and picked: what the API server stored is a fact. Two
 //     owners can hold one value; that is reported (Duplicates), not hidden.
 //   - Every owner's values are what it was last observed with, nothing more, so
 //     nothing leaks that a full list of Services would not show.
-//   - Time is passed in. Equal calls in equal order give equal ledgers.
+//   - Time is passed in. Equal calls in equal order give equal allocations.
 //
 // # Non-goals
 //
 // No policy (who may use which pool) and no API objects; see package book
-// and the controllers. No persistence: a ledger is rebuilt from the API.
+// and the controllers. No persistence: a allocations is rebuilt from the API.
 package alloc

@@ -34,7 +34,7 @@ type FullError struct {
 // Error names the pool and what its values are doing.
 func (e *FullError) Error() string {
 	s := fmt.Sprintf("pool %s has no free value: of %d, %d are held, %d on their way, %d resting after release, %d excluded",
-		e.Pool, e.Stats.Capacity, e.Stats.Held, e.Stats.Picked, e.Stats.Resting, e.Stats.Excluded)
+		e.Pool, e.Stats.Capacity, e.Stats.Held, e.Stats.Pending, e.Stats.Quarantined, e.Stats.Excluded)
 	if !e.Next.IsZero() {
 		s += ", the next is free at " + e.Next.UTC().Format(time.RFC3339)
 	}

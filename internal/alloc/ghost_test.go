@@ -15,14 +15,14 @@ import (
 func TestGhostPicksGiveWay(t *testing.T) {
 	at := time.Unix(1_000_000, 0)
 	ask := func(namespace, name string, now time.Time) Ask {
-		return Ask{Owner: Owner{Namespace: namespace, Name: name, UID: namespace + name}, Now: now, Hold: time.Minute}
+		return Ask{Owner: Owner{Namespace: namespace, Name: name, UID: namespace + name}, Now: now, PendingFor: time.Minute}
 	}
 	r, err := ParseRange("10.96.0.1-10.96.0.8")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, limit := range []int{0, 4} {
-		l := NewLedger(Addresses())
+		l := New(Addresses())
 		l.SetPool(Pool[netip.Addr]{Name: "p", Spans: []Span[netip.Addr]{r.Span}, MaxPerNamespace: limit})
 		mine, err := l.Next("p", ask("shop", "slow", at))
 		if err != nil {
@@ -46,9 +46,9 @@ func TestGhostPicksGiveWay(t *testing.T) {
 				t.Errorf("limit %d: a Service in %s: %v", limit, namespace, err)
 			}
 		}
-		leases := l.Leases(mine)
-		if len(leases) != 1 || leases[0].Owner.Name != "slow" {
-			t.Errorf("limit %d: of the namespace with fewest picks one was taken: %v", limit, leases)
+		allocations := l.Of(mine)
+		if len(allocations) != 1 || allocations[0].Owner.Name != "slow" {
+			t.Errorf("limit %d: of the namespace with fewest picks one was taken: %v", limit, allocations)
 		}
 	}
 }
@@ -60,17 +60,17 @@ func TestHeldValuesStay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := NewLedger(Addresses())
+	l := New(Addresses())
 	l.SetPool(Pool[netip.Addr]{Name: "p", Spans: []Span[netip.Addr]{r.Span}})
 	for i := range 2 {
 		owner := Owner{Namespace: "shop", Name: fmt.Sprint(i), UID: fmt.Sprint(i)}
-		v, err := l.Next("p", Ask{Owner: owner, Now: at, Hold: time.Minute})
+		v, err := l.Next("p", Ask{Owner: owner, Now: at, PendingFor: time.Minute})
 		if err != nil {
 			t.Fatal(err)
 		}
 		l.Observe(owner, []netip.Addr{v}, at)
 	}
-	if _, err := l.Next("p", Ask{Owner: Owner{Namespace: "shop", Name: "x"}, Now: at.Add(10 * time.Second), Hold: time.Minute}); !errors.Is(err, ErrFull) {
+	if _, err := l.Next("p", Ask{Owner: Owner{Namespace: "shop", Name: "x"}, Now: at.Add(10 * time.Second), PendingFor: time.Minute}); !errors.Is(err, ErrFull) {
 		t.Errorf("got %v, want %v", err, ErrFull)
 	}
 }

@@ -32,21 +32,21 @@ func ServiceIPBand(capacity uint64) uint64 { return bitmap.LowerBand(capacity, 1
 // NodePortBand is the LowerBand of NodePort pools (KEP-3668).
 func NodePortBand(capacity uint64) uint64 { return bitmap.LowerBand(capacity, 16, 128, 32) }
 
-// pool is a Pool with its bitmap and counts, all computed from the leases.
+// pool is a Pool with its bitmap and counts, all computed from the allocations.
 type pool[V comparable] struct {
 	Pool[V]
-	kind    Kind[V]
-	starts  []uint64       // of each span in the bitmap
-	taken   *bitmap.Bitmap // values with a lease, and the excluded ones
-	claimed *bitmap.Bitmap // the same without the Unproven
-	never   *bitmap.Bitmap // the excluded values
-	lower   uint64
-	counts  [states]uint64 // values by state; Free is not kept
-	perName map[string]int // namespace -> leases Held or Picked
+	kind         Kind[V]
+	starts       []uint64       // of each span in the bitmap
+	taken        *bitmap.Bitmap // values with a allocation, and the excluded ones
+	claimed      *bitmap.Bitmap // the same without the Unverified
+	never        *bitmap.Bitmap // the excluded values
+	lower        uint64
+	counts       [states]uint64 // values by state; Free is not kept
+	perNamespace map[string]int // namespace -> allocations Held or Pending
 }
 
 func newPool[V comparable](kind Kind[V], spec Pool[V]) *pool[V] {
-	p := &pool[V]{Pool: spec, kind: kind, perName: map[string]int{}}
+	p := &pool[V]{Pool: spec, kind: kind, perNamespace: map[string]int{}}
 	p.Spans = kind.Merge(spec.Spans)
 	var size uint64
 	for _, s := range p.Spans {
@@ -118,13 +118,13 @@ func (p *pool[V]) moved(v V, from, to State) {
 	p.counts[to]++
 	if !excluded {
 		mark(p.taken, n, to > Free)
-		mark(p.claimed, n, to > Unproven)
+		mark(p.claimed, n, to > Unverified)
 	}
 }
 
 // certain is the state without doubts.
 func certain(s State) State {
-	if s <= Doubted {
+	if s <= Suspect {
 		return Free
 	}
 	return s
@@ -138,13 +138,13 @@ func mark(set *bitmap.Bitmap, n uint64, used bool) {
 	}
 }
 
-// free returns a value that has no lease, or else one that is Unproven.
+// free returns a value that has no allocation, or else one that is Unverified.
 func (p *pool[V]) free(ask Ask) (v V, ok bool) {
 	if p.taken == nil {
 		return v, false
 	}
 	for _, set := range []*bitmap.Bitmap{p.taken, p.claimed} {
-		if n, ok := ask.Turn.find(set, p.lower, ask.Random); ok {
+		if n, ok := ask.Epoch.find(set, p.lower, ask.Random); ok {
 			return p.value(n), true
 		}
 	}
@@ -167,14 +167,14 @@ func (p *pool[V]) stats() Stats {
 	if p.taken == nil {
 		return Stats{}
 	}
-	s := Stats{Capacity: p.taken.Size(), Held: p.counts[Held], Picked: p.counts[Picked], Resting: p.counts[Resting], Free: p.taken.Free() + p.counts[Unproven] + p.counts[Doubted]}
-	s.Excluded = s.Capacity - s.Held - s.Picked - s.Resting - s.Free
+	s := Stats{Capacity: p.taken.Size(), Held: p.counts[Held], Pending: p.counts[Pending], Quarantined: p.counts[Quarantined], Free: p.taken.Free() + p.counts[Unverified] + p.counts[Suspect]}
+	s.Excluded = s.Capacity - s.Held - s.Pending - s.Quarantined - s.Free
 	return s
 }
 
 // full tells whether one more value for the owner breaks the namespace's limit.
 func (p *pool[V]) full(o Owner) error {
-	if p.MaxPerNamespace > 0 && p.perName[o.Namespace] >= p.MaxPerNamespace {
+	if p.MaxPerNamespace > 0 && p.perNamespace[o.Namespace] >= p.MaxPerNamespace {
 		return &QuotaError{Pool: p.Name, Namespace: o.Namespace, Limit: p.MaxPerNamespace}
 	}
 	return nil

@@ -7,32 +7,32 @@ import (
 	"slices"
 )
 
-// Leases returns the leases of a value. The caller must not change them.
-func (l *Ledger[V]) Leases(v V) []Lease[V] { return l.leases[v] }
+// Of returns the allocations of a value. The caller must not change them.
+func (l *Allocations[V]) Of(v V) []Allocation[V] { return l.allocations[v] }
 
 // Has returns the values that the owner was last observed with. The caller must
 // not change them.
-func (l *Ledger[V]) Has(owner Owner) []V { return l.held[owner] }
+func (l *Allocations[V]) Has(owner Owner) []V { return l.held[owner] }
 
 // Remembers returns the values that a Service of the owner's name held when it
 // last let go of any, in the order in which it was observed with them, and then
 // those picked for it since. They may be anyone's by now: Take them. The caller
 // must not change them.
-func (l *Ledger[V]) Remembers(owner Owner) []V { return l.memory.of(owner) }
+func (l *Allocations[V]) Remembers(owner Owner) []V { return l.memory.of(owner) }
 
 // Mine tells whether the owner, going by its name, holds or picked the value.
-func (l *Ledger[V]) Mine(v V, owner Owner) bool {
-	return slices.ContainsFunc(l.leases[v], func(lease Lease[V]) bool {
-		return lease.State >= Picked && lease.Owner.same(owner)
+func (l *Allocations[V]) Mine(v V, owner Owner) bool {
+	return slices.ContainsFunc(l.allocations[v], func(allocation Allocation[V]) bool {
+		return allocation.State >= Pending && allocation.Owner.same(owner)
 	})
 }
 
-// All yields every lease, in no order. The ledger must not change meanwhile.
-func (l *Ledger[V]) All() iter.Seq[Lease[V]] {
-	return func(yield func(Lease[V]) bool) {
-		for _, leases := range l.leases {
-			for _, lease := range leases {
-				if !yield(lease) {
+// All yields every allocation, in no order. The allocations must not change meanwhile.
+func (l *Allocations[V]) All() iter.Seq[Allocation[V]] {
+	return func(yield func(Allocation[V]) bool) {
+		for _, allocations := range l.allocations {
+			for _, allocation := range allocations {
+				if !yield(allocation) {
 					return
 				}
 			}
@@ -40,14 +40,14 @@ func (l *Ledger[V]) All() iter.Seq[Lease[V]] {
 	}
 }
 
-// Resting yields the leases of values that rest. Its cost follows the number of
-// leases that end by themselves.
-func (l *Ledger[V]) Resting() iter.Seq[Lease[V]] {
-	return func(yield func(Lease[V]) bool) {
+// Quarantined yields the allocations of values that rest. Its cost follows the number of
+// allocations that end by themselves.
+func (l *Allocations[V]) Quarantined() iter.Seq[Allocation[V]] {
+	return func(yield func(Allocation[V]) bool) {
 		for _, end := range l.ends.queue {
-			for _, lease := range l.leases[end.value] {
-				// Other entries of the value are older or newer than this lease.
-				if lease.State == Resting && lease.Until.Equal(end.at) && !yield(lease) {
+			for _, allocation := range l.allocations[end.value] {
+				// Other entries of the value are older or newer than this allocation.
+				if allocation.State == Quarantined && allocation.Until.Equal(end.at) && !yield(allocation) {
 					return
 				}
 			}
@@ -55,8 +55,8 @@ func (l *Ledger[V]) Resting() iter.Seq[Lease[V]] {
 	}
 }
 
-// Owners yields every owner of a Held lease, in no order.
-func (l *Ledger[V]) Owners() iter.Seq[Owner] {
+// Owners yields every owner of a Held allocation, in no order.
+func (l *Allocations[V]) Owners() iter.Seq[Owner] {
 	return func(yield func(Owner) bool) {
 		for o := range l.held {
 			if !yield(o) {
@@ -67,7 +67,7 @@ func (l *Ledger[V]) Owners() iter.Seq[Owner] {
 }
 
 // Duplicates returns the values that more than one owner holds, in order.
-func (l *Ledger[V]) Duplicates() []V {
+func (l *Allocations[V]) Duplicates() []V {
 	out := make([]V, 0, len(l.twice))
 	for v := range l.twice {
 		out = append(out, v)
@@ -77,7 +77,7 @@ func (l *Ledger[V]) Duplicates() []V {
 }
 
 // PoolsOf returns the names of the pools that have the value, in order.
-func (l *Ledger[V]) PoolsOf(v V) []string {
+func (l *Allocations[V]) PoolsOf(v V) []string {
 	var out []string
 	l.places.each(l.kind, v, func(p *pool[V]) { out = append(out, p.Name) })
 	slices.Sort(out)
@@ -86,7 +86,7 @@ func (l *Ledger[V]) PoolsOf(v V) []string {
 
 // Stats counts a pool's values; the zero Stats when there is no such pool. Call
 // Expire first to have what is over not counted.
-func (l *Ledger[V]) Stats(name string) Stats {
+func (l *Allocations[V]) Stats(name string) Stats {
 	if p, ok := l.pools[name]; ok {
 		return p.stats()
 	}

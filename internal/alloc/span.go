@@ -32,7 +32,7 @@ type Kind[V comparable] struct {
 }
 
 // Addresses is the arithmetic of addresses of one family. Values of both
-// families must not meet in one ledger.
+// families must not meet in one allocations.
 func Addresses() Kind[netip.Addr] {
 	return Kind[netip.Addr]{
 		Name:     "address",

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// deadlines orders values by when a lease of theirs ends. An entry may be
-// stale: the lease ended earlier, or was replaced by one that ends later. It
+// deadlines orders values by when a allocation of theirs ends. An entry may be
+// stale: the allocation ended earlier, or was replaced by one that ends later. It
 // says when to look, not what to do.
 type deadlines[V any] struct{ queue deadlineHeap[V] }
 

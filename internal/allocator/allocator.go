@@ -19,7 +19,7 @@ import (
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
-	"github.com/causeway-lb/causeway/internal/alloc/book"
+	"github.com/causeway-lb/causeway/internal/alloc/services"
 	"github.com/causeway-lb/causeway/internal/queue"
 )
 
@@ -38,7 +38,7 @@ var ErrNotLeader = errors.New("this replica may not grant addresses and ports no
 // NotAllocated begins the warning of a request that is left to the API server.
 const NotAllocated = "not allocated from Causeway's pools: "
 
-// UnavailableError says that nothing could be granted or refused, because of
+// UnavailableError says that nothing could be granted or denied, because of
 // trouble of Causeway's own. The Service is left to the API server's allocator.
 type UnavailableError struct{ Cause error }
 
@@ -82,7 +82,7 @@ type Config struct {
 	// Namespace is where Causeway runs and keeps its Leases.
 	Namespace string
 	Peers     Peers
-	Services  book.Config
+	Services  services.Config
 	// Changed is NewState's.
 	Changed func(pools bool)
 }
@@ -127,9 +127,9 @@ func (r runnable) NeedLeaderElection() bool { return false }
 // grant it answers itself; for the rest it asks the replica that leads, which may
 // be this one, and waits for one to lead when none does.
 //
-// A Service that may not be stored as it is is a *book.Refused. Any other error
+// A Service that may not be stored as it is is a *services.Denied. Any other error
 // is an *UnavailableError, or ErrNotLeader for a forwarded request.
-func (a *Allocator) Grant(ctx context.Context, req Request) (book.Grant, error) {
+func (a *Allocator) Grant(ctx context.Context, req Request) (services.Grant, error) {
 	start := time.Now()
 	grant, answer, err := a.answer(ctx, req)
 	ObserveAdmission(answer, time.Since(start))
@@ -141,9 +141,9 @@ func ObserveAdmission(answer string, took time.Duration) {
 	admissionSeconds.WithLabelValues(answer).Observe(took.Seconds())
 }
 
-func (a *Allocator) answer(ctx context.Context, req Request) (grant book.Grant, answer string, err error) {
+func (a *Allocator) answer(ctx context.Context, req Request) (grant services.Grant, answer string, err error) {
 	if req.DryRun && req.Service.Namespace == a.Namespace && req.Service.Name == AuditName || !a.concerned(req) {
-		return book.Grant{}, "nothing", nil
+		return services.Grant{}, "nothing", nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -154,7 +154,7 @@ func (a *Allocator) answer(ctx context.Context, req Request) (grant book.Grant, 
 			}
 		}
 		if req.Forwarded {
-			return book.Grant{}, "nobody", ErrNotLeader
+			return services.Grant{}, "nobody", ErrNotLeader
 		}
 		if address := a.Leadership.Leader(); address != "" {
 			grant, err := a.Forwarder.Grant(ctx, address, req)
@@ -166,16 +166,16 @@ func (a *Allocator) answer(ctx context.Context, req Request) (grant book.Grant, 
 		select {
 		case <-time.After(retryEvery):
 		case <-ctx.Done():
-			return book.Grant{}, "nobody", &UnavailableError{Cause: errors.New("no replica of Causeway may grant addresses and ports")}
+			return services.Grant{}, "nobody", &UnavailableError{Cause: errors.New("no replica of Causeway may grant addresses and ports")}
 		}
 	}
 }
 
 // answered reports whether an error is the final answer of a replica that leads.
 func answered(err error) bool {
-	_, refused := errors.AsType[*book.Refused](err)
+	_, denied := errors.AsType[*services.Denied](err)
 	_, unavailable := errors.AsType[*UnavailableError](err)
-	return refused || unavailable
+	return denied || unavailable
 }
 
 func orUnavailable(err error) error {
@@ -190,23 +190,23 @@ func (a *Allocator) concerned(req Request) (yes bool) {
 	if !a.State.isSynced() {
 		return true // not known yet: another replica may know
 	}
-	a.State.With(func(b *book.Book, _ time.Time) { yes = b.Concerns(req.Service, req.Old) })
+	a.State.With(func(b *services.Allocations, _ time.Time) { yes = b.Concerns(req.Service, req.Old) })
 	return yes
 }
 
 // grant grants as the leader. It returns ErrNotLeader when the leadership ended
 // before the answer was ready.
-func (a *Allocator) grant(ctx context.Context, req Request) (book.Grant, error) {
+func (a *Allocator) grant(ctx context.Context, req Request) (services.Grant, error) {
 	namespace, err := a.namespaceLabels(ctx, req.Service.Namespace)
 	if err != nil {
-		return book.Grant{}, err
+		return services.Grant{}, err
 	}
 	if req.Old != nil {
 		a.State.catchUp(req.Old)
 	}
-	ask := book.Request{
+	ask := services.Request{
 		Service: req.Service, Old: req.Old, NamespaceLabels: namespace, UID: req.UID,
-		DryRun: req.DryRun, Random: rand.Uint64, Turn: a.Leadership.Epoch(),
+		DryRun: req.DryRun, Random: rand.Uint64, Epoch: a.Leadership.Epoch(),
 	}
 	grant, err := a.admit(ctx, ask)
 	for tries := 0; err == nil && tries < 3; tries++ {
@@ -217,24 +217,24 @@ func (a *Allocator) grant(ctx context.Context, req Request) (book.Grant, error) 
 		grant, err = a.admit(ctx, ask)
 	}
 	if err == nil && !a.Leadership.IsLeader() {
-		return book.Grant{}, ErrNotLeader // the picks end by themselves
+		return services.Grant{}, ErrNotLeader // the picks end by themselves
 	}
 	return grant, err
 }
 
 // admit asks the state. Before it refuses a value as taken it makes sure that
 // the holder still has it: the state hears of changes a moment late.
-func (a *Allocator) admit(ctx context.Context, ask book.Request) (grant book.Grant, err error) {
+func (a *Allocator) admit(ctx context.Context, ask services.Request) (grant services.Grant, err error) {
 	for range 3 {
-		a.State.With(func(b *book.Book, now time.Time) {
+		a.State.With(func(b *services.Allocations, now time.Time) {
 			ask.Now = now
 			grant, err = b.Admit(ask)
 		})
-		refused, ok := errors.AsType[*book.Refused](err)
-		if !ok || refused.Reason != book.Taken || refused.Holder.Name == "" {
+		denied, ok := errors.AsType[*services.Denied](err)
+		if !ok || denied.Reason != services.Taken || denied.Holder.Name == "" {
 			return grant, err
 		}
-		if fault := a.State.Correct(ctx, a.Live, refused.Holder); fault != nil {
+		if fault := a.State.Correct(ctx, a.Live, denied.Holder); fault != nil {
 			return grant, fault
 		}
 	}
@@ -256,11 +256,11 @@ func (a *Allocator) namespaceLabels(ctx context.Context, name string) (map[strin
 }
 
 // release deletes the reservations of addresses that the API server's allocator
-// is about to book. It returns true when an IPAddress is the API server's
+// is about to services. It returns true when an IPAddress is the API server's
 // already, which lost it or has not freed it yet: the state knows now, and has to
 // be asked again. No other Service gets the address that the user asked for, so
 // that is left to the API server's judgement.
-func (a *Allocator) release(ctx context.Context, ask book.Request, former []netip.Addr) (again bool, err error) {
+func (a *Allocator) release(ctx context.Context, ask services.Request, former []netip.Addr) (again bool, err error) {
 	if ask.DryRun || len(former) == 0 {
 		return false, nil
 	}
@@ -278,7 +278,7 @@ func (a *Allocator) release(ctx context.Context, ask book.Request, former []neti
 				return false, fmt.Errorf("release IPAddress %s: %w", addr, err)
 			}
 		case !slices.Contains(ask.Service.Spec.ClusterIPs, addr.String()) && ask.Service.Spec.ClusterIP != addr.String():
-			a.State.Deny(addr, book.OwnerOf(ask.Service), &ip)
+			a.State.Deny(addr, services.OwnerOf(ask.Service), &ip)
 			again = true
 		}
 	}
@@ -286,11 +286,11 @@ func (a *Allocator) release(ctx context.Context, ask book.Request, former []neti
 }
 
 // Check returns what is wrong with the values of a stored Service, worst first.
-func (a *Allocator) Check(ctx context.Context, svc *corev1.Service) (found []book.Problem, err error) {
+func (a *Allocator) Check(ctx context.Context, svc *corev1.Service) (found []services.Problem, err error) {
 	namespace, err := a.namespaceLabels(ctx, svc.Namespace)
 	if err != nil {
 		return nil, err
 	}
-	a.State.With(func(b *book.Book, _ time.Time) { found = b.Check(svc, namespace) })
+	a.State.With(func(b *services.Allocations, _ time.Time) { found = b.Check(svc, namespace) })
 	return found, nil
 }

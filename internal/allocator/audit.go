@@ -17,7 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
 
-	"github.com/causeway-lb/causeway/internal/alloc/book"
+	"github.com/causeway-lb/causeway/internal/alloc/services"
 )
 
 const (
@@ -64,7 +64,7 @@ func NewPortAudit(c client.Client, state *State, namespace string) *PortAudit {
 
 // Begin audits for a leadership that is about to begin.
 func (a *PortAudit) Begin(ctx context.Context) {
-	a.state.With(func(*book.Book, time.Time) { a.state.unverifyPorts() })
+	a.state.With(func(*services.Allocations, time.Time) { a.state.unverifyPorts() })
 	a.Audit(ctx)
 }
 
@@ -99,7 +99,7 @@ func (a *PortAudit) Audit(ctx context.Context) bool {
 		return false
 	}
 	var todo []uint16
-	a.state.With(func(b *book.Book, _ time.Time) { todo = b.Ports().Unused() })
+	a.state.With(func(b *services.Allocations, _ time.Time) { todo = b.Ports().Unused() })
 	var lost atomic.Int64
 	group, asking := errgroup.WithContext(ctx)
 	group.SetLimit(auditAtOnce)
@@ -129,7 +129,7 @@ func (a *PortAudit) Audit(ctx context.Context) bool {
 func (a *PortAudit) look(ctx context.Context, ports []uint16) (lost int, err error) {
 	for {
 		var asked time.Time
-		a.state.With(func(b *book.Book, now time.Time) {
+		a.state.With(func(b *services.Allocations, now time.Time) {
 			asked = now
 			b.Expire(now)
 			ports = slices.DeleteFunc(ports, b.Ports().Taken)
@@ -141,13 +141,13 @@ func (a *PortAudit) look(ctx context.Context, ports []uint16) (lost int, err err
 		if err != nil {
 			return lost, err
 		}
-		a.state.With(func(b *book.Book, now time.Time) {
+		a.state.With(func(b *services.Allocations, now time.Time) {
 			for _, n := range ports[:good] {
-				b.Ports().Trust(n, asked)
+				b.Ports().MarkVerified(n, asked)
 			}
 			if bad && !b.Ports().Taken(ports[good]) {
 				lost++
-				b.Ports().Doubt(ports[good], now, now.Add(suspectFor))
+				b.Ports().MarkSuspect(ports[good], now, now.Add(suspectFor))
 			}
 		})
 		ports = ports[good:]

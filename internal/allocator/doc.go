@@ -25,7 +25,7 @@
 //     what came of the last grants. A Service that takes longer than that to be
 //     stored does not meet another with the same value either: for a minute a
 //     successor takes from a part of the pool that its predecessors left to it
-//     (alloc.Turn), unless all else is full. Then the API server, which is the judge
+//     (alloc.Epoch), unless all else is full. Then the API server, which is the judge
 //     of that, refuses the later one.
 //   - A replica that dies with a request in its hands leaves it to the API
 //     server, which would allocate by itself, perhaps what another request was

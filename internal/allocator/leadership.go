@@ -51,7 +51,7 @@ type Leadership interface {
 	// known to, when it is this one, or when it cannot be reached.
 	Leader() string
 	// Epoch is the present leadership of this replica among others.
-	Epoch() alloc.Turn
+	Epoch() alloc.Epoch
 }
 
 // Election is one replica's share in the one right to grant addresses and ports,
@@ -155,9 +155,9 @@ func (e *Election) IsLeader() bool {
 }
 
 // Epoch implements Leadership.
-func (e *Election) Epoch() alloc.Turn {
+func (e *Election) Epoch() alloc.Epoch {
 	age := time.Duration(time.Now().UnixNano() - e.since.Load())
-	return alloc.Turn{Number: int(e.epoch.Load()), Fresh: age < freshFor}
+	return alloc.Epoch{Number: int(e.epoch.Load()), Fresh: age < freshFor}
 }
 
 // Leader implements Leadership.

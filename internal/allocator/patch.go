@@ -10,7 +10,7 @@ import (
 
 	"gomodules.xyz/jsonpatch/v2"
 
-	"github.com/causeway-lb/causeway/internal/alloc/book"
+	"github.com/causeway-lb/causeway/internal/alloc/services"
 )
 
 const (
@@ -22,7 +22,7 @@ const (
 
 // Patch returns a grant as JSON patch of the Service (RFC 6902); empty when the
 // grant changes nothing.
-func Patch(g book.Grant) []jsonpatch.Operation {
+func Patch(g services.Grant) []jsonpatch.Operation {
 	var out []jsonpatch.Operation
 	if len(g.ClusterIPs) > 0 {
 		out = append(out, jsonpatch.NewOperation("add", clusterIPPath, g.ClusterIPs[0]), jsonpatch.NewOperation("add", clusterIPsPath, g.ClusterIPs))
@@ -37,7 +37,7 @@ func Patch(g book.Grant) []jsonpatch.Operation {
 }
 
 // FromPatch is the inverse of Patch, of operations that were read from JSON.
-func FromPatch(operations []jsonpatch.Operation) (g book.Grant, err error) {
+func FromPatch(operations []jsonpatch.Operation) (g services.Grant, err error) {
 	g.NodePorts = map[int]uint16{}
 	for _, o := range operations {
 		var i int
@@ -56,7 +56,7 @@ func FromPatch(operations []jsonpatch.Operation) (g book.Grant, err error) {
 			err = fmt.Errorf("read grant: unknown path %s", o.Path)
 		}
 		if err != nil {
-			return book.Grant{}, err
+			return services.Grant{}, err
 		}
 	}
 	return g, nil

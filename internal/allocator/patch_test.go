@@ -12,12 +12,12 @@ import (
 	admissionv1 "k8s.io/api/admission/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/causeway-lb/causeway/internal/alloc/book"
+	"github.com/causeway-lb/causeway/internal/alloc/services"
 )
 
 // What another replica answers is what it granted, in one piece.
 func TestGrantOfAnotherReplica(t *testing.T) {
-	for name, want := range map[string]book.Grant{
+	for name, want := range map[string]services.Grant{
 		"nothing": {},
 		"all": {
 			ClusterIPs: []string{"10.96.0.7", "2001:db8::7"}, NodePorts: map[int]uint16{0: 30000, 11: 65535}, HealthCheckNodePort: 30001,
@@ -53,10 +53,10 @@ func TestRefusalOfAnotherReplica(t *testing.T) {
 	if _, err := granted(status(http.StatusServiceUnavailable, "")); !errors.Is(err, ErrNotLeader) || answered(err) {
 		t.Errorf("a replica that does not lead: %v", err)
 	}
-	for code, want := range map[int32]book.Reason{http.StatusForbidden: book.Full, http.StatusUnprocessableEntity: book.Taken} {
+	for code, want := range map[int32]services.Reason{http.StatusForbidden: services.Full, http.StatusUnprocessableEntity: services.Taken} {
 		_, err := granted(status(code, "spec.clusterIPs[0]: no"))
-		refused, ok := errors.AsType[*book.Refused](err)
-		if !ok || refused.Reason != want || err.Error() != "spec.clusterIPs[0]: no" {
+		denied, ok := errors.AsType[*services.Denied](err)
+		if !ok || denied.Reason != want || err.Error() != "spec.clusterIPs[0]: no" {
 			t.Errorf("status %d: %#v", code, err)
 		}
 	}

@@ -25,7 +25,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
-	"github.com/causeway-lb/causeway/internal/alloc/book"
+	"github.com/causeway-lb/causeway/internal/alloc/services"
 )
 
 // WebhookPath is where replicas serve the Service webhook, by which they ask each
@@ -104,30 +104,30 @@ func (p Peers) dial(ctx context.Context, network, address string) (net.Conn, err
 // node has lost its power answers nothing, while a successor may be there
 // already. Errors are those of Allocator.Grant, and others when there is no
 // answer.
-func (f *Forwarder) Grant(ctx context.Context, address string, req Request) (book.Grant, error) {
+func (f *Forwarder) Grant(ctx context.Context, address string, req Request) (services.Grant, error) {
 	ctx, cancel := context.WithTimeout(ctx, forwardFor)
 	defer cancel()
 	body, err := json.Marshal(review(req))
 	if err != nil {
-		return book.Grant{}, fmt.Errorf("write admission review: %w", err)
+		return services.Grant{}, fmt.Errorf("write admission review: %w", err)
 	}
 	post, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+address+WebhookPath, bytes.NewReader(body))
 	if err != nil {
-		return book.Grant{}, fmt.Errorf("forward to %s: %w", address, err)
+		return services.Grant{}, fmt.Errorf("forward to %s: %w", address, err)
 	}
 	post.Header.Set("Content-Type", "application/json")
 	post.Header.Set(ForwardedHeader, "1")
 	answer, err := f.client.Do(post)
 	if err != nil {
-		return book.Grant{}, fmt.Errorf("forward to %s: %w", address, err)
+		return services.Grant{}, fmt.Errorf("forward to %s: %w", address, err)
 	}
 	defer answer.Body.Close()
 	var out admissionv1.AdmissionReview
 	if err := json.NewDecoder(io.LimitReader(answer.Body, maxReview)).Decode(&out); err != nil {
-		return book.Grant{}, fmt.Errorf("read answer of %s with status %s: %w", address, answer.Status, err)
+		return services.Grant{}, fmt.Errorf("read answer of %s with status %s: %w", address, answer.Status, err)
 	}
 	if out.Response == nil {
-		return book.Grant{}, fmt.Errorf("read answer of %s with status %s: it has no response", address, answer.Status)
+		return services.Grant{}, fmt.Errorf("read answer of %s with status %s: it has no response", address, answer.Status)
 	}
 	return granted(out.Response)
 }
@@ -147,7 +147,7 @@ func review(req Request) admissionv1.AdmissionReview {
 }
 
 // granted reads the answer of another replica.
-func granted(answer *admissionv1.AdmissionResponse) (grant book.Grant, err error) {
+func granted(answer *admissionv1.AdmissionResponse) (grant services.Grant, err error) {
 	switch {
 	case answer.Allowed && len(answer.Warnings) > 0:
 		text, _ := strings.CutPrefix(strings.Join(answer.Warnings, "; "), NotAllocated)
@@ -158,11 +158,11 @@ func granted(answer *admissionv1.AdmissionResponse) (grant book.Grant, err error
 	case answer.Result.Code == http.StatusServiceUnavailable:
 		return grant, ErrNotLeader
 	default:
-		refused := &book.Refused{Reason: book.Full, Detail: answer.Result.Message}
+		denied := &services.Denied{Reason: services.Full, Detail: answer.Result.Message}
 		if answer.Result.Code == http.StatusUnprocessableEntity {
-			refused.Reason = book.Taken
+			denied.Reason = services.Taken
 		}
-		return grant, refused
+		return grant, denied
 	}
 	if len(answer.Patch) == 0 {
 		return grant, nil

@@ -22,7 +22,7 @@ import (
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/alloc"
-	"github.com/causeway-lb/causeway/internal/alloc/book"
+	"github.com/causeway-lb/causeway/internal/alloc/services"
 )
 
 // Annotations of the IPAddress objects that keep a quarantined address from the
@@ -87,12 +87,12 @@ func (r *Reservations) Run(ctx context.Context) error {
 // Sync makes the objects equal the quarantines. One that the API server refuses
 // does not keep it from the others.
 func (r *Reservations) Sync(ctx context.Context) error {
-	wanted := map[string]alloc.Lease[netip.Addr]{}
+	wanted := map[string]alloc.Allocation[netip.Addr]{}
 	unwanted := map[string]types.UID{}
-	r.state.With(func(b *book.Book, now time.Time) {
+	r.state.With(func(b *services.Allocations, now time.Time) {
 		b.Expire(now)
 		for _, family := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
-			for lease := range b.Addresses(family).Resting() {
+			for lease := range b.Addresses(family).Quarantined() {
 				if reservationOf(b, lease) != nil {
 					wanted[lease.Value.String()] = lease
 				}
@@ -122,13 +122,13 @@ func (r *Reservations) Sync(ctx context.Context) error {
 }
 
 // Reserve makes the object of an address that is still quarantined.
-func (r *Reservations) Reserve(ctx context.Context, lease alloc.Lease[netip.Addr]) error {
+func (r *Reservations) Reserve(ctx context.Context, lease alloc.Allocation[netip.Addr]) error {
 	ctx, cancel := context.WithTimeout(ctx, reserveWithin)
 	defer cancel()
 	r.state.reserving.Lock()
 	defer r.state.reserving.Unlock()
 	var ip *networkingv1.IPAddress
-	r.state.With(func(b *book.Book, _ time.Time) { ip = reservationOf(b, lease) })
+	r.state.With(func(b *services.Allocations, _ time.Time) { ip = reservationOf(b, lease) })
 	if ip == nil || !r.leadership.IsLeader() {
 		return nil
 	}
@@ -146,10 +146,10 @@ func awaitReservation(reserving *sync.Mutex) {
 // reservationOf returns the object that a quarantined address is to have; nil
 // when it is to have none: the quarantine is short, or over, or the address was
 // picked.
-func reservationOf(b *book.Book, lease alloc.Lease[netip.Addr]) *networkingv1.IPAddress {
+func reservationOf(b *services.Allocations, lease alloc.Allocation[netip.Addr]) *networkingv1.IPAddress {
 	values := b.Addresses(alloc.FamilyOf(lease.Value))
 	pools := values.PoolsOf(lease.Value)
-	rests := slices.ContainsFunc(values.Leases(lease.Value), func(l alloc.Lease[netip.Addr]) bool { return l.State == alloc.Resting })
+	rests := slices.ContainsFunc(values.Of(lease.Value), func(l alloc.Allocation[netip.Addr]) bool { return l.State == alloc.Quarantined })
 	if len(pools) == 0 || !rests || values.Taken(lease.Value) || lease.Until.Sub(lease.Since) < reserveAtLeast {
 		return nil
 	}
@@ -157,7 +157,7 @@ func reservationOf(b *book.Book, lease alloc.Lease[netip.Addr]) *networkingv1.IP
 }
 
 // NewReservation returns the object of a quarantined address of a pool.
-func NewReservation(lease alloc.Lease[netip.Addr], pool string) *networkingv1.IPAddress {
+func NewReservation(lease alloc.Allocation[netip.Addr], pool string) *networkingv1.IPAddress {
 	return &networkingv1.IPAddress{
 		ObjectMeta: metav1.ObjectMeta{
 			Name:   lease.Value.String(),

@@ -25,7 +25,7 @@ import (
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/alloc"
-	"github.com/causeway-lb/causeway/internal/alloc/book"
+	"github.com/causeway-lb/causeway/internal/alloc/services"
 	"github.com/causeway-lb/causeway/internal/netaddr"
 	"github.com/causeway-lb/causeway/internal/queue"
 )
@@ -37,7 +37,7 @@ type State struct {
 	changed func(pools bool)
 
 	mu           sync.Mutex
-	allocations  *book.Book
+	allocations  *services.Allocations
 	cidrs        map[string]*networkingv1.ServiceCIDR
 	seen         map[types.UID]string // the version of each Service that allocations has
 	reservations map[string]types.UID // the IPAddresses with which addresses are kept from the API server's allocator
@@ -52,10 +52,10 @@ type State struct {
 // NewState returns a State that knows nothing yet. now is the clock. changed is
 // called after every change of the state; pools is true if pools changed. It
 // must not block.
-func NewState(config book.Config, now func() time.Time, changed func(pools bool)) *State {
+func NewState(config services.Config, now func() time.Time, changed func(pools bool)) *State {
 	return &State{
 		now: now, changed: changed,
-		allocations:  book.New(config),
+		allocations:  services.New(config),
 		cidrs:        map[string]*networkingv1.ServiceCIDR{},
 		seen:         map[types.UID]string{},
 		reservations: map[string]types.UID{},
@@ -74,9 +74,9 @@ func (s *State) Follow(ctx context.Context, from cache.Cache) error {
 func (s *State) Watches(ctx context.Context) []queue.Watch {
 	return []queue.Watch{
 		watch(s, &networkingv1.ServiceCIDR{}, s.setCIDR, s.forgetCIDR),
-		watchPools(ctx, s, &v1alpha1.ClusterIPPool{}, (*book.Book).Knows, (*book.Book).SetClusterIPPool, (*book.Book).DeleteClusterIPPool),
-		watchPools(ctx, s, &v1alpha1.NodePortPool{}, (*book.Book).KnowsPorts, (*book.Book).SetNodePortPool, (*book.Book).DeleteNodePortPool),
-		watchPools(ctx, s, &v1alpha1.LoadBalancerPool{}, (*book.Book).KnowsLoadBalancers, (*book.Book).SetLoadBalancerPool, (*book.Book).DeleteLoadBalancerPool),
+		watchPools(ctx, s, &v1alpha1.ClusterIPPool{}, (*services.Allocations).KnowsClusterIPPool, (*services.Allocations).SetClusterIPPool, (*services.Allocations).DeleteClusterIPPool),
+		watchPools(ctx, s, &v1alpha1.NodePortPool{}, (*services.Allocations).KnowsNodePortPool, (*services.Allocations).SetNodePortPool, (*services.Allocations).DeleteNodePortPool),
+		watchPools(ctx, s, &v1alpha1.LoadBalancerPool{}, (*services.Allocations).KnowsLoadBalancerPool, (*services.Allocations).SetLoadBalancerPool, (*services.Allocations).DeleteLoadBalancerPool),
 		// An IPAddress without its spec, which says nothing new.
 		watch(s, &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: networkingv1.SchemeGroupVersion.String(), Kind: "IPAddress"}},
 			s.setIPAddress, s.forgetIPAddress),
@@ -101,8 +101,8 @@ func watch[T client.Object](s *State, example T, set, forget func(T) bool) queue
 
 // watchPools is watch for a kind of pool. A pool whose ranges are wrong is used
 // as far as they are right; its own reconciler tells the administrator.
-func watchPools[T client.Object](ctx context.Context, s *State, example T, knows func(*book.Book, string, int64) bool,
-	set func(*book.Book, T) error, forget func(*book.Book, string)) queue.Watch {
+func watchPools[T client.Object](ctx context.Context, s *State, example T, knows func(*services.Allocations, string, int64) bool,
+	set func(*services.Allocations, T) error, forget func(*services.Allocations, string)) queue.Watch {
 	return watch(s, example, func(pool T) bool {
 		if knows(s.allocations, pool.GetName(), pool.GetGeneration()) {
 			return false // only its status changed
@@ -138,7 +138,7 @@ func (s *State) isSynced() bool {
 }
 
 // With calls f with the allocations, of which f must keep nothing, and the time.
-func (s *State) With(f func(b *book.Book, now time.Time)) {
+func (s *State) With(f func(b *services.Allocations, now time.Time)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f(s.allocations, s.now())
@@ -187,7 +187,7 @@ func (s *State) catchUp(stored *corev1.Service) {
 func (s *State) forgetService(svc *corev1.Service) bool {
 	s.newestService = newer(s.newestService, svc.ResourceVersion)
 	delete(s.seen, svc.UID)
-	s.allocations.Forget(book.OwnerOf(svc), s.now())
+	s.allocations.Forget(services.OwnerOf(svc), s.now())
 	return false
 }
 
@@ -195,7 +195,7 @@ func (s *State) forgetService(svc *corev1.Service) bool {
 // for it. The lock is held.
 func (s *State) unverifyPorts() {
 	s.allocations.Expire(s.now()) // a replica that grants nothing has not looked at the clock
-	s.allocations.Ports().Unprove(s.now(), s.now().Add(suspectFor))
+	s.allocations.Ports().MarkUnverified(s.now(), s.now().Add(suspectFor))
 	select {
 	case s.unverified <- struct{}{}:
 	default: // the audit has not seen the last one yet
@@ -226,7 +226,7 @@ func (s *State) setCIDRs() {
 		case !c.DeletionTimestamp.IsZero() || meta.IsStatusConditionFalse(c.Status.Conditions, networkingv1.ServiceCIDRConditionReady):
 		case age < cidrDelay && c.Name != apiServerCIDR:
 			time.AfterFunc(cidrDelay-age, func() {
-				s.With(func(*book.Book, time.Time) { s.setCIDRs() })
+				s.With(func(*services.Allocations, time.Time) { s.setCIDRs() })
 				s.changed(false)
 			})
 		default:
@@ -276,9 +276,9 @@ func (s *State) setIPAddress(ip *metav1.PartialObjectMetadata) bool {
 	values := s.allocations.Addresses(alloc.FamilyOf(addr))
 	owner, since, until, ours := readReservation(ip)
 	if !ours {
-		values.Booked(addr, true)
+		values.SetBooked(addr, true)
 	} else if until.After(s.now()) {
-		values.Rest(addr, owner, since, until)
+		values.Quarantine(addr, owner, since, until)
 	}
 	return false
 }
@@ -287,7 +287,7 @@ func (s *State) forgetIPAddress(ip *metav1.PartialObjectMetadata) bool {
 	s.newestIPAddress = newer(s.newestIPAddress, ip.ResourceVersion)
 	delete(s.reservations, ip.Name)
 	if addr, err := netip.ParseAddr(ip.Name); err == nil {
-		s.allocations.Addresses(alloc.FamilyOf(addr)).Booked(addr, false)
+		s.allocations.Addresses(alloc.FamilyOf(addr)).SetBooked(addr, false)
 	}
 	return false
 }

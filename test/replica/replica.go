@@ -96,7 +96,7 @@ func run() error {
 	err = controllers.SetupWithManager(mgr, controllers.Options{
 		Features:     controllers.Features{Allocation: feature == Allocation, LoadBalancer: feature == LoadBalancer},
 		LoadBalancer: loadbalancer.Options{Default: true},
-		Allocation: clusterip.Options{Hold: hold, Peers: allocator.Peers{
+		Allocation: clusterip.Options{PendingFor: hold, Peers: allocator.Peers{
 			Address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), ServerName: "127.0.0.1",
 			CA: func(context.Context) ([]byte, error) { return os.ReadFile(filepath.Join(certs, "ca.crt")) },
 		}},

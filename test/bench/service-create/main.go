@@ -36,7 +36,7 @@ import (
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/controllers"
-	"github.com/causeway-lb/causeway/internal/alloc/book"
+	"github.com/causeway-lb/causeway/internal/alloc/services"
 	"github.com/causeway-lb/causeway/internal/lab/controlplane"
 	"github.com/causeway-lb/causeway/internal/testkit/confine"
 	"github.com/causeway-lb/causeway/test/bench/report"
@@ -206,7 +206,7 @@ func (c *cluster) startController() error {
 		return err
 	}
 	c.controller = &replica.Process{
-		Kubeconfig: kubeconfig, Certs: dir, Port: hooks.LocalServingPort, Hold: book.DefaultHold,
+		Kubeconfig: kubeconfig, Certs: dir, Port: hooks.LocalServingPort, Hold: services.DefaultPendingFor,
 		Metrics: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), Log: log,
 	}
 	return c.controller.Start()

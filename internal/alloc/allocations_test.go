@@ -21,7 +21,7 @@ func owner(name string) Owner { return Owner{Namespace: "shop", Name: name, UID:
 
 func ports(first, last uint16) []PortRange { return []PortRange{{First: first, Last: last}} }
 
-func mustNext[V comparable](t *testing.T, l *Ledger[V], pool string, ask Ask) V {
+func mustNext[V comparable](t *testing.T, l *Allocations[V], pool string, ask Ask) V {
 	t.Helper()
 	v, err := l.Next(pool, ask)
 	if err != nil {
@@ -31,12 +31,12 @@ func mustNext[V comparable](t *testing.T, l *Ledger[V], pool string, ask Ask) V 
 }
 
 func TestLifeOfAValue(t *testing.T) {
-	l := NewLedger(Ports())
+	l := New(Ports())
 	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30001), Quarantine: time.Minute})
 	a, b, c := owner("a"), owner("b"), owner("c")
 
-	first := mustNext(t, l, "p", Ask{Owner: a, Now: t0, Hold: time.Second})
-	second := mustNext(t, l, "p", Ask{Owner: b, Now: t0, Hold: time.Hour})
+	first := mustNext(t, l, "p", Ask{Owner: a, Now: t0, PendingFor: time.Second})
+	second := mustNext(t, l, "p", Ask{Owner: b, Now: t0, PendingFor: time.Hour})
 	if first == second {
 		t.Fatalf("%d was picked twice", first)
 	}
@@ -47,12 +47,12 @@ func TestLifeOfAValue(t *testing.T) {
 	// a is never seen: its pick is free again. b is seen and stays beyond its hold.
 	l.Observe(b, []uint16{second}, t0)
 	now := t0.Add(2 * time.Hour)
-	if got := mustNext(t, l, "p", Ask{Owner: c, Now: now, Hold: time.Hour}); got != first {
+	if got := mustNext(t, l, "p", Ask{Owner: c, Now: now, PendingFor: time.Hour}); got != first {
 		t.Fatalf("picked %d, want %d whose pick ran out", got, first)
 	}
 	l.Observe(c, []uint16{first}, now)
 	l.Forget(c, now)
-	if diff := cmp.Diff(Stats{Capacity: 2, Held: 1, Resting: 1}, l.Stats("p")); diff != "" {
+	if diff := cmp.Diff(Stats{Capacity: 2, Held: 1, Quarantined: 1}, l.Stats("p")); diff != "" {
 		t.Errorf("stats while resting (-want +got):\n%s", diff)
 	}
 	if _, err := l.Next("p", Ask{Owner: a, Now: now.Add(59 * time.Second)}); !errors.Is(err, ErrFull) {
@@ -61,16 +61,16 @@ func TestLifeOfAValue(t *testing.T) {
 	if diff := cmp.Diff([]uint16{first}, l.Remembers(Owner{Namespace: "shop", Name: "c"})); diff != "" {
 		t.Errorf("remembered (-want +got):\n%s", diff)
 	}
-	if err := l.Take(first, Ask{Owner: Owner{Namespace: "shop", Name: "c"}, Now: now.Add(59 * time.Second), Hold: time.Second}); err != nil {
+	if err := l.Take(first, Ask{Owner: Owner{Namespace: "shop", Name: "c"}, Now: now.Add(59 * time.Second), PendingFor: time.Second}); err != nil {
 		t.Errorf("take a resting value: %v", err)
 	}
-	if got := mustNext(t, l, "p", Ask{Owner: a, Now: now.Add(2 * time.Minute), Hold: time.Second}); got != first {
+	if got := mustNext(t, l, "p", Ask{Owner: a, Now: now.Add(2 * time.Minute), PendingFor: time.Second}); got != first {
 		t.Errorf("after the rest: got %d, want %d", got, first)
 	}
 }
 
 func TestTakeNamesTheHolder(t *testing.T) {
-	l := NewLedger(Addresses())
+	l := New(Addresses())
 	v := netip.MustParseAddr("192.0.2.7")
 	l.Observe(owner("web"), []netip.Addr{v}, t0)
 	err := l.Take(v, Ask{Owner: owner("other"), Now: t0})
@@ -82,20 +82,20 @@ func TestTakeNamesTheHolder(t *testing.T) {
 	}
 	unnamed := Owner{Namespace: "shop", UID: "request-1"}
 	w := v.Next()
-	if err := l.Take(w, Ask{Owner: unnamed, Now: t0, Hold: time.Hour}); err != nil {
+	if err := l.Take(w, Ask{Owner: unnamed, Now: t0, PendingFor: time.Hour}); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.Take(w, Ask{Owner: Owner{Namespace: "shop", UID: "request-2"}, Now: t0}); !errors.Is(err, ErrTaken) {
 		t.Errorf("two unnamed Services got %s: %v", w, err)
 	}
 	l.Drop(w, unnamed)
-	if len(l.Leases(w)) != 0 {
-		t.Errorf("dropped, yet leased: %v", l.Leases(w))
+	if len(l.Of(w)) != 0 {
+		t.Errorf("dropped, yet leased: %v", l.Of(w))
 	}
 }
 
 func TestDuplicatesAreSeenAndEnd(t *testing.T) {
-	l := NewLedger(Ports())
+	l := New(Ports())
 	l.Observe(owner("a"), []uint16{30000, 30001}, t0)
 	l.Observe(owner("b"), []uint16{30001}, t0)
 	if diff := cmp.Diff([]uint16{30001}, l.Duplicates()); diff != "" {
@@ -108,10 +108,10 @@ func TestDuplicatesAreSeenAndEnd(t *testing.T) {
 }
 
 func TestQuota(t *testing.T) {
-	l := NewLedger(Ports())
+	l := New(Ports())
 	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30009), MaxPerNamespace: 2})
-	mustNext(t, l, "p", Ask{Owner: owner("a"), Now: t0, Hold: time.Minute})
-	if err := l.Take(30005, Ask{Owner: owner("b"), Now: t0, Hold: time.Hour}); err != nil && !errors.Is(err, ErrTaken) {
+	mustNext(t, l, "p", Ask{Owner: owner("a"), Now: t0, PendingFor: time.Minute})
+	if err := l.Take(30005, Ask{Owner: owner("b"), Now: t0, PendingFor: time.Hour}); err != nil && !errors.Is(err, ErrTaken) {
 		t.Fatal(err)
 	}
 	_, err := l.Next("p", Ask{Owner: owner("c"), Now: t0})
@@ -121,21 +121,21 @@ func TestQuota(t *testing.T) {
 	if err := l.Take(30009, Ask{Owner: owner("c"), Now: t0}); !errors.Is(err, ErrQuota) {
 		t.Errorf("third value of two, by number: %v", err)
 	}
-	if _, err := l.Next("p", Ask{Owner: Owner{Namespace: "other", Name: "x"}, Now: t0, Hold: time.Hour}); err != nil {
+	if _, err := l.Next("p", Ask{Owner: Owner{Namespace: "other", Name: "x"}, Now: t0, PendingFor: time.Hour}); err != nil {
 		t.Errorf("another namespace: %v", err)
 	}
-	if _, err := l.Next("p", Ask{Owner: owner("c"), Now: t0.Add(2 * time.Minute), Hold: time.Hour}); err != nil {
+	if _, err := l.Next("p", Ask{Owner: owner("c"), Now: t0.Add(2 * time.Minute), PendingFor: time.Hour}); err != nil {
 		t.Errorf("after a pick ran out: %v", err)
 	}
 }
 
 func TestPoolChangesKeepLeases(t *testing.T) {
-	l := NewLedger(Ports())
+	l := New(Ports())
 	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30009)})
 	l.Observe(owner("a"), []uint16{30008}, t0)
 	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30003)})
-	if len(l.PoolsOf(30008)) != 0 || len(l.Leases(30008)) != 1 {
-		t.Errorf("30008 is in pools %v, leased to %v", l.PoolsOf(30008), l.Leases(30008))
+	if len(l.PoolsOf(30008)) != 0 || len(l.Of(30008)) != 1 {
+		t.Errorf("30008 is in pools %v, leased to %v", l.PoolsOf(30008), l.Of(30008))
 	}
 	if diff := cmp.Diff(Stats{Capacity: 4, Free: 4}, l.Stats("p")); diff != "" {
 		t.Errorf("shrunk pool (-want +got):\n%s", diff)
@@ -151,52 +151,52 @@ func TestPoolChangesKeepLeases(t *testing.T) {
 }
 
 func TestHugePool(t *testing.T) {
-	l := NewLedger(Addresses())
+	l := New(Addresses())
 	r, err := ParseRange("2001:db8::/64")
 	if err != nil {
 		t.Fatal(err)
 	}
 	l.SetPool(Pool[netip.Addr]{Name: "p", Spans: []Span[netip.Addr]{r.Span}, Exclude: r.Ends(), LowerBand: ServiceIPBand})
 	for i := range uint64(1000) {
-		v := mustNext(t, l, "p", Ask{Owner: owner(fmt.Sprint(i)), Now: t0, Hold: time.Hour, Random: rand.Uint64()})
+		v := mustNext(t, l, "p", Ask{Owner: owner(fmt.Sprint(i)), Now: t0, PendingFor: time.Hour, Random: rand.Uint64()})
 		if !r.Contains(v) || v == r.First {
 			t.Fatalf("picked %s", v)
 		}
 	}
 	beyond := netip.MustParseAddr("2001:db8::ffff:0:0:1")
-	if err := l.Take(beyond, Ask{Owner: owner("far"), Now: t0, Hold: time.Hour}); err != nil {
+	if err := l.Take(beyond, Ask{Owner: owner("far"), Now: t0, PendingFor: time.Hour}); err != nil {
 		t.Errorf("take an address beyond the bitmap: %v", err)
 	}
-	if got := l.Stats("p"); got.Picked != 1000 || got.Excluded != 1 {
+	if got := l.Stats("p"); got.Pending != 1000 || got.Excluded != 1 {
 		t.Errorf("stats %+v", got)
 	}
 }
 
 func TestUnseenPicksAreDoubtedAndComeLast(t *testing.T) {
-	l := NewLedger(Ports())
+	l := New(Ports())
 	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30009)})
-	first := mustNext(t, l, "p", Ask{Owner: owner("a"), Now: t0, Hold: time.Second, Doubt: time.Hour})
+	first := mustNext(t, l, "p", Ask{Owner: owner("a"), Now: t0, PendingFor: time.Second, SuspectFor: time.Hour})
 	now := t0.Add(time.Minute)
 	for i := range 9 {
-		if got := mustNext(t, l, "p", Ask{Owner: owner(fmt.Sprint(i)), Now: now, Hold: time.Hour}); got == first {
+		if got := mustNext(t, l, "p", Ask{Owner: owner(fmt.Sprint(i)), Now: now, PendingFor: time.Hour}); got == first {
 			t.Fatalf("pick %d of 10 is the doubted value", i)
 		}
 	}
 	if got := l.Stats("p"); got.Free != 1 {
 		t.Errorf("stats %+v, want the doubted value counted as free", got)
 	}
-	if got := mustNext(t, l, "p", Ask{Owner: owner("last"), Now: now, Hold: time.Hour}); got != first {
+	if got := mustNext(t, l, "p", Ask{Owner: owner("last"), Now: now, PendingFor: time.Hour}); got != first {
 		t.Errorf("last pick is %d, want the doubted %d", got, first)
 	}
 
-	l = NewLedger(Ports())
+	l = New(Ports())
 	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30003), Exclude: ports(30003, 30003)})
-	l.Doubt(30000, t0, t0.Add(time.Hour))
+	l.MarkSuspect(30000, t0, t0.Add(time.Hour))
 	l.Observe(owner("holder"), []uint16{30002}, t0)
 	if diff := cmp.Diff([]uint16{30001, 30000}, l.Unused()); diff != "" {
 		t.Errorf("unused, the doubted one last (-want +got):\n%s", diff)
 	}
-	l.Trust(30000, t0)
+	l.MarkVerified(30000, t0)
 	if diff := cmp.Diff([]uint16{30000, 30001}, l.Unused()); diff != "" {
 		t.Errorf("unused after trust (-want +got):\n%s", diff)
 	}
@@ -204,38 +204,38 @@ func TestUnseenPicksAreDoubtedAndComeLast(t *testing.T) {
 
 // A pick that nobody was seen with may have come into use after somebody looked.
 func TestTrustIsOfATime(t *testing.T) {
-	l := NewLedger(Ports())
+	l := New(Ports())
 	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30000)})
-	mustNext(t, l, "p", Ask{Owner: owner("a"), Now: t0, Hold: time.Second, Doubt: time.Hour})
+	mustNext(t, l, "p", Ask{Owner: owner("a"), Now: t0, PendingFor: time.Second, SuspectFor: time.Hour})
 	l.Expire(t0.Add(10 * time.Second))
 	for _, at := range []time.Duration{-time.Second, 0, 5 * time.Second, 10 * time.Second, flight - time.Second} {
-		l.Trust(30000, t0.Add(at))
-		if got := strongest(l.Leases(30000)); got != Doubted {
+		l.MarkVerified(30000, t0.Add(at))
+		if got := strongest(l.Of(30000)); got != Suspect {
 			t.Errorf("looked at %s after the pick: the value is %s", at, got)
 		}
 	}
-	l.Trust(30000, t0.Add(flight))
-	if got := strongest(l.Leases(30000)); got != Free {
+	l.MarkVerified(30000, t0.Add(flight))
+	if got := strongest(l.Of(30000)); got != Free {
 		t.Errorf("looked at when the request was over: the value is %s", got)
 	}
 }
 
 // A value that rests and is doubted stays doubted after the rest.
 func TestRestEndsNoDoubt(t *testing.T) {
-	l := NewLedger(Ports())
+	l := New(Ports())
 	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30000), Quarantine: time.Second})
 	l.Observe(owner("a"), []uint16{30000}, t0)
 	l.Forget(owner("a"), t0)
-	l.Doubt(30000, t0, t0.Add(time.Hour))
+	l.MarkSuspect(30000, t0, t0.Add(time.Hour))
 	for _, at := range []time.Duration{2 * time.Second, time.Minute} {
 		l.Expire(t0.Add(at))
-		leases := l.Leases(30000)
-		if len(leases) != 1 || leases[0].State != Doubted || leases[0].Owner != (Owner{}) {
-			t.Fatalf("%s later the leases are %+v, want one doubt and nobody to go back to", at, leases)
+		allocations := l.Of(30000)
+		if len(allocations) != 1 || allocations[0].State != Suspect || allocations[0].Owner != (Owner{}) {
+			t.Fatalf("%s later the allocations are %+v, want one doubt and nobody to go back to", at, allocations)
 		}
 	}
 	l.Expire(t0.Add(time.Hour))
-	if got := strongest(l.Leases(30000)); got != Free {
+	if got := strongest(l.Of(30000)); got != Free {
 		t.Errorf("an hour later the value is %s", got)
 	}
 }
@@ -243,19 +243,19 @@ func TestRestEndsNoDoubt(t *testing.T) {
 // A pool of which nothing is known to be free gives all the same, and what is
 // found to be free first.
 func TestUnproven(t *testing.T) {
-	l := NewLedger(Ports())
+	l := New(Ports())
 	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30009)})
 	l.Observe(owner("holder"), []uint16{30009}, t0)
-	l.Doubt(30002, t0, t0.Add(time.Hour))
-	l.Unprove(t0, t0.Add(time.Hour))
-	l.Trust(30004, t0)
-	l.Trust(30009, t0)
-	if got := mustNext(t, l, "p", Ask{Owner: owner("a"), Now: t0, Hold: time.Hour}); got != 30004 {
+	l.MarkSuspect(30002, t0, t0.Add(time.Hour))
+	l.MarkUnverified(t0, t0.Add(time.Hour))
+	l.MarkVerified(30004, t0)
+	l.MarkVerified(30009, t0)
+	if got := mustNext(t, l, "p", Ask{Owner: owner("a"), Now: t0, PendingFor: time.Hour}); got != 30004 {
 		t.Errorf("first pick %d, want the only one that is trusted", got)
 	}
 	seen := map[uint16]bool{30004: true, 30009: true}
 	for i := range 8 {
-		v := mustNext(t, l, "p", Ask{Owner: owner(fmt.Sprint(i)), Now: t0, Hold: time.Hour})
+		v := mustNext(t, l, "p", Ask{Owner: owner(fmt.Sprint(i)), Now: t0, PendingFor: time.Hour})
 		if seen[v] {
 			t.Errorf("%d was given twice", v)
 		}
@@ -270,11 +270,11 @@ func TestUnproven(t *testing.T) {
 }
 
 func TestBookedValuesAreDoubted(t *testing.T) {
-	l := NewLedger(Ports())
+	l := New(Ports())
 	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30001)})
-	l.Booked(30000, true)
+	l.SetBooked(30000, true)
 	for _, at := range []time.Duration{0, 1000 * time.Hour} {
-		v := mustNext(t, l, "p", Ask{Owner: owner("a"), Now: t0.Add(at), Hold: time.Second})
+		v := mustNext(t, l, "p", Ask{Owner: owner("a"), Now: t0.Add(at), PendingFor: time.Second})
 		if v != 30001 {
 			t.Errorf("after %s: picked %d, which is booked", at, v)
 		}
@@ -284,19 +284,19 @@ func TestBookedValuesAreDoubted(t *testing.T) {
 	l.Observe(owner("b"), []uint16{30000}, t0)
 	l.Forget(owner("b"), t0)
 	l.Expire(t0.Add(time.Hour))
-	if got := strongest(l.Leases(30000)); got != Doubted {
+	if got := strongest(l.Of(30000)); got != Suspect {
 		t.Errorf("a released value that is booked is %s", got)
 	}
-	l.Booked(30000, false)
-	if got := strongest(l.Leases(30000)); got != Free {
+	l.SetBooked(30000, false)
+	if got := strongest(l.Of(30000)); got != Free {
 		t.Errorf("a value that is no longer booked is %s", got)
 	}
 }
 
-// A ledger that is told of Services and never asked for a value, like that of a
+// A allocations that is told of Services and never asked for a value, like that of a
 // replica which does not grant, keeps no more than what can still matter.
 func TestLedgerThatNobodyAsksStaysSmall(t *testing.T) {
-	l := NewLedger(Ports())
+	l := New(Ports())
 	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30009), Quarantine: time.Minute})
 	for i := range 1000 {
 		now := t0.Add(time.Duration(i) * time.Hour)
@@ -305,32 +305,32 @@ func TestLedgerThatNobodyAsksStaysSmall(t *testing.T) {
 			l.Forget(owner("a"), now)
 		}
 	}
-	if len(l.ends.queue) > 4 || len(l.leases) > 4 {
-		t.Errorf("%d deadlines and %d leases are left of 2,000 Services", len(l.ends.queue), len(l.leases))
+	if len(l.ends.queue) > 4 || len(l.allocations) > 4 {
+		t.Errorf("%d deadlines and %d allocations are left of 2,000 Services", len(l.ends.queue), len(l.allocations))
 	}
 }
 
 // To take a value and give it back changes nothing, least of all what its former
 // owner can come back to.
 func TestDropUndoesAPick(t *testing.T) {
-	l := NewLedger(Ports())
+	l := New(Ports())
 	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30009), Quarantine: time.Minute})
 	a := owner("a")
 	l.Observe(a, []uint16{30003}, t0)
 	l.Forget(a, t0)
 	for range 2 {
-		if err := l.Take(30003, Ask{Owner: a, Now: t0, Hold: time.Minute}); err != nil {
+		if err := l.Take(30003, Ask{Owner: a, Now: t0, PendingFor: time.Minute}); err != nil {
 			t.Fatal(err)
 		}
 		l.Drop(30003, a)
 		if diff := cmp.Diff([]uint16{30003}, l.Remembers(a)); diff != "" {
 			t.Errorf("remembered after the pick was undone (-want +got):\n%s", diff)
 		}
-		if got := strongest(l.Leases(30003)); got != Resting {
+		if got := strongest(l.Of(30003)); got != Quarantined {
 			t.Errorf("the value is %s, want it to rest as before", got)
 		}
 	}
-	l.Drop(mustNext(t, l, "p", Ask{Owner: a, Now: t0, Hold: time.Minute}), a)
+	l.Drop(mustNext(t, l, "p", Ask{Owner: a, Now: t0, PendingFor: time.Minute}), a)
 	if diff := cmp.Diff([]uint16{30003}, l.Remembers(a)); diff != "" {
 		t.Errorf("a value that was never had is remembered (-want +got):\n%s", diff)
 	}
@@ -339,27 +339,27 @@ func TestDropUndoesAPick(t *testing.T) {
 // Whoever stores Services may not have freed a released value yet. That is no
 // reason to give it to a stranger as soon as it is freed.
 func TestDenyEndsNoRest(t *testing.T) {
-	l := NewLedger(Ports())
+	l := New(Ports())
 	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30001), Quarantine: time.Minute})
 	a := owner("a")
-	l.Booked(30000, true)
+	l.SetBooked(30000, true)
 	l.Observe(a, []uint16{30000}, t0)
 	l.Forget(a, t0)
-	if err := l.Take(30000, Ask{Owner: a, Now: t0, Hold: time.Minute}); err != nil {
+	if err := l.Take(30000, Ask{Owner: a, Now: t0, PendingFor: time.Minute}); err != nil {
 		t.Fatal(err)
 	}
 	l.Deny(30000, a)
 	if len(l.Remembers(a)) > 0 {
 		t.Errorf("denied, yet remembered: %v", l.Remembers(a))
 	}
-	l.Booked(30000, false)
-	if got := strongest(l.Leases(30000)); got != Resting {
+	l.SetBooked(30000, false)
+	if got := strongest(l.Of(30000)); got != Quarantined {
 		t.Errorf("a denied value that is no longer booked is %s, want it to rest on", got)
 	}
 }
 
 func TestFullPoolSaysWhenTheNextIsFree(t *testing.T) {
-	l := NewLedger(Ports())
+	l := New(Ports())
 	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30002), Quarantine: time.Minute})
 	next := func(now time.Time) time.Time {
 		t.Helper()
@@ -369,7 +369,7 @@ func TestFullPoolSaysWhenTheNextIsFree(t *testing.T) {
 		}
 		return full.Next
 	}
-	l.Booked(30000, true) // for as long as anyone can tell
+	l.SetBooked(30000, true) // for as long as anyone can tell
 	l.Observe(owner("a"), []uint16{30001, 30002}, t0)
 	if got := next(t0); !got.IsZero() {
 		t.Errorf("held and booked values are free at %s", got)
@@ -378,7 +378,7 @@ func TestFullPoolSaysWhenTheNextIsFree(t *testing.T) {
 	if got, want := next(t0), t0.Add(time.Minute); !got.Equal(want) {
 		t.Errorf("a resting value is free at %s, want %s", got, want)
 	}
-	if err := l.Take(30002, Ask{Owner: owner("c"), Now: t0, Hold: time.Hour}); err != nil {
+	if err := l.Take(30002, Ask{Owner: owner("c"), Now: t0, PendingFor: time.Hour}); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := next(t0), t0.Add(time.Hour); !got.Equal(want) {
@@ -389,14 +389,14 @@ func TestFullPoolSaysWhenTheNextIsFree(t *testing.T) {
 // The same calls give the same values, also where all are in doubt.
 func TestEqualCallsGiveEqualLedgers(t *testing.T) {
 	picks := func() (out []uint16) {
-		l := NewLedger(Ports())
+		l := New(Ports())
 		l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30099), LowerBand: NodePortBand})
 		for v := uint16(30040); v < 30080; v++ {
-			l.Doubt(v, t0, t0.Add(time.Hour))
+			l.MarkSuspect(v, t0, t0.Add(time.Hour))
 		}
-		l.Unprove(t0, t0.Add(time.Hour))
+		l.MarkUnverified(t0, t0.Add(time.Hour))
 		for i := range uint64(100) {
-			out = append(out, mustNext(t, l, "p", Ask{Owner: owner(fmt.Sprint(i)), Now: t0, Hold: time.Hour, Random: i * 0x9e3779b97f4a7c15}))
+			out = append(out, mustNext(t, l, "p", Ask{Owner: owner(fmt.Sprint(i)), Now: t0, PendingFor: time.Hour, Random: i * 0x9e3779b97f4a7c15}))
 		}
 		return out
 	}
@@ -416,7 +416,7 @@ func TestEqualCallsGiveEqualLedgers(t *testing.T) {
 
 // Excluded values are excluded, whatever is thought of them.
 func TestExcludedValuesAreNeverFree(t *testing.T) {
-	l := NewLedger(Ports())
+	l := New(Ports())
 	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30003), Exclude: ports(30003, 30003)})
 	want := Stats{Capacity: 4, Excluded: 1, Free: 3}
 	l.Observe(owner("a"), []uint16{30003}, t0)
@@ -433,12 +433,12 @@ func TestExcludedValuesAreNeverFree(t *testing.T) {
 	}
 }
 
-// Whatever happens, what is kept incrementally equals what a new ledger, told
+// Whatever happens, what is kept incrementally equals what a new allocations, told
 // the outcome, computes; and nobody is given what somebody else has.
 func TestIncrementalEqualsRebuilt(t *testing.T) {
 	for seed := range uint64(40) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-			w := &walk{t: t, rng: rand.New(rand.NewPCG(seed, 1)), l: NewLedger(Ports()), now: t0, has: map[Owner][]uint16{}}
+			w := &walk{t: t, rng: rand.New(rand.NewPCG(seed, 1)), l: New(Ports()), now: t0, has: map[Owner][]uint16{}}
 			w.repool()
 			for range 400 {
 				w.step()
@@ -452,7 +452,7 @@ func TestIncrementalEqualsRebuilt(t *testing.T) {
 type walk struct {
 	t     *testing.T
 	rng   *rand.Rand
-	l     *Ledger[uint16]
+	l     *Allocations[uint16]
 	now   time.Time
 	specs []Pool[uint16]
 	has   map[Owner][]uint16 // what was observed last
@@ -480,18 +480,18 @@ func (w *walk) repool() {
 
 func (w *walk) step() {
 	o, v := w.owner(), uint16(w.rng.IntN(120))
-	ask := Ask{Owner: o, Now: w.now, Hold: time.Duration(w.rng.IntN(5)) * time.Second, Doubt: time.Duration(w.rng.IntN(2)*3) * time.Second, Random: w.rng.Uint64()}
+	ask := Ask{Owner: o, Now: w.now, PendingFor: time.Duration(w.rng.IntN(5)) * time.Second, SuspectFor: time.Duration(w.rng.IntN(2)*3) * time.Second, Random: w.rng.Uint64()}
 	switch w.rng.IntN(11) {
 	case 0, 1, 2:
 		if v, err := w.l.Next([]string{"p", "q"}[w.rng.IntN(2)], ask); err == nil {
-			for _, lease := range w.l.Leases(v) {
-				if lease.State > Doubted && lease.Owner != o {
-					w.t.Fatalf("picked %d for %s, which has leases %v", v, o, w.l.Leases(v))
+			for _, allocation := range w.l.Of(v) {
+				if allocation.State > Suspect && allocation.Owner != o {
+					w.t.Fatalf("picked %d for %s, which has allocations %v", v, o, w.l.Of(v))
 				}
 			}
 		}
 	case 3:
-		own := slices.ContainsFunc(w.l.Leases(v), func(lease Lease[uint16]) bool { return lease.Owner.same(o) })
+		own := slices.ContainsFunc(w.l.Of(v), func(allocation Allocation[uint16]) bool { return allocation.Owner.same(o) })
 		err := w.l.Take(v, ask)
 		for other, values := range w.has {
 			if err == nil && !own && !other.same(o) && slices.Contains(values, v) {
@@ -515,11 +515,11 @@ func (w *walk) step() {
 	case 10:
 		switch w.rng.IntN(4) {
 		case 0:
-			w.l.Unprove(w.now, w.now.Add(time.Second))
+			w.l.MarkUnverified(w.now, w.now.Add(time.Second))
 		case 1:
-			w.l.Trust(v, w.now)
+			w.l.MarkVerified(v, w.now)
 		case 2:
-			w.l.Booked(v, w.rng.IntN(2) == 0)
+			w.l.SetBooked(v, w.rng.IntN(2) == 0)
 		case 3:
 			w.l.Deny(v, o)
 		}
@@ -529,15 +529,15 @@ func (w *walk) step() {
 func (w *walk) check() {
 	w.t.Helper()
 	w.l.Expire(w.now)
-	fresh := NewLedger(Ports())
+	fresh := New(Ports())
 	for _, spec := range w.specs {
 		fresh.SetPool(spec)
 	}
-	for lease := range w.l.All() {
-		if lease.State != Held && !lease.Until.After(w.now) {
-			w.t.Errorf("%v should have ended by %v", lease, w.now)
+	for allocation := range w.l.All() {
+		if allocation.State != Held && !allocation.Until.After(w.now) {
+			w.t.Errorf("%v should have ended by %v", allocation, w.now)
 		}
-		fresh.put(lease)
+		fresh.put(allocation)
 	}
 	for _, spec := range w.specs {
 		if diff := cmp.Diff(fresh.Stats(spec.Name), w.l.Stats(spec.Name)); diff != "" {
@@ -550,7 +550,7 @@ func (w *walk) check() {
 		if diff := cmp.Diff(want.claimed.Snapshot(), got.claimed.Snapshot()); diff != "" {
 			w.t.Errorf("%s: claimed (-rebuilt +incremental):\n%s", spec.Name, diff)
 		}
-		if diff := cmp.Diff(want.perName, got.perName); diff != "" {
+		if diff := cmp.Diff(want.perNamespace, got.perNamespace); diff != "" {
 			w.t.Errorf("%s: per namespace (-rebuilt +incremental):\n%s", spec.Name, diff)
 		}
 	}
@@ -565,12 +565,12 @@ func (w *walk) check() {
 }
 
 func BenchmarkNext(b *testing.B) {
-	l := NewLedger(Addresses())
+	l := New(Addresses())
 	r, _ := ParseRange("10.96.0.0/12")
 	l.SetPool(Pool[netip.Addr]{Name: "p", Spans: []Span[netip.Addr]{r.Span}, LowerBand: ServiceIPBand})
 	o := Owner{Namespace: "shop", UID: "request"}
 	for b.Loop() {
-		v, err := l.Next("p", Ask{Owner: o, Now: t0, Hold: time.Minute, Random: rand.Uint64()})
+		v, err := l.Next("p", Ask{Owner: o, Now: t0, PendingFor: time.Minute, Random: rand.Uint64()})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -583,7 +583,7 @@ func BenchmarkNext(b *testing.B) {
 func BenchmarkRebuild50000(b *testing.B) {
 	r, _ := ParseRange("10.96.0.0/12")
 	for b.Loop() {
-		addrs, nodePorts := NewLedger(Addresses()), NewLedger(Ports())
+		addrs, nodePorts := New(Addresses()), New(Ports())
 		addrs.SetPool(Pool[netip.Addr]{Name: "p", Spans: []Span[netip.Addr]{r.Span}})
 		nodePorts.SetPool(Pool[uint16]{Name: "p", Spans: ports(1, 65535)})
 		v := r.First

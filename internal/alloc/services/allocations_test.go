@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package book
+package services
 
 import (
 	"errors"
@@ -25,7 +25,7 @@ var t0 = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // fixture is a book with a dual-stack cluster, and a pool of each kind for
 // namespaces with the label tenant=blue.
-func fixture(t *testing.T) *Book {
+func fixture(t *testing.T) *Allocations {
 	t.Helper()
 	b := New(Config{})
 	b.SetServiceCIDRs([]netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:10:96::/112")})
@@ -132,8 +132,8 @@ func TestRefusals(t *testing.T) {
 			b.Observe(stored(named("first", ips("10.96.8.7"), nodePorts(30107)), Grant{}), t0)
 			before := []alloc.Stats{b.addresses[v4].Stats("blue"), b.addresses[v6].Stats("blue"), b.ports.Stats("blue")}
 			g, err := b.Admit(request(tc.svc, tc.tenant, t0))
-			var refused *Refused
-			if !errors.As(err, &refused) || refused.Reason != tc.reason || !strings.Contains(err.Error(), tc.want) {
+			var denied *Denied
+			if !errors.As(err, &denied) || denied.Reason != tc.reason || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("got %v, want %s: %q", err, tc.reason, tc.want)
 			}
 			after := []alloc.Stats{b.addresses[v4].Stats("blue"), b.addresses[v6].Stats("blue"), b.ports.Stats("blue")}
@@ -203,17 +203,17 @@ func TestUpdatesThatReachIntoAnothersPool(t *testing.T) {
 			req := request(make(tc.new), "red", t0)
 			req.Old = make(tc.old)
 			_, err := b.Admit(req)
-			var refused *Refused
+			var denied *Denied
 			switch {
 			case tc.want == "" && err != nil:
-				t.Errorf("refused: %v", err)
-			case tc.want != "" && (!errors.As(err, &refused) || refused.Reason != Foreign || !strings.HasPrefix(err.Error(), tc.want)):
+				t.Errorf("denied: %v", err)
+			case tc.want != "" && (!errors.As(err, &denied) || denied.Reason != Foreign || !strings.HasPrefix(err.Error(), tc.want)):
 				t.Errorf("got %v, want %s: %q", err, Foreign, tc.want)
 			case tc.want != "" && !b.Concerns(req.Service, req.Old):
 				t.Error("nobody would have asked: Concerns says no")
 			}
 			if _, err := b.Admit(Request{Service: req.Service, Old: req.Old, NamespaceLabels: map[string]string{"tenant": "blue"}, Now: t0, Random: rand.Uint64}); err != nil {
-				t.Errorf("the tenant itself is refused: %v", err)
+				t.Errorf("the tenant itself is denied: %v", err)
 			}
 		})
 	}
@@ -236,7 +236,7 @@ func TestDryRunLeavesNoTrace(t *testing.T) {
 	}
 }
 
-// To ask with a dry run first, or to be refused for another reason, costs a Service
+// To ask with a dry run first, or to be denied for another reason, costs a Service
 // nothing of what it can come back to.
 func TestComesBackAfterADryRunAndARefusal(t *testing.T) {
 	b := fixture(t)
@@ -270,7 +270,7 @@ func TestPortsOutsideTheAPIServersRange(t *testing.T) {
 		}
 	}
 	set("29000-30001", "32767-40000", "20000")
-	if diff := cmp.Diff([]string{"20000", "29000-29999", "32768-40000"}, b.OutsidePorts("p")); diff != "" {
+	if diff := cmp.Diff([]string{"20000", "29000-29999", "32768-40000"}, b.NodePortPool("p", t0).Outside); diff != "" {
 		t.Errorf("outside (-want +got):\n%s", diff)
 	}
 	for i := range 3 {
@@ -283,8 +283,8 @@ func TestPortsOutsideTheAPIServersRange(t *testing.T) {
 		}
 	}
 	_, err := b.Admit(request(named("one more", nodePorts(0)), "red", t0))
-	var refused *Refused
-	if !errors.As(err, &refused) || refused.Reason != Full {
+	var denied *Denied
+	if !errors.As(err, &denied) || denied.Reason != Full {
 		t.Errorf("a fourth port of three: %v", err)
 	}
 }
@@ -301,7 +301,7 @@ func TestConcerns(t *testing.T) {
 	externalIP := func(s *corev1.ServiceSpec) { s.ExternalIPs = []string{"198.51.100.3"} }
 	for _, tc := range []struct {
 		name     string
-		b        *Book
+		b        *Allocations
 		svc, old *corev1.Service
 		want     bool
 	}{
@@ -367,8 +367,8 @@ func TestRivalsAndRetries(t *testing.T) {
 	for i := range 50 {
 		grant(t0.Add(time.Duration(2+i) * time.Second))
 	}
-	if got := b.addresses[v4].Stats("blue"); got.Picked != 2 {
-		t.Errorf("52 tries of one Service use up %d addresses, want 2", got.Picked)
+	if got := b.addresses[v4].Stats("blue"); got.Pending != 2 {
+		t.Errorf("52 tries of one Service use up %d addresses, want 2", got.Pending)
 	}
 }
 
@@ -535,7 +535,7 @@ func BenchmarkRestart50000(b *testing.B) {
 
 // BenchmarkAdmit is the webhook's work without reading and writing JSON.
 func BenchmarkAdmit(b *testing.B) {
-	bk := New(Config{Hold: time.Millisecond})
+	bk := New(Config{PendingFor: time.Millisecond})
 	bk.SetServiceCIDRs([]netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")})
 	_ = bk.SetClusterIPPool(&v1alpha1.ClusterIPPool{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: v1alpha1.ClusterIPPoolSpec{Ranges: []v1alpha1.AddressRange{"10.96.0.0/16"}}})
 	for i := range 10000 {

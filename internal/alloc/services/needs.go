@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package book
+package services
 
 import (
 	"net/netip"
@@ -12,7 +12,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/netaddr"
 )
 
-// Needs is what somebody has to allocate before a Service can be stored.
+// Needs is what has to be allocated before a Service can be stored.
 type Needs struct {
 	Addresses []AddressNeed
 	Ports     []PortNeed
@@ -246,19 +246,20 @@ func port(n int32) uint16 {
 	return uint16(n)
 }
 
-// holds returns the addresses and ports that a stored Service has.
-func holds(svc *corev1.Service) (v4, v6 []netip.Addr, ports []uint16) {
+// valuesOf returns the addresses and ports that a stored Service has.
+func valuesOf(svc *corev1.Service) (addresses map[corev1.IPFamily][]netip.Addr, ports []uint16) {
+	addresses = map[corev1.IPFamily][]netip.Addr{}
 	if hasClusterIP(svc) {
 		for _, s := range clusterIPs(svc) {
-			switch a, ok := netaddr.Parse(s); {
-			case !ok:
-			case a.Is4():
-				v4 = append(v4, a)
-			default:
-				v6 = append(v6, a)
+			if a, ok := netaddr.Parse(s); ok {
+				addresses[alloc.FamilyOf(a)] = append(addresses[alloc.FamilyOf(a)], a)
 			}
 		}
 	}
+	return addresses, portsOf(svc)
+}
+
+func portsOf(svc *corev1.Service) (ports []uint16) {
 	add := func(n int32) {
 		if n := port(n); n != 0 && !slices.Contains(ports, n) {
 			ports = append(ports, n)
@@ -268,11 +269,11 @@ func holds(svc *corev1.Service) (v4, v6 []netip.Addr, ports []uint16) {
 		add(p.NodePort)
 	}
 	add(svc.Spec.HealthCheckNodePort)
-	return v4, v6, ports
+	return ports
 }
 
 // Lacks tells whether a stored Service has no ClusterIP or lacks a NodePort
-// that it should have: whoever stored it does not allocate.
+// that it should have: the API server that stored it does not allocate.
 func Lacks(svc *corev1.Service) bool {
 	if hasClusterIP(svc) && len(clusterIPs(svc)) == 0 {
 		return true

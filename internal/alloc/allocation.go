@@ -31,17 +31,17 @@ func (o Owner) same(other Owner) bool {
 	return o.UID == other.UID
 }
 
-// State is what a lease stands for. A value with several leases counts as the
+// State is what a allocation stands for. A value with several allocations counts as the
 // highest.
 type State uint8
 
 // The states of a value, see the package's drawing.
 const (
-	Free     State = iota
-	Unproven       // see Unprove
-	Doubted
-	Resting
-	Picked
+	Free       State = iota
+	Unverified       // see MarkUnverified
+	Suspect
+	Quarantined
+	Pending
 	Held
 	states
 )
@@ -51,30 +51,30 @@ func (s State) String() string {
 	return [...]string{"free", "unproven", "doubted", "left to rest", "on its way", "held"}[s]
 }
 
-// Lease says that an owner has a value.
-type Lease[V comparable] struct {
+// Allocation says that an owner has a value.
+type Allocation[V comparable] struct {
 	Value V
 	Owner Owner
 	State State
-	// Since is when the lease got its state.
+	// Since is when the allocation got its state.
 	Since time.Time
-	// Until is when the lease ends; zero when Held.
+	// Until is when the allocation ends; zero when Held.
 	Until time.Time
 
-	novel   bool          // of a pick: the owner was not remembered to have had the value before
-	doubt   time.Duration // how long the value is Doubted after Until
-	settled time.Time     // of a doubt: who looks at the value then sees what it is about
+	novel      bool          // of a pick: the owner was not remembered to have had the value before
+	suspectFor time.Duration // how long the value is Suspect after Until
+	settled    time.Time     // of a suspectFor: who looks at the value then sees what it is about
 }
 
 // Stats counts the values of a pool. Capacity is the sum of the others.
 type Stats struct {
 	// Capacity is how many values the pool can choose from, at most 2^48.
-	Capacity uint64
-	Held     uint64
-	Picked   uint64
-	Resting  uint64
+	Capacity    uint64
+	Held        uint64
+	Pending     uint64
+	Quarantined uint64
 	// Excluded is how many nobody has and nobody is given without asking.
 	Excluded uint64
-	// Free includes those that are Unproven or Doubted.
+	// Free includes those that are Unverified or Suspect.
 	Free uint64
 }

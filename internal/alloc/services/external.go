@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package book
+package services
 
 import (
 	"fmt"
@@ -13,9 +13,9 @@ import (
 	"github.com/causeway-lb/causeway/internal/netaddr"
 )
 
-// checkExternal refuses external IPs and LoadBalancer addresses that the
+// checkExternal denies external IPs and LoadBalancer addresses that the
 // Service did not have and that belong to pools that do not select it.
-func (d *desk) checkExternal() error {
+func (d *admission) checkExternal() error {
 	had := map[netip.Addr]bool{}
 	if d.req.Old != nil {
 		for _, f := range d.external(d.req.Old) {
@@ -27,7 +27,7 @@ func (d *desk) checkExternal() error {
 			continue
 		}
 		if resource, owners := d.foreign(f.addr, d.who); len(owners) > 0 {
-			return &Refused{Reason: Foreign, Field: f.field, Detail: fmt.Sprintf(
+			return &Denied{Reason: Foreign, Field: f.field, Detail: fmt.Sprintf(
 				"%s belongs to %s %s, which does not select this Service: leave the address out, or ask an administrator to select the namespace or the Service's labels",
 				f.addr, resource, strings.Join(owners, ", "))}
 		}
@@ -37,25 +37,22 @@ func (d *desk) checkExternal() error {
 
 // foreign returns the pools that have an address and do not select the Service,
 // when none that has it does.
-func (b *Book) foreign(addr netip.Addr, who subject) (resource string, owners []string) {
-	inside := func(p policy) []alloc.Span[netip.Addr] { return p.spans(alloc.FamilyOf(addr)) }
-	for _, set := range []struct {
-		resource string
-		policies []policy
-	}{{"LoadBalancerPool", b.loadBalancer}, {"ClusterIPPool", b.clusterIP}} {
-		if owners, mine := where(alloc.Addresses(), set.policies, inside, addr, who); len(owners) > 0 && !mine {
-			return set.resource, owners
+func (a *Allocations) foreign(addr netip.Addr, who subject) (resource string, owners []string) {
+	family := alloc.FamilyOf(addr)
+	for _, ps := range []*pools[netip.Addr]{a.loadBalancer[family], &a.addresses[family].pools} {
+		if owners, mine := ps.having(addr, who); len(owners) > 0 && !mine {
+			return ps.resource, owners
 		}
 	}
 	return "", nil
 }
 
 // checkStored returns the external addresses that a stored Service took from
-// pools that do not select it, while nobody was there to refuse.
-func (b *Book) checkStored(svc *corev1.Service, who subject) []Problem {
+// pools that do not select it, while no replica could deny it.
+func (a *Allocations) checkStored(svc *corev1.Service, who subject) []Problem {
 	var out []Problem
-	for _, f := range b.external(svc) {
-		if resource, owners := b.foreign(f.addr, who); len(owners) > 0 {
+	for _, f := range a.external(svc) {
+		if resource, owners := a.foreign(f.addr, who); len(owners) > 0 {
 			p := Problem{Reason: ForeignPool, Message: fmt.Sprintf(
 				"%s: %s belongs to %s %s, which does not select this Service: take the address out, or have the pool select it",
 				f.field, f.addr, resource, strings.Join(owners, ", "))}
@@ -74,11 +71,11 @@ type field struct {
 	addr  netip.Addr
 }
 
-func (b *Book) external(svc *corev1.Service) []field {
+func (a *Allocations) external(svc *corev1.Service) []field {
 	var out []field
 	add := func(name, text string) {
-		if a, ok := netaddr.Parse(text); ok {
-			out = append(out, field{name, a})
+		if addr, ok := netaddr.Parse(text); ok {
+			out = append(out, field{name, addr})
 		}
 	}
 	for i, s := range svc.Spec.ExternalIPs {
@@ -86,7 +83,7 @@ func (b *Book) external(svc *corev1.Service) []field {
 	}
 	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
 		add("spec.loadBalancerIP", svc.Spec.LoadBalancerIP)
-		for _, name := range b.config.AddressAnnotations {
+		for _, name := range a.config.AddressAnnotations {
 			if svc.Annotations[name] == "" {
 				continue
 			}

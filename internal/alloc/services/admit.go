@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package book
+package services
 
 import (
 	"fmt"
@@ -30,7 +30,7 @@ type Request struct {
 	Now    time.Time
 	// Random gives 64 evenly distributed bits.
 	Random func() uint64
-	Turn   alloc.Turn
+	Epoch  alloc.Epoch
 }
 
 // Grant is what to write into the Service. The zero value changes nothing.
@@ -41,13 +41,13 @@ type Grant struct {
 	NodePorts map[int]uint16
 	// HealthCheckNodePort is 0 to leave it alone.
 	HealthCheckNodePort uint16
-	// Former are the addresses that the Service asked for while they rested, or
-	// had before. What keeps the API server from giving them out has to go first;
+	// Former are the addresses that the Service asked for in their quarantine, or
+	// had before. What keeps the API server from granting them has to go first;
 	// if that is none of ours, Deny the address and ask again.
 	Former []netip.Addr
 }
 
-// Reason says in one word why a request was refused.
+// Reason says in one word why a request was denied.
 type Reason string
 
 // The reasons.
@@ -60,40 +60,39 @@ const (
 	Quota    Reason = "Quota"    // the namespace has as much as it may
 )
 
-// Refused says why a Service may not be stored as it is, and what to do.
-type Refused struct {
+// Denied says why a Service may not be stored as it is, and what to do.
+type Denied struct {
 	Reason Reason
 	Field  string
 	Detail string
-	// Holder is who has the value, for Taken. The book may be behind: look
+	// Holder is who has the value, for Taken. What is known may be behind: look
 	// before telling anyone.
 	Holder alloc.Owner
 }
 
 // Error names the field first, if there is one.
-func (r *Refused) Error() string {
-	if r.Field == "" {
-		return r.Detail
+func (d *Denied) Error() string {
+	if d.Field == "" {
+		return d.Detail
 	}
-	return r.Field + ": " + r.Detail
+	return d.Field + ": " + d.Detail
 }
 
-// Admit grants a Service what it needs, or refuses with a *Refused. A Service
-// for which there is nothing to do is granted nothing.
-func (b *Book) Admit(req Request) (Grant, error) {
-	if !b.HasPools() || exempt(req.Service) {
+// Admit grants a Service what it needs, or returns a *Denied. A Service for which
+// there is nothing to do is granted nothing.
+func (a *Allocations) Admit(req Request) (Grant, error) {
+	if !a.HasPools() || exempt(req.Service) {
 		return Grant{}, nil
 	}
-	b.Expire(req.Now)
-	d := &desk{Book: b, req: req, who: subject{
+	a.Expire(req.Now)
+	d := &admission{Allocations: a, req: req, who: subject{
 		owner:           alloc.Owner{Namespace: req.Service.Namespace, Name: req.Service.Name, UID: req.UID},
 		labels:          labels.Set(req.Service.Labels),
 		namespaceLabels: labels.Set(req.NamespaceLabels),
 	}}
 	for _, svc := range []*corev1.Service{req.Service, req.Old} {
 		if svc != nil {
-			_, _, ports := holds(svc)
-			for _, n := range ports {
+			for _, n := range portsOf(svc) {
 				d.given = append(d.given, alloc.Ports().Format(n))
 			}
 		}
@@ -114,52 +113,44 @@ func exempt(svc *corev1.Service) bool {
 	return svc.Namespace == metav1.NamespaceDefault && svc.Name == "kubernetes"
 }
 
-// desk works on one request.
-type desk struct {
-	*Book
+// admission works on one request.
+type admission struct {
+	*Allocations
 	req   Request
 	who   subject
 	undo  []func()
 	given []string // what the Service has and what it was granted so far, as text
 }
 
-func (d *desk) admit() (Grant, error) {
+func (d *admission) admit() (grant Grant, err error) {
 	if err := d.checkExternal(); err != nil {
 		return Grant{}, err
 	}
 	needs := NeedsOf(d.req.Service, d.req.Old, d.Families())
-	grant := Grant{}
 	if err := d.grantAddresses(&grant, needs.Addresses); err != nil {
 		return Grant{}, err
 	}
-	if err := d.grantPorts(&grant, needs.Ports); err != nil {
-		return Grant{}, err
-	}
-	return grant, nil
+	return grant, d.grantPorts(&grant, needs.Ports)
 }
 
-func (d *desk) grantAddresses(grant *Grant, needs []AddressNeed) error {
+func (d *admission) grantAddresses(grant *Grant, needs []AddressNeed) error {
 	ips := slices.Clone(clusterIPs(d.req.Service))
 	if len(ips) == 0 && d.req.Old != nil && hasClusterIP(d.req.Old) {
 		ips = slices.Clone(clusterIPs(d.req.Old))
 	}
 	for _, need := range needs {
-		c := counter[netip.Addr]{
-			desk: d, ledger: d.addresses[need.Family], kind: alloc.Addresses(), resource: "ClusterIPPool", policies: d.clusterIP,
-			field: fmt.Sprintf("spec.clusterIPs[%d]", need.Index),
-			spans: func(p policy) []alloc.Span[netip.Addr] { return p.spans(need.Family) },
-		}
+		p := picker[netip.Addr]{d, d.addresses[need.Family], fmt.Sprintf("spec.clusterIPs[%d]", need.Index)}
 		if need.Asked.IsValid() {
-			rested := resting(c.ledger, need.Asked)
-			if err := c.take(need.Asked); err != nil {
+			quarantined := p.quarantined(need.Asked)
+			if err := p.take(need.Asked); err != nil {
 				return err
 			}
-			if rested {
+			if quarantined {
 				grant.Former = append(grant.Former, need.Asked)
 			}
 			continue
 		}
-		v, former, ok, err := c.choose()
+		v, former, ok, err := p.choose()
 		switch {
 		case err != nil:
 			return err
@@ -174,23 +165,18 @@ func (d *desk) grantAddresses(grant *Grant, needs []AddressNeed) error {
 	return nil
 }
 
-func (d *desk) grantPorts(grant *Grant, needs []PortNeed) error {
+func (d *admission) grantPorts(grant *Grant, needs []PortNeed) error {
 	for _, need := range needs {
-		c := counter[uint16]{
-			desk: d, ledger: d.ports, kind: alloc.Ports(), resource: "NodePortPool", policies: d.nodePort,
-			field:    "spec.healthCheckNodePort",
-			spans:    func(p policy) []alloc.PortRange { return p.ports },
-			reserved: func(p policy) []alloc.PortRange { return p.reserved },
-		}
+		p := picker[uint16]{d, d.ports, "spec.healthCheckNodePort"}
 		if len(need.Indexes) > 0 {
-			c.field = fmt.Sprintf("spec.ports[%d].nodePort", need.Indexes[0])
+			p.field = fmt.Sprintf("spec.ports[%d].nodePort", need.Indexes[0])
 		}
 		n, ok := need.Asked, true
 		var err error
 		if n != 0 {
-			err = c.take(n)
+			err = p.take(n)
 		} else {
-			n, _, ok, err = c.choose()
+			n, _, ok, err = p.choose()
 		}
 		if err != nil {
 			return err
@@ -217,17 +203,17 @@ func setPort(grant *Grant, i int, n uint16) {
 	grant.NodePorts[i] = n
 }
 
-// Concerns tells whether Admit could grant or refuse anything for a Service. It
+// Concerns reports whether Admit could grant or deny anything for a Service. It
 // errs on the side of yes.
-func (b *Book) Concerns(svc, old *corev1.Service) bool {
-	if !b.HasPools() || exempt(svc) {
+func (a *Allocations) Concerns(svc, old *corev1.Service) bool {
+	if !a.HasPools() || exempt(svc) {
 		return false
 	}
 	var had []field
 	if old != nil {
-		had = b.external(old)
+		had = a.external(old)
 	}
-	needs := NeedsOf(svc, old, b.Families())
-	return !slices.Equal(b.external(svc), had) ||
-		len(b.clusterIP) > 0 && len(needs.Addresses) > 0 || len(b.nodePort) > 0 && len(needs.Ports) > 0
+	needs := NeedsOf(svc, old, a.Families())
+	return !slices.Equal(a.external(svc), had) || len(a.ports.list) > 0 && len(needs.Ports) > 0 ||
+		len(a.addresses[corev1.IPv4Protocol].list) > 0 && len(needs.Addresses) > 0
 }

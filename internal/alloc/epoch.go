@@ -4,17 +4,17 @@ package alloc
 
 import "github.com/causeway-lb/causeway/internal/bitmap"
 
-// Turn is one of those who grant from the same pools, one after the other. A
+// Epoch is one of those who grant from the same pools, one after the other. A
 // request that was granted something in the last turn may still be on its way,
 // seen by nobody. So a pool is divided into parts:
 //
 //	part             0    1    2    3    4    5    6    7
 //	is turn's own    ...  n+2  n+1  n    n-1  ...
 //
-// Turn n takes from all but the parts of the two turns to come, which it takes from
+// Epoch n takes from all but the parts of the two turns to come, which it takes from
 // last. While it has just begun it takes from its own, in which the two before it
 // have granted nothing unless all else was full.
-type Turn struct {
+type Epoch struct {
 	// Number counts turns.
 	Number int
 	// Fresh is true while requests of the turn before may be on their way.
@@ -22,30 +22,30 @@ type Turn struct {
 }
 
 const (
-	turnParts = 8
-	nextParts = 2 // left to the turns that come next
+	epochParts = 8
+	nextParts  = 2 // left to the turns that come next
 )
 
 // find returns a free number at random, one from lower up if there is any.
-func (t Turn) find(b *bitmap.Bitmap, lower, random uint64) (uint64, bool) {
-	own := turnParts - 1 - (t.Number%turnParts+turnParts)%turnParts
-	runs := []struct{ first, parts int }{{own, turnParts - nextParts}, {own - nextParts, nextParts}}
+func (t Epoch) find(b *bitmap.Bitmap, lower, random uint64) (uint64, bool) {
+	own := epochParts - 1 - (t.Number%epochParts+epochParts)%epochParts
+	runs := []struct{ first, parts int }{{own, epochParts - nextParts}, {own - nextParts, nextParts}}
 	if t.Fresh {
 		runs[0].parts = 1
-		runs = append(runs[:1:1], struct{ first, parts int }{own + 1, turnParts - nextParts - 1}, runs[1])
+		runs = append(runs[:1:1], struct{ first, parts int }{own + 1, epochParts - nextParts - 1}, runs[1])
 	}
-	at := func(part int) uint64 { return lower + (b.Size()-lower)/turnParts*uint64(part) }
+	at := func(part int) uint64 { return lower + (b.Size()-lower)/epochParts*uint64(part) }
 	for _, run := range runs {
-		first := (run.first + turnParts) % turnParts
+		first := (run.first + epochParts) % epochParts
 		last := first + run.parts
-		if last < turnParts {
+		if last < epochParts {
 			if n, ok := b.FindRandom(random, at(first), at(last)); ok {
 				return n, true
 			}
 			continue
 		}
 		// It goes round the end, with what the division left there.
-		pieces := [][2]uint64{{at(first), b.Size()}, {lower, at(last - turnParts)}}
+		pieces := [][2]uint64{{at(first), b.Size()}, {lower, at(last - epochParts)}}
 		upper := pieces[0][1] - pieces[0][0]
 		if whole := upper + pieces[1][1] - pieces[1][0]; whole > 0 && random%whole >= upper {
 			pieces[0], pieces[1] = pieces[1], pieces[0]

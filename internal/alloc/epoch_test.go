@@ -14,22 +14,22 @@ import (
 func TestTurnsDoNotMeet(t *testing.T) {
 	for first := range 20 {
 		unseen := map[uint16]bool{}
-		seen := NewLedger(Ports()) // what was stored before all of this
+		seen := New(Ports()) // what was stored before all of this
 		ports := Pool[uint16]{Name: "p", Spans: []PortRange{{First: 30000, Last: 30999}}, LowerBand: NodePortBand}
 		for i := range uint16(500) {
 			seen.Observe(Owner{Name: fmt.Sprint("stored", i)}, []uint16{30000 + 2*i}, t0)
 		}
 		for n := first; n < first+3; n++ {
-			// Each has a ledger of its own, which knows what was stored.
-			l := NewLedger(Ports())
+			// Each has a allocations of its own, which knows what was stored.
+			l := New(Ports())
 			l.SetPool(ports)
-			for lease := range seen.All() {
-				l.Observe(lease.Owner, []uint16{lease.Value}, t0)
+			for allocation := range seen.All() {
+				l.Observe(allocation.Owner, []uint16{allocation.Value}, t0)
 			}
 			for i := range 50 {
 				v, err := l.Next("p", Ask{
-					Owner: Owner{Name: fmt.Sprint("new", i)}, Now: t0, Hold: time.Minute, Random: rand.Uint64(),
-					Turn: Turn{Number: n, Fresh: n > first}, // the first one has been at it for long
+					Owner: Owner{Name: fmt.Sprint("new", i)}, Now: t0, PendingFor: time.Minute, Random: rand.Uint64(),
+					Epoch: Epoch{Number: n, Fresh: n > first}, // the first one has been at it for long
 				})
 				if err != nil {
 					t.Fatal(err)
@@ -46,13 +46,13 @@ func TestTurnsDoNotMeet(t *testing.T) {
 // Whatever the turn, everything is given in the end, and the lower band last.
 func TestTurnsGiveEverything(t *testing.T) {
 	for _, size := range []uint16{1, 7, 8, 9, 16, 17, 100} {
-		for number := range turnParts {
+		for number := range epochParts {
 			for _, fresh := range []bool{false, true} {
-				l := NewLedger(Ports())
+				l := New(Ports())
 				l.SetPool(Pool[uint16]{Name: "p", Spans: []PortRange{{First: 30000, Last: 30000 + size - 1}}, LowerBand: func(uint64) uint64 { return uint64(size / 3) }})
 				lower := 30000 + size/3
 				for i := range int(size) {
-					v, err := l.Next("p", Ask{Owner: Owner{Name: fmt.Sprint(i)}, Now: t0, Hold: time.Minute, Random: rand.Uint64(), Turn: Turn{number, fresh}})
+					v, err := l.Next("p", Ask{Owner: Owner{Name: fmt.Sprint(i)}, Now: t0, PendingFor: time.Minute, Random: rand.Uint64(), Epoch: Epoch{number, fresh}})
 					if err != nil {
 						t.Fatalf("%d of %d given: %v", i, size, err)
 					}
@@ -69,20 +69,20 @@ func TestTurnsGiveEverything(t *testing.T) {
 // left to the turns to come.
 func TestTurnsAreEven(t *testing.T) {
 	seen := map[int]int{}
-	l := NewLedger(Ports())
+	l := New(Ports())
 	l.SetPool(Pool[uint16]{Name: "p", Spans: []PortRange{{First: 30000, Last: 30799}}})
 	const picks = 60000
 	for i := range picks {
 		owner := Owner{Name: fmt.Sprint(i)}
-		v, err := l.Next("p", Ask{Owner: owner, Now: t0, Hold: time.Minute, Random: rand.Uint64(), Turn: Turn{Number: 2}})
+		v, err := l.Next("p", Ask{Owner: owner, Now: t0, PendingFor: time.Minute, Random: rand.Uint64(), Epoch: Epoch{Number: 2}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		seen[int(v-30000)/100]++
 		l.Drop(v, owner)
 	}
-	for part := range turnParts {
-		want := picks / (turnParts - nextParts)
+	for part := range epochParts {
+		want := picks / (epochParts - nextParts)
 		if part == 3 || part == 4 { // of the turns 4 and 3
 			want = 0
 		}

@@ -4,9 +4,9 @@
 // NodePorts a Service gets and whether it may have those that it asks for.
 //
 //	ClusterIPPool, NodePortPool, LoadBalancerPool, ServiceCIDR ──Set...──┐
-//	Services in the API ──Observe, Forget──> three ledgers: IPv4, IPv6, ports
+//	Services in the API ──Observe, Forget──> three allocations: IPv4, IPv6, ports
 //	                                                                     │
-//	Service about to be stored ──NeedsOf──> Needs ──Admit──> Grant or *Refused
+//	Service about to be stored ──NeedsOf──> Needs ──Admit──> Grant or *Denied
 //	Service that is stored     ──────────────────Check─────> []Problem
 //
 // # What a Service needs
@@ -44,4 +44,4 @@
 // looking at the holder, because the book may be behind. No uniqueness by
 // itself among several processes: one book grants at a time (see the term of
 // the controllers).
-package book
+package services

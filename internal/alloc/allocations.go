@@ -1,0 +1,406 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package alloc
+
+import (
+	"slices"
+	"time"
+)
+
+// Allocations knows who has which value of one kind. It is not safe for concurrent
+// use.
+type Allocations[V comparable] struct {
+	kind        Kind[V]
+	allocations map[V][]Allocation[V]
+	held        map[Owner][]V // the values of Held allocations, as observed
+	twice       map[V]struct{}
+	booked      map[V]struct{} // see SetBooked
+	pools       map[string]*pool[V]
+	places      places[V]
+	ends        deadlines[V]
+	memory      memory[V]
+}
+
+// New returns a allocations without pools or allocations.
+func New[V comparable](kind Kind[V]) *Allocations[V] {
+	return &Allocations[V]{
+		kind:        kind,
+		allocations: map[V][]Allocation[V]{},
+		held:        map[Owner][]V{},
+		twice:       map[V]struct{}{},
+		booked:      map[V]struct{}{},
+		pools:       map[string]*pool[V]{},
+		memory:      newMemory[V](),
+	}
+}
+
+// SetPool adds a pool, or replaces the one of that name. Of are not
+// touched: a value that is no longer in any pool stays with its owner. Its cost
+// is one step for each allocation.
+func (l *Allocations[V]) SetPool(spec Pool[V]) {
+	p := newPool(l.kind, spec)
+	l.pools[spec.Name] = p
+	l.places = newPlaces(l.kind, l.pools)
+	for v, allocations := range l.allocations {
+		if _, ok := p.index(v); !ok {
+			continue
+		}
+		p.moved(v, Free, strongest(allocations))
+		for _, allocation := range allocations {
+			if allocation.State >= Pending {
+				p.perNamespace[allocation.Owner.Namespace]++
+			}
+		}
+	}
+}
+
+// DeletePool forgets a pool; absent is not an error. Of are not touched.
+func (l *Allocations[V]) DeletePool(name string) {
+	delete(l.pools, name)
+	l.places = newPlaces(l.kind, l.pools)
+}
+
+// Ask is who wants a value, and the outside world as it is now.
+type Ask struct {
+	Owner Owner
+	Now   time.Time
+	// PendingFor is how long a pick is kept for its owner before it is free again,
+	// unless Observe sees it.
+	PendingFor time.Duration
+	// SuspectFor is how long the pick is Suspect after that.
+	SuspectFor time.Duration
+	// Random is 64 evenly distributed bits.
+	Random uint64
+	// Epoch says whose grants this one must not meet.
+	Epoch Epoch
+}
+
+// Next picks a free value of the pool at random, from above the lower band
+// while there is one; an unproven one when there is none, and a doubted one when
+// there are none of these either. It returns ErrNoPool, ErrFull or ErrQuota.
+func (l *Allocations[V]) Next(name string, ask Ask) (V, error) {
+	var none V
+	l.Expire(ask.Now)
+	p, ok := l.pools[name]
+	if !ok {
+		return none, ErrNoPool
+	}
+	if err := p.full(ask.Owner); err != nil && !l.reclaim(p, ask, ask.Owner.Namespace) {
+		return none, err
+	}
+	v, ok := p.free(ask)
+	if !ok {
+		v, ok = l.oldestSuspect(p)
+	}
+	if !ok && l.reclaim(p, ask, "") {
+		if v, ok = p.free(ask); !ok {
+			v, ok = l.oldestSuspect(p)
+		}
+	}
+	if !ok {
+		return none, &FullError{Pool: name, Stats: p.stats(), Next: l.nextEnd(p)}
+	}
+	l.pick(v, ask)
+	return v, nil
+}
+
+// ghostAfter is how old a pick is that no Service was seen with when it is taken
+// back because its pool or its namespace has none left. A request that takes that
+// long may then find its value given to another: the API server, which books each
+// value once, refuses the later one.
+const ghostAfter = 2 * time.Second
+
+// reclaim ends the oldest pick of the pool that no Service was seen with, of the
+// namespace that has most of these, or of the one given. It returns false when
+// there is none that is old enough. Whoever asks for much that he never stores
+// keeps a pool from others no longer than that.
+func (l *Allocations[V]) reclaim(p *pool[V], ask Ask, namespace string) bool {
+	if p.counts[Pending] == 0 {
+		return false
+	}
+	ghosts := map[string]int{}
+	oldest := map[string]Allocation[V]{}
+	seen := map[V]bool{}
+	for _, end := range l.ends.queue {
+		if seen[end.value] || !p.gives(end.value) {
+			continue
+		}
+		seen[end.value] = true
+		for _, allocation := range l.allocations[end.value] {
+			of := allocation.Owner.Namespace
+			if allocation.State != Pending || allocation.Owner.same(ask.Owner) || namespace != "" && of != namespace || ask.Now.Sub(allocation.Since) < ghostAfter {
+				continue
+			}
+			ghosts[of]++
+			if old, ok := oldest[of]; !ok || allocation.Since.Before(old.Since) || allocation.Since.Equal(old.Since) && l.kind.Compare(allocation.Value, old.Value) < 0 {
+				oldest[of] = allocation
+			}
+		}
+	}
+	most := ""
+	for of, n := range ghosts {
+		if most == "" || n > ghosts[most] || n == ghosts[most] && of < most {
+			most = of
+		}
+	}
+	if len(ghosts) == 0 {
+		return false
+	}
+	ghost := oldest[most]
+	l.cut(ghost.Value, func(allocation Allocation[V]) bool {
+		return allocation.State == Pending && allocation.Owner == ghost.Owner
+	})
+	return true
+}
+
+// nextEnd is when the first value of the pool that is picked or rests is free
+// again; zero when there is none.
+func (l *Allocations[V]) nextEnd(p *pool[V]) (first time.Time) {
+	for _, end := range l.ends.queue {
+		allocations := l.allocations[end.value]
+		if state := strongest(allocations); state != Pending && state != Quarantined || !p.has(end.value) {
+			continue
+		}
+		var last time.Time
+		for _, allocation := range allocations {
+			if allocation.State >= Quarantined {
+				last = later(last, allocation.Until)
+			}
+		}
+		if first.IsZero() || last.Before(first) {
+			first = last
+		}
+	}
+	return first
+}
+
+// Take picks a certain value, in a pool or not. It returns ErrTaken when
+// another owner holds or picked it, and ErrQuota when a pool that it is in says
+// so. A value that rests is given to anyone who asks for it. Taking what one
+// has is no error and changes nothing.
+func (l *Allocations[V]) Take(v V, ask Ask) error {
+	l.Expire(ask.Now)
+	var err error
+	for _, allocation := range l.allocations[v] {
+		switch {
+		case allocation.State < Pending:
+		case allocation.Owner.same(ask.Owner):
+			if allocation.State == Pending { // a pick is good for as long as the last one says
+				l.cut(v, func(allocation Allocation[V]) bool { return allocation.State == Pending })
+				l.pick(v, ask)
+			}
+			return nil
+		default:
+			err = &TakenError{Value: l.kind.Format(v), Owner: allocation.Owner, State: allocation.State}
+		}
+	}
+	if err != nil {
+		return err
+	}
+	l.places.each(l.kind, v, func(p *pool[V]) {
+		if e := p.full(ask.Owner); e != nil {
+			err = e
+		}
+	})
+	if err == nil {
+		l.pick(v, ask)
+	}
+	return err
+}
+
+func (l *Allocations[V]) pick(v V, ask Ask) {
+	until := ask.Now.Add(ask.PendingFor)
+	novel := l.memory.add(ask.Owner, v)
+	l.put(Allocation[V]{Value: v, Owner: ask.Owner, State: Pending, Since: ask.Now, Until: until, novel: novel, suspectFor: ask.SuspectFor})
+	l.ends.add(until, v)
+}
+
+// Drop undoes a pick that its owner does not want after all. The value is what
+// it was before, and so is what the owner is remembered to have had.
+func (l *Allocations[V]) Drop(v V, owner Owner) {
+	l.cut(v, func(allocation Allocation[V]) bool {
+		undone := allocation.State == Pending && allocation.Owner.same(owner)
+		if undone && allocation.novel {
+			l.memory.drop(owner, v)
+		}
+		return undone
+	})
+}
+
+// Deny undoes a pick that its owner cannot have, because the value is booked. A
+// later Service of the owner's name has no claim to it either; strangers are
+// kept from it as before.
+func (l *Allocations[V]) Deny(v V, owner Owner) {
+	l.Drop(v, owner)
+	l.memory.drop(owner, v)
+	l.SetBooked(v, true)
+}
+
+// Observe says what the owner has according to the API: these values and no
+// others. Picks of these values, by whomever, are settled by that. Values that
+// it no longer has go to rest. Equal calls change nothing.
+func (l *Allocations[V]) Observe(owner Owner, values []V, now time.Time) {
+	l.Expire(now) // nobody may ever ask this allocations for a value
+	before := l.held[owner]
+	if slices.Equal(before, values) {
+		return
+	}
+	for i, v := range values {
+		if slices.Contains(before, v) || slices.Contains(values[:i], v) {
+			continue
+		}
+		l.cut(v, func(allocation Allocation[V]) bool { return allocation.State != Held })
+		l.put(Allocation[V]{Value: v, Owner: owner, State: Held, Since: now})
+	}
+	for _, v := range before {
+		if !slices.Contains(values, v) {
+			l.memory.set(owner, before)
+			l.release(v, owner, now)
+		}
+	}
+	if len(values) == 0 {
+		delete(l.held, owner)
+		return
+	}
+	l.held[owner] = slices.Clone(values)
+}
+
+// Forget says that the owner is gone. Its values go to rest.
+func (l *Allocations[V]) Forget(owner Owner, now time.Time) { l.Observe(owner, nil, now) }
+
+// Rest says that a value rests until then, as a record of an earlier process
+// tells. A value that somebody has is left as it is.
+func (l *Allocations[V]) Quarantine(v V, owner Owner, since, until time.Time) {
+	if strongest(l.allocations[v]) > Suspect {
+		return
+	}
+	l.memory.add(owner, v)
+	l.rest(v, owner, since, until, 0)
+}
+
+func (l *Allocations[V]) rest(v V, owner Owner, since, until time.Time, suspectFor time.Duration) {
+	l.put(Allocation[V]{Value: v, Owner: owner, State: Quarantined, Since: since, Until: until, suspectFor: suspectFor})
+	l.ends.add(until, v)
+}
+
+// release ends a Held allocation and lets the value rest as long as the pools that
+// have it say, and be doubted for the rest of the lag.
+func (l *Allocations[V]) release(v V, owner Owner, now time.Time) {
+	l.cut(v, func(allocation Allocation[V]) bool { return allocation.State == Held && allocation.Owner == owner })
+	if strongest(l.allocations[v]) > Suspect {
+		return // somebody else's, too
+	}
+	var rest time.Duration
+	l.places.each(l.kind, v, func(p *pool[V]) { rest = max(rest, p.Quarantine) })
+	if rest == 0 {
+		l.suspect(Allocation[V]{Value: v, Owner: owner, Since: now, Until: now.Add(lag), settled: now})
+		return
+	}
+	l.rest(v, owner, now, now.Add(rest), max(0, lag-rest))
+}
+
+// lag is how long a released value is doubted, as far as it does not rest: the
+// API server tells of a deleted Service before it frees what that had, which
+// takes seconds when it has much to do.
+const lag = 10 * time.Second
+
+// flight is how long a request can be on its way after its pick: the API server
+// gives it no longer. Until then a value may come into use though it is not.
+const flight = time.Minute
+
+// Expire ends the picks and rests whose time is up. The methods that choose and
+// Observe do so themselves.
+func (l *Allocations[V]) Expire(now time.Time) {
+	for {
+		v, ok := l.ends.pop(now)
+		if !ok {
+			return
+		}
+		var over []Allocation[V]
+		l.cut(v, func(allocation Allocation[V]) bool {
+			if allocation.State == Held || allocation.Until.After(now) {
+				return false
+			}
+			over = append(over, allocation)
+			return true
+		})
+		for _, allocation := range over {
+			if allocation.suspectFor == 0 {
+				continue
+			}
+			allocation.settled = allocation.Until
+			if allocation.State == Pending {
+				allocation.Owner = Owner{} // nobody was seen to have it
+				allocation.settled = later(allocation.Until, allocation.Since.Add(flight))
+			}
+			allocation.Since, allocation.Until = allocation.Until, allocation.Until.Add(allocation.suspectFor)
+			if allocation.Until.After(now) {
+				l.suspect(allocation)
+			}
+		}
+	}
+}
+
+// put adds a allocation.
+func (l *Allocations[V]) put(allocation Allocation[V]) {
+	before := l.allocations[allocation.Value]
+	after := append(before, allocation)
+	l.allocations[allocation.Value] = after
+	l.changed(allocation.Value, strongest(before), after, allocation, 1)
+}
+
+// cut ends the allocations of a value that match.
+func (l *Allocations[V]) cut(v V, match func(Allocation[V]) bool) {
+	for i := 0; i < len(l.allocations[v]); {
+		allocation := l.allocations[v][i]
+		if !match(allocation) {
+			i++
+			continue
+		}
+		from := strongest(l.allocations[v])
+		after := slices.Delete(l.allocations[v], i, i+1)
+		if l.allocations[v] = after; len(after) == 0 {
+			delete(l.allocations, v)
+		}
+		l.changed(v, from, after, allocation, -1)
+	}
+	l.keepBooked(v)
+}
+
+// changed brings everything that is computed from the allocations up to date.
+func (l *Allocations[V]) changed(v V, from State, allocations []Allocation[V], allocation Allocation[V], by int) {
+	to := strongest(allocations)
+	l.places.each(l.kind, v, func(p *pool[V]) {
+		if _, ok := p.index(v); !ok {
+			return
+		}
+		p.moved(v, from, to)
+		if allocation.State >= Pending {
+			if p.perNamespace[allocation.Owner.Namespace] += by; p.perNamespace[allocation.Owner.Namespace] == 0 {
+				delete(p.perNamespace, allocation.Owner.Namespace)
+			}
+		}
+	})
+	if allocation.State != Held {
+		return
+	}
+	holders := 0
+	for _, other := range allocations {
+		if other.State == Held {
+			holders++
+		}
+	}
+	if holders > 1 {
+		l.twice[v] = struct{}{}
+	} else {
+		delete(l.twice, v)
+	}
+}
+
+func strongest[V comparable](allocations []Allocation[V]) State {
+	state := Free
+	for _, allocation := range allocations {
+		state = max(state, allocation.State)
+	}
+	return state
+}
