@@ -112,7 +112,7 @@ func recordOf(ctx context.Context, addr string) func(Gomega) *v1alpha1.LoadBalan
 	}
 }
 
-// isGone tells whether an object is not there.
+// isGone reports whether an object is not there.
 func isGone(ctx context.Context, obj client.Object) func() bool {
 	return func() bool { return apierrors.IsNotFound(k8sClient.Get(ctx, client.ObjectKeyFromObject(obj), obj)) }
 }

@@ -54,7 +54,7 @@ func nodePortPool(ctx context.Context, namespace string, change func(*v1alpha1.N
 	return pool
 }
 
-// inside tells whether an address is in a CIDR.
+// inside reports whether an address is in a CIDR.
 func inside(cidr string) func(string) bool {
 	return func(address string) bool {
 		a, err := netip.ParseAddr(address)

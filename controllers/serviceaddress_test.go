@@ -312,6 +312,6 @@ var _ = Describe("two replicas", func() {
 			create(ctx, svc)
 		}
 		first.stop()
-		askBoth("after", second) // whoever is asked for longer than the webhook's time-out answers without an address
+		askBoth("after", second) // whoever is asked for longer than the webhook's timeout answers without an address
 	}, SpecTimeout(2*time.Minute))
 })

@@ -36,9 +36,9 @@ type Options struct {
 
 // Features are the parts that can run alone, alongside what a cluster already has.
 type Features struct {
-	// LoadBalancer gives LoadBalancer addresses from pools.
+	// LoadBalancer returns LoadBalancer addresses from pools.
 	LoadBalancer bool
-	// Allocation gives ClusterIPs and NodePorts from pools, by webhook and
+	// Allocation returns ClusterIPs and NodePorts from pools, by webhook and
 	// reconciler.
 	Allocation bool
 	// Endpoints keeps EndpointSlices and Endpoints.

@@ -164,7 +164,7 @@ func (r *ClusterIPPoolReconciler) ensureCIDRs(ctx context.Context, pool *v1alpha
 	return result, errors.Join(append(errs, err)...)
 }
 
-// hasCIDR tells whether a ServiceCIDR other than the named one has all of the
+// hasCIDR reports whether a ServiceCIDR other than the named one has all of the
 // prefix.
 func hasCIDR(cidrs []networkingv1.ServiceCIDR, but string, p netip.Prefix) bool {
 	for _, c := range cidrs {

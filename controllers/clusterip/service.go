@@ -33,7 +33,7 @@ import (
 )
 
 const (
-	// workers is how many Services are reconciled at once. Most of a
+	// workers is how many Services are reconciled in parallel. Most of a
 	// reconciliation is waiting for the API server.
 	workers = 8
 	// recheck is when a Service is looked at again whose problem depends on
@@ -149,7 +149,7 @@ func (r *ServiceReconciler) report(ctx context.Context, svc *corev1.Service, wan
 	return nil
 }
 
-// allocate gives a Service what it lacks, as the webhook does. That happens where
+// allocate returns a Service what it lacks, as the webhook does. That happens where
 // the API server does not allocate by itself.
 func (r *ServiceReconciler) allocate(ctx context.Context, svc *corev1.Service) (reconcile.Result, error) {
 	grant, err := r.Allocator.Grant(ctx, allocator.Request{Service: svc, UID: string(uuid.NewUUID())})

@@ -118,9 +118,9 @@ func (r *LegacyReconciler) deleteOurs(ctx context.Context, existing *corev1.Endp
 	return client.IgnoreNotFound(r.Client.Delete(ctx, existing, client.Preconditions{UID: &existing.UID}))
 }
 
-// leftBehind tells whether an Endpoints object that a controller made from a
-// selector, which the Service has not any more, is to be deleted: nobody would
-// ever take the Pods out of it that end. Of kube-controller-manager's those are
+// leftBehind reports whether an Endpoints object that a controller made from a
+// selector, which the Service no longer has, is to be deleted: no controller
+// would ever remove the Pods from it that end. Of kube-controller-manager's those are
 // that were taken over. One that somebody has written addresses into is theirs.
 func leftBehind(service *corev1.Service, existing *corev1.Endpoints, otherwise Mode) bool { //nolint:staticcheck
 	if !endpointslice.Generated(existing) || !endpointslice.StandsForPods(existing) {
@@ -135,7 +135,7 @@ func inThisVersion(existing client.Object) client.Preconditions {
 	return client.Preconditions{UID: new(existing.GetUID()), ResourceVersion: new(existing.GetResourceVersion())}
 }
 
-// standsBy tells whether the object is somebody else's, and after which time to
+// standsBy reports whether the object is somebody else's, and after which time to
 // ask again, if that may change by itself.
 func (r *LegacyReconciler) standsBy(view *endpointslice.View, existing *corev1.Endpoints, now time.Time) (time.Duration, bool) { //nolint:staticcheck
 	mode, _ := modeOf(view.Service, r.Mode) // SliceReconciler reports a wrong one

@@ -58,7 +58,7 @@ const (
 	renameAfter  = 10 * time.Minute
 	renameWithin = 5 * time.Minute
 
-	// attempts is how often a pass is repeated at once when another writer was
+	// attempts is how often a pass is repeated immediately when another writer was
 	// there first.
 	attempts = 4
 )

@@ -26,7 +26,7 @@ var errOutdated = errors.New("slices changed meanwhile")
 // parallelWrites is how many slices of one Service are written at a time.
 const parallelWrites = 16
 
-// sliceWriter carries out plans and lets the index know the results at once, so
+// sliceWriter carries out plans and lets the index know the results immediately, so
 // that a pass that follows does not have to wait for the watch.
 type sliceWriter struct {
 	client client.Client
@@ -35,7 +35,7 @@ type sliceWriter struct {
 	index *endpointslice.Index
 }
 
-// write carries out a plan: creates and updates all at once, then the updates
+// write carries out a plan: creates and updates in parallel, then the updates
 // that give endpoints away, then the deletes, each if all before succeeded. It
 // returns errOutdated if another writer was there first, and otherwise what
 // failed, joined; all that could be written has been.

@@ -42,7 +42,7 @@ const (
 //	A          -                first
 //	A          B                B is accepted everywhere, not yet used
 //	B          A                KeySpread later; A is still accepted
-//	B          -                KeySpread later; A is worth nothing any more
+//	B          -                KeySpread later; A is no longer of any use
 //	B          C                and so on, after KeyAge, or when
 //	                            RotateGossipKeyAnnotation asks for it
 //
@@ -109,8 +109,8 @@ func (r *Reconciler) Ensure(ctx context.Context) error {
 	return nil
 }
 
-// advance takes the step that is due at now and tells whether there
-// was one. A key of the wrong size is replaced at once, by the other key if
+// advance takes the step that is due at now and reports whether there
+// was one. A key of the wrong size is replaced immediately, by the other key if
 // that is good: agents cannot use it anyway. A time that cannot be read counts
 // as now.
 func advance(secret *corev1.Secret, now time.Time) bool {

@@ -150,7 +150,7 @@ func (c CachedTraffic) endpoints(ctx context.Context, svc *corev1.Service) (map[
 	return counts, nil
 }
 
-// takesTraffic tells whether load balancers should send to a node: not when it is
+// takesTraffic reports whether load balancers should send to a node: not when it is
 // going, or about to be taken away.
 func takesTraffic(node *corev1.Node) bool {
 	return node.DeletionTimestamp.IsZero() &&

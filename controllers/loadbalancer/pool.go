@@ -100,7 +100,7 @@ func againAfterConflict(err error) (ctrl.Result, error) {
 }
 
 // expire deletes the records whose quarantine is over, and those that are in no
-// pool any more.
+// pool.
 func (r *PoolReconciler) expire(ctx context.Context, name string) error {
 	for _, rec := range append(r.Index.Expired(name, time.Now()), r.Index.Orphans()...) {
 		if err := r.Forget(ctx, rec); err != nil {

@@ -38,7 +38,7 @@ const (
 	pendingRetry = 5 * time.Minute
 )
 
-// ServiceReconciler gives Services of type LoadBalancer their addresses.
+// ServiceReconciler returns Services of type LoadBalancer their addresses.
 // For each Service, in this order:
 //
 //  1. finalizer and ProvisionerAnnotation, in one write: from here on the
@@ -105,7 +105,7 @@ func (r *ServiceReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 	return result, err
 }
 
-// serve gives a Service its addresses and reports them.
+// serve returns a Service its addresses and reports them.
 func (r *ServiceReconciler) serve(ctx context.Context, svc *corev1.Service, p provisioner.Provisioner) (ctrl.Result, error) {
 	if err := r.begin(ctx, svc, p.Class()); err != nil {
 		return ctrl.Result{}, err

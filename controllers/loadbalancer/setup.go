@@ -28,7 +28,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/queue"
 )
 
-// workers is how many Services are reconciled at once. Most of a
+// workers is how many Services are reconciled in parallel. Most of a
 // reconciliation is waiting for the API server.
 const workers = 8
 
@@ -166,7 +166,7 @@ func (r *ServiceReconciler) setup(mgr ctrl.Manager) error {
 	return nil
 }
 
-// needsNodes tells whether any provisioner is told about nodes.
+// needsNodes reports whether any provisioner is told about nodes.
 func (r *ServiceReconciler) needsNodes() bool {
 	return slices.ContainsFunc(r.Registry.Classes(), func(class string) bool {
 		p, _ := r.Registry.Class(class)

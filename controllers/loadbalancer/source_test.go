@@ -55,7 +55,7 @@ func heldAddress() *v1alpha1.LoadBalancerAddress {
 }
 
 // A record that somebody deletes by hand is its Service's to make again: nobody
-// else is told at once that the address is free. One that we deleted is free.
+// else is told immediately that the address is free. One that we deleted is free.
 func TestDeletedRecordIsFreeOnlyIfWeDeletedIt(t *testing.T) {
 	for name, test := range map[string]struct {
 		ours bool

@@ -69,7 +69,7 @@ func TestWaitingWakesTheLongestWaiterAndWhoAsks(t *testing.T) {
 }
 
 // A provisioner that fails is tried again after 5 seconds, then less and less
-// often, every 5 minutes at last; success begins anew.
+// often, every 5 minutes at last; success begins again.
 func TestServeBackoff(t *testing.T) {
 	b := serveBackoff()
 	service := types.NamespacedName{Namespace: "ns", Name: "web"}

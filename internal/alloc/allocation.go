@@ -4,7 +4,7 @@ package alloc
 
 import "time"
 
-// Owner is who has a value: a Service.
+// Owner is the Service that has a value.
 type Owner struct {
 	Namespace string
 	// Name is empty for a Service that the API server has not named yet
@@ -15,7 +15,7 @@ type Owner struct {
 	UID string
 }
 
-// String gives namespace/name.
+// String returns namespace/name.
 func (o Owner) String() string {
 	if o.Name == "" {
 		return o.Namespace + "/(not yet named)"
@@ -23,7 +23,7 @@ func (o Owner) String() string {
 	return o.Namespace + "/" + o.Name
 }
 
-// same tells whether two owners are one Service by name, or one request.
+// same reports whether two owners are one Service by name, or one request.
 func (o Owner) same(other Owner) bool {
 	if o.Name != "" || other.Name != "" {
 		return o.Namespace == other.Namespace && o.Name == other.Name
@@ -31,8 +31,8 @@ func (o Owner) same(other Owner) bool {
 	return o.UID == other.UID
 }
 
-// State is what a allocation stands for. A value with several allocations counts as the
-// highest.
+// State is what an allocation stands for. A value with several allocations counts
+// as the highest.
 type State uint8
 
 // The states of a value, see the package's drawing.
@@ -46,9 +46,9 @@ const (
 	states
 )
 
-// String gives the state as messages name it: "is held by".
+// String returns the state as messages name it: "is held by".
 func (s State) String() string {
-	return [...]string{"free", "unproven", "doubted", "left to rest", "on its way", "held"}[s]
+	return [...]string{"free", "unverified", "suspect", "quarantined", "on its way", "held"}[s]
 }
 
 // Allocation says that an owner has a value.
@@ -61,9 +61,9 @@ type Allocation[V comparable] struct {
 	// Until is when the allocation ends; zero when Held.
 	Until time.Time
 
-	novel      bool          // of a pick: the owner was not remembered to have had the value before
+	novel      bool          // Pending: the owner was not remembered to have had the value before
 	suspectFor time.Duration // how long the value is Suspect after Until
-	settled    time.Time     // of a suspectFor: who looks at the value then sees what it is about
+	settled    time.Time     // Suspect: from then on a look at the value shows what the suspicion is about
 }
 
 // Stats counts the values of a pool. Capacity is the sum of the others.
@@ -73,7 +73,7 @@ type Stats struct {
 	Held        uint64
 	Pending     uint64
 	Quarantined uint64
-	// Excluded is how many nobody has and nobody is given without asking.
+	// Excluded is how many have no owner and are granted only on request.
 	Excluded uint64
 	// Free includes those that are Unverified or Suspect.
 	Free uint64

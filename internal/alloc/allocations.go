@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Allocations knows who has which value of one kind. It is not safe for concurrent
-// use.
+// Allocations knows which owner has which value of one kind. It is not safe for
+// concurrent use.
 type Allocations[V comparable] struct {
 	kind        Kind[V]
 	allocations map[V][]Allocation[V]
@@ -21,7 +21,7 @@ type Allocations[V comparable] struct {
 	memory      memory[V]
 }
 
-// New returns a allocations without pools or allocations.
+// New returns Allocations without pools or owners.
 func New[V comparable](kind Kind[V]) *Allocations[V] {
 	return &Allocations[V]{
 		kind:        kind,
@@ -34,8 +34,8 @@ func New[V comparable](kind Kind[V]) *Allocations[V] {
 	}
 }
 
-// SetPool adds a pool, or replaces the one of that name. Of are not
-// touched: a value that is no longer in any pool stays with its owner. Its cost
+// SetPool adds a pool, or replaces the one of that name. Allocations
+// stay: a value that is no longer in any pool stays with its owner. Its cost
 // is one step for each allocation.
 func (l *Allocations[V]) SetPool(spec Pool[V]) {
 	p := newPool(l.kind, spec)
@@ -54,29 +54,29 @@ func (l *Allocations[V]) SetPool(spec Pool[V]) {
 	}
 }
 
-// DeletePool forgets a pool; absent is not an error. Of are not touched.
+// DeletePool forgets a pool; absent is not an error. Allocations stay.
 func (l *Allocations[V]) DeletePool(name string) {
 	delete(l.pools, name)
 	l.places = newPlaces(l.kind, l.pools)
 }
 
-// Ask is who wants a value, and the outside world as it is now.
+// Ask is the owner that wants a value, and the outside world as it is now.
 type Ask struct {
 	Owner Owner
 	Now   time.Time
-	// PendingFor is how long a pick is kept for its owner before it is free again,
+	// PendingFor is how long the value is pending for its owner before it is free again,
 	// unless Observe sees it.
 	PendingFor time.Duration
-	// SuspectFor is how long the pick is Suspect after that.
+	// SuspectFor is how long the value is Suspect after that.
 	SuspectFor time.Duration
 	// Random is 64 evenly distributed bits.
 	Random uint64
-	// Epoch says whose grants this one must not meet.
+	// Epoch says which leaders' grants this one must not meet.
 	Epoch Epoch
 }
 
 // Next picks a free value of the pool at random, from above the lower band
-// while there is one; an unproven one when there is none, and a doubted one when
+// while there is one; an unverified one when there is none, and a suspect one when
 // there are none of these either. It returns ErrNoPool, ErrFull or ErrQuota.
 func (l *Allocations[V]) Next(name string, ask Ask) (V, error) {
 	var none V
@@ -104,16 +104,16 @@ func (l *Allocations[V]) Next(name string, ask Ask) (V, error) {
 	return v, nil
 }
 
-// ghostAfter is how old a pick is that no Service was seen with when it is taken
-// back because its pool or its namespace has none left. A request that takes that
+// ghostAfter is the age at which a pending value that no Service was seen with is
+// taken back because its pool or its namespace has none left. A request that takes that
 // long may then find its value given to another: the API server, which books each
 // value once, refuses the later one.
 const ghostAfter = 2 * time.Second
 
-// reclaim ends the oldest pick of the pool that no Service was seen with, of the
-// namespace that has most of these, or of the one given. It returns false when
-// there is none that is old enough. Whoever asks for much that he never stores
-// keeps a pool from others no longer than that.
+// reclaim ends the oldest pending allocation of the pool, of the namespace that
+// has most of these, or of the one given. It returns false when none is old
+// enough. A client that asks for much that it never stores keeps a pool from
+// others no longer than that.
 func (l *Allocations[V]) reclaim(p *pool[V], ask Ask, namespace string) bool {
 	if p.counts[Pending] == 0 {
 		return false
@@ -153,8 +153,8 @@ func (l *Allocations[V]) reclaim(p *pool[V], ask Ask, namespace string) bool {
 	return true
 }
 
-// nextEnd is when the first value of the pool that is picked or rests is free
-// again; zero when there is none.
+// nextEnd is when the first pending or quarantined value of the pool is free again;
+// zero when there is none.
 func (l *Allocations[V]) nextEnd(p *pool[V]) (first time.Time) {
 	for _, end := range l.ends.queue {
 		allocations := l.allocations[end.value]
@@ -175,9 +175,9 @@ func (l *Allocations[V]) nextEnd(p *pool[V]) (first time.Time) {
 }
 
 // Take picks a certain value, in a pool or not. It returns ErrTaken when
-// another owner holds or picked it, and ErrQuota when a pool that it is in says
-// so. A value that rests is given to anyone who asks for it. Taking what one
-// has is no error and changes nothing.
+// another owner holds it or it is pending for one, and ErrQuota when a pool that it
+// is in says so. A quarantined value is granted to any owner that asks for it.
+// Taking a value that the owner has is no error and changes nothing.
 func (l *Allocations[V]) Take(v V, ask Ask) error {
 	l.Expire(ask.Now)
 	var err error
@@ -185,7 +185,7 @@ func (l *Allocations[V]) Take(v V, ask Ask) error {
 		switch {
 		case allocation.State < Pending:
 		case allocation.Owner.same(ask.Owner):
-			if allocation.State == Pending { // a pick is good for as long as the last one says
+			if allocation.State == Pending { // pending for as long as the last request says
 				l.cut(v, func(allocation Allocation[V]) bool { return allocation.State == Pending })
 				l.pick(v, ask)
 			}
@@ -215,8 +215,8 @@ func (l *Allocations[V]) pick(v V, ask Ask) {
 	l.ends.add(until, v)
 }
 
-// Drop undoes a pick that its owner does not want after all. The value is what
-// it was before, and so is what the owner is remembered to have had.
+// Drop ends a pending allocation that its owner does not want after all. The value
+// is as before, and so is what the owner is remembered to have had.
 func (l *Allocations[V]) Drop(v V, owner Owner) {
 	l.cut(v, func(allocation Allocation[V]) bool {
 		undone := allocation.State == Pending && allocation.Owner.same(owner)
@@ -227,8 +227,8 @@ func (l *Allocations[V]) Drop(v V, owner Owner) {
 	})
 }
 
-// Deny undoes a pick that its owner cannot have, because the value is booked. A
-// later Service of the owner's name has no claim to it either; strangers are
+// Deny ends a pending allocation that its owner cannot have, because the value is
+// booked. A later Service of the owner's name has no right to it either; others are
 // kept from it as before.
 func (l *Allocations[V]) Deny(v V, owner Owner) {
 	l.Drop(v, owner)
@@ -237,10 +237,10 @@ func (l *Allocations[V]) Deny(v V, owner Owner) {
 }
 
 // Observe says what the owner has according to the API: these values and no
-// others. Picks of these values, by whomever, are settled by that. Values that
-// it no longer has go to rest. Equal calls change nothing.
+// others. That ends what was pending for any owner. Values that it no longer has
+// are quarantined. Equal calls change nothing.
 func (l *Allocations[V]) Observe(owner Owner, values []V, now time.Time) {
-	l.Expire(now) // nobody may ever ask this allocations for a value
+	l.Expire(now) // no request may ever reach this process
 	before := l.held[owner]
 	if slices.Equal(before, values) {
 		return
@@ -265,50 +265,50 @@ func (l *Allocations[V]) Observe(owner Owner, values []V, now time.Time) {
 	l.held[owner] = slices.Clone(values)
 }
 
-// Forget says that the owner is gone. Its values go to rest.
+// Forget says that the owner is gone. Its values are quarantined.
 func (l *Allocations[V]) Forget(owner Owner, now time.Time) { l.Observe(owner, nil, now) }
 
-// Rest says that a value rests until then, as a record of an earlier process
-// tells. A value that somebody has is left as it is.
+// Quarantine says that a value is quarantined until then, as a record of an earlier
+// process has it. A value that an owner has stays as it is.
 func (l *Allocations[V]) Quarantine(v V, owner Owner, since, until time.Time) {
 	if strongest(l.allocations[v]) > Suspect {
 		return
 	}
 	l.memory.add(owner, v)
-	l.rest(v, owner, since, until, 0)
+	l.quarantine(v, owner, since, until, 0)
 }
 
-func (l *Allocations[V]) rest(v V, owner Owner, since, until time.Time, suspectFor time.Duration) {
+func (l *Allocations[V]) quarantine(v V, owner Owner, since, until time.Time, suspectFor time.Duration) {
 	l.put(Allocation[V]{Value: v, Owner: owner, State: Quarantined, Since: since, Until: until, suspectFor: suspectFor})
 	l.ends.add(until, v)
 }
 
-// release ends a Held allocation and lets the value rest as long as the pools that
-// have it say, and be doubted for the rest of the lag.
+// release ends a Held allocation, quarantines the value for as long as its pools
+// say, and makes it suspect for what is left of the lag.
 func (l *Allocations[V]) release(v V, owner Owner, now time.Time) {
 	l.cut(v, func(allocation Allocation[V]) bool { return allocation.State == Held && allocation.Owner == owner })
 	if strongest(l.allocations[v]) > Suspect {
-		return // somebody else's, too
+		return // another owner has it, too
 	}
-	var rest time.Duration
-	l.places.each(l.kind, v, func(p *pool[V]) { rest = max(rest, p.Quarantine) })
-	if rest == 0 {
+	var quarantine time.Duration
+	l.places.each(l.kind, v, func(p *pool[V]) { quarantine = max(quarantine, p.Quarantine) })
+	if quarantine == 0 {
 		l.suspect(Allocation[V]{Value: v, Owner: owner, Since: now, Until: now.Add(lag), settled: now})
 		return
 	}
-	l.rest(v, owner, now, now.Add(rest), max(0, lag-rest))
+	l.quarantine(v, owner, now, now.Add(quarantine), max(0, lag-quarantine))
 }
 
-// lag is how long a released value is doubted, as far as it does not rest: the
-// API server tells of a deleted Service before it frees what that had, which
-// takes seconds when it has much to do.
+// lag is how long a released value is suspect, as far as it is not quarantined: the
+// API server reports a deleted Service before it frees what that had, which takes
+// seconds when it has much to do.
 const lag = 10 * time.Second
 
-// flight is how long a request can be on its way after its pick: the API server
-// gives it no longer. Until then a value may come into use though it is not.
+// flight is how long a request can be on its way after it was granted a value: the
+// API server gives it no longer. Until then a value may come into use though it is not.
 const flight = time.Minute
 
-// Expire ends the picks and rests whose time is up. The methods that choose and
+// Expire ends what is pending or quarantined and whose time is up. The methods that choose and
 // Observe do so themselves.
 func (l *Allocations[V]) Expire(now time.Time) {
 	for {
@@ -330,7 +330,7 @@ func (l *Allocations[V]) Expire(now time.Time) {
 			}
 			allocation.settled = allocation.Until
 			if allocation.State == Pending {
-				allocation.Owner = Owner{} // nobody was seen to have it
+				allocation.Owner = Owner{} // no Service was seen with it
 				allocation.settled = later(allocation.Until, allocation.Since.Add(flight))
 			}
 			allocation.Since, allocation.Until = allocation.Until, allocation.Until.Add(allocation.suspectFor)
@@ -341,7 +341,7 @@ func (l *Allocations[V]) Expire(now time.Time) {
 	}
 }
 
-// put adds a allocation.
+// put adds an allocation.
 func (l *Allocations[V]) put(allocation Allocation[V]) {
 	before := l.allocations[allocation.Value]
 	after := append(before, allocation)

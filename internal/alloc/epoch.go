@@ -4,33 +4,33 @@ package alloc
 
 import "github.com/causeway-lb/causeway/internal/bitmap"
 
-// Epoch is one of those who grant from the same pools, one after the other. A
-// request that was granted something in the last turn may still be on its way,
-// seen by nobody. So a pool is divided into parts:
+// Epoch is one leadership among those that grant from the same pools, one after the
+// other. A request that was granted something in the last epoch may still be on its
+// way, seen by no process. So a pool is divided into parts:
 //
-//	part             0    1    2    3    4    5    6    7
-//	is turn's own    ...  n+2  n+1  n    n-1  ...
+//	part              0    1    2    3    4    5    6    7
+//	is epoch's own    ...  n+2  n+1  n    n-1  ...
 //
-// Epoch n takes from all but the parts of the two turns to come, which it takes from
+// Epoch n takes from all but the parts of the two epochs to come, which it takes from
 // last. While it has just begun it takes from its own, in which the two before it
 // have granted nothing unless all else was full.
 type Epoch struct {
-	// Number counts turns.
+	// Number counts epochs.
 	Number int
-	// Fresh is true while requests of the turn before may be on their way.
+	// Fresh is true while requests of the epoch before may be on their way.
 	Fresh bool
 }
 
 const (
 	epochParts = 8
-	nextParts  = 2 // left to the turns that come next
+	nextParts  = 2 // left to the epochs that come next
 )
 
 // find returns a free number at random, one from lower up if there is any.
-func (t Epoch) find(b *bitmap.Bitmap, lower, random uint64) (uint64, bool) {
-	own := epochParts - 1 - (t.Number%epochParts+epochParts)%epochParts
+func (e Epoch) find(b *bitmap.Bitmap, lower, random uint64) (uint64, bool) {
+	own := epochParts - 1 - (e.Number%epochParts+epochParts)%epochParts
 	runs := []struct{ first, parts int }{{own, epochParts - nextParts}, {own - nextParts, nextParts}}
-	if t.Fresh {
+	if e.Fresh {
 		runs[0].parts = 1
 		runs = append(runs[:1:1], struct{ first, parts int }{own + 1, epochParts - nextParts - 1}, runs[1])
 	}

@@ -26,7 +26,7 @@ var (
 type FullError struct {
 	Pool  string
 	Stats Stats
-	// Next is when the first resting or picked value becomes free; zero when
+	// Next is when the first quarantined or pending value becomes free; zero when
 	// there is none.
 	Next time.Time
 }

@@ -20,7 +20,7 @@ type name struct{ namespace, name string }
 
 func newMemory[V comparable]() memory[V] { return memory[V]{values: map[name][]V{}} }
 
-// add remembers one more value, and tells whether it was not remembered before.
+// add remembers one more value, and reports whether it was not remembered before.
 func (m *memory[V]) add(o Owner, v V) (novel bool) {
 	had := m.of(o)
 	if slices.Contains(had, v) || len(had) >= maxValues {

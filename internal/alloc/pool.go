@@ -20,7 +20,7 @@ type Pool[V any] struct {
 	// LowerBand is how many of the pool's lowest values Next returns only when
 	// no other is free.
 	LowerBand func(capacity uint64) uint64
-	// Quarantine is how long a released value rests; 0 for not at all.
+	// Quarantine is how long a released value is quarantined; 0 for not at all.
 	Quarantine time.Duration
 	// MaxPerNamespace is how many values a namespace can have; 0 for no limit.
 	MaxPerNamespace int
@@ -37,7 +37,7 @@ type pool[V comparable] struct {
 	Pool[V]
 	kind         Kind[V]
 	starts       []uint64       // of each span in the bitmap
-	taken        *bitmap.Bitmap // values with a allocation, and the excluded ones
+	taken        *bitmap.Bitmap // values with an allocation, and the excluded ones
 	claimed      *bitmap.Bitmap // the same without the Unverified
 	never        *bitmap.Bitmap // the excluded values
 	lower        uint64
@@ -112,7 +112,7 @@ func (p *pool[V]) moved(v V, from, to State) {
 	}
 	excluded := p.never.Has(n)
 	if excluded {
-		from, to = certain(from), certain(to) // in doubt or not, nobody is given it
+		from, to = certain(from), certain(to) // suspect or not, it is not granted
 	}
 	p.counts[from]--
 	p.counts[to]++
@@ -122,7 +122,7 @@ func (p *pool[V]) moved(v V, from, to State) {
 	}
 }
 
-// certain is the state without doubts.
+// certain is the state without suspicion.
 func certain(s State) State {
 	if s <= Suspect {
 		return Free
@@ -151,7 +151,7 @@ func (p *pool[V]) free(ask Ask) (v V, ok bool) {
 	return v, false
 }
 
-// has tells whether the value is one of the pool's, and gives whether Next may
+// has reports whether the value is one of the pool's, and gives whether Next may
 // choose it.
 func (p *pool[V]) has(v V) bool {
 	_, ok := p.index(v)
@@ -172,7 +172,7 @@ func (p *pool[V]) stats() Stats {
 	return s
 }
 
-// full tells whether one more value for the owner breaks the namespace's limit.
+// full reports whether one more value for the owner breaks the namespace's limit.
 func (p *pool[V]) full(o Owner) error {
 	if p.MaxPerNamespace > 0 && p.perNamespace[o.Namespace] >= p.MaxPerNamespace {
 		return &QuotaError{Pool: p.Name, Namespace: o.Namespace, Limit: p.MaxPerNamespace}

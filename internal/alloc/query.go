@@ -20,14 +20,14 @@ func (l *Allocations[V]) Has(owner Owner) []V { return l.held[owner] }
 // must not change them.
 func (l *Allocations[V]) Remembers(owner Owner) []V { return l.memory.of(owner) }
 
-// Mine tells whether the owner, going by its name, holds or picked the value.
+// Mine reports whether the owner, going by its name, holds or picked the value.
 func (l *Allocations[V]) Mine(v V, owner Owner) bool {
 	return slices.ContainsFunc(l.allocations[v], func(allocation Allocation[V]) bool {
 		return allocation.State >= Pending && allocation.Owner.same(owner)
 	})
 }
 
-// All yields every allocation, in no order. The allocations must not change meanwhile.
+// All yields every allocation, in no order. Nothing must change meanwhile.
 func (l *Allocations[V]) All() iter.Seq[Allocation[V]] {
 	return func(yield func(Allocation[V]) bool) {
 		for _, allocations := range l.allocations {
@@ -40,7 +40,7 @@ func (l *Allocations[V]) All() iter.Seq[Allocation[V]] {
 	}
 }
 
-// Quarantined yields the allocations of values that rest. Its cost follows the number of
+// Quarantined yields the quarantined allocations. Its cost follows the number of
 // allocations that end by themselves.
 func (l *Allocations[V]) Quarantined() iter.Seq[Allocation[V]] {
 	return func(yield func(Allocation[V]) bool) {

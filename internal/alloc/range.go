@@ -30,7 +30,7 @@ func FamilyOf(a netip.Addr) corev1.IPFamily {
 // Family returns the family of the range's addresses.
 func (r Range) Family() corev1.IPFamily { return FamilyOf(r.First) }
 
-// Contains tells whether the address is in the range.
+// Contains reports whether the address is in the range.
 func (r Range) Contains(a netip.Addr) bool {
 	return r.First.Compare(a) <= 0 && a.Compare(r.Last) <= 0
 }

@@ -32,7 +32,7 @@ type Kind[V comparable] struct {
 }
 
 // Addresses is the arithmetic of addresses of one family. Values of both
-// families must not meet in one allocations.
+// families must not meet in one Allocations.
 func Addresses() Kind[netip.Addr] {
 	return Kind[netip.Addr]{
 		Name:     "address",
@@ -84,7 +84,7 @@ func addrAdd(a netip.Addr, n uint64) netip.Addr {
 	return sum
 }
 
-// Contains tells whether v lies in the span.
+// Contains reports whether v lies in the span.
 func (k Kind[V]) Contains(s Span[V], v V) bool {
 	return k.Compare(s.First, v) <= 0 && k.Compare(v, s.Last) <= 0
 }

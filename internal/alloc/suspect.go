@@ -4,15 +4,15 @@ package alloc
 
 import "time"
 
-// Doubt says that a value may be in use by somebody who cannot be seen, until
-// then. A value that somebody holds or picked is left as it is.
+// MarkSuspect says that a value may be in use unseen, until then. A value that is
+// held or pending stays as it is.
 func (l *Allocations[V]) MarkSuspect(v V, now, until time.Time) {
 	l.suspect(Allocation[V]{Value: v, Since: now, Until: until, settled: now})
 }
 
-// doubt is Doubt of a value that the owner of the allocation may have back. It
-// shortens no doubt that there is: of two, the longer one counts, and the value
-// goes back to an owner that both have.
+// suspect is MarkSuspect of a value that the owner of the allocation may have back.
+// It shortens no suspicion that there is: of two, the longer one counts, and the
+// value goes back to an owner that both have.
 func (l *Allocations[V]) suspect(allocation Allocation[V]) {
 	if l.Taken(allocation.Value) || l.IsBooked(allocation.Value) {
 		return
@@ -45,8 +45,8 @@ func (l *Allocations[V]) clearSuspicion(v V) {
 	})
 }
 
-// MarkVerified says that a value was not in use by anyone unseen at that time. It ends
-// no doubt that arose later, nor that of a pick whose request could still have
+// MarkVerified says that a value was not in use unseen at that time. It ends no
+// suspicion that arose later, nor that of a value whose request could still have
 // been on its way then.
 func (l *Allocations[V]) MarkVerified(v V, at time.Time) {
 	l.cut(v, func(allocation Allocation[V]) bool {
@@ -54,9 +54,9 @@ func (l *Allocations[V]) MarkVerified(v V, at time.Time) {
 	})
 }
 
-// MarkUnverified says of every value that Next could return now that nobody has looked
-// whether it is in use by somebody who cannot be seen, until then. Such a value
-// is chosen before a doubted one, and after one that MarkVerified was said of.
+// MarkUnverified says of every value that Next could return now that it may be in
+// use unseen, until then. Such a value is chosen before a suspect one, and after a
+// verified one.
 func (l *Allocations[V]) MarkUnverified(now, until time.Time) {
 	for _, v := range l.Unused() {
 		if len(l.allocations[v]) == 0 {
@@ -66,9 +66,9 @@ func (l *Allocations[V]) MarkUnverified(now, until time.Time) {
 	}
 }
 
-// Unused returns the values of all pools that nobody holds or picked, excluded
-// ones not among them; those that Next could return now come first. It is for
-// pools of ports: it takes a step for each value.
+// Unused returns the values of all pools that are neither held nor pending nor
+// excluded; those that Next could return now come first. It is for pools of ports:
+// it takes a step for each value.
 func (l *Allocations[V]) Unused() []V {
 	var free, others []V
 	for _, p := range l.pools {
@@ -85,12 +85,12 @@ func (l *Allocations[V]) Unused() []V {
 	return append(free, others...)
 }
 
-// Taken tells whether somebody holds or picked the value.
+// Taken reports whether the value is held or pending.
 func (l *Allocations[V]) Taken(v V) bool { return strongest(l.allocations[v]) >= Pending }
 
-// SetBooked says whether whoever stores Services has a record of the value being
-// in use, apart from the Services themselves. A value that is booked and that
-// nobody has is doubted for as long as that lasts; when it ends, all doubt does.
+// SetBooked says whether the API server has a record of the value being in use,
+// apart from the Services themselves. A booked value without an owner is suspect
+// for as long as that lasts; when it ends, so does all suspicion.
 func (l *Allocations[V]) SetBooked(v V, yes bool) {
 	if yes {
 		l.booked[v] = struct{}{}
@@ -116,7 +116,7 @@ func (l *Allocations[V]) keepBooked(v V) {
 // never is later than any time that matters.
 var never = time.Unix(1<<40, 0)
 
-// oldestSuspect returns the value of the pool that has been Suspect for longest,
+// oldestSuspect returns the value of the pool that has been suspect for longest,
 // among those that are not booked. Its cost follows the number of allocations that
 // end by themselves.
 func (l *Allocations[V]) oldestSuspect(p *pool[V]) (v V, ok bool) {

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// deadlines orders values by when a allocation of theirs ends. An entry may be
+// deadlines orders values by when an allocation of theirs ends. An entry may be
 // stale: the allocation ended earlier, or was replaced by one that ends later. It
 // says when to look, not what to do.
 type deadlines[V any] struct{ queue deadlineHeap[V] }

@@ -29,7 +29,7 @@ const (
 	// time up to auditEvery: requests that a predecessor answered may still be on
 	// their way through the API server.
 	auditSoon = 5 * time.Second
-	// In one request, and requests at once. The API server looks at one port after
+	// In one request, and requests in parallel. The API server looks at one port after
 	// the other and waits each time until those who allocate let it, which takes
 	// seconds for hundreds of ports when it has much to do.
 	auditPorts  = 64

@@ -47,7 +47,7 @@ type Peers struct {
 	ServerName string
 	// Certificate is shown to the others, which may ask for one; nil for none.
 	Certificate func() (*tls.Certificate, error)
-	// CA gives the certificates that sign it, as PEM. Nil: from the Secret
+	// CA returns the certificates that sign it, as PEM. Nil: from the Secret
 	// v1alpha1.WebhookSecret.
 	CA func(ctx context.Context) ([]byte, error)
 }

@@ -50,14 +50,27 @@ var layers = map[string][]string{
 	"internal/announce":    {"internal/agent", "internal/proxy", "internal/lab"},
 	"internal/agent":       {"internal/lab", "internal/provisioner"},
 	"internal/bitmap":      {"internal/alloc"},
+	"internal/alloc":       {"internal/allocator", "internal/provisioner", "internal/queue"},
+	"internal/allocator":   {"internal/provisioner", "internal/endpointslice"},
+	"internal/provisioner": {"internal/alloc/services", "internal/allocator", "internal/endpointslice", "internal/queue"},
+	"internal/queue":       {"api", "internal"},
 	"internal/conntrack":   {"internal/agent", "internal/lab"},
 	"internal/netlink":     {"api", "internal/proxy", "internal/conntrack", "internal/announce", "internal/agent", "internal/lab"},
 	"controllers":          {"internal/agent", "internal/proxy", "internal/announce", "internal/lab", "cmd"},
 	"cmd/controller":       {"internal/agent", "internal/proxy", "internal/lab"},
 	"cmd/agent":            {"controllers", "internal/lab"},
 	"cmd/causeway":         {"controllers", "internal/agent", "internal/announce", "internal/lab"},
-	"internal/healthcheck": {"internal/agent", "internal/lab"},
-	"internal/httpserver":  {"internal/agent", "internal/healthcheck", "internal/proxy", "internal/announce", "internal/lab"},
+
+	// The controllers do not import each other.
+	"controllers/clusterip":    {"controllers/endpoints", "controllers/gossipkey", "controllers/loadbalancer", "internal/endpointslice"},
+	"controllers/endpoints":    {"controllers/clusterip", "controllers/gossipkey", "controllers/loadbalancer", "controllers/validate", "internal/allocator", "internal/provisioner/pool"},
+	"controllers/gossipkey":    {"controllers/clusterip", "controllers/endpoints", "controllers/loadbalancer", "controllers/validate", "internal"},
+	"controllers/loadbalancer": {"controllers/clusterip", "controllers/endpoints", "controllers/gossipkey", "internal/allocator", "internal/endpointslice"},
+	"controllers/validate":     {"controllers/clusterip", "controllers/endpoints", "controllers/gossipkey", "controllers/loadbalancer", "internal/allocator", "internal/provisioner"},
+	"cmd/controller":           {"internal/agent", "internal/proxy", "internal/lab", "internal/confine"},
+	"cmd/agent":                {"controllers", "internal/lab", "internal/confine"},
+	"internal/healthcheck":     {"internal/agent", "internal/lab"},
+	"internal/httpserver":      {"internal/agent", "internal/healthcheck", "internal/proxy", "internal/announce", "internal/lab"},
 }
 
 // testOnly is the root of what only tests and benchmarks import: it may use the

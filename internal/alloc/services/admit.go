@@ -28,7 +28,7 @@ type Request struct {
 	// DryRun asks for the same checks without a trace.
 	DryRun bool
 	Now    time.Time
-	// Random gives 64 evenly distributed bits.
+	// Random returns 64 evenly distributed bits.
 	Random func() uint64
 	Epoch  alloc.Epoch
 }

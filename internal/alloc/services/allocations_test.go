@@ -349,7 +349,7 @@ func TestComesBackToWhatItHad(t *testing.T) {
 	}
 }
 
-// Two requests at once are rivals and must not get one value; a retry gets what
+// Two requests at the same time compete and must not get one value; a retry gets what
 // the first try was granted, so that retries use nothing up.
 func TestRivalsAndRetries(t *testing.T) {
 	b := fixture(t)

@@ -79,7 +79,7 @@ func addressNeeds(svc, old *corev1.Service, cluster []corev1.IPFamily) []Address
 	return out
 }
 
-// hasClusterIP tells whether the Service has ClusterIPs or will get some.
+// hasClusterIP reports whether the Service has ClusterIPs or will get some.
 func hasClusterIP(svc *corev1.Service) bool {
 	ips := clusterIPs(svc)
 	return svc.Spec.Type != corev1.ServiceTypeExternalName && (len(ips) == 0 || ips[0] != corev1.ClusterIPNone)
@@ -125,7 +125,7 @@ func families(svc, old *corev1.Service, ips []string, cluster []corev1.IPFamily)
 	return out
 }
 
-// sameDualStack tells whether the API server leaves the Service's addresses
+// sameDualStack reports whether the API server leaves the Service's addresses
 // alone, however many they are: it never adds one to a PreferDualStack Service
 // only because the cluster became dual-stack.
 func sameDualStack(svc, old *corev1.Service, ips, before []string) bool {
@@ -222,7 +222,7 @@ func canHaveNodePorts(svc *corev1.Service) bool {
 	return svc.Spec.Type == corev1.ServiceTypeNodePort || svc.Spec.Type == corev1.ServiceTypeLoadBalancer
 }
 
-// allocatesNodePorts tells whether the Service gets NodePorts without asking.
+// allocatesNodePorts reports whether the Service gets NodePorts without asking.
 func allocatesNodePorts(svc *corev1.Service) bool {
 	switch svc.Spec.Type {
 	case corev1.ServiceTypeNodePort:
@@ -272,7 +272,7 @@ func portsOf(svc *corev1.Service) (ports []uint16) {
 	return ports
 }
 
-// Lacks tells whether a stored Service has no ClusterIP or lacks a NodePort
+// Lacks reports whether a stored Service has no ClusterIP or lacks a NodePort
 // that it should have: the API server that stored it does not allocate.
 func Lacks(svc *corev1.Service) bool {
 	if hasClusterIP(svc) && len(clusterIPs(svc)) == 0 {

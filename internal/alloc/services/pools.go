@@ -148,7 +148,7 @@ type values[V comparable] struct {
 	*alloc.Allocations[V]
 	what string // "ClusterIP"
 	// unrecorded says that the API has no record of a value in use apart from the
-	// Services, so that a value in doubt cannot be looked at.
+	// Services, so that a suspect value cannot be looked at.
 	unrecorded bool
 	// available are the values that the API server allocates from, if that is known;
 	// of these, unfit are not granted without being asked for.

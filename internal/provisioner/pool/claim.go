@@ -99,7 +99,7 @@ func (p *planner) named(o provisioner.Owner) string {
 	return "Service " + o.String()
 }
 
-// sharedByAll tells whether Services of several namespaces may share the address.
+// sharedByAll reports whether Services of several namespaces may share the address.
 func (p *planner) sharedByAll(a netip.Addr) bool {
 	containing := p.x.poolFor(a)
 	return containing != nil && containing.SharedByAll

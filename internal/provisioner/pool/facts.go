@@ -98,7 +98,7 @@ func selector(s *metav1.LabelSelector) (labels.Selector, error) {
 	return metav1.LabelSelectorAsSelector(s)
 }
 
-// admits tells whether the pool's selectors let a Service in, and which does not.
+// admits reports whether the pool's selectors let a Service in, and which does not.
 func (p *Pool) admits(req provisioner.Request) (string, bool) {
 	if p.Namespaces != nil && !p.Namespaces.Matches(labels.Set(req.NamespaceLabels)) {
 		return "namespaceSelector", false
@@ -109,7 +109,7 @@ func (p *Pool) admits(req provisioner.Request) (string, bool) {
 	return "", true
 }
 
-// selective tells whether the pool is for some Services only.
+// selective reports whether the pool is for some Services only.
 func (p *Pool) selective() bool {
 	return p.Namespaces != nil && !p.Namespaces.Empty() || p.Services != nil && !p.Services.Empty()
 }
@@ -205,7 +205,7 @@ func serviceName(o provisioner.Owner) *v1alpha1.ServiceName {
 	return &v1alpha1.ServiceName{Namespace: o.Namespace, Name: o.Name}
 }
 
-// holds tells whether a Service of this name is among the owners.
+// holds reports whether a Service of this name is among the owners.
 func (r *Record) holds(o provisioner.Owner) bool { return slices.ContainsFunc(r.Owners, o.Is) }
 
 // others are the owners but o.
@@ -239,5 +239,5 @@ func (r *Record) state() state {
 	}
 }
 
-// Contains tells whether an address is in the pool's ranges.
+// Contains reports whether an address is in the pool's ranges.
 func (p *Pool) Contains(a netip.Addr) bool { return containsAddr(p.Ranges, a) }

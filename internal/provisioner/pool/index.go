@@ -23,7 +23,7 @@ type Exclusion struct {
 	Why string
 }
 
-// String gives "192.0.2.7 (node node-1)".
+// String returns "192.0.2.7 (node node-1)".
 func (e Exclusion) String() string { return addresses.Text(e.Range) + " (" + e.Why + ")" }
 
 // Index is what is known of pools and records, arranged for allocation. It is
@@ -72,7 +72,7 @@ func NewIndex() *Index {
 	}
 }
 
-// SetPool adds or replaces a pool and tells whether that changed anything. A
+// SetPool adds or replaces a pool and reports whether that changed anything. A
 // change costs as much as there are records, for which pool an address belongs
 // to may change.
 func (x *Index) SetPool(p Pool) bool {
@@ -99,7 +99,7 @@ func (x *Index) DeletePool(name string) {
 
 // SetExclusions replaces what one source (a node, a ServiceCIDR) says belongs to
 // others; empty takes it back. Other pools are no source: those are compared
-// here. It tells whether that changed any pool, which costs as SetPool does.
+// here. It reports whether that changed any pool, which costs as SetPool does.
 func (x *Index) SetExclusions(source string, exclusions []Exclusion) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -262,7 +262,7 @@ func (x *Index) count(r Record, by int64) {
 	}
 }
 
-// inNamespace tells whether one of the owners is in the namespace.
+// inNamespace reports whether one of the owners is in the namespace.
 func inNamespace(owners []provisioner.Owner, namespace string) bool {
 	return slices.ContainsFunc(owners, func(o provisioner.Owner) bool { return o.Namespace == namespace })
 }

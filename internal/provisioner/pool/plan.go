@@ -220,7 +220,7 @@ func (p *planner) stay(f corev1.IPFamily) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// mayStay tells whether a held address still fits: others that share it have to
+// mayStay reports whether a held address still fits: others that share it have to
 // have the same key. A pool that changed, or ports that collide, do not matter
 // here.
 func (p *planner) mayStay(a netip.Addr) bool {
@@ -228,7 +228,7 @@ func (p *planner) mayStay(a netip.Addr) bool {
 	return len(r.others(p.req.Owner)) == 0 || r.SharingKey == p.req.SharingKey
 }
 
-// inNamedPool tells whether an address satisfies the pool annotation.
+// inNamedPool reports whether an address satisfies the pool annotation.
 func (p *planner) inNamedPool(a netip.Addr) bool {
 	if p.req.Pool == "" || p.x.records[a].Pool == p.req.Pool {
 		return true

@@ -62,7 +62,7 @@ func (c *Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-// Provisioner gives addresses from pools.
+// Provisioner returns addresses from pools.
 type Provisioner struct {
 	Config
 }
@@ -221,7 +221,7 @@ func (p *Provisioner) Release(ctx context.Context, owner provisioner.Owner) erro
 }
 
 // release takes owner out of a record. When that leaves nobody the record goes
-// into quarantine, or at once, unless it is a reservation.
+// into quarantine, or immediately, unless it is a reservation.
 func (p *Provisioner) release(ctx context.Context, owner provisioner.Owner, a netip.Addr) error {
 	have, ok := p.Index.Lookup(a)
 	if !ok || !have.holds(owner) {

@@ -83,7 +83,7 @@ func (s *rangeBitmap) block(cut Range) {
 	}
 }
 
-// bytesEnds gives the places, below size, of the IPv4 addresses from first on that
+// bytesEnds returns the places, below size, of the IPv4 addresses from first on that
 // end in .0 or .255.
 func bytesEnds(first netip.Addr, size uint64) iter.Seq[uint64] {
 	return func(yield func(uint64) bool) {
@@ -115,12 +115,12 @@ func anycast(in Range) []netip.Addr {
 	return out
 }
 
-// isBlocked tells whether find never returns a.
+// isBlocked reports whether find never returns a.
 func (s *rangeBitmap) isBlocked(a netip.Addr) bool {
 	return s.buggy && endsByte(a) || containsAddr(s.blocked, a)
 }
 
-// endsByte tells whether an IPv4 address ends in .0 or .255.
+// endsByte reports whether an IPv4 address ends in .0 or .255.
 func endsByte(a netip.Addr) bool {
 	if !a.Is4() {
 		return false
@@ -129,7 +129,7 @@ func endsByte(a netip.Addr) bool {
 	return last == 0 || last == 255
 }
 
-// isLast tells whether find returns a, which is not blocked, only when all else is
+// isLast reports whether find returns a, which is not blocked, only when all else is
 // taken.
 func (s *rangeBitmap) isLast(a netip.Addr) bool {
 	return s.last != nil && (endsByte(a) && !s.buggy || containsAddr(s.ends, a))
