@@ -133,16 +133,11 @@ func (w *sliceWriter) update(ctx context.Context, slice *discoveryv1.EndpointSli
 	case err == nil:
 		w.index.SetSlice(updated)
 		return nil
-	case apierrors.IsConflict(err):
-		if _, err := w.refresh(ctx, slice); err != nil {
-			return err
-		}
-		return errOutdated
 	case apierrors.IsNotFound(err):
 		w.index.ForgetSlice(slice)
 		return errOutdated
 	}
-	return fmt.Errorf("update EndpointSlice %s: %w", slice.Name, err)
+	return w.failed(ctx, "update", slice, err)
 }
 
 // deleteOne deletes the slice in the version that the decision was made on: a
@@ -154,13 +149,20 @@ func (w *sliceWriter) deleteOne(ctx context.Context, slice *discoveryv1.Endpoint
 	case err == nil, apierrors.IsNotFound(err):
 		w.index.ForgetSlice(slice)
 		return nil
-	case apierrors.IsConflict(err):
-		if _, err := w.refresh(ctx, slice); err != nil {
-			return err
-		}
-		return errOutdated
 	}
-	return fmt.Errorf("delete EndpointSlice %s: %w", slice.Name, err)
+	return w.failed(ctx, "delete", slice, err)
+}
+
+// failed returns errOutdated for a write that another writer forestalled, when the
+// index knows what the API holds now.
+func (w *sliceWriter) failed(ctx context.Context, verb string, slice *discoveryv1.EndpointSlice, err error) error {
+	if !apierrors.IsConflict(err) {
+		return fmt.Errorf("%s EndpointSlice %s: %w", verb, slice.Name, err)
+	}
+	if _, err := w.refresh(ctx, slice); err != nil {
+		return err
+	}
+	return errOutdated
 }
 
 // refresh puts into the index what the API holds under the slice's name, and

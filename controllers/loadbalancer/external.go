@@ -67,14 +67,11 @@ func holdersOf(ctx context.Context, c client.Reader, class string) ([]haproxy.Ho
 		if svc.Annotations[v1alpha1.ProvisionerAnnotation] != class {
 			continue
 		}
-		h := haproxy.Holder{Owner: provisioner.OwnerOf(svc)}
+		h := haproxy.Holder{Owner: provisioner.OwnerOf(svc), Ports: portsOf(svc)}
 		for _, in := range svc.Status.LoadBalancer.Ingress {
 			if addr, ok := netaddr.Parse(in.IP); ok {
 				h.Addresses = append(h.Addresses, addr)
 			}
-		}
-		for _, p := range provisioner.DesiredOf(svc, nil).Ports {
-			h.Ports = append(h.Ports, p.Port)
 		}
 		out = append(out, h)
 	}

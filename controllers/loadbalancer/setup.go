@@ -65,13 +65,13 @@ func SetupWithManager(mgr ctrl.Manager, opts Options) error {
 	config := pool.Config{
 		Index:   index,
 		Records: pool.API{Writer: mgr.GetClient(), Reader: mgr.GetAPIReader()},
-		Ports:   cachedPorts(mgr.GetClient()),
+		Ports:   cached(mgr.GetClient(), portsOf),
 		Lost:    allocateLost.Inc,
 	}
 	switch opts.Forwarder {
 	case "", ForwarderCauseway:
 	case ForwarderKubeProxy:
-		config.LocalPods = cachedLocalPods(mgr.GetClient())
+		config.LocalPods = cached(mgr.GetClient(), provisioner.LocalPods)
 	default:
 		return fmt.Errorf("unknown forwarder %q: choose %s or %s", opts.Forwarder, ForwarderCauseway, ForwarderKubeProxy)
 	}
@@ -103,39 +103,23 @@ func SetupWithManager(mgr ctrl.Manager, opts Options) error {
 	return errors.Join(p.setup(mgr, indexed, touched), poolWebhook(mgr.GetClient()).Setup(mgr, &v1alpha1.LoadBalancerPool{}), r.setup(mgr))
 }
 
-// cachedService is nil when the cache knows no such Service.
-func cachedService(c client.Reader, o provisioner.Owner) *corev1.Service {
-	svc := &corev1.Service{}
-	if err := c.Get(context.Background(), client.ObjectKey{Namespace: o.Namespace, Name: o.Name}, svc); err != nil {
-		return nil
-	}
-	return svc
-}
-
-// cachedLocalPods answers from the cache which Pods policy Local binds a
-// Service to.
-func cachedLocalPods(c client.Reader) func(provisioner.Owner) string {
-	return func(o provisioner.Owner) string {
-		if svc := cachedService(c, o); svc != nil {
-			return provisioner.LocalPods(svc)
+// cached returns a function that answers from the cache; the zero value when the
+// cache knows no such Service.
+func cached[T any](c client.Reader, of func(*corev1.Service) T) func(provisioner.Owner) T {
+	return func(o provisioner.Owner) (out T) {
+		svc := &corev1.Service{}
+		if err := c.Get(context.Background(), client.ObjectKey{Namespace: o.Namespace, Name: o.Name}, svc); err == nil {
+			out = of(svc)
 		}
-		return ""
+		return out
 	}
 }
 
-// cachedPorts answers from the cache which ports a Service has.
-func cachedPorts(c client.Reader) pool.PortsFunc {
-	return func(o provisioner.Owner) []provisioner.Port {
-		svc := cachedService(c, o)
-		if svc == nil {
-			return nil
-		}
-		var ports []provisioner.Port
-		for _, p := range provisioner.DesiredOf(svc, nil).Ports {
-			ports = append(ports, p.Port)
-		}
-		return ports
+func portsOf(svc *corev1.Service) (ports []provisioner.Port) {
+	for _, p := range provisioner.DesiredOf(svc, nil).Ports {
+		ports = append(ports, p.Port)
 	}
+	return ports
 }
 
 // serveBackoff is when to try again to serve a Service.

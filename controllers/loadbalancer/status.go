@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/netaddr"
 	"github.com/causeway-lb/causeway/internal/provisioner"
 	"github.com/causeway-lb/causeway/internal/quote"
@@ -100,10 +101,10 @@ func (r *ServiceReconciler) announceChange(svc *corev1.Service, before *metav1.C
 func (r *ServiceReconciler) reportGivenUp(svc *corev1.Service, req provisioner.Request, held []netip.Addr) {
 	shown := map[corev1.IPFamily]int{}
 	for _, a := range req.Current {
-		shown[provisioner.FamilyOf(a)]++
+		shown[alloc.FamilyOf(a)]++
 	}
 	lost := slices.DeleteFunc(slices.Clone(req.Current), func(a netip.Addr) bool {
-		return shown[provisioner.FamilyOf(a)] < 2 || slices.Contains(held, a)
+		return shown[alloc.FamilyOf(a)] < 2 || slices.Contains(held, a)
 	})
 	if len(lost) == 0 || len(req.Addresses) > 0 {
 		return

@@ -11,6 +11,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/provisioner"
 )
 
@@ -61,7 +62,7 @@ func (w *waiting) remove(key types.NamespacedName) {
 // Who lacks the other family, too, may not be able to take this one yet, so the
 // next in line is tried as well.
 func (w *waiting) freed(addr netip.Addr, pool string) []types.NamespacedName {
-	want := provisioner.FullPool{Pool: pool, Family: provisioner.FamilyOf(addr)}
+	want := provisioner.FullPool{Pool: pool, Family: alloc.FamilyOf(addr)}
 	candidates := w.those(func(_ types.NamespacedName, x waiter) bool { return slices.Contains(x.full, want) })
 	out := w.forAddr(addr)
 	w.mu.Lock()

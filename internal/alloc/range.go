@@ -83,7 +83,7 @@ var special = func() []SpecialRange {
 		{"fe80::/10", "link-local addresses"},
 		{"ff00::/8", "multicast"},
 	} {
-		out = append(out, SpecialRange{prefixSpan(netip.MustParsePrefix(s.prefix)), s.why})
+		out = append(out, SpecialRange{PrefixSpan(netip.MustParsePrefix(s.prefix)), s.why})
 	}
 	return out
 }()
@@ -122,7 +122,7 @@ func ParseRange(s string) (Range, error) {
 		return Range{}, fmt.Errorf("%q has bits set after the /%d: write %s for the network or %s/%d for the one address",
 			s, p.Bits(), m, p.Addr(), p.Addr().BitLen())
 	}
-	return Range{Span: prefixSpan(p), Prefix: p}, nil
+	return Range{Span: PrefixSpan(p), Prefix: p}, nil
 }
 
 func parseFirstLast(s, first, last string) (Range, error) {
@@ -165,8 +165,8 @@ func reason(err error) string {
 	return text
 }
 
-// prefixSpan returns all addresses of a masked prefix.
-func prefixSpan(p netip.Prefix) Span[netip.Addr] {
+// PrefixSpan returns all addresses of a masked prefix.
+func PrefixSpan(p netip.Prefix) Span[netip.Addr] {
 	last := p.Addr().AsSlice()
 	for bit := p.Bits(); bit < 8*len(last); bit++ {
 		last[bit/8] |= 0x80 >> (bit % 8)
@@ -179,15 +179,22 @@ func prefixSpan(p netip.Prefix) Span[netip.Addr] {
 // which begins with the entry's place: "addresses[2]: ..." for field
 // "addresses". The ranges that are right are returned either way.
 func ParseRanges[S ~string](field string, entries []S) ([]Range, error) {
-	var out []Range
+	return parseList(field, entries, ParseRange)
+}
+
+// ParsePortRanges is ParseRanges for ports.
+func ParsePortRanges[S ~string](field string, entries []S) ([]PortRange, error) {
+	return parseList(field, entries, ParsePortRange)
+}
+
+func parseList[S ~string, R any](field string, entries []S, parse func(string) (R, error)) (out []R, err error) {
 	var errs []error
 	for i, e := range entries {
-		r, err := ParseRange(string(e))
-		if err != nil {
+		if r, err := parse(string(e)); err != nil {
 			errs = append(errs, fmt.Errorf("%s[%d]: %w", field, i, err))
-			continue
+		} else {
+			out = append(out, r)
 		}
-		out = append(out, r)
 	}
 	return out, errors.Join(errs...)
 }
@@ -223,38 +230,20 @@ func parsePort(s string) (uint16, error) {
 	return uint16(n), nil
 }
 
-// ParsePortRanges is ParseRanges for ports.
-func ParsePortRanges[S ~string](field string, entries []S) ([]PortRange, error) {
-	var out []PortRange
-	var errs []error
-	for i, e := range entries {
-		r, err := ParsePortRange(string(e))
-		if err != nil {
-			errs = append(errs, fmt.Errorf("%s[%d]: %w", field, i, err))
-			continue
-		}
-		out = append(out, r)
-	}
-	return out, errors.Join(errs...)
-}
-
 // SpansOf returns the ranges of one family as spans.
 func SpansOf(ranges []Range, family corev1.IPFamily) []Span[netip.Addr] {
-	var out []Span[netip.Addr]
-	for _, r := range ranges {
-		if r.Family() == family {
-			out = append(out, r.Span)
-		}
-	}
-	return out
+	return ofFamily(ranges, family, func(r Range) []Span[netip.Addr] { return []Span[netip.Addr]{r.Span} })
 }
 
 // EndsOf returns the Ends of the ranges of one family.
 func EndsOf(ranges []Range, family corev1.IPFamily) []Span[netip.Addr] {
-	var out []Span[netip.Addr]
+	return ofFamily(ranges, family, Range.Ends)
+}
+
+func ofFamily(ranges []Range, family corev1.IPFamily, of func(Range) []Span[netip.Addr]) (out []Span[netip.Addr]) {
 	for _, r := range ranges {
 		if r.Family() == family {
-			out = append(out, r.Ends()...)
+			out = append(out, of(r)...)
 		}
 	}
 	return out

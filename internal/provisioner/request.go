@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/netaddr"
 	"github.com/causeway-lb/causeway/internal/quote"
 )
@@ -62,7 +63,7 @@ func ParseRequest(svc *corev1.Service, namespaceLabels map[string]string) (Reque
 		return req, err
 	}
 	for _, addr := range req.Addresses {
-		if family := FamilyOf(addr); !slices.Contains(req.Families, family) {
+		if family := alloc.FamilyOf(addr); !slices.Contains(req.Families, family) {
 			return req, invalid("%s is asked for, but the Service's ipFamilies are %s: add %s to spec.ipFamilies or ask for another address",
 				addr, joinFamilies(req.Families), family)
 		}
@@ -151,14 +152,6 @@ func (r Request) Required() int {
 		return 1
 	}
 	return len(r.Families)
-}
-
-// FamilyOf tells an address's family.
-func FamilyOf(addr netip.Addr) corev1.IPFamily {
-	if addr.Unmap().Is4() {
-		return corev1.IPv4Protocol
-	}
-	return corev1.IPv6Protocol
 }
 
 func protocolOf(p corev1.Protocol) corev1.Protocol {

@@ -59,7 +59,7 @@ func (p *Provisioner) Capabilities() provisioner.Capabilities {
 		RequestedAddresses: true, LocalPolicy: true, NeedsNodePorts: true, NeedsNodes: true,
 	}
 	for _, a := range p.Addresses {
-		if f := provisioner.FamilyOf(a); !slices.Contains(c.Families, f) {
+		if f := alloc.FamilyOf(a); !slices.Contains(c.Families, f) {
 			c.Families = append(c.Families, f)
 		}
 	}
@@ -148,7 +148,7 @@ func (p *Provisioner) Allocate(ctx context.Context, req provisioner.Request) (pr
 		addrs, refused := p.choose(req, held, f)
 		if refused != "" {
 			unmet = append(unmet, refused)
-			asked = asked && !slices.ContainsFunc(req.Addresses, func(a netip.Addr) bool { return provisioner.FamilyOf(a) == f })
+			asked = asked && !slices.ContainsFunc(req.Addresses, func(a netip.Addr) bool { return alloc.FamilyOf(a) == f })
 			continue
 		}
 		want = append(want, addrs...)
@@ -190,7 +190,7 @@ func (p *Provisioner) choose(req provisioner.Request, held []netip.Addr, f corev
 	}
 	var asked []netip.Addr
 	for _, a := range req.Addresses {
-		if provisioner.FamilyOf(a) != f {
+		if alloc.FamilyOf(a) != f {
 			continue
 		}
 		asked = append(asked, a)
@@ -204,7 +204,7 @@ func (p *Provisioner) choose(req provisioner.Request, held []netip.Addr, f corev
 	if len(asked) > 0 {
 		return asked, ""
 	}
-	ofFamily := func(a netip.Addr) bool { return provisioner.FamilyOf(a) == f }
+	ofFamily := func(a netip.Addr) bool { return alloc.FamilyOf(a) == f }
 	if i := slices.IndexFunc(held, ofFamily); i >= 0 {
 		return held[i : i+1], ""
 	}

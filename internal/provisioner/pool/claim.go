@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/provisioner"
 	"github.com/causeway-lb/causeway/internal/quote"
 )
@@ -166,11 +167,11 @@ func (p *planner) from(containing *poolState, a netip.Addr, record *Record) *pro
 			"%s belongs to pool %s, whose %s does not admit the Service: change the labels or ask for another address", a, containing.Name, which)
 	}
 	shared := record != nil && inNamespace(record.others(p.req.Owner), p.req.Owner.Namespace)
-	if why, over := p.overLimit(containing, provisioner.FamilyOf(a), shared); over && !reservedForIt {
-		return p.limited(containing, provisioner.FamilyOf(a), why)
+	if why, over := p.overLimit(containing, alloc.FamilyOf(a), shared); over && !reservedForIt {
+		return p.limited(containing, alloc.FamilyOf(a), why)
 	}
 	for _, e := range containing.excluded {
-		if contains(e.Range, a) {
+		if addresses.Contains(e.Range, a) {
 			return p.refuse(provisioner.ReasonAddressNotAllowed, a,
 				"%s is in pool %s but belongs to %s too: ask for another address, or take %s out of the pool", a, containing.Name, e.Why, addresses.Text(e.Range))
 		}
@@ -189,7 +190,7 @@ func upperFirst(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 
 func (p *planner) outside(a netip.Addr) *provisioner.Refused {
 	return p.refuse(provisioner.ReasonOutsidePools, a,
-		"%s is in no LoadBalancerPool: ask for an address of %s, or add it to a pool", a, p.ranges(provisioner.FamilyOf(a)))
+		"%s is in no LoadBalancerPool: ask for an address of %s, or add it to a pool", a, p.ranges(alloc.FamilyOf(a)))
 }
 
 // ranges lists a few ranges of a family, for messages.
@@ -197,7 +198,7 @@ func (p *planner) ranges(f corev1.IPFamily) string {
 	var out []string
 	for _, s := range p.x.order {
 		for _, r := range s.Ranges {
-			if provisioner.FamilyOf(r.First) == f {
+			if alloc.FamilyOf(r.First) == f {
 				out = append(out, fmt.Sprintf("%s (pool %s)", addresses.Text(r), s.Name))
 			}
 		}
@@ -205,7 +206,7 @@ func (p *planner) ranges(f corev1.IPFamily) string {
 	if len(out) == 0 {
 		return fmt.Sprintf("a pool (there is none with %s addresses)", f)
 	}
-	return list(out)
+	return quote.List(out)
 }
 
 // nothing says why no pool has an address of the family for the request.
@@ -237,14 +238,14 @@ func (p *planner) nothing(f corev1.IPFamily) *provisioner.Refused {
 	switch {
 	case len(exhausted) > 0:
 		r.Reason = provisioner.ReasonPoolExhausted
-		r.Message = fmt.Sprintf("No free %s address: %s. Add addresses to a pool or delete Services that no longer need theirs; one that is freed is given to this Service", f, list(exhausted))
+		r.Message = fmt.Sprintf("No free %s address: %s. Add addresses to a pool or delete Services that no longer need theirs; one that is freed is given to this Service", f, quote.List(exhausted))
 	case len(limits) > 0:
 		r.Reason = provisioner.ReasonLimit
-		r.Message = fmt.Sprintf("No %s address: %s. Delete Services that no longer need theirs, or have an administrator raise it", f, list(limits))
+		r.Message = fmt.Sprintf("No %s address: %s. Delete Services that no longer need theirs, or have an administrator raise it", f, quote.List(limits))
 	case p.req.Pool != "" && !named:
 		r.Message = fmt.Sprintf("There is no LoadBalancerPool %s: create it, or change annotation %s", quote.Name(p.req.Pool), v1alpha1.PoolAnnotation)
 	case len(excuses) > 0:
-		r.Message = fmt.Sprintf("No LoadBalancerPool gives this Service an %s address: pool %s. Change a pool, or the Service's labels or annotations", f, list(excuses))
+		r.Message = fmt.Sprintf("No LoadBalancerPool gives this Service an %s address: pool %s. Change a pool, or the Service's labels or annotations", f, quote.List(excuses))
 	default:
 		r.Message = fmt.Sprintf("No LoadBalancerPool has %s addresses: create one", f)
 	}
@@ -282,13 +283,4 @@ func merge(all []*provisioner.Refused) *provisioner.Refused {
 		out.Full = slices.Concat(out.Full, r.Full)
 	}
 	return &out
-}
-
-// list joins up to five items.
-func list(items []string) string {
-	const most = 5
-	if len(items) > most {
-		items = append(slices.Clone(items[:most]), fmt.Sprintf("and %d more", len(items)-most))
-	}
-	return strings.Join(items, ", ")
 }

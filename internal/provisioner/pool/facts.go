@@ -131,7 +131,7 @@ func text(s labels.Selector) string {
 }
 
 func (p *Pool) has(f corev1.IPFamily) bool {
-	return slices.ContainsFunc(p.Ranges, func(r Range) bool { return provisioner.FamilyOf(r.First) == f })
+	return slices.ContainsFunc(p.Ranges, func(r Range) bool { return alloc.FamilyOf(r.First) == f })
 }
 
 // Record is a LoadBalancerAddress as it is used here.

@@ -157,26 +157,20 @@ func (s *poolState) derive(exclusions []Exclusion, older []*poolState) {
 	s.excluded, s.bitmaps, s.released, s.held = nil, nil, addrSet{}, map[tenant]int{}
 	s.counts = map[corev1.IPFamily]*[3]int64{corev1.IPv4Protocol: {}, corev1.IPv6Protocol: {}}
 	s.draining = map[corev1.IPFamily]int64{}
-	for _, e := range exclusions {
-		for _, both := range Meet(e.Range, s.Ranges) {
-			s.excluded = append(s.excluded, Exclusion{Range: both, Why: e.Why})
-		}
-	}
+	others := slices.Clone(exclusions)
 	for _, other := range older {
 		for _, r := range other.Ranges {
-			for _, both := range Meet(r, s.Ranges) {
-				s.excluded = append(s.excluded, Exclusion{Range: both, Why: "LoadBalancerPool " + other.Name})
-			}
+			others = append(others, Exclusion{Range: r, Why: "LoadBalancerPool " + other.Name})
 		}
 	}
 	for _, special := range alloc.Special() {
-		for _, both := range Meet(special.Span, s.Ranges) {
-			s.excluded = append(s.excluded, Exclusion{Range: both, Why: special.Why})
-		}
+		others = append(others, Exclusion{Range: special.Span, Why: special.Why})
 	}
 	var blocked []Range
-	for _, e := range s.excluded {
-		blocked = append(blocked, e.Range)
+	for _, e := range others {
+		for _, both := range Meet(e.Range, s.Ranges) {
+			s.excluded, blocked = append(s.excluded, Exclusion{Range: both, Why: e.Why}), append(blocked, both)
+		}
 	}
 	for _, r := range s.Ranges {
 		s.bitmaps = append(s.bitmaps, newRangeBitmap(r, blocked, s.Ends, s.AvoidBuggyIPs))
@@ -231,7 +225,7 @@ func newer(a, b string) bool {
 // count adds r to (by = 1) or takes it from (by = -1) its pools' counters and
 // bitmaps.
 func (x *Index) count(r Record, by int64) {
-	family := provisioner.FamilyOf(r.Address)
+	family := alloc.FamilyOf(r.Address)
 	if from, ok := x.pools[r.Pool]; ok && r.state() == inUse && !containsAddr(from.Ranges, r.Address) {
 		from.draining[family] += by
 	}
@@ -291,7 +285,7 @@ func (x *Index) bitmapsOf(a netip.Addr) []*rangeBitmap {
 	var out []*rangeBitmap
 	for _, p := range x.byAge {
 		for _, s := range p.bitmaps {
-			if contains(s.in, a) {
+			if addresses.Contains(s.in, a) {
 				out = append(out, s)
 			}
 		}

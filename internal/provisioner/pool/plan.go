@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/provisioner"
 )
 
@@ -139,7 +140,7 @@ func (p *planner) plan() plan {
 	}
 	out := plan{keep: p.keep, take: p.taken, unmet: merge(p.unmet), enough: true}
 	for _, a := range p.held {
-		family := provisioner.FamilyOf(a)
+		family := alloc.FamilyOf(a)
 		switch {
 		case slices.Contains(p.keep, a):
 		case p.met[family] || !slices.Contains(p.req.Families, family):
@@ -165,7 +166,7 @@ func (p *planner) requested() {
 		} else {
 			p.taken = append(p.taken, t)
 		}
-		p.met[provisioner.FamilyOf(a)] = true
+		p.met[alloc.FamilyOf(a)] = true
 	}
 }
 
@@ -213,7 +214,7 @@ func (p *planner) each(need []corev1.IPFamily, find func(corev1.IPFamily) (take,
 // stay is an address of the family that is held and still fits.
 func (p *planner) stay(f corev1.IPFamily) (netip.Addr, bool) {
 	for _, a := range p.held {
-		if provisioner.FamilyOf(a) == f && p.mayStay(a) && p.inNamedPool(a) {
+		if alloc.FamilyOf(a) == f && p.mayStay(a) && p.inNamedPool(a) {
 			return a, true
 		}
 	}
@@ -246,7 +247,7 @@ func (p *planner) known(f corev1.IPFamily) (take, bool) {
 		auto bool // only from pools that would serve the request by themselves
 	}{{p.x.reservedFor[name], false}, {p.x.releasedBy[name], true}, {p.shareable(), false}} {
 		for _, a := range sorted(from.set) {
-			if provisioner.FamilyOf(a) != f || slices.Contains(p.held, a) || !p.inNamedPool(a) {
+			if alloc.FamilyOf(a) != f || slices.Contains(p.held, a) || !p.inNamedPool(a) {
 				continue
 			}
 			if from.auto && !p.serves(p.x.poolFor(a)) {
@@ -343,7 +344,7 @@ func (p *planner) next(s *poolState, f corev1.IPFamily) (take, bool) {
 // of a family. Addresses that it alone holds and that it does not keep make room.
 // One that others of its namespace have already is no more for that.
 func (p *planner) overLimit(s *poolState, f corev1.IPFamily, shared bool) (string, bool) {
-	mine := func(a netip.Addr) bool { return provisioner.FamilyOf(a) == f && s.Contains(a) }
+	mine := func(a netip.Addr) bool { return alloc.FamilyOf(a) == f && s.Contains(a) }
 	service, kept := 0, 0
 	for _, a := range p.keep {
 		if s.Contains(a) {
@@ -391,7 +392,7 @@ func (p *planner) overLimit(s *poolState, f corev1.IPFamily, shared bool) (strin
 func (s *poolState) next(f corev1.IPFamily, scatter uint64) (take, bool) {
 	for _, last := range []bool{false, true} {
 		for _, sp := range s.bitmaps {
-			if provisioner.FamilyOf(sp.in.First) != f {
+			if alloc.FamilyOf(sp.in.First) != f {
 				continue
 			}
 			if a, ok := sp.find(scatter, last); ok {

@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/provisioner"
 )
 
@@ -50,14 +51,13 @@ type Config struct {
 // Validate names everything that is missing.
 func (c *Config) Validate() error {
 	var errs []error
-	if c.Index == nil {
-		errs = append(errs, errors.New("config of pool provisioner: Index is missing"))
-	}
-	if c.Records == nil {
-		errs = append(errs, errors.New("config of pool provisioner: Records is missing"))
-	}
-	if c.Ports == nil {
-		errs = append(errs, errors.New("config of pool provisioner: Ports is missing"))
+	for _, field := range []struct {
+		name    string
+		missing bool
+	}{{"Index", c.Index == nil}, {"Records", c.Records == nil}, {"Ports", c.Ports == nil}} {
+		if field.missing {
+			errs = append(errs, fmt.Errorf("config of pool provisioner: %s is missing", field.name))
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -309,7 +309,7 @@ func arrange(req provisioner.Request, pl plan) []netip.Addr {
 		if i := slices.Index(req.Addresses, a); i >= 0 {
 			return i
 		}
-		i := slices.Index(req.Families, provisioner.FamilyOf(a))
+		i := slices.Index(req.Families, alloc.FamilyOf(a))
 		if i < 0 {
 			i = len(req.Families)
 		}

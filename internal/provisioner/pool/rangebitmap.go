@@ -109,7 +109,7 @@ func anycast(in Range) []netip.Addr {
 		a = addresses.Add(addresses.Add(a, math.MaxUint64), 1)
 	}
 	var out []netip.Addr
-	for ; len(out) < most && contains(in, a); a = addresses.Add(addresses.Add(a, math.MaxUint64), 1) {
+	for ; len(out) < most && addresses.Contains(in, a); a = addresses.Add(addresses.Add(a, math.MaxUint64), 1) {
 		out = append(out, a)
 	}
 	return out

@@ -18,13 +18,7 @@ var addresses = alloc.Addresses()
 
 // PrefixRange returns the addresses of a prefix; bits set after its length do
 // not matter.
-func PrefixRange(p netip.Prefix) Range {
-	r, err := alloc.ParseRange(p.Masked().String())
-	if err != nil {
-		return Range{} // only for a zero or IPv4-mapped prefix: no addresses
-	}
-	return r.Span
-}
+func PrefixRange(p netip.Prefix) Range { return alloc.PrefixSpan(p.Masked()) }
 
 // AddrRange returns the range of one address.
 func AddrRange(a netip.Addr) Range { return Range{First: a, Last: a} }
@@ -40,12 +34,8 @@ func Meet(r Range, others []Range) []Range {
 	return out
 }
 
-func contains(r Range, a netip.Addr) bool {
-	return r.First.Compare(a) <= 0 && a.Compare(r.Last) <= 0
-}
-
 func containsAddr(ranges []Range, a netip.Addr) bool {
-	return slices.ContainsFunc(ranges, func(r Range) bool { return contains(r, a) })
+	return slices.ContainsFunc(ranges, func(r Range) bool { return addresses.Contains(r, a) })
 }
 
 // sizeOf is how many addresses a range holds, at most 2^64-1.

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/provisioner"
 )
 
@@ -53,13 +54,13 @@ func (x *Index) Report(name string) (Report, bool) {
 func (x *Index) usage(p *poolState, f corev1.IPFamily) *v1alpha1.PoolUsage {
 	var total, free uint64
 	for _, s := range p.bitmaps {
-		if provisioner.FamilyOf(s.in.First) != f {
+		if alloc.FamilyOf(s.in.First) != f {
 			continue
 		}
 		total = addSaturating(total, sizeOf(s.in))
 		free = addSaturating(free, s.free()+sizeOf(s.in)-s.bits.Size())
 		for a := range x.inFlight {
-			if _, recorded := x.records[a]; !recorded && contains(s.in, a) && !s.isBlocked(a) {
+			if _, recorded := x.records[a]; !recorded && addresses.Contains(s.in, a) && !s.isBlocked(a) {
 				free++ // not assigned yet
 			}
 		}
