@@ -67,8 +67,6 @@ var layers = map[string][]string{
 	"controllers/gossipkey":    {"controllers/clusterip", "controllers/endpoints", "controllers/loadbalancer", "controllers/validate", "internal"},
 	"controllers/loadbalancer": {"controllers/clusterip", "controllers/endpoints", "controllers/gossipkey", "internal/allocator", "internal/endpointslice"},
 	"controllers/validate":     {"controllers/clusterip", "controllers/endpoints", "controllers/gossipkey", "controllers/loadbalancer", "internal/allocator", "internal/provisioner"},
-	"cmd/controller":           {"internal/agent", "internal/proxy", "internal/lab", "internal/confine"},
-	"cmd/agent":                {"controllers", "internal/lab", "internal/confine"},
 	"internal/healthcheck":     {"internal/agent", "internal/lab"},
 	"internal/httpserver":      {"internal/agent", "internal/healthcheck", "internal/proxy", "internal/announce", "internal/lab"},
 }
