@@ -14,7 +14,7 @@
 # Seen on Linux 6.18.44 with github.com/mdlayher/packet v1.1.2.
 #
 # Who goes on reading after ENETDOWN, as one must for a link that flaps, may be deaf
-# for ever. internal/announce/wire/conn.go (Run, Bound) asks with getsockname(2)
+# for ever. internal/announce/l2/wire/conn.go (Run, Bound) asks with getsockname(2)
 # which interface the socket has, after each ENETDOWN and from time to time.
 #
 # Needs Linux, root, Go and the Go module proxy. Exits 1 if this is no longer so.

@@ -14,7 +14,7 @@
 # Seen on Linux 6.18.44 with github.com/mdlayher/packet v1.1.2.
 #
 # Who answers what such a socket hears answers, untagged, on another network than was
-# asked. internal/announce/wire/conn.go (own) has a BPF filter reject what is
+# asked. internal/announce/l2/wire/conn.go (own) has a BPF filter reject what is
 # PACKET_OTHERHOST or belongs to another interface.
 #
 # Needs Linux, root, Go and the Go module proxy. Exits 1 if this is no longer so.

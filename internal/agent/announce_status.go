@@ -21,8 +21,8 @@ import (
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/announce"
 	"github.com/causeway-lb/causeway/internal/announce/elect"
+	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
 	"github.com/causeway-lb/causeway/internal/announce/members"
-	"github.com/causeway-lb/causeway/internal/announce/wire"
 )
 
 const (

@@ -25,10 +25,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
-	"github.com/causeway-lb/causeway/internal/announce/arp"
-	"github.com/causeway-lb/causeway/internal/announce/claim"
+	"github.com/causeway-lb/causeway/internal/announce/l2/arp"
+	"github.com/causeway-lb/causeway/internal/announce/l2/claim"
+	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
 	"github.com/causeway-lb/causeway/internal/announce/members"
-	"github.com/causeway-lb/causeway/internal/announce/wire"
 	"github.com/causeway-lb/causeway/internal/proxy/syncer"
 	"github.com/causeway-lb/causeway/internal/testkit"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"

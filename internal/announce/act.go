@@ -8,8 +8,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/causeway-lb/causeway/internal/announce/claim"
 	"github.com/causeway-lb/causeway/internal/announce/elect"
+	"github.com/causeway-lb/causeway/internal/announce/l2/claim"
 )
 
 // How often a node asks whether another has what it announces, for one address after

@@ -7,8 +7,8 @@ import (
 	"slices"
 
 	"github.com/causeway-lb/causeway/internal/announce/elect"
+	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
 	"github.com/causeway-lb/causeway/internal/announce/members"
-	"github.com/causeway-lb/causeway/internal/announce/wire"
 )
 
 // facts are what a node tells the others about itself, beside what the API has.

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/causeway-lb/causeway/internal/announce/wire"
+	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
 	"github.com/causeway-lb/causeway/internal/testkit/announcetest"
 )
 

@@ -10,9 +10,9 @@ import (
 	"time"
 
 	"github.com/causeway-lb/causeway/internal/announce"
-	"github.com/causeway-lb/causeway/internal/announce/arp"
-	"github.com/causeway-lb/causeway/internal/announce/ndp"
-	"github.com/causeway-lb/causeway/internal/announce/wire"
+	"github.com/causeway-lb/causeway/internal/announce/l2/arp"
+	"github.com/causeway-lb/causeway/internal/announce/l2/ndp"
+	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
 	"github.com/causeway-lb/causeway/internal/testkit/announcetest"
 )
 

@@ -13,10 +13,10 @@ import (
 	"time"
 
 	"github.com/causeway-lb/causeway/internal/announce"
-	"github.com/causeway-lb/causeway/internal/announce/claim"
 	"github.com/causeway-lb/causeway/internal/announce/elect"
+	"github.com/causeway-lb/causeway/internal/announce/l2/claim"
+	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
 	"github.com/causeway-lb/causeway/internal/announce/members"
-	"github.com/causeway-lb/causeway/internal/announce/wire"
 	"github.com/causeway-lb/causeway/internal/lab/reexec"
 	"github.com/causeway-lb/causeway/internal/testkit"
 	"github.com/causeway-lb/causeway/internal/testkit/announcetest"

@@ -9,9 +9,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/causeway-lb/causeway/internal/announce/claim"
 	"github.com/causeway-lb/causeway/internal/announce/elect"
-	"github.com/causeway-lb/causeway/internal/announce/wire"
+	"github.com/causeway-lb/causeway/internal/announce/l2/claim"
+	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
 )
 
 // A node that is alive by gossip need not be there on the link: its cable to the

@@ -13,10 +13,10 @@ import (
 
 	"github.com/go-logr/logr"
 
-	"github.com/causeway-lb/causeway/internal/announce/arp"
-	"github.com/causeway-lb/causeway/internal/announce/claim"
-	"github.com/causeway-lb/causeway/internal/announce/ndp"
-	"github.com/causeway-lb/causeway/internal/announce/wire"
+	"github.com/causeway-lb/causeway/internal/announce/l2/arp"
+	"github.com/causeway-lb/causeway/internal/announce/l2/claim"
+	"github.com/causeway-lb/causeway/internal/announce/l2/ndp"
+	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
 )
 
 // portKey is an interface and a family. A renamed interface keeps its index; a

@@ -6,7 +6,7 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/causeway-lb/causeway/internal/announce/wire"
+	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
 )
 
 // State is what a Report is about.

@@ -9,8 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/causeway-lb/causeway/internal/announce/claim"
 	"github.com/causeway-lb/causeway/internal/announce/elect"
+	"github.com/causeway-lb/causeway/internal/announce/l2/claim"
 )
 
 // report tells what has changed of the touched addresses.

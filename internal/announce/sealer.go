@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/causeway-lb/causeway/internal/announce/wire"
+	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
 )
 
 const (

@@ -12,10 +12,10 @@ import (
 
 	"github.com/go-logr/logr"
 
-	"github.com/causeway-lb/causeway/internal/announce/claim"
 	"github.com/causeway-lb/causeway/internal/announce/elect"
+	"github.com/causeway-lb/causeway/internal/announce/l2/claim"
+	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
 	"github.com/causeway-lb/causeway/internal/announce/members"
-	"github.com/causeway-lb/causeway/internal/announce/wire"
 )
 
 // settleTime is how long a new Speaker waits for its peers' gossip before it

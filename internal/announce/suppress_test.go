@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/causeway-lb/causeway/internal/announce"
-	"github.com/causeway-lb/causeway/internal/announce/wire"
+	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
 	"github.com/causeway-lb/causeway/internal/testkit/announcetest"
 )
 

@@ -14,10 +14,10 @@ import (
 	"github.com/mdlayher/packet"
 
 	"github.com/causeway-lb/causeway/internal/announce"
-	"github.com/causeway-lb/causeway/internal/announce/arp"
 	"github.com/causeway-lb/causeway/internal/announce/elect"
-	"github.com/causeway-lb/causeway/internal/announce/ndp"
-	"github.com/causeway-lb/causeway/internal/announce/wire"
+	"github.com/causeway-lb/causeway/internal/announce/l2/arp"
+	"github.com/causeway-lb/causeway/internal/announce/l2/ndp"
+	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
 	"github.com/causeway-lb/causeway/internal/testkit/announcetest"
 )
 

@@ -16,7 +16,7 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/hashicorp/memberlist"
 
-	"github.com/causeway-lb/causeway/internal/announce/wire"
+	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
 )
 
 // Peer is another node, as the API server lists it.

@@ -7,7 +7,7 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/causeway-lb/causeway/internal/announce/wire"
+	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
 )
 
 // opinionAge is how long another peer's "no answer" counts.

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-lb/causeway/internal/announce"
-	"github.com/causeway-lb/causeway/internal/announce/wire"
+	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
 	"github.com/causeway-lb/causeway/internal/lab/network"
 	"github.com/causeway-lb/causeway/internal/lab/reexec"
 	"github.com/causeway-lb/causeway/internal/testkit/announcetest"

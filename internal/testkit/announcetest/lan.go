@@ -20,8 +20,8 @@ import (
 	"time"
 
 	"github.com/causeway-lb/causeway/internal/announce"
+	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
 	"github.com/causeway-lb/causeway/internal/announce/members"
-	"github.com/causeway-lb/causeway/internal/announce/wire"
 	"github.com/causeway-lb/causeway/internal/lab/network"
 	"github.com/causeway-lb/causeway/internal/lab/reexec"
 )

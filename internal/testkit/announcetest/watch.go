@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/causeway-lb/causeway/internal/announce/wire"
+	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
 )
 
 // Watch asks on one segment all the time, for one address after the other, and

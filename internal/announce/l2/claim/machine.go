@@ -5,7 +5,7 @@ package claim
 import (
 	"time"
 
-	"github.com/causeway-lb/causeway/internal/announce/wire"
+	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
 )
 
 // State is where a Machine stands.

@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/net/bpf"
 
-	"github.com/causeway-lb/causeway/internal/announce/wire"
+	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
 )
 
 // Operations (RFC 826).

@@ -12,9 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/causeway-lb/causeway/internal/announce/claim"
 	"github.com/causeway-lb/causeway/internal/announce/elect"
-	"github.com/causeway-lb/causeway/internal/announce/wire"
+	"github.com/causeway-lb/causeway/internal/announce/l2/claim"
+	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
 )
 
 // bound is how long two nodes may answer, or none though one could.

@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/net/bpf"
 
-	"github.com/causeway-lb/causeway/internal/announce/wire"
+	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
 )
 
 // Protocol is address resolution by NDP as a wire.Protocol. The zero value is
