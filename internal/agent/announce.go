@@ -20,6 +20,7 @@ import (
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/announce"
+	"github.com/causeway-lb/causeway/internal/announce/l2"
 	"github.com/causeway-lb/causeway/internal/announce/members"
 	"github.com/causeway-lb/causeway/internal/conntrack"
 	"github.com/causeway-lb/causeway/internal/netaddr"
@@ -60,7 +61,7 @@ func Announcer(cfg AnnouncerConfig) Part {
 	return Part{Name: "announcer", Run: func(ctx context.Context, env Env) error {
 		a := &announcer{
 			cfg: cfg, env: env,
-			metrics: announce.NewMetrics(env.Registry),
+			metrics: announce.NewMetrics(env.Registry), l2Metrics: l2.NewMetrics(env.Registry),
 			changed: make(chan struct{}, 1),
 			keys:    make(chan [][]byte, 1),
 
@@ -75,12 +76,13 @@ func Announcer(cfg AnnouncerConfig) Part {
 // announcer runs one Speaker after the other: a new one when this node's own
 // address changes.
 type announcer struct {
-	cfg     AnnouncerConfig
-	env     Env
-	metrics *announce.Metrics
-	status  *announceStatus
-	changed chan struct{}
-	keys    chan [][]byte // the latest
+	cfg       AnnouncerConfig
+	env       Env
+	metrics   *announce.Metrics
+	l2Metrics *l2.Metrics
+	status    *announceStatus
+	changed   chan struct{}
+	keys      chan [][]byte // the latest
 
 	identities *identities
 
@@ -159,20 +161,21 @@ func (a *announcer) address() netip.Addr {
 // speak runs a Speaker that is known as self until ctx ends or the node's
 // address is another.
 func (a *announcer) speak(ctx context.Context, self netip.Addr) error {
-	cfg := announce.Config{
+	layer2 := l2.Config{Metrics: a.l2Metrics}
+	if handover, err := conntrack.OpenStrays(); err != nil {
+		logr.FromContextOrDiscard(ctx).Error(err, "Open connections will break when their address moves to another node; does the kernel have nf_tables with dup (CONFIG_NFT_DUP_IPV4 and _IPV6)?")
+	} else {
+		defer handover.Close()
+		layer2.Handover = handover
+	}
+	s, err := announce.New(announce.Config{
+		Announcers: map[announce.Kind]announce.NewAnnouncer{announce.L2: l2.New(layer2)},
 		Node:       a.env.NodeName,
 		Gossip:     netip.AddrPortFrom(self, a.cfg.GossipPort),
 		Report:     a.status.report,
 		Membership: a.membership,
 		Metrics:    a.metrics,
-	}
-	if strays, err := conntrack.OpenStrays(); err != nil {
-		logr.FromContextOrDiscard(ctx).Error(err, "Open connections will break when their address moves to another node; does the kernel have nf_tables with dup (CONFIG_NFT_DUP_IPV4 and _IPV6)?")
-	} else {
-		defer strays.Close()
-		cfg.Strays = strays
-	}
-	s, err := announce.New(cfg)
+	})
 	if err != nil {
 		return err
 	}
@@ -246,7 +249,7 @@ func (a *announcer) membership(view map[string]members.Member) {
 	}
 	var dead []string
 	for _, name := range slices.Sorted(maps.Keys(view)) {
-		if view[name].Unreachable {
+		if view[name].State == members.Unreachable {
 			dead = append(dead, name)
 		}
 	}
@@ -301,9 +304,9 @@ func wakeUp(c chan struct{}) {
 // describe names a host that is not ours, or the node that has the address without
 // announcing it.
 func describe(r announce.Report, node string) string {
-	if r.StrangerNode == "" {
-		return fmt.Sprintf("host %v on the LAN of %s (%s) uses the address too", r.Stranger, node, r.Interface)
+	if r.ConflictingNode == "" {
+		return fmt.Sprintf("host %v on the LAN of %s (%s) uses the address too", r.ConflictingHost, node, r.Interface)
 	}
 	return fmt.Sprintf("node %s answers for the address on %s (%v) though its agent does not announce it: on that node, look with \"ip addr show to %v\", also in its Pods, and remove what another load balancer (kube-vip, keepalived) has left",
-		r.StrangerNode, r.StrangerInterface, r.Stranger, r.Address)
+		r.ConflictingNode, r.ConflictingInterface, r.ConflictingHost, r.Address)
 }

@@ -31,9 +31,9 @@ func TestStatusDispute(t *testing.T) {
 		winner int               // or -1
 	}{
 		{"both announce", [2]announce.State{announce.Announced, announce.Announced}, 0},
-		{"the outranked one announces, the other knows of no node that may", [2]announce.State{announce.Nobody, announce.Announced}, 1},
+		{"the outranked one announces, the other knows of no node that may", [2]announce.State{announce.NoEligibleNode, announce.Announced}, 1},
 		{"the outranked one announces, the other sees a conflict", [2]announce.State{announce.Conflicted, announce.Announced}, 1},
-		{"both know of none", [2]announce.State{announce.Nobody, announce.Nobody}, -1},
+		{"both know of none", [2]announce.State{announce.NoEligibleNode, announce.NoEligibleNode}, -1},
 		{"both see a conflict", [2]announce.State{announce.Conflicted, announce.Conflicted}, -1},
 	} {
 		for _, alive := range []bool{true, false} {

@@ -16,7 +16,6 @@ import (
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/announce"
 	"github.com/causeway-lb/causeway/internal/announce/elect"
-	"github.com/causeway-lb/causeway/internal/announce/l2/claim"
 	"github.com/causeway-lb/causeway/internal/netaddr"
 	"github.com/causeway-lb/causeway/internal/proxy/syncer"
 )
@@ -93,7 +92,7 @@ func (b *snapshotter) readPools(pools []*v1alpha1.LoadBalancerPool) {
 	old := b.pools
 	b.pools = map[string]cachedPool{noPool: old[noPool]}
 	if b.pools[noPool].pool == nil {
-		b.pools[noPool] = cachedPool{pool: &announce.Pool{Pool: elect.Pool{IgnoreExcludeLabel: b.ignoreExcludeLabel}}}
+		b.pools[noPool] = cachedPool{pool: &announce.Pool{Kind: announce.L2, Pool: elect.Pool{IgnoreExcludeLabel: b.ignoreExcludeLabel}}}
 	}
 	for _, p := range pools {
 		if c, ok := old[p.Name]; ok && c.version == p.ResourceVersion {
@@ -105,17 +104,17 @@ func (b *snapshotter) readPools(pools []*v1alpha1.LoadBalancerPool) {
 }
 
 func announcePool(p *v1alpha1.LoadBalancerPool, ignoreExcludeLabel bool) *announce.Pool {
-	out := &announce.Pool{}
+	out := &announce.Pool{Kind: announce.L2}
 	out.IgnoreExcludeLabel = ignoreExcludeLabel || p.Spec.IgnoreExcludeLabel
 	for _, pattern := range p.Spec.Interfaces {
 		out.Interfaces = append(out.Interfaces, string(pattern))
 	}
 	switch p.Spec.Failback.Mode {
 	case v1alpha1.FailbackNever:
-		out.Failback = claim.Never
+		out.Preempt = announce.Never
 	case v1alpha1.FailbackDelayed:
 		if p.Spec.Failback.Delay != nil {
-			out.Failback = p.Spec.Failback.Delay.Duration
+			out.Preempt = p.Spec.Failback.Delay.Duration
 		}
 	}
 	if s := p.Spec.NodeSelector; s != nil {

@@ -21,7 +21,6 @@ import (
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/announce"
 	"github.com/causeway-lb/causeway/internal/announce/elect"
-	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
 	"github.com/causeway-lb/causeway/internal/announce/members"
 )
 
@@ -128,7 +127,7 @@ func (s *announceStatus) members(view map[string]members.Member) {
 	defer s.mu.Unlock()
 	clear(s.alive)
 	for name, m := range view {
-		s.alive[name] = m.Alive
+		s.alive[name] = m.Alive()
 	}
 }
 
@@ -217,7 +216,7 @@ func (s *announceStatus) desired(record *v1alpha1.LoadBalancerAddress, r announc
 		out.Node, out.Interface, out.Since = s.env.NodeName, r.Interface, &since
 		announced.Status, announced.Reason = metav1.ConditionTrue, "Announced"
 		announced.Message = fmt.Sprintf("%s answers for it on %s", s.env.NodeName, r.Interface)
-		if r.Silent != "" {
+		if r.Unreachable != "" {
 			announced.Message += "; " + silent(r)
 		}
 		if r.Reason != "" {
@@ -239,7 +238,7 @@ func (s *announceStatus) desired(record *v1alpha1.LoadBalancerAddress, r announc
 func (s *announceStatus) setConflict(conditions *[]metav1.Condition, generation int64, r announce.Report) {
 	c := metav1.Condition{Type: v1alpha1.AddressConflict, ObservedGeneration: generation}
 	switch {
-	case r.Stranger != wire.MAC{}:
+	case !r.ConflictingHost.IsZero():
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, "AddressInUse", describe(r, s.env.NodeName)
 	case meta.FindStatusCondition(*conditions, v1alpha1.AddressConflict) == nil:
 		return
@@ -251,7 +250,7 @@ func (s *announceStatus) setConflict(conditions *[]metav1.Condition, generation 
 
 // silent says which node does not answer.
 func silent(r announce.Report) string {
-	return fmt.Sprintf("%s should announce it, and its agent is alive, but it does not answer on this LAN: it does not hear, or is not heard; look at its cable and switch port", r.Silent)
+	return fmt.Sprintf("%s should announce it, and its agent is alive, but it does not answer on this LAN: it does not hear, or is not heard; look at its cable and switch port", r.Unreachable)
 }
 
 // event tells users of a move or a conflict.
@@ -268,13 +267,13 @@ func (s *announceStatus) event(name string, old, r announce.Report) {
 		}
 		s.env.Recorder.Eventf(ref, nil, corev1.EventTypeNormal, "Announcing", "Announce", "%s", message)
 	}
-	if r.Stranger != old.Stranger && !r.Stranger.IsZero() {
+	if r.ConflictingHost != old.ConflictingHost && !r.ConflictingHost.IsZero() {
 		s.env.Recorder.Eventf(ref, nil, corev1.EventTypeWarning, "AddressConflict", "Announce", "%s", describe(r, s.env.NodeName))
 	}
-	if r.Silent != old.Silent && r.Silent != "" {
+	if r.Unreachable != old.Unreachable && r.Unreachable != "" {
 		s.env.Recorder.Eventf(ref, nil, corev1.EventTypeWarning, "AnnouncerSilent", "Announce", "%s", silent(r))
 	}
-	if r.State == announce.Nobody && old.State != announce.Nobody {
+	if r.State == announce.NoEligibleNode && old.State != announce.NoEligibleNode {
 		s.env.Recorder.Eventf(ref, nil, corev1.EventTypeWarning, "NoEligibleNode", "Announce", "%s", r.Reason)
 	}
 }

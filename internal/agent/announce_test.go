@@ -25,8 +25,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/announce"
 	"github.com/causeway-lb/causeway/internal/announce/l2/arp"
-	"github.com/causeway-lb/causeway/internal/announce/l2/claim"
 	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
 	"github.com/causeway-lb/causeway/internal/announce/members"
 	"github.com/causeway-lb/causeway/internal/proxy/syncer"
@@ -198,10 +198,10 @@ func TestAnnouncedPoolsAndNodes(t *testing.T) {
 		t.Errorf("node %+v", n)
 	}
 	p := snap.Addresses[0].Pool
-	if p.Failback != time.Minute || len(p.Interfaces) != 1 || p.Selects(nil) || !p.Selects(map[string]string{"rack": "a"}) {
+	if p.Preempt != time.Minute || len(p.Interfaces) != 1 || p.Selects(nil) || !p.Selects(map[string]string{"rack": "a"}) {
 		t.Errorf("pool %+v", p)
 	}
-	if p := snap.Addresses[1].Pool; p.Selects != nil || p.Failback != 0 {
+	if p := snap.Addresses[1].Pool; p.Selects != nil || p.Preempt != 0 {
 		t.Errorf("pool that is gone: %+v", p)
 	}
 	all := snapshotter{ignoreExcludeLabel: true}
@@ -215,7 +215,7 @@ func TestAnnouncedPoolsAndNodes(t *testing.T) {
 	never.ResourceVersion, never.Spec.Failback = "2", v1alpha1.Failback{Mode: v1alpha1.FailbackNever}
 	fill(t, store, never)
 	snap, changed := b.make(store, false, true)
-	if !changed || snap.Addresses[0].Pool.Failback != claim.Never {
+	if !changed || snap.Addresses[0].Pool.Preempt != announce.Never {
 		t.Errorf("edited pool: changed %v, %+v", changed, snap.Addresses[0].Pool)
 	}
 }

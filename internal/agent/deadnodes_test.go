@@ -70,7 +70,7 @@ func TestEndpointsOnDeadNodes(t *testing.T) {
 			}}
 			runAgent(t, Config{NodeName: "node-1", REST: cfg, Backend: newNftables(t), Parts: []Part{told}})
 			testkit.Eventually(t, 20*time.Second, "served by both", servedBy(2))
-			views <- map[string]members.Member{"node-2": {Unreachable: true}}
+			views <- map[string]members.Member{"node-2": {State: members.Unreachable}}
 			if tc.keep {
 				time.Sleep(500 * time.Millisecond) // far longer than a sync
 				if err := servedBy(2)(); err != nil {
@@ -79,7 +79,7 @@ func TestEndpointsOnDeadNodes(t *testing.T) {
 				return
 			}
 			testkit.Eventually(t, 10*time.Second, "served by the other alone", servedBy(1))
-			views <- map[string]members.Member{"node-2": {Alive: true}}
+			views <- map[string]members.Member{"node-2": {State: members.Alive}}
 			testkit.Eventually(t, 10*time.Second, "served by both again", servedBy(2))
 		})
 	}

@@ -23,7 +23,7 @@
 //
 // Invariants:
 //
-//   - A node starts to answer only while it is eligible (elect.Judge) and after
+//   - A node starts to answer only while it is eligible (elect.Eligibility) and after
 //     the link was silent or the former announcer handed over.
 //   - A node that stops goes on answering until it has heard its successor: if its
 //     agent exits or it may no longer announce, at most for claim's Release; if other

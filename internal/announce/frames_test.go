@@ -73,7 +73,7 @@ func TestStrangerProbes(t *testing.T) {
 		close(stop)
 		probing.Wait()
 		for _, e := range l.Events(start) {
-			if e.Report != nil && !e.Report.Stranger.IsZero() {
+			if e.Report != nil && !e.Report.ConflictingHost.IsZero() {
 				t.Errorf("%v: %s reports a conflict with one that only probes: %+v", a, e.Node, *e.Report)
 			}
 		}

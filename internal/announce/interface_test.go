@@ -67,7 +67,7 @@ func TestInterfaceAppears(t *testing.T) {
 	l.must(l.Start())
 	l.eventually("says that there is no interface", func() bool {
 		r := l.Last(vip4)[host.Name]
-		return r.State == announce.Nobody && strings.Contains(r.Reason, string(elect.NoInterface))
+		return r.State == announce.NoEligibleNode && strings.Contains(r.Reason, string(elect.NoInterface))
 	})
 	l.must(host.Attach("late0"))
 	mac, err := host.Net.MAC("late0")
@@ -97,7 +97,7 @@ func TestInterfaceComesLater(t *testing.T) {
 	l.must(l.Change(func(c *announcetest.Command) { c.Interfaces = []string{"eth*"} }))
 	l.must(l.Start())
 	l.eventually("says that the link is down", func() bool {
-		return l.Last(vip4)[host.Name].State == announce.Nobody
+		return l.Last(vip4)[host.Name].State == announce.NoEligibleNode
 	})
 	l.must(host.Net.Up("eth0"))
 	for _, a := range []netip.Addr{vip4, vip6} {
@@ -105,7 +105,7 @@ func TestInterfaceComesLater(t *testing.T) {
 	}
 	l.must(host.Net.Down("eth0"))
 	l.eventually("stopped when it went down", func() bool {
-		return l.Last(vip4)[host.Name].State == announce.Nobody
+		return l.Last(vip4)[host.Name].State == announce.NoEligibleNode
 	})
 	l.must(host.Net.Up("eth0"))
 	l.announcer(vip6)
@@ -131,6 +131,6 @@ func TestStrangerComesLater(t *testing.T) {
 	}))
 	l.eventually("the stranger is reported", func() bool {
 		r := l.Last(vip4)[host.Name]
-		return r.State == announce.Announced && r.Stranger == wire.MAC(mac)
+		return r.State == announce.Announced && r.ConflictingHost == wire.MAC(mac)
 	})
 }

@@ -14,7 +14,6 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/announce"
 	"github.com/causeway-lb/causeway/internal/announce/elect"
-	"github.com/causeway-lb/causeway/internal/announce/l2/claim"
 	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
 	"github.com/causeway-lb/causeway/internal/announce/members"
 	"github.com/causeway-lb/causeway/internal/lab/reexec"
@@ -467,7 +466,7 @@ func TestNobody(t *testing.T) {
 	l.eventually("one says that nobody may", func() bool {
 		said := 0
 		for _, r := range l.Last(vip4) {
-			if r.State == announce.Nobody {
+			if r.State == announce.NoEligibleNode {
 				if said++; r.Reason != want {
 					t.Fatalf("reason %q, want %q", r.Reason, want)
 				}
@@ -563,7 +562,7 @@ func TestStranger(t *testing.T) {
 	for _, a := range []netip.Addr{vip4, vip6} {
 		l.eventually("the conflict is reported", func() bool {
 			for _, r := range l.Last(a) {
-				if r.State == announce.Conflicted && r.Stranger == wire.MAC(mac) && r.Interface == "eth0" {
+				if r.State == announce.Conflicted && r.ConflictingHost == wire.MAC(mac) && r.Interface == "eth0" {
 					return true
 				}
 			}
@@ -652,7 +651,7 @@ func TestFailbackDelayed(t *testing.T) {
 // is.
 func TestFailbackNever(t *testing.T) {
 	l := newLAN(t, announcetest.Options{Nodes: 3, Addresses: []netip.Addr{vip4}})
-	l.must(l.Change(func(c *announcetest.Command) { c.Failback = claim.Never }))
+	l.must(l.Change(func(c *announcetest.Command) { c.Failback = announce.Never }))
 	l.must(l.Start())
 	first := l.announcer(vip4)
 	first.Kill()

@@ -4,16 +4,12 @@ package announce
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// Metrics count what a Speaker does.
+// Metrics count what a Speaker does, for all Kinds together. An Announcer has its own.
 type Metrics struct {
 	announced prometheus.Gauge
 	conflicts prometheus.Gauge
 	members   prometheus.Gauge
 	moves     *prometheus.CounterVec
-	answers   *prometheus.CounterVec
-	limited   *prometheus.CounterVec
-	lost      prometheus.Counter
-	replayed  prometheus.Counter
 	election  prometheus.Histogram
 	detection prometheus.Histogram
 }
@@ -32,19 +28,13 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		conflicts: gauge("conflicts", "LoadBalancer addresses that a host which is not ours uses on the link."),
 		members:   gauge("members_alive", "Other nodes whose agents answer."),
 		moves:     counter("moves_total", "Addresses that this node began (direction in) or ceased (direction out) to answer for.", "direction"),
-		answers:   counter("answers_total", "Questions and probes answered.", "protocol"),
-		limited:   counter("answers_limited_total", "Questions and probes not answered because of the rate limit.", "protocol"),
-		lost: prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: "heard_dropped_total",
-			Help: "Claims and probes that were heard but dropped because the agent could not keep up."}),
-		replayed: prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: "heard_replayed_total",
-			Help: "Claims and probes left out because their seal was not made just now: somebody sends what was recorded, or an agent is late by seconds."}),
 		election: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: ns, Subsystem: sub, Name: "election_seconds",
 			Help: "Time to elect announcers and act on it.", Buckets: prometheus.ExponentialBuckets(1e-4, 4, 8)}),
 		detection: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: ns, Subsystem: sub, Name: "detection_seconds",
 			Help: "Silence of a peer when it was found dead.", Buckets: []float64{.1, .15, .2, .25, .3, .4, .5, .75, 1, 1.5, 2, 5}}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.announced, m.conflicts, m.members, m.moves, m.answers, m.limited, m.lost, m.replayed, m.election, m.detection)
+		reg.MustRegister(m.announced, m.conflicts, m.members, m.moves, m.election, m.detection)
 	}
 	return m
 }

@@ -69,7 +69,7 @@ func TestSwitchAnswersForTheDead(t *testing.T) {
 		t.Cleanup(stop)
 		l.eventually("another announces", l.takenFrom(dead, a))
 		for _, e := range l.Events(start) {
-			if e.Report != nil && e.Node != dead.Name && !e.Report.Stranger.IsZero() {
+			if e.Report != nil && e.Node != dead.Name && !e.Report.ConflictingHost.IsZero() {
 				t.Errorf("%v: %s reports a conflict: %+v", a, e.Node, *e.Report)
 			}
 		}
@@ -115,7 +115,7 @@ func TestSilentAnnouncerIsReported(t *testing.T) {
 	l.must(host.Cut())
 	l.eventually("the silent node is named", func() bool {
 		for _, o := range l.others(host) {
-			if r := l.Last(vip4)[o.Name]; r.State == announce.Announced && r.Silent == host.Name {
+			if r := l.Last(vip4)[o.Name]; r.State == announce.Announced && r.Unreachable == host.Name {
 				return true
 			}
 		}
@@ -124,7 +124,7 @@ func TestSilentAnnouncerIsReported(t *testing.T) {
 	l.must(host.Mend())
 	l.eventually("it is back, and nothing is reported any more", func() bool {
 		r := l.Last(vip4)[host.Name]
-		return r.State == announce.Announced && r.Silent == "" && !l.takenFrom(host, vip4)()
+		return r.State == announce.Announced && r.Unreachable == "" && !l.takenFrom(host, vip4)()
 	})
 }
 

@@ -42,7 +42,7 @@ func TestBoundElsewhere(t *testing.T) {
 			l.must(host.InSync(false))
 			l.eventually("the conflict names node and interface", func() bool {
 				for _, r := range l.Last(a) {
-					if r.Stranger == other.MAC && r.StrangerNode == other.Name && r.StrangerInterface == "eth0" {
+					if r.ConflictingHost == other.MAC && r.ConflictingNode == other.Name && r.ConflictingInterface == "eth0" {
 						return true
 					}
 				}
@@ -78,7 +78,7 @@ func TestForgedClaims(t *testing.T) {
 				}
 				l.eventually("it is reported", func() bool {
 					r := l.Last(a)[host.Name]
-					return r.State == announce.Announced && r.Stranger == other.MAC && r.StrangerNode == other.Name
+					return r.State == announce.Announced && r.ConflictingHost == other.MAC && r.ConflictingNode == other.Name
 				})
 			}
 		})
@@ -169,7 +169,7 @@ func (l *lan) count(a netip.Addr, mac wire.MAC) func() int {
 	var n atomic.Int64
 	l.listen(a, func(frame []byte) {
 		protocol(a).Parse(frame, func(m wire.Message) {
-			if m.Kind == wire.Claim && m.Address == a && m.From == mac && m.To.IsGroup() {
+			if m.Kind == wire.Advertisement && m.Address == a && m.From == mac && m.To.IsGroup() {
 				n.Add(1)
 			}
 		})

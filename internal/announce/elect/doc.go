@@ -4,7 +4,7 @@
 // pure: every agent computes the same result from the same facts, so that failover
 // needs no coordination (lease, lock, leader).
 //
-//	nodes, addresses -> Judge  (eligible nodes, and reasons against the others)
+//	nodes, addresses -> Eligibility  (eligible nodes, and reasons against the others)
 //	                 -> Elect  (the announcer, and its successors)
 //
 // Preference is a rendezvous hash (Thaler and Ravishankar, 1998): each pair of
@@ -19,7 +19,7 @@
 // matters.
 //
 // There are two kinds of reasons against a node. A node that cannot announce, or was
-// told not to (Reason of Judge), is excluded. A node with a worse Grade than
+// told not to (Reason of Eligibility), is excluded. A node with a worse Grade than
 // others comes after them, and announces when they cannot.
 //
 // Invariants:

@@ -129,14 +129,14 @@ func (e *election) rank() {
 		hashes[i], grades[i] = hashName(e.nodes[i].Name), Graded(&e.nodes[i])
 	}
 	var room []preference        // for those of the next addresses
-	allowed := map[*Pool][]int{} // nodes that pass the pool's part of Judge
+	allowed := map[*Pool][]int{} // nodes that pass the pool's part of Eligibility
 	e.prefs, e.best = make([][]preference, len(e.addresses)), make([]int, len(e.addresses))
 	for i := range e.addresses {
 		a := &e.addresses[i]
 		may, ok := allowed[a.Pool]
 		if !ok {
 			for n := range e.nodes {
-				if judgeNode(&e.nodes[n], a.Pool) == Eligible {
+				if nodeEligibility(&e.nodes[n], a.Pool) == Eligible {
 					may = append(may, n)
 				}
 			}
@@ -148,7 +148,7 @@ func (e *election) rank() {
 		prefs := room[len(room):]
 		ha, edge, reserved := hashAddr(a.Addr), a.edge(), false
 		for _, n := range may {
-			switch r, routed := judgePlace(&e.nodes[n], a, edge); r {
+			switch r, routed := placeEligibility(&e.nodes[n], a, edge); r {
 			case Reserved:
 				reserved = true
 			case Eligible:

@@ -46,7 +46,7 @@ func loads(results []Result) map[string]int {
 	return out
 }
 
-func TestJudge(t *testing.T) {
+func TestEligibility(t *testing.T) {
 	down := []Interface{{Name: "eth0", Subnets: lan[0].Subnets}}
 	routed := []Interface{{Name: "eth0", Up: true, Subnets: lan[0].Subnets}, {Name: "wan0", Up: true, Default4: true}}
 	other := netip.MustParseAddr("198.51.100.7")
@@ -101,8 +101,8 @@ func TestJudge(t *testing.T) {
 			if tc.addr != nil {
 				tc.addr(&a)
 			}
-			if got := Judge(&n, &a); got != tc.reason {
-				t.Errorf("Judge = %q, want %q", got, tc.reason)
+			if got := Eligibility(&n, &a); got != tc.reason {
+				t.Errorf("Eligibility = %q, want %q", got, tc.reason)
 			}
 			if diff := cmp.Diff(tc.soft, Graded(&n).Reasons()); diff != "" {
 				t.Errorf("soft reasons (-want +got):\n%s", diff)
@@ -209,12 +209,12 @@ func byAddress(addrs []Address, results []Result) map[string]Result {
 	return out
 }
 
-// checkResult holds a result against Judge and Outranks.
+// checkResult holds a result against Eligibility and Outranks.
 func checkResult(t *testing.T, nodes []Node, a *Address, r Result) {
 	t.Helper()
 	var eligible []string
 	for i := range nodes {
-		if Judge(&nodes[i], a) == Eligible {
+		if Eligibility(&nodes[i], a) == Eligible {
 			eligible = append(eligible, nodes[i].Name)
 		}
 	}
@@ -412,7 +412,7 @@ func TestReserved(t *testing.T) {
 				n := node("node-1")
 				n.Interfaces = []Interface{{Name: "eth0", Up: true, Default4: true, Default6: true, Subnets: []netip.Prefix{netip.MustParsePrefix(subnet)}}}
 				a := Address{Addr: netip.MustParseAddr(addr), Pool: &Pool{Interfaces: patterns}}
-				if got := Judge(&n, &a); (got == Reserved) != want {
+				if got := Eligibility(&n, &a); (got == Reserved) != want {
 					t.Errorf("%s in %s: %q, reserved %v", addr, subnet, got, want)
 				}
 				if r := Elect([]Node{n, routed}, []Address{a})[0]; want && patterns == nil && r.Announcer != "" {

@@ -29,9 +29,6 @@ type Config struct {
 	// Bind is the node's own address, where the other agents reach it; the port
 	// may be 0 for Port.
 	Bind netip.AddrPort
-	// Stamp, which may be nil, gives this node's clock on the link, which the other
-	// nodes are told. It must not block.
-	Stamp func() uint32
 	// Timing; the zero value is DefaultTiming.
 	Timing Timing
 }

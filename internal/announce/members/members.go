@@ -11,12 +11,13 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/hashicorp/memberlist"
 
-	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
+	"github.com/causeway-lb/causeway/internal/announce/nodeinfo"
 )
 
 // Peer is another node, as the API server lists it.
@@ -28,36 +29,50 @@ type Peer struct {
 	Addresses []netip.Addr
 }
 
-// Member is what is known about a node.
-type Member struct {
-	Name string
-	// Alive: its agent answers. Since is when that last changed.
-	Alive bool
-	Since time.Time
-	// Unreachable: the node, not only its agent, seems to be dead. It was alive,
-	// its kernel neither refuses a connection to the agent's port nor answers an
-	// echo request, and at least one other peer has said in the last few seconds
-	// that it gets no answer from the agent either. It is never true on this
-	// node's word alone, nor on gossip's, which may be this node's own echo.
-	Unreachable bool
+// State is how much of a node answers.
+type State uint8
+
+const (
+	// AgentSilent: the agent does not answer, or was never heard; of the node's
+	// kernel nothing is known.
+	AgentSilent State = iota
+	// Alive: the agent answers.
+	Alive
 	// HostAnswers: the agent is silent, but the kernel of its node refuses
 	// connections to the agent's port or answers echo requests. So the node still
 	// forwards.
-	HostAnswers bool
-	// NodeSilent: neither the agent nor the kernel of its node answers, and the
+	HostAnswers
+	// HostSilent: neither the agent nor the kernel of its node answers, and the
 	// kernel did before.
-	NodeSilent bool
+	HostSilent
+	// Unreachable: the node, not only its agent, seems to be dead. It was alive,
+	// its kernel neither refuses a connection to the agent's port nor answers an
+	// echo request, and at least one other peer has said in the last few seconds
+	// that it gets no answer from the agent either. It is never so on this node's
+	// word alone, nor on gossip's, which may be this node's own echo.
+	Unreachable
+)
+
+// Member is what is known about a node.
+type Member struct {
+	Name  string
+	State State
+	// Since is when it last became Alive or ceased to be.
+	Since time.Time
 	// Old: its agent is of a former version, or may be, for it has not been heard.
 	Old bool
 	// Apart: it has no address of a family of which this node has one, so that the
 	// two do not hear each other.
 	Apart bool
-	// Facts are what it told last; nil if it never told. Not to be modified.
+	// Facts are what it published last; nil if it never did. Not to be modified.
 	Facts []byte
 }
 
-// Gone tells whether not only the agent of a node is silent but its kernel too.
-func (m Member) Gone() bool { return m.NodeSilent || m.Unreachable }
+// Alive reports whether the node's agent answers.
+func (m Member) Alive() bool { return m.State == Alive }
+
+// Gone reports whether not only the agent of a node is silent but its kernel too.
+func (m Member) Gone() bool { return m.State == HostSilent || m.State == Unreachable }
 
 // Death is the moment at which a watched peer was found dead.
 type Death struct {
@@ -69,24 +84,27 @@ type Death struct {
 // Members is this node's view of the others. Its methods are safe for concurrent
 // use.
 type Members struct {
-	cfg     Config
-	changed chan struct{}
-	keyed   chan struct{} // closed by the first SetKeys
-	joinNow chan struct{}
-	factNow chan struct{}
-	onDeath func(Death)
-	knocks  sync.WaitGroup
+	cfg       Config
+	changed   chan struct{}
+	keyed     chan struct{} // closed by the first SetKeys
+	joinNow   chan struct{}
+	factNow   chan struct{}
+	onDeath   func(Death)
+	tcpProbes sync.WaitGroup
 
 	transport *transport
-	id        wire.NodeID
+	id        nodeinfo.ID
 	boot      uint64 // of this process
+	offset    uint32 // of its stamps
+	started   time.Time
+	current   atomic.Pointer[Keys]
 
 	mu         sync.Mutex
 	list       *memberlist.Memberlist
 	identity   *Identity
 	public     map[string][]byte      // keys that nodes have published
 	own        []netip.Addr           // this node's addresses, from the API
-	ids        map[wire.NodeID]string // of the peers
+	ids        map[nodeinfo.ID]string // of the peers
 	keys       [][]byte
 	using      []byte // the key that encrypts until KeyGrace is over; nil for the first
 	keyring    *memberlist.Keyring
@@ -121,9 +139,11 @@ func New(cfg Config, onDeath func(Death)) (*Members, error) {
 	}
 	m := &Members{
 		cfg:        cfg,
-		id:         wire.ID(cfg.Name),
+		id:         nodeinfo.IDOf(cfg.Name),
 		boot:       rand.Uint64(),
-		ids:        map[wire.NodeID]string{},
+		offset:     rand.Uint32(),
+		started:    time.Now(),
+		ids:        map[nodeinfo.ID]string{},
 		changed:    make(chan struct{}, 1),
 		keyed:      make(chan struct{}),
 		joinNow:    make(chan struct{}, 1),
@@ -282,17 +302,35 @@ func (m *Members) Secrets(name string) [][]byte {
 	return nil
 }
 
-// Clock gives another node's clock on the link as it should be now, if that node has
-// told it.
-func (m *Members) Clock(name string, unit time.Duration) (stamp uint32, known bool) {
+// StampUnit is the unit of stamps.
+const StampUnit = 100 * time.Millisecond
+
+// Stamp returns this node's clock for frames on the link, which the other nodes
+// are told. It starts anywhere, wraps around, and does not depend on the wall's.
+func (m *Members) Stamp() uint32 { return m.offset + uint32(time.Since(m.started)/StampUnit) }
+
+// Clock returns another node's Stamp as it should be now; known is false until that
+// node has told it.
+func (m *Members) Clock(name string) (stamp uint32, known bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	p := m.peers[name]
 	if p == nil || p.stamped.IsZero() {
 		return 0, false
 	}
-	return p.stamp + uint32(m.now().Sub(p.stamped)/unit), true
+	return p.stamp + uint32(m.now().Sub(p.stamped)/StampUnit), true
 }
+
+// Keys are the gossip keys at one moment.
+type Keys struct {
+	// Accepted are taken from others. The first is the one to use; there is at
+	// least one.
+	Accepted [][]byte
+}
+
+// Keys returns the gossip keys, nil before the first SetKeys. The pointer is another
+// one whenever they have changed. It takes no lock.
+func (m *Members) Keys() *Keys { return m.current.Load() }
 
 // speaksNew tells whether p is to be taken by its word in the present format alone.
 func (m *Members) speaksNew(p *peer) bool { return p.secure || m.bound(p) }
@@ -325,6 +363,7 @@ func (m *Members) SetKeys(keys ...[]byte) error {
 	}
 	if m.keyring == nil {
 		m.using = nil
+		m.forgetSecrets()
 		return nil // Run takes them up
 	}
 	for _, k := range keys {
@@ -421,9 +460,8 @@ func (m *Members) View() map[string]Member {
 	out := make(map[string]Member, len(m.peers))
 	for name, p := range m.peers {
 		out[name] = Member{
-			Name: name, Alive: p.alive, Since: p.since, Facts: p.facts,
+			Name: name, State: p.state, Since: p.since, Facts: p.facts,
 			Old: !m.speaksNew(p), Apart: p.apart,
-			Unreachable: p.unreachable, HostAnswers: p.hostAnswers, NodeSilent: p.nodeSilent,
 		}
 	}
 	return out
@@ -452,6 +490,9 @@ func (m *Members) Stalled(name string) bool {
 	return p != nil && m.watch[name] && p.unanswered(m.cfg.Timing)
 }
 
+// Probes reports whether peers are probed directly; else gossip decides alone.
+func (m *Members) Probes() bool { return m.cfg.Timing.ProbeInterval > 0 }
+
 // Joined tells whether every peer that is listed has been heard.
 func (m *Members) Joined() bool {
 	m.mu.Lock()
@@ -468,7 +509,7 @@ func (m *Members) Joined() bool {
 func (m *Members) peer(name string) *peer {
 	p := m.peers[name]
 	if p == nil {
-		p = &peer{name: name, id: wire.ID(name), nos: map[string]time.Time{}, since: m.now()}
+		p = &peer{name: name, id: nodeinfo.IDOf(name), nos: map[string]time.Time{}, since: m.now()}
 		m.peers[name] = p
 		m.ids[p.id] = name
 		m.setPublic(p, m.public[name])
@@ -476,7 +517,7 @@ func (m *Members) peer(name string) *peer {
 	return p
 }
 
-// update recomputes who is alive, who is reachable, and tells if anything changed.
+// update recomputes the state of every peer and signals a change.
 func (m *Members) update() {
 	m.mu.Lock()
 	now := m.now()
@@ -484,7 +525,7 @@ func (m *Members) update() {
 	for _, name := range slices.Sorted(maps.Keys(m.peers)) {
 		p := m.peers[name]
 		was := p.alive
-		changed = m.judge(p, now) || changed
+		changed = m.updateState(p, now) || changed
 		if was && !p.alive && m.watch[name] {
 			m.onDeath(Death{Name: name, Silence: now.Sub(p.heard)})
 		}
@@ -520,6 +561,6 @@ func (m *Members) Run(ctx context.Context) error {
 		wg.Go(func() { m.probeLoop(ctx) })
 	}
 	wg.Wait()
-	m.knocks.Wait()
+	m.tcpProbes.Wait()
 	return m.stop()
 }

@@ -163,7 +163,7 @@ func hear(m *Members, name string) {
 func (c *cluster) alive(i int) []string {
 	var out []string
 	for n, m := range c.nodes[i].View() {
-		if m.Alive {
+		if m.Alive() {
 			out = append(out, n)
 		}
 	}
@@ -233,8 +233,8 @@ func TestDeathOfAWatchedPeer(t *testing.T) {
 		return c.nodes[0].peers[name(2)].secondOpinion(time.Now())
 	})
 	// The kernel at that address is alive: it refuses connections.
-	time.Sleep(knockTimeout)
-	if c.nodes[0].View()[name(2)].Unreachable {
+	time.Sleep(tcpProbeTimeout)
+	if c.nodes[0].View()[name(2)].State == Unreachable {
 		t.Error("the node counts as unreachable though only its agent is")
 	}
 	if diff := cmp.Diff([]string{name(1)}, c.alive(0)); diff != "" {
@@ -270,7 +270,7 @@ func TestRelayKeepsAlive(t *testing.T) {
 	}
 }
 
-// TestUnreachable: a node none of whose kernel answers, by this node's knock and
+// TestUnreachable: a node none of whose kernel answers, by this node's TCP probe and
 // another's word.
 func TestUnreachable(t *testing.T) {
 	m, err := New(Config{Name: "me", Bind: netip.MustParseAddrPort("127.9.0.1:0")}, nil)
@@ -280,7 +280,7 @@ func TestUnreachable(t *testing.T) {
 	m.SetPeers([]Peer{{Name: "p", Addresses: []netip.Addr{netip.MustParseAddr("127.9.0.2")}}})
 	unreachable := func() bool {
 		m.update()
-		return m.View()["p"].Unreachable
+		return m.View()["p"].State == Unreachable
 	}
 	hear(m, "other")
 	m.mu.Lock()
@@ -295,7 +295,7 @@ func TestUnreachable(t *testing.T) {
 	p.met = true
 	m.mu.Unlock()
 	if !unreachable() {
-		t.Error("not unreachable by knock and second opinion")
+		t.Error("not unreachable by TCP probe and second opinion")
 	}
 	m.mu.Lock()
 	p.nos["other"] = time.Now().Add(-2 * opinionAge)
@@ -304,7 +304,7 @@ func TestUnreachable(t *testing.T) {
 		t.Error("unreachable on an opinion that is too old")
 	}
 	hear(m, "p")
-	if unreachable() || !m.View()["p"].Alive {
+	if unreachable() || !m.View()["p"].Alive() {
 		t.Error("unreachable though it was heard")
 	}
 }
@@ -316,7 +316,7 @@ func TestNeverOnOneWord(t *testing.T) {
 	c.kill(1)
 	c.eventually(3*time.Second, "node-2 is dead", func() bool { return len(c.alive(0)) == 0 })
 	time.Sleep(300 * time.Millisecond)
-	if c.nodes[0].View()[name(1)].Unreachable {
+	if c.nodes[0].View()[name(1)].State == Unreachable {
 		t.Error("unreachable on one node's word")
 	}
 }
@@ -409,7 +409,7 @@ func TestStarvedProberHoldsNobodyDead(t *testing.T) {
 	now = now.Add(10 * time.Second) // stopped for ten seconds
 	m.probe(now, min(10*time.Second, interval))
 	m.update()
-	if !m.View()["p"].Alive {
+	if !m.View()["p"].Alive() {
 		t.Fatal("dead after one late tick")
 	}
 	for range 3 {
@@ -417,13 +417,13 @@ func TestStarvedProberHoldsNobodyDead(t *testing.T) {
 		m.probe(now, interval)
 	}
 	m.update()
-	if !m.View()["p"].Alive {
+	if !m.View()["p"].Alive() {
 		t.Fatal("dead below the limit")
 	}
 	now = now.Add(interval)
 	m.probe(now, interval)
 	m.update()
-	if m.View()["p"].Alive {
+	if m.View()["p"].Alive() {
 		t.Fatal("alive after the limit on time")
 	}
 }
@@ -491,7 +491,7 @@ func TestQueuedPingsAreNoRoundTrip(t *testing.T) {
 			m.Watch([]string{"p"})
 			m.SetPeers([]Peer{{Name: "p", Addresses: []netip.Addr{netip.MustParseAddr("127.9.0.2")}}})
 			hear(m, "p")
-			for m.View()["p"].Alive {
+			for m.View()["p"].Alive() {
 				now = now.Add(m.cfg.Timing.ProbeInterval)
 				m.probe(now, m.cfg.Timing.ProbeInterval)
 				m.update()
@@ -635,7 +635,7 @@ func TestSilence(t *testing.T) {
 			m.late = tc.late
 			kernel.on[addr] = tc.after
 			start := now
-			for m.View()["p"].Alive && now.Sub(start) < 5*time.Second {
+			for m.View()["p"].Alive() && now.Sub(start) < 5*time.Second {
 				tick()
 				m.late = tc.late
 				if tc.answersInstead {
@@ -644,7 +644,7 @@ func TestSilence(t *testing.T) {
 			}
 			got := m.View()["p"]
 			if tc.answersInstead {
-				if !got.Alive {
+				if !got.Alive() {
 					t.Fatalf("dead after %v though it answers", now.Sub(start))
 				}
 				return
@@ -652,11 +652,11 @@ func TestSilence(t *testing.T) {
 			if took := now.Sub(start); took < tc.least || took > tc.most {
 				t.Errorf("dead after %v, want %v to %v", took, tc.least, tc.most)
 			}
-			if got.HostAnswers != tc.hostAnswers {
-				t.Errorf("host answers: %v, want %v", got.HostAnswers, tc.hostAnswers)
+			if (got.State == HostAnswers) != tc.hostAnswers {
+				t.Errorf("state %v, want that the host answers: %v", got.State, tc.hostAnswers)
 			}
-			if want := tc.before && !tc.after; got.NodeSilent != want {
-				t.Errorf("node silent: %v, want %v", got.NodeSilent, want)
+			if want := tc.before && !tc.after; (got.State == HostSilent) != want {
+				t.Errorf("state %v, want a silent host: %v", got.State, want)
 			}
 			// The kernel dies as well: whoever was quiet about it has to be told.
 			select {
@@ -667,7 +667,7 @@ func TestSilence(t *testing.T) {
 			for range 20 {
 				tick()
 			}
-			if m.View()["p"].HostAnswers {
+			if m.View()["p"].State == HostAnswers {
 				t.Error("host answers though its kernel is silent")
 			}
 			if tc.hostAnswers {

@@ -16,7 +16,7 @@ const (
 	ack                   // yes, this answers your ping; body: status
 	relay                 // former version only: please ping target for me
 	yes                   // former version only: target answered me
-	no                    // target did not answer me; body: its wire.ID
+	no                    // target did not answer me; body: its nodeinfo.ID
 	facts                 // a part of what I tell about myself; body: part
 	carry                 // please pass this packet on; body: it
 	lastKind
@@ -28,7 +28,7 @@ const (
 type status struct {
 	nonce   uint64        // of the ping, which the ack repeats
 	late    time.Duration // how late the sender's timers are
-	stamp   uint32        // the sender's clock on the link (Config.Stamp)
+	stamp   uint32        // the sender's clock on the link (Members.Stamp)
 	version uint64        // of the sender's facts; 0 for none
 	known   uint64        // version of the receiver's facts that the sender has
 }

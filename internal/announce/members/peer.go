@@ -7,7 +7,7 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
+	"github.com/causeway-lb/causeway/internal/announce/nodeinfo"
 )
 
 // opinionAge is how long another peer's "no answer" counts.
@@ -16,7 +16,7 @@ const opinionAge = 3 * time.Second
 // peer is the record of another node.
 type peer struct {
 	name   string
-	id     wire.NodeID
+	id     nodeinfo.ID
 	listed netip.AddrPort // from the API; zero if it is not there, or no family is shared
 	all    []netip.Addr   // its addresses, from the API
 	gone   bool           // the API does not list it
@@ -44,11 +44,9 @@ type peer struct {
 
 	doubt time.Time // since when it is probed though it is not watched; zero for not
 
-	alive       bool
-	since       time.Time // of alive
-	unreachable bool      // as Member has them
-	hostAnswers bool
-	nodeSilent  bool
+	alive bool
+	since time.Time // of alive
+	state State     // Alive if and only if alive is true
 
 	heard   time.Time     // the last proof of life
 	silence time.Duration // since then, while this process ran on time
@@ -58,7 +56,7 @@ type peer struct {
 	relayed time.Time     // when relays were last asked
 	pings   [32]sentPing
 	slot    int                       // of the next
-	relays  map[wire.NodeID]time.Time // whom it last had asked
+	relays  map[nodeinfo.ID]time.Time // whom it last had asked
 	nos     map[string]time.Time      // peers that got no answer from it
 
 	echoAsked time.Time     // the last echo request to its kernel
@@ -66,11 +64,11 @@ type peer struct {
 	waiting   bool          // a request of an earlier tick has no answer
 	mute      time.Duration // for how long none has, while this process ran on time
 
-	met      bool      // it has been alive
-	knocked  time.Time // the last knock
-	knocking bool
-	noKernel bool // the last knock was not answered by anything
-	kernel   bool // the last knock in this silence was answered by its kernel
+	met        bool      // it has been alive
+	tcpProbed  time.Time // the last TCP probe
+	tcpProbing bool
+	noKernel   bool // the last TCP probe was not answered by anything
+	kernel     bool // the last TCP probe in this silence was answered by its kernel
 }
 
 // sentPing remembers when a ping left.
@@ -111,12 +109,12 @@ func (m *Members) probed(p *peer) bool { return m.watch[p.name] || !p.doubt.IsZe
 
 // watches tells whether p may have another node asked on its behalf: each once in
 // half a relayInterval.
-func (p *peer) watches(other wire.NodeID, now time.Time) bool {
+func (p *peer) watches(other nodeinfo.ID, now time.Time) bool {
 	if now.Sub(p.relays[other]) < relayInterval/2 {
 		return false
 	}
 	if len(p.relays) > 64 || p.relays == nil {
-		p.relays = map[wire.NodeID]time.Time{}
+		p.relays = map[nodeinfo.ID]time.Time{}
 	}
 	p.relays[other] = now
 	return true
@@ -202,21 +200,30 @@ func (m *Members) isAlive(p *peer, now time.Time) bool {
 	return again && (!m.probed(p) || p.silence < p.limit(t, m.late))
 }
 
-// judge brings what View tells of p up to date, and tells whether it has changed.
-// The lock is held.
-func (m *Members) judge(p *peer, now time.Time) (changed bool) {
+// updateState brings what View returns of p up to date, and reports whether it has
+// changed. The lock is held.
+func (m *Members) updateState(p *peer, now time.Time) (changed bool) {
 	alive := m.isAlive(p, now)
-	echoes := p.echoed.After(p.heard) && !p.kernelSilent(m.cfg.Timing)
-	unreachable := !alive && p.met && p.noKernel && !echoes && p.secondOpinion(now)
-	hostAnswers := !alive && (p.kernel || echoes)
+	silent := p.kernelSilent(m.cfg.Timing)
+	echoes := p.echoed.After(p.heard) && !silent
 	if alive != p.alive {
-		p.alive, p.since, changed = alive, now, true
+		p.alive, p.since = alive, now
 		if !alive {
 			m.unlessBound(p) // what comes back may be of a former version
 		}
 	}
-	nodeSilent := !alive && p.kernelSilent(m.cfg.Timing)
-	changed = changed || unreachable != p.unreachable || hostAnswers != p.hostAnswers || nodeSilent != p.nodeSilent
-	p.unreachable, p.hostAnswers, p.nodeSilent = unreachable, hostAnswers, nodeSilent
-	return changed
+	old := p.state
+	switch {
+	case alive:
+		p.state = Alive
+	case p.met && p.noKernel && !echoes && p.secondOpinion(now):
+		p.state = Unreachable
+	case silent:
+		p.state = HostSilent
+	case p.kernel || echoes:
+		p.state = HostAnswers
+	default:
+		p.state = AgentSilent
+	}
+	return p.state != old
 }

@@ -16,7 +16,7 @@ import (
 
 	"github.com/go-logr/logr"
 
-	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
+	"github.com/causeway-lb/causeway/internal/announce/nodeinfo"
 )
 
 // relays is how many peers are asked for a second opinion, relayInterval how
@@ -105,7 +105,7 @@ func (m *Members) probe(now time.Time, passed time.Duration) {
 			m.askRelays(p, now)
 		}
 		if waning && p.met {
-			m.knock(p, now)
+			m.tcpProbe(p, now)
 		}
 	}
 }
@@ -165,34 +165,34 @@ func (m *Members) round(now time.Time) {
 	}
 }
 
-// How a node is knocked at whose agent is silent.
+// How the kernel of a node is probed whose agent is silent.
 const (
-	knockTimeout      = 400 * time.Millisecond
-	knockInterval     = 250 * time.Millisecond
-	longKnockInterval = 10 * time.Second // once it has been silent for a minute
+	tcpProbeTimeout      = 400 * time.Millisecond
+	tcpProbeInterval     = 250 * time.Millisecond
+	longTCPProbeInterval = 10 * time.Second // once it has been silent for a minute
 )
 
-// knock finds out whether the kernel of a silent agent's node is alive: it
+// tcpProbe finds out whether the kernel of a silent agent's node is alive: it
 // refuses the connection then, or takes it. It begins before the agent is held
 // dead, so that it is known by then whether the node is, too. The lock is held.
-func (m *Members) knock(p *peer, now time.Time) {
-	interval := knockInterval
+func (m *Members) tcpProbe(p *peer, now time.Time) {
+	interval := tcpProbeInterval
 	if now.Sub(p.heard) > time.Minute {
-		interval = longKnockInterval
+		interval = longTCPProbeInterval
 	}
-	if p.knocking || now.Sub(p.knocked) < interval {
+	if p.tcpProbing || now.Sub(p.tcpProbed) < interval {
 		return
 	}
-	p.knocking, p.knocked = true, now
+	p.tcpProbing, p.tcpProbed = true, now
 	addr := p.addr().String()
-	m.knocks.Go(func() {
-		conn, err := net.DialTimeout("tcp", addr, knockTimeout)
+	m.tcpProbes.Go(func() {
+		conn, err := net.DialTimeout("tcp", addr, tcpProbeTimeout)
 		if err == nil {
 			conn.Close()
 		}
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		p.knocking = false
+		p.tcpProbing = false
 		if p.silence == 0 && p.alive {
 			return // heard meanwhile
 		}
@@ -245,11 +245,7 @@ func (m *Members) ping(p *peer, now time.Time) {
 
 // status is what this node tells p. The lock is held.
 func (m *Members) status(p *peer, nonce uint64) status {
-	s := status{nonce: nonce, late: m.late, version: m.version, known: p.version}
-	if m.cfg.Stamp != nil {
-		s.stamp = m.cfg.Stamp()
-	}
-	return s
+	return status{nonce: nonce, late: m.late, stamp: m.Stamp(), version: m.version, known: p.version}
 }
 
 // send is best effort, like UDP. The lock is held.
@@ -342,8 +338,8 @@ func (m *Members) take(p *peer, h header, head, sealed []byte, by *peer) (told b
 	case carry:
 		return m.pass(p, body, now)
 	case no:
-		if len(body) == len(wire.NodeID{}) {
-			m.takeNo(p, m.peers[m.ids[wire.NodeID(body)]], now)
+		if len(body) == len(nodeinfo.ID{}) {
+			m.takeNo(p, m.peers[m.ids[nodeinfo.ID(body)]], now)
 		}
 	}
 	return false

@@ -12,7 +12,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
-	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
+	"github.com/causeway-lb/causeway/internal/announce/nodeinfo"
 )
 
 // Identity is the key pair of an agent. Its public half is published where that
@@ -58,7 +58,7 @@ func (i *Identity) secret(gossip, public []byte, a, b string) []byte {
 //
 //	magic 2 | from 8 | to 8 | boot 8 | number 8 | AES-256-GCM(kind 1 | body) | tag 16
 //
-// from and to are wire.IDs. boot is the sender's, random at each of its starts;
+// from and to are nodeinfo.IDs. boot is the sender's, random at each of its starts;
 // number rises with each of its packets and is the nonce. The key is derived from
 // the secret of the two nodes for this direction and boot, so that a packet opens
 // for the one that it was made for, and under the number that it was made with.
@@ -72,7 +72,7 @@ var packetMagic = [2]byte{0xca, 0x57}
 
 // header is the part of a packet that is not encrypted.
 type header struct {
-	from, to     wire.NodeID
+	from, to     nodeinfo.ID
 	boot, number uint64
 }
 
@@ -96,7 +96,7 @@ func decodeHeader(b []byte) (h header, sealed []byte, ok bool) {
 }
 
 // directKey gives the cipher of packets from one node to another.
-func directKey(secret []byte, from, to wire.NodeID, boot uint64) cipher.AEAD {
+func directKey(secret []byte, from, to nodeinfo.ID, boot uint64) cipher.AEAD {
 	h := hmac.New(sha256.New, secret)
 	h.Write([]byte("causeway direct"))
 	h.Write(from[:])
@@ -179,6 +179,9 @@ func (m *Members) accepted() [][]byte {
 func (m *Members) forgetSecrets() {
 	for _, p := range m.peers {
 		p.keys = sealKeys{}
+	}
+	if m.keys != nil {
+		m.current.Store(&Keys{Accepted: m.accepted()})
 	}
 }
 

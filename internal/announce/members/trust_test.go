@@ -15,7 +15,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 
-	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
+	"github.com/causeway-lb/causeway/internal/announce/nodeinfo"
 )
 
 // TestRecordedPackets: what a node was sent is recorded and sent to it again, from
@@ -98,7 +98,7 @@ func forge(t *testing.T, c *cluster, from, to int, boot, number uint64, k kind, 
 	t.Helper()
 	var nobody *Identity
 	secret := nobody.secret(c.key, nil, name(from), name(to))
-	h := header{wire.ID(name(from)), wire.ID(name(to)), boot, number}
+	h := header{nodeinfo.IDOf(name(from)), nodeinfo.IDOf(name(to)), boot, number}
 	head := h.encode()
 	return directKey(secret, h.from, h.to, boot).Seal(head, nonce(number), append([]byte{byte(k)}, body...), head)
 }
@@ -204,7 +204,7 @@ func TestNewestStart(t *testing.T) {
 	c.watchAll(1)
 	c.eventually(3*time.Second, "the new facts count", func() bool {
 		v := c.nodes[0].View()[name(1)]
-		return v.Alive && string(v.Facts) == "back"
+		return v.Alive() && string(v.Facts) == "back"
 	})
 }
 
@@ -238,7 +238,7 @@ func TestWithoutGossip(t *testing.T) {
 	m.SetPeers([]Peer{{Name: "p", Addresses: []netip.Addr{netip.MustParseAddr("127.9.0.2")}}})
 	hear(m, "p")
 	start := now
-	for m.View()["p"].Alive {
+	for m.View()["p"].Alive() {
 		now = now.Add(m.cfg.Timing.ProbeInterval)
 		m.probe(now, m.cfg.Timing.ProbeInterval)
 		m.update()
@@ -396,7 +396,7 @@ func FuzzReceive(f *testing.F) {
 		if p, ok := decodePart(body); ok && !bytes.Equal(p.encode(), body) {
 			t.Errorf("%x became %x", body, p.encode())
 		}
-		if v := b.View()["a"]; v.Alive {
+		if v := b.View()["a"]; v.Alive() {
 			t.Error("alive without an answer to a ping")
 		}
 	})
@@ -413,8 +413,8 @@ func BenchmarkPacket(b *testing.B) {
 		b.Fatal(err)
 	}
 	secret := id.secret([]byte("gossip"), other.Public(), "a", "b")
-	aead := directKey(secret, wire.ID("a"), wire.ID("b"), 1)
-	h := header{wire.ID("a"), wire.ID("b"), 1, 1}.encode()
+	aead := directKey(secret, nodeinfo.IDOf("a"), nodeinfo.IDOf("b"), 1)
+	h := header{nodeinfo.IDOf("a"), nodeinfo.IDOf("b"), 1, 1}.encode()
 	body := append([]byte{byte(ping)}, status{}.encode()...)
 	sealed := aead.Seal(nil, nonce(1), body, h)
 	b.Run("seal", func(b *testing.B) {

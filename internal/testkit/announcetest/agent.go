@@ -20,6 +20,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/announce"
 	"github.com/causeway-lb/causeway/internal/announce/elect"
+	"github.com/causeway-lb/causeway/internal/announce/l2"
 	"github.com/causeway-lb/causeway/internal/announce/members"
 	"github.com/causeway-lb/causeway/internal/conntrack"
 	"github.com/causeway-lb/causeway/internal/lab/reexec"
@@ -78,7 +79,7 @@ type Event struct {
 }
 
 func (c *Command) snapshot() announce.Snapshot {
-	pool := &announce.Pool{Pool: elect.Pool{Interfaces: c.Interfaces}, Failback: c.Failback}
+	pool := &announce.Pool{Pool: elect.Pool{Interfaces: c.Interfaces}, Kind: announce.L2, Preempt: c.Failback}
 	snap := announce.Snapshot{InSync: c.InSync}
 	for _, a := range c.Addresses {
 		out := announce.Address{Addr: a.Addr, Pool: pool, Recorded: a.Recorded}
@@ -128,15 +129,17 @@ func runAgent(ctx context.Context, stop func()) error {
 			fmt.Fprintln(os.Stderr, time.Now().Format("05.000"), first.Node, args)
 		}, funcr.Options{Verbosity: 1}))
 	}
-	strays, err := conntrack.OpenStrays()
+	handover, err := conntrack.OpenStrays()
 	if err != nil {
 		return err
 	}
-	defer strays.Close()
+	defer handover.Close()
 	registry := prometheus.NewRegistry()
 	say := sayer(first.Node)
 	cfg := first.config(say, registry)
-	cfg.Strays = strays
+	cfg.Announcers = map[announce.Kind]announce.NewAnnouncer{
+		announce.L2: l2.New(l2.Config{Handover: handover, Metrics: l2.NewMetrics(registry)}),
+	}
 	s, err := announce.New(cfg)
 	if err != nil {
 		return err
@@ -205,7 +208,7 @@ func (c *Command) config(say func(Event), registry *prometheus.Registry) announc
 		Membership: func(view map[string]members.Member) {
 			e := Event{Alive: []string{}}
 			for name, m := range view {
-				if m.Alive {
+				if m.Alive() {
 					e.Alive = append(e.Alive, name)
 				} else {
 					e.Dead = append(e.Dead, name)
@@ -214,12 +217,12 @@ func (c *Command) config(say func(Event), registry *prometheus.Registry) announc
 			say(e)
 		},
 	}
-	cfg.Members = members.DefaultTiming()
+	cfg.Timing = members.DefaultTiming()
 	if c.LAN {
-		cfg.Members = members.LANTiming()
+		cfg.Timing = members.LANTiming()
 	}
 	if c.KeyGrace > 0 {
-		cfg.Members.KeyGrace = c.KeyGrace
+		cfg.Timing.KeyGrace = c.KeyGrace
 	}
 	return cfg
 }

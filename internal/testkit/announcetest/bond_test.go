@@ -97,8 +97,8 @@ func TestBondThatRewrites(t *testing.T) {
 			t.Errorf("%v: taken over %v after the agent was told to stop", a, took)
 		}
 		for _, e := range l.Events(time.Time{}) {
-			if e.Report != nil && !e.Report.Stranger.IsZero() {
-				t.Errorf("%v: %s takes %v for a stranger's", a, e.Node, e.Report.Stranger)
+			if e.Report != nil && !e.Report.ConflictingHost.IsZero() {
+				t.Errorf("%v: %s takes %v for a stranger's", a, e.Node, e.Report.ConflictingHost)
 			}
 		}
 		l.Close()

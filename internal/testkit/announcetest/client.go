@@ -90,7 +90,7 @@ func (a *Asker) receive(c *packet.Conn, p wire.Protocol) {
 		now := time.Now()
 		p.Parse(buf[:n], func(m wire.Message) {
 			a.recall(p, m)
-			if m.Kind == wire.Claim && m.To == a.mac {
+			if m.Kind == wire.Advertisement && m.To == a.mac {
 				a.mu.Lock()
 				a.answers = append(a.answers, Answer{m.Address, m.From, now})
 				a.mu.Unlock()
@@ -137,7 +137,7 @@ func (a *Asker) recall(p wire.Protocol, m wire.Message) {
 	a.mu.Lock()
 	mac, ok := a.remember[m.Address]
 	a.mu.Unlock()
-	if ok && m.Kind != wire.Claim {
+	if ok && m.Kind != wire.Advertisement {
 		_ = a.send(m.Address, p.Answer(m, mac, wire.Seal{}))
 	}
 }

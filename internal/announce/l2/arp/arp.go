@@ -133,7 +133,7 @@ func (Protocol) Parse(frame []byte, yield func(wire.Message)) {
 	if !ok || p.SenderMAC.IsGroup() || p.SenderMAC.IsZero() {
 		return
 	}
-	claim := wire.Message{Kind: wire.Claim, Address: p.SenderAddr, From: p.SenderMAC, To: p.EthernetTo, Seal: p.Seal}
+	claim := wire.Message{Kind: wire.Advertisement, Address: p.SenderAddr, From: p.SenderMAC, To: p.EthernetTo, Seal: p.Seal}
 	switch {
 	case p.Op == OpReply && !p.SenderAddr.IsUnspecified():
 		yield(claim)

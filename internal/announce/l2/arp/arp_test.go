@@ -12,6 +12,7 @@ import (
 	"golang.org/x/net/bpf"
 
 	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
+	"github.com/causeway-lb/causeway/internal/announce/nodeinfo"
 )
 
 var (
@@ -75,7 +76,7 @@ func TestParseMeaning(t *testing.T) {
 		{"question, and a claim of the asker's own address",
 			Packet{EthernetTo: wire.Broadcast, EthernetFrom: client, Op: OpRequest, SenderMAC: client, SenderAddr: asker, TargetAddr: vip},
 			[]wire.Message{
-				{Kind: wire.Claim, Address: asker, From: client, To: wire.Broadcast},
+				{Kind: wire.Advertisement, Address: asker, From: client, To: wire.Broadcast},
 				{Kind: wire.Question, Address: vip, From: client, Asker: asker, To: wire.Broadcast},
 			}},
 		{"probe",
@@ -83,9 +84,9 @@ func TestParseMeaning(t *testing.T) {
 			[]wire.Message{{Kind: wire.Probe, Address: vip, From: client, Asker: netip.IPv4Unspecified(), To: wire.Broadcast}}},
 		{"announcement",
 			Packet{EthernetTo: wire.Broadcast, Op: OpRequest, SenderMAC: client, SenderAddr: vip, TargetAddr: vip},
-			[]wire.Message{{Kind: wire.Claim, Address: vip, From: client, To: wire.Broadcast}}},
+			[]wire.Message{{Kind: wire.Advertisement, Address: vip, From: client, To: wire.Broadcast}}},
 		{"reply", Packet{EthernetTo: self, Op: OpReply, SenderMAC: client, SenderAddr: vip, TargetMAC: self, TargetAddr: asker},
-			[]wire.Message{{Kind: wire.Claim, Address: vip, From: client, To: self}}},
+			[]wire.Message{{Kind: wire.Advertisement, Address: vip, From: client, To: self}}},
 		{"reply from nobody", Packet{Op: OpReply, SenderMAC: client, SenderAddr: netip.IPv4Unspecified(), TargetAddr: vip}, nil},
 		{"sender is a group", Packet{Op: OpRequest, SenderMAC: wire.Broadcast, SenderAddr: asker, TargetAddr: vip}, nil},
 		{"sender has no hardware address", Packet{Op: OpRequest, SenderAddr: asker, TargetAddr: vip}, nil},
@@ -159,7 +160,7 @@ func TestFilter(t *testing.T) {
 // nothing else.
 func TestSeal(t *testing.T) {
 	key, old := []byte("the key"), []byte("the one before")
-	node := wire.ID("node-1")
+	node := nodeinfo.IDOf("node-1")
 	seal := wire.NewSeal(old, node, vip, self)
 	p := Protocol{}
 	frames := append(p.Announce(vip, self, seal), p.Probe(vip, self, wire.MAC{}, seal),

@@ -4,12 +4,12 @@
 // election selects a node; this package checks the link before it acts on that, and
 // keeps checking. It is pure: time and frames come in, frames go out through Port.
 //
-//	        elected                 silence
+//	        elected                silence
 //	Idle ------------> Probing --------------------> Announcing
 //	  ^                 |   |  ours holds it            |    |
-//	  |      a stranger |   +----------> Held <---------+    | no longer eligible
-//	  |        has it   v                 | silence, or      v
-//	  |              Conflict             | time to go back  Releasing
+//	  |   a conflicting |   +----------> Backup <-------+    | no longer eligible
+//	  |     host has it v                 | silence, or      v
+//	  |              Conflict             | time to preempt  Releasing
 //	  |                 | retry           +---> Probing        |
 //	  +-----------------+-----------------------------<--------+ claim heard, or timeout
 //
@@ -20,8 +20,8 @@
 //     announcer answers, it is alive, whatever membership reports, and the new node
 //     leaves the address to it while it outranks the new node.
 //   - A live holder may have to stop and not know it yet, because news reaches the
-//     nodes at different times. The new node waits for Timing's Courtesy, so that the
-//     holder does not defend the address and clients move only once.
+//     nodes at different times. The new node waits for Timing's PreemptDelay, so
+//     that the holder does not defend the address and clients move only once.
 //   - Of two nodes that announce, the outranked one stops as soon as it hears the
 //     other; the other announces again so that the outranked node hears it and the
 //     clients come back.
@@ -46,8 +46,8 @@
 //   - a node that takes over an address informs the former holder by unicast;
 //   - a node that goes on announcing asks the elected node at intervals.
 //
-// A foreign host (stranger) that probes does not use the address: this node only
-// checks once more. A foreign host that uses it is never fought (RFC 5227): before
+// A conflicting host that only probes does not use the address: this node only
+// checks once more. One that uses it is never fought (RFC 5227): before
 // the first announcement the address is left to it; afterwards one announcement is
 // sent in each DefendInterval (section 2.4, (c)). Both cases are reported.
 //

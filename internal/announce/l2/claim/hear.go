@@ -12,26 +12,26 @@ import (
 // answered by the socket and are nothing to a Machine.
 func (m *Machine) Hear(now time.Time, kind wire.Kind, from Peer) {
 	if from.Name == "" {
-		m.hearStranger(now, kind, from)
+		m.hearConflicting(now, kind, from)
 		return
 	}
 	switch m.state {
 	case Probing:
 		m.hearProbing(now, kind, from)
-	case Held:
+	case Backup:
 		switch {
-		case kind != wire.Claim:
+		case kind != wire.Advertisement:
 			if from.Name == m.holder.Name {
 				m.Recheck(now) // who looks for an address does not have it: its agent has been restarted
 			}
 		case from.Hint:
 			m.inquire(now, from)
 		default:
-			m.hearHeld(now, from)
+			m.hearBackup(now, from)
 		}
 	case Announcing, Releasing:
-		if kind == wire.Claim {
-			m.hearRival(now, from)
+		if kind == wire.Advertisement {
+			m.hearContender(now, from)
 		}
 	}
 }
@@ -44,12 +44,12 @@ func (m *Machine) inquire(now time.Time, from Peer) {
 	}
 }
 
-// conflict is what a stranger makes.
+// conflict is what a conflicting host makes.
 func (p Peer) conflict(now time.Time) Conflict {
 	return Conflict{MAC: p.MAC, Node: p.Host, Interface: p.HostInterface, Last: now}
 }
 
-func (m *Machine) hearStranger(now time.Time, kind wire.Kind, from Peer) {
+func (m *Machine) hearConflicting(now time.Time, kind wire.Kind, from Peer) {
 	switch m.state {
 	case Probing:
 		switch {
@@ -62,16 +62,16 @@ func (m *Machine) hearStranger(now time.Time, kind wire.Kind, from Peer) {
 			m.stale = time.Time{}
 			m.conflictWith(now, from)
 		}
-	case Held:
-		if kind == wire.Claim && !from.Cached && from.Host != m.holder.Name {
+	case Backup:
+		if kind == wire.Advertisement && !from.Cached && from.Host != m.holder.Name {
 			m.conflict = from.conflict(now) // the holder defends it
 		}
 	case Conflicting:
-		if kind == wire.Claim && !from.Cached {
+		if kind == wire.Advertisement && !from.Cached {
 			m.conflict = from.conflict(now)
 		}
 	case Announcing, Releasing:
-		if kind != wire.Claim {
+		if kind != wire.Advertisement {
 			return // the answer to its probe tells it enough
 		}
 		if (from.Cached || from.Host != "" && from.Host == m.holder.Name) && now.Sub(m.since) < maxStale {
@@ -110,11 +110,11 @@ func (m *Machine) overdue(now time.Time) bool {
 	return !m.stale.IsZero() && now.Sub(m.stale) >= maxStale
 }
 
-// maxProbeAgain bounds how often a stranger's probes have a node look once more.
+// maxProbeAgain bounds how often a conflicting host's probes have a node look once more.
 const maxProbeAgain = 2
 
-// probeAgain looks once more, at once, because a stranger looks too. RFC 5227
-// section 2.1.1 counts its probe as a conflict; but it says only that the stranger
+// probeAgain looks once more, at once, because a conflicting host looks too. RFC 5227
+// section 2.1.1 counts its probe as a conflict; but it says only that the conflicting host
 // does not use the address yet, and many that probe never will: switches that
 // track hosts, arping -D, a host whose address clients wait for. If it does take
 // the address its claim is heard, before this node's or as an answer to it; if this
@@ -154,12 +154,12 @@ func (m *Machine) hearProbing(now time.Time, kind wire.Kind, from Peer) {
 		return
 	}
 	m.backoff = 0
-	m.hearHeld(now, from)
+	m.hearBackup(now, from)
 }
 
 // due is when to claim an address that a holder of ours has; zero for never while
 // that one answers. A holder that may not know yet that it has to go is given
-// Courtesy.
+// PreemptDelay.
 func (m *Machine) due(now time.Time, holder Peer) time.Time {
 	wait := m.backoff
 	switch {
@@ -168,11 +168,11 @@ func (m *Machine) due(now time.Time, holder Peer) time.Time {
 		return time.Time{}
 	case !holder.Alive:
 	case !holder.Eligible:
-		wait += m.timing.Courtesy
-	case m.want.Failback < 0:
+		wait += m.timing.PreemptDelay
+	case m.want.Preempt < 0:
 		return time.Time{}
 	default:
-		return m.heldSince.Add(wait + max(m.want.Failback, m.timing.Courtesy))
+		return m.backupSince.Add(wait + max(m.want.Preempt, m.timing.PreemptDelay))
 	}
 	if at := now.Add(wait); m.retry.IsZero() || at.Before(m.retry) {
 		return at
@@ -182,13 +182,13 @@ func (m *Machine) due(now time.Time, holder Peer) time.Time {
 
 // hold leaves the address to a holder for now, and watches it.
 func (m *Machine) hold(now time.Time, holder Peer) {
-	if m.state != Held {
-		m.heldSince, m.retry = now, time.Time{}
+	if m.state != Backup {
+		m.backupSince, m.retry = now, time.Time{}
 		if m.state == Probing && m.suspect.Host != "" && m.suspect.Host != holder.Name {
 			m.conflict = m.suspect.conflict(now) // two have it
 		}
 	}
-	m.enter(now, Held)
+	m.enter(now, Backup)
 	m.holder, m.answered = holder, true
 	recheck := m.timing.LostRecheck
 	if m.want.LostRecheck != 0 {
@@ -196,12 +196,12 @@ func (m *Machine) hold(now time.Time, holder Peer) {
 	}
 	if holder.Alive {
 		// Seldom at last; but two claims that crossed may just have made both stop.
-		recheck = min(max(recheck, now.Sub(m.heldSince)), m.timing.Recheck)
+		recheck = min(max(recheck, now.Sub(m.backupSince)), m.timing.Recheck)
 	}
 	m.deadline = now.Add(recheck)
 }
 
-// setRetry has a Held machine claim the address at t nonetheless.
+// setRetry has a Backup machine claim the address at t nonetheless.
 func (m *Machine) setRetry(t time.Time) {
 	m.retry = t
 	if t.Before(m.deadline) {
@@ -209,16 +209,16 @@ func (m *Machine) setRetry(t time.Time) {
 	}
 }
 
-// hearHeld takes the answer of the holder, or a claim of another of ours. Since
+// hearBackup takes the answer of the holder, or a claim of another of ours. Since
 // the last one the holder may have become ineligible, membership may have found
 // or lost it, and the policy may have been edited.
-func (m *Machine) hearHeld(now time.Time, from Peer) {
+func (m *Machine) hearBackup(now time.Time, from Peer) {
 	if from.Alive && !m.holder.Alive {
 		m.backoff = 0 // what made the two fight is over
 	}
 	m.hold(now, from)
-	if m.rival = from.MAC; !from.Alive {
-		m.rival = wire.MAC{}
+	if m.contender = from.MAC; !from.Alive {
+		m.contender = wire.MAC{}
 	}
 	switch at := m.due(now, from); {
 	case at.IsZero():
@@ -230,30 +230,30 @@ func (m *Machine) hearHeld(now time.Time, from Peer) {
 	}
 }
 
-// hearRival takes the claim of another of ours while this node answers.
-func (m *Machine) hearRival(now time.Time, from Peer) {
-	m.rival = from.MAC
-	goes := from.Name == m.want.Elected || m.state == Releasing || m.want.Quiet
+// hearContender takes the claim of another of ours while this node answers.
+func (m *Machine) hearContender(now time.Time, from Peer) {
+	m.contender = from.MAC
+	goes := from.Name == m.want.Elected || m.state == Releasing || m.want.SuppressGratuitous
 	switch {
 	case goes && from.Hint:
-		m.inquireRival(now, from)
+		m.inquireContender(now, from)
 	case from.Name == m.want.Elected, m.state == Releasing:
 		m.port.Answer(false)
 		m.enter(now, Idle)
-	case m.want.Quiet:
+	case m.want.SuppressGratuitous:
 		m.yield(now, from) // clients have never come here
 	case !from.Outranks:
-		m.reclaim(now) // tells the rival to stop and clients to come back
-	case now.Sub(m.since) < settle:
+		m.reclaim(now) // tells the contender to stop and clients to come back
+	case now.Sub(m.since) < crossing:
 		// It may have been sent before our first announcement arrived there. If the
-		// rival insists, the next one will make it repeat the claim.
+		// contender insists, the next one will make it repeat the claim.
 		if !m.crossed {
 			m.crossed = true
 			m.port.Announce()
 		}
 	case from.Hint:
-		m.inquireRival(now, from)
-		if from.Doubted {
+		m.inquireContender(now, from)
+		if from.Suspect {
 			m.reclaim(now) // who announces and does not hear would draw the clients to itself
 		}
 	default:
@@ -261,9 +261,9 @@ func (m *Machine) hearRival(now time.Time, from Peer) {
 	}
 }
 
-// inquireRival asks one that this node would make way for, and once more if that
+// inquireContender asks one that this node would make way for, and once more if that
 // changes nothing: question or answer may be lost.
-func (m *Machine) inquireRival(now time.Time, from Peer) {
+func (m *Machine) inquireContender(now time.Time, from Peer) {
 	m.inquire(now, from)
 	m.again = now.Add(m.timing.LostRecheck)
 	m.attend()

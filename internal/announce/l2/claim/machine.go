@@ -15,7 +15,7 @@ type State uint8
 const (
 	Idle State = iota
 	Probing
-	Held
+	Backup
 	Announcing
 	Releasing
 	Conflicting
@@ -23,7 +23,7 @@ const (
 
 // String names the state.
 func (s State) String() string {
-	return [...]string{"Idle", "Probing", "Held", "Announcing", "Releasing", "Conflict"}[s]
+	return [...]string{"Idle", "Probing", "Backup", "Announcing", "Releasing", "Conflict"}[s]
 }
 
 // Role is what the election makes of this node for the address.
@@ -44,7 +44,7 @@ const (
 	Elected
 )
 
-// Never as a Failback means that the preferred node waits until the present
+// Never as a Preempt means that the preferred node waits until the present
 // announcer stops by itself.
 const Never = time.Duration(-1)
 
@@ -53,19 +53,19 @@ type Want struct {
 	Role Role
 	// Elected is the node that this agent's view elects; empty for none.
 	Elected string
-	// Failback is how long this node, elected, leaves the address to another of
-	// ours that announces it and may: 0 only for Timing's Courtesy.
-	Failback time.Duration
+	// Preempt is how long this node, elected, leaves the address to another of
+	// ours that announces it and may: 0 only for Timing's PreemptDelay.
+	Preempt time.Duration
 	// Hurry asks for the short probe: the address was announced by a node that
 	// has stopped, and clients wait.
 	Hurry bool
 	// Slack is added to the time that an answer to a probe may take, for busy
 	// cores.
 	Slack time.Duration
-	// Quiet asks to answer questions without announcing anything: the node that
+	// SuppressGratuitous asks to answer questions without announcing anything: the node that
 	// clients know goes on forwarding though its agent is gone, and an
 	// announcement would tear their connections. Once it ends all is announced.
-	Quiet bool
+	SuppressGratuitous bool
 	// ElectedAt, unless zero, is where Elected is asked now and then by a node that
 	// announces the address still: it may have taken over unheard.
 	ElectedAt wire.MAC
@@ -78,7 +78,7 @@ type Want struct {
 
 // Peer is who sent a frame.
 type Peer struct {
-	// Name of the node, empty for a stranger.
+	// Name of the node, empty for a conflicting host.
 	Name string
 	MAC  wire.MAC
 	// Alive and Eligible are this agent's view: membership holds the peer alive,
@@ -86,15 +86,15 @@ type Peer struct {
 	Alive, Eligible bool
 	// Outranks tells that the peer comes before this node (elect.Outranks).
 	Outranks bool
-	// Doubted: it does not answer, by membership or on this link. Until it does this
+	// Suspect: it does not answer, by membership or on this link. Until it does this
 	// node has the last word.
-	Doubted bool
+	Suspect bool
 	// Hint: the frame was not sent in answer to a question of this node's. Who it is
 	// from is a guess then, good for a question and for nothing else.
 	Hint bool
-	// Host is, of a stranger, the node whose interface HostInterface has its MAC;
+	// Host is, of a conflicting host, the node whose interface HostInterface has its MAC;
 	// empty for none. That node's agent did not send the frame, or it would be no
-	// stranger's.
+	// conflicting host's.
 	Host, HostInterface string
 	// HostDead: membership holds that node's agent dead. Cached: besides, its kernel
 	// is silent or it announced the address before, so that a switch that remembers
@@ -124,22 +124,22 @@ type Timing struct {
 	Repeats []time.Duration
 	// Refresh is the interval of announcements after the last of Repeats.
 	Refresh time.Duration
-	// LostRecheck is how often the holder of a Held address is asked whether it
+	// LostRecheck is how often the holder of a Backup address is asked whether it
 	// still has it. While membership holds it alive, and so would tell of its end,
 	// that becomes rarer, up to Recheck.
 	Recheck, LostRecheck time.Duration
 	// Release is how long a node that may no longer announce goes on answering
 	// if it hears no successor.
 	Release time.Duration
-	// Courtesy is how long this node, elected, leaves the address to one of ours
+	// PreemptDelay is how long this node, elected, leaves the address to one of ours
 	// that is alive and has it: that one may not know yet that it has to go, and
 	// would defend the address.
-	Courtesy time.Duration
+	PreemptDelay time.Duration
 	// Backoff is how long a node that was told off by a holder waits before it
 	// tries again; doubled each time up to MaxBackoff.
 	Backoff, MaxBackoff time.Duration
 	// Defend is RFC 5227's DEFEND_INTERVAL, Retry the interval of new probes
-	// while a stranger has the address.
+	// while a conflicting host has the address.
 	Defend, Retry time.Duration
 }
 
@@ -160,13 +160,13 @@ func DefaultTiming() Timing {
 		Refresh: time.Minute,
 		Recheck: 5 * time.Second,
 
-		LostRecheck: 200 * time.Millisecond,
-		Release:     2 * time.Second,
-		Courtesy:    100 * time.Millisecond,
-		Backoff:     500 * time.Millisecond,
-		MaxBackoff:  30 * time.Second,
-		Defend:      10 * time.Second,
-		Retry:       10 * time.Second,
+		LostRecheck:  200 * time.Millisecond,
+		Release:      2 * time.Second,
+		PreemptDelay: 100 * time.Millisecond,
+		Backoff:      500 * time.Millisecond,
+		MaxBackoff:   30 * time.Second,
+		Defend:       10 * time.Second,
+		Retry:        10 * time.Second,
 	}
 }
 
@@ -185,9 +185,9 @@ const (
 
 // settle is how long after its first announcement a node takes claims of the
 // former holder for ones that crossed it on the wire.
-const settle = 50 * time.Millisecond
+const crossing = 50 * time.Millisecond
 
-// Conflict is a stranger that has the address.
+// Conflict is a conflicting host that has the address.
 type Conflict struct {
 	MAC wire.MAC
 	// Node and Interface are set if the MAC is that of a node: the address is bound
@@ -208,38 +208,38 @@ type Machine struct {
 	since    time.Time // of state
 	deadline time.Time // of the next Tick; zero for none
 
-	sent     int       // probes, or repeats of the announcement
-	loud     time.Time // the first of the announcements that are repeated
-	told     time.Time // the last of them
-	probing  ProbeTiming
-	restarts int  // how often probing was begun again for a stranger's probe
-	crossed  bool // one claim that crossed ours was answered
-	defended time.Time
-	looked   time.Time // when the link was last asked for a stranger
+	sent          int       // probes, or repeats of the announcement
+	repeatsFrom   time.Time // the first of the announcements that are repeated
+	lastAnnounced time.Time // the last of them
+	probing       ProbeTiming
+	restarts      int  // how often probing was begun again for a conflicting host's probe
+	crossed       bool // one claim that crossed ours was answered
+	defended      time.Time
+	looked        time.Time // when the link was last asked for a conflicting host
 
-	holder    Peer      // Held: who has it
-	heldSince time.Time // Held: without a break
-	answered  bool      // Held: since the last question
-	retry     time.Time // Held: when to claim nonetheless; zero for never
-	backoff   time.Duration
+	holder      Peer      // Backup: who has it
+	backupSince time.Time // Backup: without a break
+	answered    bool      // Backup: since the last question
+	retry       time.Time // Backup: when to claim nonetheless; zero for never
+	backoff     time.Duration
 
 	reclaimed time.Time // when a claim was last answered by announcing
 	owed      time.Time // Announcing: when another has to be; zero for none
-	again     time.Time // answering: when the rival is asked once more; zero for none
+	again     time.Time // answering: when the contender is asked once more; zero for none
 	asked     time.Time // when a hint was last answered by a question
 	deferred  int       // to how many hints of probing peers this node has given way
 
-	conflict Conflict
-	suspect  Peer      // Probing: a node whose hardware address was in an answer that its agent did not send
-	stale    time.Time // since when answers have that of a node whose agent is dead; zero for none
-	next     time.Time // Announcing: the next announcement; Releasing: the end
-	heir     time.Time // Announcing: when the node elected instead was last asked
-	rival    wire.MAC  // one of ours that may have the address too; zero for none
+	conflict     Conflict
+	suspect      Peer      // Probing: a node whose hardware address was in an answer that its agent did not send
+	stale        time.Time // since when answers have that of a node whose agent is dead; zero for none
+	next         time.Time // Announcing: the next announcement; Releasing: the end
+	electedAsked time.Time // Announcing: when the node elected instead was last asked
+	contender    wire.MAC  // one of ours that may have the address too; zero for none
 }
 
-// Rival is one of ours that has, or had until just now, the address that this node
+// Contender is one of ours that has, or had until just now, the address that this node
 // announces. It has to hear of it where announcements do not come through.
-func (m *Machine) Rival() wire.MAC { return m.rival }
+func (m *Machine) Contender() wire.MAC { return m.contender }
 
 // New gives an idle machine.
 func New(timing Timing, port Port) *Machine { return &Machine{timing: timing, port: port} }
@@ -247,14 +247,17 @@ func New(timing Timing, port Port) *Machine { return &Machine{timing: timing, po
 // State gives the present state and since when.
 func (m *Machine) State() (State, time.Time) { return m.state, m.since }
 
+// Role returns that of the last Set; None before.
+func (m *Machine) Role() Role { return m.want.Role }
+
 // Answers tells whether this node answers for the address.
 func (m *Machine) Answers() bool { return m.state == Announcing || m.state == Releasing }
 
-// Holder is the node of ours that has a Held address, or had it last since the
+// Holder is the node of ours that has a Backup address, or had it last since the
 // machine was idle; the zero Peer for none.
 func (m *Machine) Holder() Peer { return m.holder }
 
-// Conflict gives the stranger that was heard within the last minute or since
+// Conflict gives the conflicting host that was heard within the last minute or since
 // the last silent probe; the zero value for none.
 func (m *Machine) Conflict(now time.Time) Conflict {
 	if m.state != Conflicting && now.Sub(m.conflict.Last) > time.Minute {
@@ -277,7 +280,7 @@ func (m *Machine) Set(now time.Time, want Want) {
 		m.bar(now)
 	case Standby:
 		switch m.state {
-		case Probing, Held, Conflicting:
+		case Probing, Backup, Conflicting:
 			m.enter(now, Idle)
 		case Releasing:
 			m.resume(now)
@@ -287,21 +290,21 @@ func (m *Machine) Set(now time.Time, want Want) {
 	}
 	switch {
 	case m.state != Announcing:
-	case old.Quiet && !want.Quiet:
+	case old.SuppressGratuitous && !want.SuppressGratuitous:
 		m.port.Announce()
-		m.sent, m.loud = 0, now
+		m.sent, m.repeatsFrom = 0, now
 		m.scheduleAnnouncement(now)
 	case want.Refresh != old.Refresh:
 		m.scheduleAnnouncement(now)
 	case want.ElectedAt != old.ElectedAt:
-		m.heir = now
+		m.electedAsked = now
 		m.attend()
 	}
 }
 
 func (m *Machine) bar(now time.Time) {
 	switch m.state {
-	case Probing, Held, Conflicting:
+	case Probing, Backup, Conflicting:
 		m.enter(now, Idle)
 	case Announcing:
 		m.enter(now, Releasing)
@@ -320,7 +323,7 @@ func (m *Machine) elect(now time.Time) {
 		if m.want.Hurry && m.probing != m.timing.Hurry {
 			m.probe(now)
 		}
-	case Held:
+	case Backup:
 		m.Recheck(now) // the holder may be gone, or not eligible any more
 	}
 }
@@ -328,21 +331,21 @@ func (m *Machine) elect(now time.Time) {
 // resume takes back a release that nobody took up.
 func (m *Machine) resume(now time.Time) {
 	m.enter(now, Announcing)
-	m.loud = m.since
+	m.repeatsFrom = m.since
 	m.scheduleAnnouncement(now)
 }
 
-// Recheck asks the holder of a Held address now rather than later, because it
+// Recheck asks the holder of a Backup address now rather than later, because it
 // has fallen silent elsewhere or because the view of it has changed.
 func (m *Machine) Recheck(now time.Time) {
-	if m.state == Held && m.answered {
+	if m.state == Backup && m.answered {
 		m.ask(now)
 	}
 }
 
-// Shout announces again, because a peer that had been out of contact was heard.
-func (m *Machine) Shout() {
-	if m.state == Announcing && !m.want.Quiet {
+// Reannounce announces again, because a peer that had been out of contact was heard.
+func (m *Machine) Reannounce() {
+	if m.state == Announcing && !m.want.SuppressGratuitous {
 		m.port.Announce()
 	}
 }
@@ -367,7 +370,7 @@ func (m *Machine) enter(now time.Time, s State) {
 	}
 	m.deadline, m.owed, m.again = time.Time{}, time.Time{}, time.Time{}
 	if s == Idle {
-		m.rival, m.stale = wire.MAC{}, time.Time{}
+		m.contender, m.stale = wire.MAC{}, time.Time{}
 		m.deferred = 0
 		m.holder = Peer{}
 	}
@@ -398,10 +401,10 @@ func (m *Machine) announce(now time.Time) {
 	m.enter(now, Announcing)
 	m.deferred = 0
 	m.port.Answer(true)
-	if !m.want.Quiet {
+	if !m.want.SuppressGratuitous {
 		m.port.Announce()
 	}
-	m.sent, m.crossed, m.looked, m.loud, m.told = 0, false, now, now, now
+	m.sent, m.crossed, m.looked, m.repeatsFrom, m.lastAnnounced = 0, false, now, now, now
 	m.scheduleAnnouncement(now)
 }
 
@@ -412,7 +415,7 @@ func (m *Machine) scheduleAnnouncement(now time.Time) {
 	}
 	m.deadline = now.Add(refresh)
 	if m.sent < len(m.timing.Repeats) {
-		if next := m.loud.Add(m.timing.Repeats[m.sent]); next.Before(m.deadline) {
+		if next := m.repeatsFrom.Add(m.timing.Repeats[m.sent]); next.Before(m.deadline) {
 			m.deadline = next
 		}
 	}
@@ -421,12 +424,12 @@ func (m *Machine) scheduleAnnouncement(now time.Time) {
 }
 
 // attend has what is due before next done, while this node answers: an answer that it
-// owes to a claim, the question to a rival that has not answered the first, and now
+// owes to a claim, the question to a contender that has not answered the first, and now
 // and then one to the elected node, if that is another.
 func (m *Machine) attend() {
 	due := []time.Time{m.owed, m.again}
 	if m.state == Announcing && m.want.Role != Elected && !m.want.ElectedAt.IsZero() {
-		due = append(due, m.heir.Add(m.timing.Recheck))
+		due = append(due, m.electedAsked.Add(m.timing.Recheck))
 	}
 	m.deadline = m.next
 	for _, at := range due {
@@ -443,8 +446,8 @@ func (m *Machine) Tick(now time.Time) {
 	}
 	if !m.again.IsZero() && !now.Before(m.again) {
 		m.again = time.Time{}
-		if !m.rival.IsZero() {
-			m.port.Probe(m.rival)
+		if !m.contender.IsZero() {
+			m.port.Probe(m.contender)
 		}
 		m.attend()
 		return
@@ -469,24 +472,24 @@ func (m *Machine) Tick(now time.Time) {
 			return
 		}
 		if now.Before(m.next) {
-			m.heir = now
+			m.electedAsked = now
 			m.port.Probe(m.want.ElectedAt)
 			m.attend()
 			return
 		}
 		repeats := m.sent
-		for m.sent < len(m.timing.Repeats) && !now.Before(m.loud.Add(m.timing.Repeats[m.sent])) {
+		for m.sent < len(m.timing.Repeats) && !now.Before(m.repeatsFrom.Add(m.timing.Repeats[m.sent])) {
 			m.sent++
 		}
 		if m.sent == len(m.timing.Repeats) {
-			m.backoff, m.rival = 0, wire.MAC{} // nobody objected
+			m.backoff, m.contender = 0, wire.MAC{} // nobody objected
 			m.look(now)
 		}
 		switch {
-		case m.want.Quiet:
-		case m.sent > repeats, now.Sub(m.told) >= m.timing.Refresh*3/4:
+		case m.want.SuppressGratuitous:
+		case m.sent > repeats, now.Sub(m.lastAnnounced) >= m.timing.Refresh*3/4:
 			m.port.Announce()
-			m.told = now
+			m.lastAnnounced = now
 		default:
 			// A peer out of contact may have the address, too. It answers, and whoever
 			// has to go goes. An announcement would be heard as well, but by clients, too,
@@ -494,8 +497,8 @@ func (m *Machine) Tick(now time.Time) {
 			m.port.Probe(wire.MAC{})
 		}
 		m.scheduleAnnouncement(now)
-	case Held:
-		m.tickHeld(now)
+	case Backup:
+		m.tickBackup(now)
 	case Releasing:
 		if m.want.Role == Reluctant {
 			if !m.want.ElectedAt.IsZero() {
@@ -511,7 +514,7 @@ func (m *Machine) Tick(now time.Time) {
 	}
 }
 
-// look asks the link for a stranger that has come since, once in a Refresh: one
+// look asks the link for a conflicting host that has come since, once in a Refresh: one
 // that took the address without asking does not show itself by announcements.
 func (m *Machine) look(now time.Time) {
 	if now.Sub(m.looked) >= m.timing.Refresh/2 {
@@ -520,7 +523,7 @@ func (m *Machine) look(now time.Time) {
 	}
 }
 
-func (m *Machine) tickHeld(now time.Time) {
+func (m *Machine) tickBackup(now time.Time) {
 	switch {
 	case !m.answered:
 		m.want.Hurry = true // silence: clients wait
@@ -532,7 +535,7 @@ func (m *Machine) tickHeld(now time.Time) {
 	}
 }
 
-// ask asks the holder of a Held address whether it still has it.
+// ask asks the holder of a Backup address whether it still has it.
 func (m *Machine) ask(now time.Time) {
 	m.answered = false
 	m.port.Probe(m.holder.MAC)

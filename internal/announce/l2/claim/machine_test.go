@@ -67,12 +67,12 @@ func (b *bench) expect(state State, sent ...string) {
 }
 
 var (
-	elected  = Want{Role: Elected, Elected: "me"}
-	hurry    = Want{Role: Elected, Elected: "me", Hurry: true}
-	quiet    = Want{Role: Elected, Elected: "me", Hurry: true, Quiet: true}
-	better   = Peer{Name: "better", MAC: wire.MAC{2, 0, 0, 0, 0, 1}, Alive: true, Eligible: true, Outranks: true}
-	worse    = Peer{Name: "worse", MAC: wire.MAC{2, 0, 0, 0, 0, 9}, Alive: true, Eligible: true}
-	stranger = Peer{MAC: wire.MAC{2, 0, 0, 0, 0, 0x66}}
+	elected            = Want{Role: Elected, Elected: "me"}
+	hurry              = Want{Role: Elected, Elected: "me", Hurry: true}
+	suppressGratuitous = Want{Role: Elected, Elected: "me", Hurry: true, SuppressGratuitous: true}
+	better             = Peer{Name: "better", MAC: wire.MAC{2, 0, 0, 0, 0, 1}, Alive: true, Eligible: true, Outranks: true}
+	worse              = Peer{Name: "worse", MAC: wire.MAC{2, 0, 0, 0, 0, 9}, Alive: true, Eligible: true}
+	conflicting        = Peer{MAC: wire.MAC{2, 0, 0, 0, 0, 0x66}}
 )
 
 func lost(p Peer) Peer { p.Alive, p.Eligible = false, false; return p }
@@ -99,16 +99,16 @@ func TestSilenceLeadsToAnnouncement(t *testing.T) {
 	b.run(3 * time.Second) // more than a second later once more, because of locktime
 	b.expect(Announcing, "announce", "announce", "announce", "announce")
 	b.run(70 * time.Second)
-	b.expect(Announcing, "probe", "announce") // has a stranger come?
+	b.expect(Announcing, "probe", "announce") // has a conflicting host come?
 }
 
 // TestQuiet: questions are answered, but nobody is told, until it ends.
 func TestQuiet(t *testing.T) {
 	b := newBench(t)
-	b.set(quiet)
+	b.set(suppressGratuitous)
 	b.run(10 * time.Second)
 	b.expect(Announcing, "probe", "probe", "answer")
-	b.m.Shout()
+	b.m.Reannounce()
 	b.expect(Announcing)
 	b.set(hurry)
 	b.expect(Announcing, "announce")
@@ -120,11 +120,11 @@ func TestQuiet(t *testing.T) {
 // clients are would bring them here.
 func TestQuietGivesWay(t *testing.T) {
 	b := newBench(t)
-	b.set(quiet)
+	b.set(suppressGratuitous)
 	b.run(40 * time.Millisecond)
 	b.expect(Announcing, "probe", "probe", "answer")
-	b.hear(wire.Claim, worse)
-	b.expect(Held, "silent")
+	b.hear(wire.Advertisement, worse)
+	b.expect(Backup, "silent")
 }
 
 func TestHurry(t *testing.T) {
@@ -155,14 +155,14 @@ func TestSlack(t *testing.T) {
 func TestStrangerIsNotFought(t *testing.T) {
 	b := newBench(t)
 	b.set(elected)
-	b.hear(wire.Claim, stranger)
+	b.hear(wire.Advertisement, conflicting)
 	b.expect(Conflicting, "probe")
-	if got := b.m.Conflict(b.now).MAC; got != stranger.MAC {
+	if got := b.m.Conflict(b.now).MAC; got != conflicting.MAC {
 		t.Errorf("conflict with %v", got)
 	}
 	b.run(10 * time.Second)
 	b.expect(Probing, "probe")
-	b.hear(wire.Claim, stranger) // still there
+	b.hear(wire.Advertisement, conflicting) // still there
 	b.run(10*time.Second + 350*time.Millisecond)
 	b.expect(Announcing, "probe", "probe", "probe", "answer", "announce") // gone
 	if got := b.m.Conflict(b.now); got != (Conflict{}) {
@@ -177,7 +177,7 @@ func TestStrangerThatProbes(t *testing.T) {
 	b.set(hurry)
 	b.run(30 * time.Millisecond)
 	b.expect(Probing, "probe", "probe")
-	b.hear(wire.Probe, stranger)
+	b.hear(wire.Probe, conflicting)
 	b.expect(Probing, "probe")
 	b.run(39 * time.Millisecond)
 	b.expect(Probing, "probe")
@@ -190,32 +190,32 @@ func TestStrangerThatProbes(t *testing.T) {
 	b = newBench(t)
 	b.set(hurry)
 	for range 12 {
-		b.hear(wire.Probe, stranger)
+		b.hear(wire.Probe, conflicting)
 		b.run(10 * time.Millisecond)
 	}
 	if !b.m.Answers() {
-		t.Error("held up by a stranger that probes without end")
+		t.Error("held up by a conflicting host that probes without end")
 	}
 
 	b = newBench(t)
 	b.set(hurry)
-	b.hear(wire.Probe, stranger)
-	b.hear(wire.Claim, stranger) // now it does
+	b.hear(wire.Probe, conflicting)
+	b.hear(wire.Advertisement, conflicting) // now it does
 	b.expect(Conflicting, "probe", "probe")
 }
 
 func TestDefendsOncePerInterval(t *testing.T) {
 	b := announcing(t, elected)
 	for range 5 {
-		b.hear(wire.Claim, stranger)
+		b.hear(wire.Advertisement, conflicting)
 		b.run(time.Second)
 	}
 	b.expect(Announcing, "announce")
-	if b.m.Conflict(b.now).MAC != stranger.MAC {
+	if b.m.Conflict(b.now).MAC != conflicting.MAC {
 		t.Error("the conflict is not reported")
 	}
 	b.run(6 * time.Second)
-	b.hear(wire.Claim, stranger)
+	b.hear(wire.Advertisement, conflicting)
 	b.expect(Announcing, "announce")
 	b.run(61 * time.Second)
 	if b.m.Conflict(b.now) != (Conflict{}) {
@@ -226,11 +226,11 @@ func TestDefendsOncePerInterval(t *testing.T) {
 func TestLinkFencesWhenMembershipIsWrong(t *testing.T) {
 	b := newBench(t)
 	b.set(hurry)
-	b.hear(wire.Claim, lost(better)) // it answers the probe
-	b.expect(Held, "probe")
+	b.hear(wire.Advertisement, lost(better)) // it answers the probe
+	b.expect(Backup, "probe")
 	b.run(200 * time.Millisecond)
-	b.expect(Held, "probe 01") // it alone is asked
-	b.hear(wire.Claim, lost(better))
+	b.expect(Backup, "probe 01") // it alone is asked
+	b.hear(wire.Advertisement, lost(better))
 	b.run(280 * time.Millisecond) // 200 ms, then it does not answer
 	b.expect(Announcing, "probe 01", "probe", "probe", "answer", "announce")
 }
@@ -238,9 +238,9 @@ func TestLinkFencesWhenMembershipIsWrong(t *testing.T) {
 func TestTakesOverFromOneItOutranks(t *testing.T) {
 	b := newBench(t)
 	b.set(elected)
-	b.hear(wire.Claim, lost(worse))
+	b.hear(wire.Advertisement, lost(worse))
 	b.expect(Announcing, "probe", "answer", "announce")
-	b.hear(wire.Claim, lost(worse)) // not heard yet
+	b.hear(wire.Advertisement, lost(worse)) // not heard yet
 	b.expect(Announcing, "announce")
 }
 
@@ -250,15 +250,15 @@ func TestTwoProbing(t *testing.T) {
 	b.hear(wire.Probe, worse)
 	b.expect(Probing, "probe")
 	b.hear(wire.Probe, better)
-	b.expect(Held)
+	b.expect(Backup)
 }
 
 func TestTwoAnnouncing(t *testing.T) {
 	b := announcing(t, elected)
-	b.hear(wire.Claim, lost(worse))
+	b.hear(wire.Advertisement, lost(worse))
 	b.expect(Announcing, "announce")
-	b.hear(wire.Claim, lost(better))
-	b.expect(Held, "silent")
+	b.hear(wire.Advertisement, lost(better))
+	b.expect(Backup, "silent")
 }
 
 // TestCrossedClaims: the former holder's last claims, sent before it heard the
@@ -268,43 +268,43 @@ func TestCrossedClaims(t *testing.T) {
 	b.set(hurry)
 	b.run(40 * time.Millisecond)
 	b.log.lines = nil
-	b.hear(wire.Claim, better)
+	b.hear(wire.Advertisement, better)
 	b.expect(Announcing, "announce")
-	b.hear(wire.Claim, better)
+	b.hear(wire.Advertisement, better)
 	b.run(99 * time.Millisecond)
 	b.expect(Announcing)
 	b.run(time.Millisecond)
 	b.expect(Announcing, "announce")
-	b.hear(wire.Claim, better) // it insists
-	b.expect(Held, "silent")
+	b.hear(wire.Advertisement, better) // it insists
+	b.expect(Backup, "silent")
 }
 
 func TestFailback(t *testing.T) {
-	courtesy := DefaultTiming().Courtesy
+	preemptDelay := DefaultTiming().PreemptDelay
 	tests := []struct {
-		name     string
-		failback time.Duration
-		holder   Peer
-		after    time.Duration // taken not before, and at once then; -1: never
+		name    string
+		preempt time.Duration
+		holder  Peer
+		after   time.Duration // taken not before, and at once then; -1: never
 	}{
-		{"immediate", 0, worse, courtesy},
-		{"immediate, from one that outranks (bounded load)", 0, better, courtesy},
+		{"immediate", 0, worse, preemptDelay},
+		{"immediate, from one that outranks (bounded load)", 0, better, preemptDelay},
 		{"delayed", time.Minute, worse, time.Minute},
 		{"never", Never, worse, -1},
-		{"never, but the holder may not announce any more", Never, Peer{Name: "p", Alive: true}, courtesy},
+		{"never, but the holder may not announce any more", Never, Peer{Name: "p", Alive: true}, preemptDelay},
 		{"never, but membership lost the holder", Never, lost(worse), 0},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
 			b := newBench(t)
 			w := elected
-			w.Failback = tc.failback
+			w.Preempt = tc.preempt
 			b.set(w)
 			start, took := b.now, time.Duration(-1)
 			for b.now.Sub(start) < 2*time.Minute {
 				for _, l := range b.log.lines {
 					if strings.HasPrefix(l, "probe") {
-						b.hear(wire.Claim, tc.holder)
+						b.hear(wire.Advertisement, tc.holder)
 						break
 					}
 				}
@@ -325,17 +325,17 @@ func TestFailback(t *testing.T) {
 func TestHolderThatBecomesIneligibleIsRelieved(t *testing.T) {
 	b := newBench(t)
 	w := elected
-	w.Failback = Never
+	w.Preempt = Never
 	b.set(w)
-	b.hear(wire.Claim, worse)
-	b.expect(Held, "probe")
+	b.hear(wire.Advertisement, worse)
+	b.expect(Backup, "probe")
 	b.set(w) // membership told that something changed
 	cordoned := worse
 	cordoned.Eligible = false
-	b.hear(wire.Claim, cordoned)
-	b.hear(wire.Claim, cordoned)
+	b.hear(wire.Advertisement, cordoned)
+	b.hear(wire.Advertisement, cordoned)
 	b.run(99 * time.Millisecond) // the holder may not know yet
-	b.expect(Held, "probe 09")
+	b.expect(Backup, "probe 09")
 	b.run(time.Millisecond)
 	b.expect(Announcing, "answer", "announce")
 }
@@ -350,7 +350,7 @@ func TestHandOver(t *testing.T) {
 			t.Fatalf("%v: stopped before its successor was heard", role)
 		}
 		b.log.lines = nil
-		b.hear(wire.Claim, better)
+		b.hear(wire.Advertisement, better)
 		b.expect(Idle, "silent")
 	}
 }
@@ -382,7 +382,7 @@ func TestSetIsIdempotent(t *testing.T) {
 	for _, often := range []bool{false, true} {
 		b := newBench(t)
 		b.set(elected)
-		b.hear(wire.Claim, lost(better))
+		b.hear(wire.Advertisement, lost(better))
 		for range 100 {
 			if often {
 				b.set(elected)
@@ -399,16 +399,16 @@ func TestSetIsIdempotent(t *testing.T) {
 func TestHints(t *testing.T) {
 	hint := func(p Peer) Peer { p.Hint = true; return p }
 	b := announcing(t, elected)
-	b.hear(wire.Claim, hint(better))
+	b.hear(wire.Advertisement, hint(better))
 	b.expect(Announcing, "probe 01")
-	b.hear(wire.Claim, hint(better)) // at once again
+	b.hear(wire.Advertisement, hint(better)) // at once again
 	b.expect(Announcing)
-	b.hear(wire.Claim, better)
-	b.expect(Held, "silent")
+	b.hear(wire.Advertisement, better)
+	b.expect(Backup, "silent")
 
 	b = announcing(t, elected)
 	for range 50 {
-		b.hear(wire.Claim, hint(worse))
+		b.hear(wire.Advertisement, hint(worse))
 		b.run(10 * time.Millisecond)
 	}
 	b.expect(Announcing, "announce", "announce", "announce", "announce", "announce", "announce")
@@ -416,28 +416,28 @@ func TestHints(t *testing.T) {
 	// The last word is this node's, though the last claim comes too soon to answer it
 	// at once.
 	b = announcing(t, elected)
-	b.hear(wire.Claim, hint(worse))
+	b.hear(wire.Advertisement, hint(worse))
 	b.run(10 * time.Millisecond)
-	b.hear(wire.Claim, hint(worse))
+	b.hear(wire.Advertisement, hint(worse))
 	b.expect(Announcing, "announce")
 	b.run(90 * time.Millisecond)
 	b.expect(Announcing, "announce")
 
 	b = announcing(t, elected)
 	b.set(Want{Role: Barred, Elected: "better"})
-	b.hear(wire.Claim, hint(better))
+	b.hear(wire.Advertisement, hint(better))
 	b.expect(Releasing, "probe 01")
 	b.run(200 * time.Millisecond)
 	b.expect(Releasing, "probe 01") // once more: question or answer may be lost
 	b.run(200 * time.Millisecond)
 	b.expect(Releasing)
-	b.hear(wire.Claim, better)
+	b.hear(wire.Advertisement, better)
 	b.expect(Idle, "silent")
 
 	b = newBench(t)
 	b.set(elected)
 	b.run(349 * time.Millisecond)
-	b.hear(wire.Claim, hint(better))
+	b.hear(wire.Advertisement, hint(better))
 	b.expect(Probing, "probe", "probe", "probe", "probe 01")
 	b.run(149 * time.Millisecond)
 	b.expect(Probing)
@@ -464,9 +464,9 @@ func TestForgedProbes(t *testing.T) {
 
 func TestBoundOnANode(t *testing.T) {
 	b := announcing(t, elected)
-	p := stranger
+	p := conflicting
 	p.Host, p.HostInterface = "node-2", "eth0"
-	b.hear(wire.Claim, p)
+	b.hear(wire.Advertisement, p)
 	if diff := cmp.Diff(Conflict{MAC: p.MAC, Node: "node-2", Interface: "eth0", Last: b.now}, b.m.Conflict(b.now)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -479,15 +479,15 @@ func TestSwitchAnswersFromMemory(t *testing.T) {
 	t.Run("of one that is alive and answers itself", func(t *testing.T) {
 		b := newBench(t)
 		b.set(elected)
-		b.hear(wire.Claim, memory)
+		b.hear(wire.Advertisement, memory)
 		b.expect(Probing, "probe", "probe 01")
-		b.hear(wire.Claim, better)
-		b.expect(Held)
+		b.hear(wire.Advertisement, better)
+		b.expect(Backup)
 	})
 	t.Run("of one that is alive and does not", func(t *testing.T) {
 		b := newBench(t)
 		b.set(elected)
-		b.hear(wire.Claim, memory)
+		b.hear(wire.Advertisement, memory)
 		b.run(350 * time.Millisecond)
 		b.expect(Conflicting, "probe", "probe 01", "probe", "probe")
 		if c := b.m.Conflict(b.now); c.Node != better.Name {
@@ -500,7 +500,7 @@ func TestSwitchAnswersFromMemory(t *testing.T) {
 		b := newBench(t)
 		b.set(hurry)
 		for range 4 {
-			b.hear(wire.Claim, dead)
+			b.hear(wire.Advertisement, dead)
 			b.run(10 * time.Millisecond)
 		}
 		b.expect(Announcing, "probe", "probe", "answer", "announce")
@@ -512,7 +512,7 @@ func TestSwitchAnswersFromMemory(t *testing.T) {
 		b.set(hurry)
 		start := b.now
 		for !b.m.Answers() && b.now.Sub(start) < time.Minute {
-			b.hear(wire.Claim, dead)
+			b.hear(wire.Advertisement, dead)
 			b.run(10 * time.Millisecond)
 		}
 		if took := b.now.Sub(start); took < maxStale || took > maxStale+100*time.Millisecond {
@@ -528,6 +528,6 @@ func TestAsksTheElected(t *testing.T) {
 	b.set(Want{Role: Standby, Elected: better.Name, ElectedAt: better.MAC})
 	b.run(5 * time.Second)
 	b.expect(Announcing, "probe 01")
-	b.hear(wire.Claim, better)
+	b.hear(wire.Advertisement, better)
 	b.expect(Idle, "silent")
 }

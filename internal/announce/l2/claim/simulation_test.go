@@ -215,7 +215,7 @@ func (p port) Announce() {
 	p.n.w.clients(p.a, p.n)
 	for range 2 {
 		for _, o := range p.n.w.nodes {
-			p.n.deliver(o, p.a, wire.Claim, true)
+			p.n.deliver(o, p.a, wire.Advertisement, true)
 		}
 	}
 }
@@ -255,16 +255,16 @@ func (n *node) deliver(to *node, a int, kind wire.Kind, hint bool) {
 
 func (n *node) hear(from *node, a int, kind wire.Kind, hint bool) {
 	if kind == wire.Probe && n.answers[a] {
-		n.deliver(from, a, wire.Claim, false)
+		n.deliver(from, a, wire.Advertisement, false)
 	}
-	if kind == wire.Claim && !n.seen[from.id] && n.w.now.Sub(n.shouted) > time.Second {
+	if kind == wire.Advertisement && !n.seen[from.id] && n.w.now.Sub(n.shouted) > time.Second {
 		n.shout()
 	}
 	n.machines[a].Hear(n.w.now, kind, claim.Peer{
 		Name: from.name, MAC: from.mac(), Alive: n.seen[from.id],
 		Eligible: n.results[a].Rank(from.name) >= 0 && n.results[a].Grade(from.name) <= n.results[a].Grade(n.name),
 		Outranks: elect.Outranks(n.w.addrs[a].Addr, from.name, n.name), Hint: hint,
-		Doubted: !n.seen[from.id],
+		Suspect: !n.seen[from.id],
 	})
 	n.schedule(a)
 }
@@ -272,7 +272,7 @@ func (n *node) hear(from *node, a int, kind wire.Kind, hint bool) {
 func (n *node) shout() {
 	n.shouted = n.w.now
 	for _, m := range n.machines {
-		m.Shout()
+		m.Reannounce()
 	}
 }
 
@@ -346,7 +346,7 @@ func (w *world) cordon(n *node, yes bool) {
 	w.note("%s cordoned %v", n.name, yes)
 	n.cordoned = yes
 	for _, o := range w.nodes {
-		w.after(w.between(0, claim.DefaultTiming().Courtesy*9/10), func() {
+		w.after(w.between(0, claim.DefaultTiming().PreemptDelay*9/10), func() {
 			if o.cordons[n.id] != n.cordoned {
 				o.cordons[n.id] = n.cordoned
 				o.elect()

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/net/bpf"
 
 	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
+	"github.com/causeway-lb/causeway/internal/announce/nodeinfo"
 )
 
 var (
@@ -54,7 +55,7 @@ func solicitation(source netip.Addr) Packet {
 func TestFrames(t *testing.T) {
 	question := messages(solicitation(asker).Frame())[1]
 	probe := messages(Protocol{}.Probe(vip, client, wire.MAC{}, wire.Seal{}))[0]
-	sealed := messages(Protocol{}.Probe(vip, client, wire.MAC{}, wire.NewSeal([]byte("key"), wire.ID("node-2"), vip, client)))[0]
+	sealed := messages(Protocol{}.Probe(vip, client, wire.MAC{}, wire.NewSeal([]byte("key"), nodeinfo.IDOf("node-2"), vip, client)))[0]
 	const (
 		vip6   = "20010db8000000010000000000000200"
 		asker6 = "20010db8000000010000000000000100"
@@ -114,18 +115,18 @@ func TestParseMeaning(t *testing.T) {
 	unicast := solicitation(asker)
 	unicast.Dest, unicast.EthernetTo, unicast.LinkLayer = vip, self, wire.MAC{}
 	multi := groupMAC(SolicitedNode(vip))
-	claim := []wire.Message{{Kind: wire.Claim, Address: vip, From: client, To: groupMAC(allNodes)}}
+	claim := []wire.Message{{Kind: wire.Advertisement, Address: vip, From: client, To: groupMAC(allNodes)}}
 	tests := []struct {
 		name string
 		give Packet
 		want []wire.Message
 	}{
 		{"question", solicitation(asker), []wire.Message{
-			{Kind: wire.Claim, Address: asker, From: client, To: multi},
+			{Kind: wire.Advertisement, Address: asker, From: client, To: multi},
 			{Kind: wire.Question, Address: vip, From: client, Asker: asker, To: multi},
 		}},
 		{"unicast question without option (RFC 4861 7.3.3)", unicast, []wire.Message{
-			{Kind: wire.Claim, Address: asker, From: client, To: self},
+			{Kind: wire.Advertisement, Address: asker, From: client, To: self},
 			{Kind: wire.Question, Address: vip, From: client, Asker: asker, To: self},
 		}},
 		{"probe", solicitation(netip.IPv6Unspecified()), []wire.Message{
@@ -236,7 +237,7 @@ func TestSolicitedNode(t *testing.T) {
 // nothing else.
 func TestSeal(t *testing.T) {
 	key, old := []byte("the key"), []byte("the one before")
-	node := wire.ID("node-1")
+	node := nodeinfo.IDOf("node-1")
 	seal := wire.NewSeal(old, node, vip, self)
 	p := Protocol{}
 	frames := append(p.Announce(vip, self, seal), p.Probe(vip, self, wire.MAC{}, seal),

@@ -65,12 +65,12 @@ func (Protocol) Parse(frame []byte, yield func(wire.Message)) {
 	}
 	switch {
 	case p.Type == TypeAdvertisement:
-		yield(wire.Message{Kind: wire.Claim, Address: p.Target, From: m.From, To: p.EthernetTo, Seal: p.Seal})
+		yield(wire.Message{Kind: wire.Advertisement, Address: p.Target, From: m.From, To: p.EthernetTo, Seal: p.Seal})
 	case p.Source.IsUnspecified():
 		m.Kind = wire.Probe
 		yield(m)
 	default:
-		yield(wire.Message{Kind: wire.Claim, Address: p.Source, From: m.From, To: p.EthernetTo, Seal: p.Seal})
+		yield(wire.Message{Kind: wire.Advertisement, Address: p.Source, From: m.From, To: p.EthernetTo, Seal: p.Seal})
 		m.Kind = wire.Question
 		yield(m)
 	}

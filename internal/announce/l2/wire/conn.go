@@ -33,7 +33,7 @@ type Config struct {
 	// the answer to a Question or Probe; nil for none.
 	Seal  func(Kind, netip.Addr) Seal
 	Reply func(Message) Seal
-	// Hear is called for the Claims and Probes that Listen lets through, whether
+	// Hear is called for the Advertisements and Probes that Listen lets through, whether
 	// answered or not. Messages from MAC itself are left out. It must not block.
 	Hear func(Message)
 }
@@ -113,7 +113,7 @@ func (c *Conn) Counters() Counters {
 // Listen replaces the sets of addresses that the socket is woken for, in the
 // kernel's filter and here: asked are those about which Questions and Probes
 // are wanted, which must include those that are answered; claimed are those of
-// which Claims are wanted.
+// which Advertisements are wanted.
 func (c *Conn) Listen(asked, claimed []netip.Addr) error {
 	askedSet, targets := c.set(asked)
 	claimedSet, sources := c.set(claimed)
@@ -212,7 +212,7 @@ func (c *Conn) Question(address, asker netip.Addr) error {
 // Tell tells one host alone that address is here.
 func (c *Conn) Tell(address netip.Addr, to MAC) error {
 	m := Message{Kind: Probe, Address: address, From: to, To: c.cfg.MAC, Asker: netip.IPv4Unspecified()}
-	return c.send(c.cfg.Protocol.Answer(m, c.cfg.MAC, c.cfg.Seal(Claim, address)))
+	return c.send(c.cfg.Protocol.Answer(m, c.cfg.MAC, c.cfg.Seal(Advertisement, address)))
 }
 
 // Remind answers once more those who asked for address lately, whoever answered
@@ -223,7 +223,7 @@ func (c *Conn) Remind(address netip.Addr) error {
 	c.askers.Unlock()
 	var errs []error
 	for _, m := range asked {
-		errs = append(errs, c.send(c.cfg.Protocol.Answer(m, c.cfg.MAC, c.cfg.Seal(Claim, address))))
+		errs = append(errs, c.send(c.cfg.Protocol.Answer(m, c.cfg.MAC, c.cfg.Seal(Advertisement, address))))
 	}
 	return errors.Join(errs...)
 }
@@ -231,7 +231,7 @@ func (c *Conn) Remind(address netip.Addr) error {
 // Announce tells everyone on the link that address is here.
 func (c *Conn) Announce(address netip.Addr) error {
 	var errs []error
-	for _, frame := range c.cfg.Protocol.Announce(address, c.cfg.MAC, c.cfg.Seal(Claim, address)) {
+	for _, frame := range c.cfg.Protocol.Announce(address, c.cfg.MAC, c.cfg.Seal(Advertisement, address)) {
 		errs = append(errs, c.send(frame))
 	}
 	return errors.Join(errs...)
@@ -273,7 +273,7 @@ func (c *Conn) handle(m Message) {
 	c.mu.RLock()
 	_, answer := c.answering[m.Address]
 	_, wanted := c.asked[m.Address]
-	if m.Kind == Claim {
+	if m.Kind == Advertisement {
 		_, wanted = c.claimed[m.Address]
 	}
 	c.mu.RUnlock()
@@ -282,7 +282,7 @@ func (c *Conn) handle(m Message) {
 	}
 	// A frame to somebody else's address is seen while the interface is
 	// promiscuous; it is not ours to answer.
-	if answer && m.Kind != Claim && (m.To.IsGroup() || m.To == c.cfg.MAC) {
+	if answer && m.Kind != Advertisement && (m.To.IsGroup() || m.To == c.cfg.MAC) {
 		c.answer(m)
 	}
 	if m.Kind != Question {

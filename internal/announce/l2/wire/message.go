@@ -3,26 +3,18 @@
 package wire
 
 import (
-	"net"
 	"net/netip"
 
 	"golang.org/x/net/bpf"
+
+	"github.com/causeway-lb/causeway/internal/announce/nodeinfo"
 )
 
 // MAC is an Ethernet hardware address.
-type MAC [6]byte
+type MAC = nodeinfo.MAC
 
-// Broadcast is the Ethernet broadcast address.
+// Broadcast is every host on the link.
 var Broadcast = MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
-
-// String gives the usual form 02:00:00:00:00:01.
-func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
-
-// IsGroup tells whether m is a multicast or broadcast address.
-func (m MAC) IsGroup() bool { return m[0]&1 == 1 }
-
-// IsZero tells whether m is 00:00:00:00:00:00.
-func (m MAC) IsZero() bool { return m == MAC{} }
 
 // Kind is what a frame says about an address.
 type Kind uint8
@@ -34,13 +26,13 @@ const (
 	// Probe: somebody asks who has the address in order to use it (RFC 5227
 	// section 2.1.1, RFC 4862 section 5.4.2).
 	Probe
-	// Claim: the sender says, or shows by using it, that it has the address.
-	Claim
+	// Advertisement: the sender says, or shows by using it, that it has the address.
+	Advertisement
 )
 
 // String names the kind.
 func (k Kind) String() string {
-	return [...]string{"invalid", "question", "probe", "claim"}[min(k, Claim)]
+	return [...]string{"invalid", "question", "probe", "advertisement"}[min(k, Advertisement)]
 }
 
 // Message is one thing a frame says.

@@ -7,6 +7,8 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"net/netip"
+
+	"github.com/causeway-lb/causeway/internal/announce/nodeinfo"
 )
 
 // SealLength is the length of a Seal in bytes: as many as Ethernet pads an ARP
@@ -53,56 +55,37 @@ var (
 	answerMagic = [2]byte{0xca, 0x62}
 )
 
-// NodeID stands for a node's name.
-type NodeID [8]byte
-
-// ShortID is the part of a NodeID that a seal has room for. Two nodes may share
-// one: the code tells which of them it was.
-type ShortID [4]byte
-
-// ID gives the NodeID of a node.
-func ID(node string) NodeID {
-	h := sha256.Sum256([]byte("causeway node " + node))
-	return NodeID(h[:8])
-}
-
-// Short gives the part that a seal has.
-func (id NodeID) Short() ShortID { return ShortID(id[:4]) }
-
-// StampUnit is the unit of a stamp, in milliseconds.
-const StampUnit = 100
-
 // HintKey gives the key of node's hints.
-func HintKey(gossip []byte, node NodeID) []byte {
+func HintKey(gossip []byte, node nodeinfo.ID) []byte {
 	h := hmac.New(sha256.New, gossip)
 	h.Write([]byte("causeway hint"))
 	h.Write(node[:])
 	return h.Sum(nil)
 }
 
-// NewHint makes the seal of a frame of kind, Claim or Probe, about address from
+// NewHint makes the seal of a frame of kind, Advertisement or Probe, about address from
 // mac. stamp is the sender's clock, in StampUnits.
-func NewHint(key []byte, kind Kind, address netip.Addr, mac MAC, node NodeID, stamp uint32) Seal {
+func NewHint(key []byte, kind Kind, address netip.Addr, mac MAC, node nodeinfo.ID, stamp uint32) Seal {
 	s := begin(hintMagic, node, stamp)
 	s.close(hintCode(key, kind, address, mac, node, stamp))
 	return s
 }
 
 // NewAnswer makes node's answer to a question with the seal asked.
-func NewAnswer(secret []byte, asked Seal, address netip.Addr, mac MAC, node, asker NodeID) Seal {
+func NewAnswer(secret []byte, asked Seal, address netip.Addr, mac MAC, node, asker nodeinfo.ID) Seal {
 	s := begin(answerMagic, node, asked.Stamp())
 	s.close(answerCode(secret, asked, address, mac, node, asker))
 	return s
 }
 
 // OpensHint tells whether s is node's hint under key.
-func (s Seal) OpensHint(key []byte, kind Kind, address netip.Addr, mac MAC, node NodeID) bool {
+func (s Seal) OpensHint(key []byte, kind Kind, address netip.Addr, mac MAC, node nodeinfo.ID) bool {
 	code := hintCode(key, kind, address, mac, node, s.Stamp())
 	return s.Kind() == Hint && s.Node() == node.Short() && hmac.Equal(code[:], s[10:])
 }
 
 // OpensAnswer tells whether s is node's answer to the question with the seal asked.
-func (s Seal) OpensAnswer(secret []byte, asked Seal, address netip.Addr, mac MAC, node, asker NodeID) bool {
+func (s Seal) OpensAnswer(secret []byte, asked Seal, address netip.Addr, mac MAC, node, asker nodeinfo.ID) bool {
 	code := answerCode(secret, asked, address, mac, node, asker)
 	return s.Kind() == Answer && s.Node() == node.Short() && hmac.Equal(code[:], s[10:])
 }
@@ -121,7 +104,7 @@ func (s Seal) Kind() SealKind {
 }
 
 // Node is who says that it made s, a Hint or Answer.
-func (s Seal) Node() ShortID { return ShortID(s[2:6]) }
+func (s Seal) Node() nodeinfo.ShortID { return nodeinfo.ShortID(s[2:6]) }
 
 // Stamp is that of a Hint, or of the question of an Answer.
 func (s Seal) Stamp() uint32 { return binary.BigEndian.Uint32(s[6:]) }
@@ -129,7 +112,7 @@ func (s Seal) Stamp() uint32 { return binary.BigEndian.Uint32(s[6:]) }
 // IsZero tells that there is no seal.
 func (s Seal) IsZero() bool { return s == Seal{} }
 
-func begin(magic [2]byte, node NodeID, stamp uint32) (s Seal) {
+func begin(magic [2]byte, node nodeinfo.ID, stamp uint32) (s Seal) {
 	copy(s[0:], magic[:])
 	copy(s[2:], node[:4])
 	binary.BigEndian.PutUint32(s[6:], stamp)
@@ -138,7 +121,7 @@ func begin(magic [2]byte, node NodeID, stamp uint32) (s Seal) {
 
 func (s *Seal) close(code [8]byte) { copy(s[10:], code[:]) }
 
-func hintCode(key []byte, kind Kind, address netip.Addr, mac MAC, node NodeID, stamp uint32) [8]byte {
+func hintCode(key []byte, kind Kind, address netip.Addr, mac MAC, node nodeinfo.ID, stamp uint32) [8]byte {
 	var b [36]byte
 	b[0] = 1
 	b[1] = byte(kind)
@@ -150,7 +133,7 @@ func hintCode(key []byte, kind Kind, address netip.Addr, mac MAC, node NodeID, s
 	return code(key, b[:])
 }
 
-func answerCode(secret []byte, asked Seal, address netip.Addr, mac MAC, node, asker NodeID) [8]byte {
+func answerCode(secret []byte, asked Seal, address netip.Addr, mac MAC, node, asker nodeinfo.ID) [8]byte {
 	var b [57]byte
 	b[0] = 2
 	copy(b[1:], asked[:])
@@ -180,7 +163,7 @@ func code(key, b []byte) [8]byte {
 // NewSeal makes the seal of a former version, which has no stamp:
 //
 //	magic 2 | node 8 | code 8
-func NewSeal(key []byte, node NodeID, address netip.Addr, mac MAC) Seal {
+func NewSeal(key []byte, node nodeinfo.ID, address netip.Addr, mac MAC) Seal {
 	var s Seal
 	copy(s[0:], oldMagic[:])
 	copy(s[2:], node[:])
@@ -190,20 +173,20 @@ func NewSeal(key []byte, node NodeID, address netip.Addr, mac MAC) Seal {
 
 // Open gives the node that made s, a seal of a former version, if it was made
 // with one of keys.
-func (s Seal) Open(keys [][]byte, address netip.Addr, mac MAC) (NodeID, bool) {
+func (s Seal) Open(keys [][]byte, address netip.Addr, mac MAC) (nodeinfo.ID, bool) {
 	if s.Kind() != OldSeal {
-		return NodeID{}, false
+		return nodeinfo.ID{}, false
 	}
-	node := NodeID(s[2:10])
+	node := nodeinfo.ID(s[2:10])
 	for _, key := range keys {
 		if code := oldCode(key, node, address, mac); hmac.Equal(code[:], s[10:]) {
 			return node, true
 		}
 	}
-	return NodeID{}, false
+	return nodeinfo.ID{}, false
 }
 
-func oldCode(key []byte, node NodeID, address netip.Addr, mac MAC) [8]byte {
+func oldCode(key []byte, node nodeinfo.ID, address netip.Addr, mac MAC) [8]byte {
 	h := hmac.New(sha256.New, key)
 	a := address.As16()
 	h.Write([]byte("causeway seal"))

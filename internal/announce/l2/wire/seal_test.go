@@ -5,6 +5,8 @@ package wire
 import (
 	"net/netip"
 	"testing"
+
+	"github.com/causeway-lb/causeway/internal/announce/nodeinfo"
 )
 
 var (
@@ -12,25 +14,25 @@ var (
 	sealOther    = netip.MustParseAddr("2001:db8::1")
 	sealMAC      = MAC{2, 0, 0, 0, 0, 1}
 	sealAnother  = MAC{2, 0, 0, 0, 0, 2}
-	sealA, sealB = ID("node-1"), ID("node-2")
+	sealA, sealB = nodeinfo.IDOf("node-1"), nodeinfo.IDOf("node-2")
 )
 
 func TestHint(t *testing.T) {
 	key := HintKey([]byte("gossip"), sealA)
-	s := NewHint(key, Claim, sealAddress, sealMAC, sealA, 77)
-	if s.Kind() != Hint || s.Node() != sealA.Short() || s.Stamp() != 77 || !s.OpensHint(key, Claim, sealAddress, sealMAC, sealA) {
+	s := NewHint(key, Advertisement, sealAddress, sealMAC, sealA, 77)
+	if s.Kind() != Hint || s.Node() != sealA.Short() || s.Stamp() != 77 || !s.OpensHint(key, Advertisement, sealAddress, sealMAC, sealA) {
 		t.Fatalf("%x does not open", s)
 	}
 	later := s
 	later[9]++
 	for what, opens := range map[string]bool{
-		"another key":              s.OpensHint(HintKey([]byte("other"), sealA), Claim, sealAddress, sealMAC, sealA),
-		"another node's key":       s.OpensHint(HintKey([]byte("gossip"), sealB), Claim, sealAddress, sealMAC, sealA),
+		"another key":              s.OpensHint(HintKey([]byte("other"), sealA), Advertisement, sealAddress, sealMAC, sealA),
+		"another node's key":       s.OpensHint(HintKey([]byte("gossip"), sealB), Advertisement, sealAddress, sealMAC, sealA),
 		"another kind":             s.OpensHint(key, Probe, sealAddress, sealMAC, sealA),
-		"another address":          s.OpensHint(key, Claim, sealOther, sealMAC, sealA),
-		"another hardware address": s.OpensHint(key, Claim, sealAddress, sealAnother, sealA),
-		"another node":             s.OpensHint(key, Claim, sealAddress, sealMAC, sealB),
-		"another stamp":            later.OpensHint(key, Claim, sealAddress, sealMAC, sealA),
+		"another address":          s.OpensHint(key, Advertisement, sealOther, sealMAC, sealA),
+		"another hardware address": s.OpensHint(key, Advertisement, sealAddress, sealAnother, sealA),
+		"another node":             s.OpensHint(key, Advertisement, sealAddress, sealMAC, sealB),
+		"another stamp":            later.OpensHint(key, Advertisement, sealAddress, sealMAC, sealA),
 		"as an answer":             s.OpensAnswer(key, Seal{}, sealAddress, sealMAC, sealA, sealB),
 	} {
 		if opens {
@@ -53,7 +55,7 @@ func TestAnswer(t *testing.T) {
 		"another address":  s.OpensAnswer(secret, asked, sealOther, sealMAC, sealA, sealB),
 		"another MAC":      s.OpensAnswer(secret, asked, sealAddress, sealAnother, sealA, sealB),
 		"another asker":    s.OpensAnswer(secret, asked, sealAddress, sealMAC, sealA, sealA),
-		"as a hint":        s.OpensHint(secret, Claim, sealAddress, sealMAC, sealA),
+		"as a hint":        s.OpensHint(secret, Advertisement, sealAddress, sealMAC, sealA),
 	} {
 		if opens {
 			t.Errorf("opens with %s", what)
@@ -63,7 +65,7 @@ func TestAnswer(t *testing.T) {
 
 func FuzzSeal(f *testing.F) {
 	key := HintKey([]byte("gossip"), sealA)
-	good := NewHint(key, Claim, sealAddress, sealMAC, sealA, 1)
+	good := NewHint(key, Advertisement, sealAddress, sealMAC, sealA, 1)
 	f.Add(good[:])
 	old := NewSeal(key, sealA, sealAddress, sealMAC)
 	f.Add(old[:])
@@ -77,7 +79,7 @@ func FuzzSeal(f *testing.F) {
 		if opened && s != old {
 			t.Errorf("%x opens", s)
 		}
-		if s.OpensHint(key, Claim, sealAddress, sealMAC, sealA) && s[9] == 1 && s != good {
+		if s.OpensHint(key, Advertisement, sealAddress, sealMAC, sealA) && s[9] == 1 && s != good {
 			t.Errorf("%x opens", s)
 		}
 		if s.OpensAnswer(key, good, sealAddress, sealMAC, sealA, sealB) {
@@ -94,7 +96,7 @@ func BenchmarkSeal(b *testing.B) {
 	answer := NewAnswer(key, hint, sealAddress, sealMAC, sealA, sealB)
 	b.Run("make", func(b *testing.B) {
 		for b.Loop() {
-			NewHint(key, Claim, sealAddress, sealMAC, sealA, 1)
+			NewHint(key, Advertisement, sealAddress, sealMAC, sealA, 1)
 		}
 	})
 	b.Run("hint", func(b *testing.B) {

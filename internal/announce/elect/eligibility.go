@@ -15,7 +15,7 @@ import (
 type Reason string
 
 // The reasons for which a node cannot announce, or must not, in the order in
-// which Judge looks for them.
+// which Eligibility looks for them.
 const (
 	Eligible        Reason = ""
 	NotAlive        Reason = "its agent does not answer the other agents"
@@ -151,17 +151,17 @@ type Address struct {
 	Local map[string]bool
 }
 
-// Judge tells why n may not announce a, or Eligible. How willingly it is taken
+// Eligibility tells why n may not announce a, or Eligible. How willingly it is taken
 // then, Graded tells.
-func Judge(n *Node, a *Address) Reason {
-	if r := judgeNode(n, a.Pool); r != Eligible {
+func Eligibility(n *Node, a *Address) Reason {
+	if r := nodeEligibility(n, a.Pool); r != Eligible {
 		return r
 	}
-	return judgeAddress(n, a)
+	return addressEligibility(n, a)
 }
 
-// judgeNode is the part of Judge that is the same for all addresses of a pool.
-func judgeNode(n *Node, p *Pool) Reason {
+// nodeEligibility is the part of Eligibility that is the same for all addresses of a pool.
+func nodeEligibility(n *Node, p *Pool) Reason {
 	switch {
 	case !n.Alive:
 		return NotAlive
@@ -177,15 +177,15 @@ func judgeNode(n *Node, p *Pool) Reason {
 	return Eligible
 }
 
-func judgeAddress(n *Node, a *Address) Reason {
-	r, _ := judgePlace(n, a, a.edge())
+func addressEligibility(n *Node, a *Address) Reason {
+	r, _ := placeEligibility(n, a, a.edge())
 	return r
 }
 
-// judgePlace is judgeAddress with what is computed once an address. routed tells of an
+// placeEligibility is addressEligibility with what is computed once an address. routed tells of an
 // eligible node that only its default route leads to a: none of its interfaces is in
 // a's subnet, nor named by the pool.
-func judgePlace(n *Node, a *Address, edge int) (r Reason, routed bool) {
+func placeEligibility(n *Node, a *Address, edge int) (r Reason, routed bool) {
 	if a.Local != nil && !a.Local[n.Name] {
 		return NoEndpoint, false
 	}

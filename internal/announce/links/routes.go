@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package announce
+package links
 
 import (
 	"errors"
@@ -25,7 +25,7 @@ type route struct {
 
 // readRoutes finds by which interfaces default routes leave, and the prefixes that
 // routers say to be on-link: with DHCPv6 no address of the node tells them.
-func readRoutes(out []link, at map[int]int) error {
+func readRoutes(out []Link, at map[int]int) error {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		routes, err := listRoutes(family)
 		if err != nil {
@@ -55,7 +55,7 @@ func readRoutes(out []link, at map[int]int) error {
 // defaults gives the positions in out of the interfaces of the best default route:
 // the lowest metric that has an interface which is up. It has several where there
 // are several next hops, or routes of the same metric.
-func defaults(routes []route, out []link, at map[int]int) []int {
+func defaults(routes []route, out []Link, at map[int]int) []int {
 	var best []int
 	found, bestUp, bestMetric := false, false, uint32(0)
 	for _, r := range routes {

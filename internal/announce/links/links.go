@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package announce
+package links
 
 import (
 	"cmp"
@@ -16,18 +16,23 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-lb/causeway/internal/announce/elect"
-	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
+	"github.com/causeway-lb/causeway/internal/announce/nodeinfo"
 )
 
-// link is an interface of this node that could carry announcements.
-type link struct {
+// Link is an interface of this node that could carry announcements.
+type Link struct {
 	elect.Interface
 	Index int
-	MAC   wire.MAC
-	Ports []wire.MAC // of a bond, at most maxPorts
+	MAC   nodeinfo.MAC
+	Ports []nodeinfo.MAC // of a bond, at most maxPorts
 	// Own are its addresses, which this node asks with.
 	Own    []netip.Addr
 	Master int // index of the VRF that it is in; 0 for none
+}
+
+// Info is what the other nodes are told about l.
+func (l *Link) Info() nodeinfo.Interface {
+	return nodeinfo.Interface{Interface: l.Interface, MAC: l.MAC, Ports: l.Ports}
 }
 
 // maxPorts is how many ports of a bond are told to the other nodes.
@@ -37,12 +42,12 @@ const maxPorts = 16
 // again. A carrier that is lost has to be noticed well within 100 ms.
 const linkSettle = 3 * time.Millisecond
 
-// watchLinks sends the interfaces now, and again whenever they change, until ctx
+// Watch sends the interfaces now, and again whenever they change, until ctx
 // ends. It works by netlink events; if the event socket fails (too slow, for
 // instance) it opens another one and reads everything.
-func watchLinks(ctx context.Context, out chan<- []link) error {
+func Watch(ctx context.Context, out chan<- []Link) error {
 	for ctx.Err() == nil {
-		if err := watchLinksOnce(ctx, out); err != nil {
+		if err := watchOnce(ctx, out); err != nil {
 			logr.FromContextOrDiscard(ctx).Error(err, "Watching interfaces failed, will start again")
 			select {
 			case <-ctx.Done():
@@ -53,7 +58,7 @@ func watchLinks(ctx context.Context, out chan<- []link) error {
 	return nil
 }
 
-func watchLinksOnce(ctx context.Context, out chan<- []link) error {
+func watchOnce(ctx context.Context, out chan<- []Link) error {
 	done := make(chan struct{})
 	defer close(done)
 	failed := make(chan error, 3)
@@ -90,7 +95,7 @@ func watchLinksOnce(ctx context.Context, out chan<- []link) error {
 		case err := <-failed:
 			return fmt.Errorf("receive events: %w", err)
 		case <-timer.C:
-			now, err := readLinks()
+			now, err := read()
 			if err != nil {
 				return err
 			}
@@ -136,29 +141,29 @@ func drain[T any](c <-chan T) {
 	}()
 }
 
-// readLinks gives the Ethernet interfaces that are no ports of a bridge or bond,
+// read gives the Ethernet interfaces that are no ports of a bridge or bond,
 // sorted by name.
-func readLinks() ([]link, error) {
+func read() ([]Link, error) {
 	all, err := netlink.LinkList()
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
-	out := []link{}
+	out := []Link{}
 	at := map[int]int{} // interface index -> position in out
 	for _, l := range all {
 		a := l.Attrs()
 		if len(a.HardwareAddr) != 6 || a.Flags&net.FlagLoopback != 0 || a.RawFlags&unix.IFF_NOARP != 0 || enslaved(a, all) {
 			continue
 		}
-		out = append(out, link{
+		out = append(out, Link{
 			Interface: elect.Interface{Name: a.Name, Up: a.RawFlags&unix.IFF_UP != 0 && a.RawFlags&unix.IFF_RUNNING != 0},
 			Index:     a.Index,
-			MAC:       wire.MAC(a.HardwareAddr),
+			MAC:       nodeinfo.MAC(a.HardwareAddr),
 			Ports:     portsOf(l, all),
 			Master:    a.MasterIndex,
 		})
 	}
-	slices.SortFunc(out, func(a, b link) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(out, func(a, b Link) int { return cmp.Compare(a.Name, b.Name) })
 	for i := range out {
 		at[out[i].Index] = i
 	}
@@ -173,15 +178,15 @@ func readLinks() ([]link, error) {
 }
 
 // portsOf gives the hardware addresses of a bond's ports.
-func portsOf(bond netlink.Link, all []netlink.Link) []wire.MAC {
+func portsOf(bond netlink.Link, all []netlink.Link) []nodeinfo.MAC {
 	if bond.Type() != "bond" {
 		return nil
 	}
-	var out []wire.MAC
+	var out []nodeinfo.MAC
 	for _, l := range all {
 		a := l.Attrs()
 		if a.MasterIndex == bond.Attrs().Index && len(a.HardwareAddr) == 6 && len(out) < maxPorts {
-			out = append(out, wire.MAC(a.HardwareAddr))
+			out = append(out, nodeinfo.MAC(a.HardwareAddr))
 		}
 	}
 	return out
@@ -201,7 +206,7 @@ func enslaved(a *netlink.LinkAttrs, all []netlink.Link) bool {
 	return true
 }
 
-func readSubnets(out []link, at map[int]int) error {
+func readSubnets(out []Link, at map[int]int) error {
 	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
@@ -223,7 +228,7 @@ func readSubnets(out []link, at map[int]int) error {
 
 // addSubnet takes an on-link prefix. An address alone (a bound service address,
 // DHCPv6) is none.
-func (l *link) addSubnet(p netip.Prefix) {
+func (l *Link) addSubnet(p netip.Prefix) {
 	if p.IsValid() && !p.IsSingleIP() && !p.Addr().IsLinkLocalUnicast() && !slices.Contains(l.Subnets, p) {
 		l.Subnets = append(l.Subnets, p)
 	}
@@ -246,7 +251,7 @@ func isDefault(n *net.IPNet) bool {
 
 // markSeconds finds what the kernel routes by another interface, where several are
 // in one subnet: it sends the answers there, and takes what comes in there.
-func markSeconds(links []link, all []netlink.Link) {
+func markSeconds(links []Link, all []netlink.Link) {
 	type network struct {
 		netip.Prefix
 		master int
@@ -289,9 +294,9 @@ func masterName(all []netlink.Link, index int) string {
 }
 
 // routed gives the index of the interface by which the kernel routes to p, or 0.
-func routed(links []link, p netip.Prefix, vrf string) int {
+func routed(links []Link, p netip.Prefix, vrf string) int {
 	own := func(a netip.Addr) bool {
-		return slices.ContainsFunc(links, func(l link) bool { return slices.Contains(l.Own, a) })
+		return slices.ContainsFunc(links, func(l Link) bool { return slices.Contains(l.Own, a) })
 	}
 	// Any address but this node's own, which it would route to itself.
 	a := p.Addr().Next()
@@ -305,10 +310,10 @@ func routed(links []link, p netip.Prefix, vrf string) int {
 	return routes[0].LinkIndex
 }
 
-// relevant keeps the interfaces, and of their subnets those, that any of the
+// Relevant keeps the interfaces, and of their subnets those, that any of the
 // addresses could be announced on.
-func relevant(links []link, addresses []elect.Address) []link {
-	ifaces := interfaces(links)
+func Relevant(links []Link, addresses []elect.Address) []Link {
+	ifaces := Interfaces(links)
 	used := map[int]bool{}
 	subnets := map[netip.Prefix]bool{}
 	for _, l := range links {
@@ -328,7 +333,7 @@ func relevant(links []link, addresses []elect.Address) []link {
 			}
 		}
 	}
-	out := []link{}
+	out := []Link{}
 	for i, l := range links {
 		if !used[i] {
 			continue
@@ -340,7 +345,7 @@ func relevant(links []link, addresses []elect.Address) []link {
 	return out
 }
 
-func interfaces(links []link) []elect.Interface {
+func Interfaces(links []Link) []elect.Interface {
 	out := make([]elect.Interface, 0, len(links))
 	for _, l := range links {
 		out = append(out, l.Interface)

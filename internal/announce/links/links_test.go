@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package announce
+package links
 
 import (
 	"fmt"
@@ -14,12 +14,15 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/causeway-lb/causeway/internal/announce/elect"
+	"github.com/causeway-lb/causeway/internal/announce/nodeinfo"
 	"github.com/causeway-lb/causeway/internal/lab/network"
 )
 
-// TestReadLinks reads what ip has set up in a namespace with eth0, eth1 and eth2,
+var prefixes = cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
+
+// TestRead reads what ip has set up in a namespace with eth0, eth1 and eth2,
 // and tells on which of them an address would be announced.
-func TestReadLinks(t *testing.T) {
+func TestRead(t *testing.T) {
 	if os.Geteuid() != 0 && os.Getenv("REQUIRE_KERNEL") != "1" {
 		t.Skip("network namespaces need root; set REQUIRE_KERNEL=1 to fail instead")
 	}
@@ -150,8 +153,8 @@ func TestReadLinks(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			var links []link
-			if err := n.Do(func() (err error) { links, err = readLinks(); return err }); err != nil {
+			var links []Link
+			if err := n.Do(func() (err error) { links, err = read(); return err }); err != nil {
 				t.Fatal(err)
 			}
 			pool := &elect.Pool{}
@@ -161,20 +164,20 @@ func TestReadLinks(t *testing.T) {
 			got := map[string]string{}
 			for a := range tc.on {
 				address := elect.Address{Addr: netip.MustParseAddr(a), Pool: pool}
-				mine := relevant(links, []elect.Address{address})
+				mine := Relevant(links, []elect.Address{address})
 				// The others see what is told.
-				var told facts
+				var told nodeinfo.Info
 				for _, k := range mine {
-					told.Links = append(told.Links, fact{Interface: k.Interface, MAC: k.MAC})
+					told.Interfaces = append(told.Interfaces, k.Info())
 				}
-				b, _ := told.encode()
-				told, _ = decodeFacts(b)
+				b, _ := told.Encode(64 << 10)
+				told, _ = nodeinfo.Decode(b)
 				var names, theirs []string
-				for _, i := range elect.On(&address, interfaces(mine)) {
+				for _, i := range elect.On(&address, Interfaces(mine)) {
 					names = append(names, mine[i].Name)
 				}
 				var heard []elect.Interface
-				for _, f := range told.Links {
+				for _, f := range told.Interfaces {
 					heard = append(heard, f.Interface)
 				}
 				for _, i := range elect.On(&address, heard) {
@@ -191,5 +194,34 @@ func TestReadLinks(t *testing.T) {
 				t.Errorf("interfaces (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestRelevant(t *testing.T) {
+	subnet := netip.MustParsePrefix("192.0.2.0/24")
+	links := []Link{
+		{Index: 2, Interface: elect.Interface{Name: "eth0", Up: true, Subnets: []netip.Prefix{subnet, netip.MustParsePrefix("198.51.100.0/24")}}},
+		{Index: 3, Interface: elect.Interface{Name: "eth1", Up: true, Default4: true, Subnets: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}}},
+		{Index: 4, Interface: elect.Interface{Name: "veth7", Up: true}},
+	}
+	a := elect.Address{Addr: netip.MustParseAddr("192.0.2.200"), Pool: &elect.Pool{}}
+	got := Relevant(links, []elect.Address{a})
+	want := []Link{{Index: 2, Interface: elect.Interface{Name: "eth0", Up: true, Subnets: []netip.Prefix{subnet}}}}
+	if diff := cmp.Diff(want, got, prefixes); diff != "" {
+		t.Errorf("by subnet (-want +got):\n%s", diff)
+	}
+	far := elect.Address{Addr: netip.MustParseAddr("192.0.3.7"), Pool: &elect.Pool{}}
+	if got := Relevant(links, []elect.Address{far}); len(got) != 1 || got[0].Name != "eth1" || len(got[0].Subnets) != 0 {
+		t.Errorf("by default route: %+v", got)
+	}
+	pattern := elect.Address{Addr: netip.MustParseAddr("192.0.2.200"), Pool: &elect.Pool{Interfaces: []string{"veth*"}}}
+	if got := Relevant(links, []elect.Address{pattern}); len(got) != 1 || got[0].Name != "veth7" {
+		t.Errorf("by pattern: %+v", got)
+	}
+	if got := Relevant(links, nil); len(got) != 0 || got == nil {
+		t.Errorf("without addresses: %+v", got)
+	}
+	if len(links[0].Subnets) != 2 {
+		t.Error("the argument was changed")
 	}
 }

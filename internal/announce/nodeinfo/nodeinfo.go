@@ -1,37 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package announce
+package nodeinfo
 
 import (
 	"net/netip"
 	"slices"
 
 	"github.com/causeway-lb/causeway/internal/announce/elect"
-	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
-	"github.com/causeway-lb/causeway/internal/announce/members"
 )
 
-// facts are what a node tells the others about itself, beside what the API has.
-type facts struct {
+// Info is what a node publishes about itself, beside what the API server has.
+type Info struct {
 	// See elect.Node.
 	Starting, InSync, Leaving bool
-	Links                     []fact
+	Interfaces                []Interface
 }
 
-// fact is one interface on which addresses may be announced.
-type fact struct {
+// Interface is one on which addresses may be announced.
+type Interface struct {
 	elect.Interface
-	MAC wire.MAC
+	MAC MAC
 	// Ports are the hardware addresses of a bond's ports.
-	Ports []wire.MAC
+	Ports []MAC
 }
 
-// The first byte of the encoding is its version. Nodes ignore facts of a version that
-// they do not know, so that during an upgrade with a new one each half elects among
-// itself and the link fences.
+// The first byte of the encoding is its version. Nodes ignore a version that they do
+// not know, so that during an upgrade with a new one each half elects among itself
+// and the link fences.
 const (
-	factsVersion    = 2
-	oldFactsVersion = 1 // without the ports, and what does not fit is left out
+	version    = 2
+	oldVersion = 1 // without the ports
 )
 
 const (
@@ -44,22 +42,22 @@ const (
 	flagDefault6 = 1 << 2
 )
 
-// encode gives at most members.MaxFacts bytes, room for more than a thousand
+// Encode returns at most limit bytes; 64 KiB have room for more than a thousand
 // interfaces. Those that do not fit are left out, and whole is false.
 //
 //	version 1 | flags 1 | interface ...
 //	interface: len 1 | name | MAC 6 | flags 1 | count 1 | subnet ... | count 1 | port MAC 6 ...
 //	subnet:    family 1 (4 or 6) | bits 1 | as many bytes as the bits need;
 //	           one that is Second is there twice
-func (f facts) encode() (b []byte, whole bool) { return f.encodeAs(factsVersion, members.MaxFacts) }
+func (f Info) Encode(limit int) (b []byte, whole bool) { return f.encode(version, limit) }
 
-// encodeOld is for agents of a former version, which take less.
-func (f facts) encodeOld() []byte {
-	b, _ := f.encodeAs(oldFactsVersion, members.MaxOldFacts)
+// EncodeOld is Encode for agents of a former version.
+func (f Info) EncodeOld(limit int) []byte {
+	b, _ := f.encode(oldVersion, limit)
 	return b
 }
 
-func (f facts) encodeAs(version byte, limit int) (b []byte, whole bool) {
+func (f Info) encode(version byte, limit int) (b []byte, whole bool) {
 	b = []byte{version, 0}
 	if f.InSync {
 		b[1] |= flagInSync
@@ -70,7 +68,7 @@ func (f facts) encodeAs(version byte, limit int) (b []byte, whole bool) {
 	if f.Starting {
 		b[1] |= flagStarting
 	}
-	for _, l := range f.Links {
+	for _, l := range f.Interfaces {
 		e := l.encode(version)
 		if len(b)+len(e) > limit {
 			return b, false
@@ -80,7 +78,7 @@ func (f facts) encodeAs(version byte, limit int) (b []byte, whole bool) {
 	return b, true
 }
 
-func (l fact) encode(version byte) []byte {
+func (l Interface) encode(version byte) []byte {
 	b := append([]byte{byte(len(l.Name))}, l.Name...)
 	b = append(b, l.MAC[:]...)
 	var flags byte
@@ -100,7 +98,7 @@ func (l fact) encode(version byte) []byte {
 		b = append(b, family, byte(p.Bits()))
 		b = append(b, p.Addr().AsSlice()[:(p.Bits()+7)/8]...)
 	}
-	if version == oldFactsVersion {
+	if version == oldVersion {
 		return b
 	}
 	b = append(b, byte(len(ports)))
@@ -110,17 +108,15 @@ func (l fact) encode(version byte) []byte {
 	return b
 }
 
-// decodeFacts gives false for anything that encode did not make. A node without
-// facts has no interfaces (nil).
-func decodeFacts(b []byte) (facts, bool) {
-	if len(b) < 2 || b[0] != factsVersion && b[0] != oldFactsVersion {
-		return facts{}, false
+// Decode returns false for anything that Encode and EncodeOld did not make.
+func Decode(b []byte) (Info, bool) {
+	if len(b) < 2 || b[0] != version && b[0] != oldVersion {
+		return Info{}, false
 	}
-	f := facts{Starting: b[1]&flagStarting != 0, InSync: b[1]&flagInSync != 0, Leaving: b[1]&flagLeaving != 0, Links: []fact{}}
-	version := b[0]
+	f := Info{Starting: b[1]&flagStarting != 0, InSync: b[1]&flagInSync != 0, Leaving: b[1]&flagLeaving != 0, Interfaces: []Interface{}}
 	r := reader{b: b[2:]}
 	for len(r.b) > 0 {
-		var l fact
+		var l Interface
 		l.Name = string(r.take(int(r.byte())))
 		copy(l.MAC[:], r.take(6))
 		flags := r.byte()
@@ -134,22 +130,22 @@ func decodeFacts(b []byte) (facts, bool) {
 				l.Subnets = append(l.Subnets, p)
 			}
 		}
-		if version == factsVersion {
+		if b[0] == version {
 			for range r.byte() {
-				var port wire.MAC
+				var port MAC
 				copy(port[:], r.take(len(port)))
 				l.Ports = append(l.Ports, port)
 			}
 		}
 		if r.bad || l.Name == "" {
-			return facts{}, false
+			return Info{}, false
 		}
-		f.Links = append(f.Links, l)
+		f.Interfaces = append(f.Interfaces, l)
 	}
 	return f, true
 }
 
-// reader takes bytes off the front; bad tells that there were too few.
+// reader takes bytes off the front; bad reports that there were too few.
 type reader struct {
 	b   []byte
 	bad bool

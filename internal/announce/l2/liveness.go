@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package l2
+
+import (
+	"maps"
+	"net/netip"
+	"time"
+
+	"github.com/go-logr/logr"
+
+	"github.com/causeway-lb/causeway/internal/announce/l2/claim"
+	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
+)
+
+// A node that is alive by gossip need not be there on the link: its cable to the
+// LAN may be cut while another network carries the gossip. So a node that would
+// succeed an announcer asks the link every probeInterval for one of its addresses,
+// and where there is no answer within probeTick, again every probeTick.
+const (
+	probeInterval = 150 * time.Millisecond
+	probeTick     = 50 * time.Millisecond
+	maxMissed     = 3
+	// A node that was just elected has to look at the link first. Where others are
+	// unreachable clients wait, and it does so in a hurry.
+	probeGrace      = time.Second
+	hurryProbeGrace = 200 * time.Millisecond
+	// An unreachable node is asked every unreachableInterval, and
+	// longUnreachableInterval once it has been so for longLost. That it is back is
+	// not left to announcements: it may be this node that does not hear, and clients
+	// would come here for nothing.
+	unreachableInterval     = 200 * time.Millisecond
+	longUnreachableInterval = 5 * time.Second
+	// A node that is unreachable for one address stays so for unreachableHold, though
+	// it may be heard about another: where agents miss different nodes they elect
+	// differently, and each may wait for the other.
+	unreachableHold = 2 * time.Second
+)
+
+// maxTargets is how many announcers are asked on a port.
+const maxTargets = 12
+
+// peers is what is known on one port of the announcers there.
+type peers struct {
+	targets     map[string]*target     // by node
+	unreachable map[string]unreachable // by node; alike in both families of an interface
+	unanswered  map[netip.Addr]bool    // asked for without an answer, and not heard since
+	confirmed   time.Time              // when an unreachable one was last asked because it seemed to be back
+}
+
+func newPeers() peers {
+	return peers{targets: map[string]*target{}, unreachable: map[string]unreachable{}, unanswered: map[netip.Addr]bool{}}
+}
+
+// unreachable is what a port knows of a node that is alive but does not answer.
+type unreachable struct {
+	since   time.Time
+	address netip.Addr // for which it did not
+	asked   time.Time  // the last time, since then
+}
+
+// target is what a port knows of one announcer.
+type target struct {
+	// addresses that it should answer for. The first is asked for, until it turns
+	// out that another has it: the node elected need not have taken it yet.
+	addresses []netip.Addr
+	mac       wire.MAC // of the last answer; zero before that, and asks everyone
+	since     time.Time
+	asked     time.Time
+	waiting   bool // for an answer
+	missed    int  // questions without an answer, since the last one
+}
+
+// is reports whether a is being asked for.
+func (t *target) is(a netip.Addr) bool { return len(t.addresses) > 0 && t.addresses[0] == a }
+
+// next goes on to another address.
+func (t *target) next() { *t = target{addresses: t.addresses[1:], since: t.since, asked: t.asked} }
+
+// liveness probes the announcers that this node would succeed, on each port. It
+// keeps what it finds in the ports' peers.
+type liveness struct {
+	membership Membership
+	log        logr.Logger
+	enabled    bool      // else gossip alone decides
+	at         time.Time // of the next tick
+}
+
+// plan chooses the targets on p, from the addresses for which this node is not the
+// announcer but could be.
+func (l *liveness) plan(now time.Time, c *cluster, p *port, placements []placement) {
+	old := p.peers.targets
+	targets := map[string]*target{}
+	p.peers.targets = targets
+	if !l.enabled {
+		return
+	}
+	unanswered := p.peers.unanswered
+	for i := range placements {
+		r, on := placements[i].on[p]
+		name := r.Announcer
+		if !on || name == "" || name == c.self || r.Rank(c.self) < 0 {
+			continue
+		}
+		t := targets[name]
+		switch o := old[name]; {
+		case t != nil:
+		case len(targets) == maxTargets:
+			continue
+		case o != nil && len(o.addresses) > 0 && c.listed[o.addresses[0]] != nil:
+			// It was asked for this one. If that has just moved it will be answered
+			// by another, and until then what is known is not forgotten.
+			t = o
+			t.addresses = t.addresses[:1:1]
+			targets[name] = t
+		default:
+			t = &target{since: now}
+			targets[name] = t
+		}
+		switch a := placements[i].Addr; {
+		case t.is(a):
+		case unanswered[a] && (len(t.addresses) == 0 || !unanswered[t.addresses[0]]):
+			// No node answered for it, so it is what has to be asked for now.
+			*t = target{addresses: append([]netip.Addr{a}, t.addresses...), since: now}
+		default:
+			t.addresses = append(t.addresses, a)
+		}
+	}
+	maps.DeleteFunc(unanswered, func(a netip.Addr, _ bool) bool { return c.listed[a] == nil })
+	for name := range p.peers.unreachable {
+		if !c.member(name).Alive() {
+			delete(p.peers.unreachable, name) // membership says so itself now
+		}
+	}
+}
+
+// active reports whether anything is asked on any port.
+func (l *liveness) active(ports map[portKey]*port) bool {
+	for _, p := range ports {
+		if len(p.peers.targets)+len(p.peers.unreachable) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// tick asks each announcer again that is due, and holds those unreachable that have
+// not answered maxMissed times. late has the ports with frames that had not been
+// read: nothing is held against any node there. changed reports that a node has
+// become unreachable, or is no longer.
+func (l *liveness) tick(now time.Time, c *cluster, ports map[portKey]*port, late map[*port]bool) (changed bool) {
+	l.at = now.Add(probeTick)
+	// Where agents are late the answer may be, too.
+	most := maxMissed + int(min(l.membership.Slack(), maxSlack)/probeTick)
+	for _, p := range ports {
+		for name, t := range p.peers.targets {
+			for len(t.addresses) > 0 && p.answers(t.addresses[0]) {
+				t.next()
+			}
+			if len(t.addresses) == 0 {
+				continue // it announces nothing yet
+			}
+			if t.waiting && !late[p] {
+				changed = l.recordMiss(c, ports, p, name, most) || changed
+			}
+			if t.missed == 0 && now.Sub(t.asked) < probeInterval {
+				continue
+			}
+			t.asked, t.waiting = now, ask(c, p, name, t)
+		}
+		changed = l.askUnreachable(now, c, ports, p) || changed
+	}
+	return changed
+}
+
+// askUnreachable asks those that are unreachable on p for what they should announce.
+// One of which nothing is expected any longer is not unreachable.
+func (l *liveness) askUnreachable(now time.Time, c *cluster, ports map[portKey]*port, p *port) (changed bool) {
+	for name, gone := range p.peers.unreachable {
+		interval := unreachableInterval
+		if now.Sub(gone.since) > longLost {
+			interval = longUnreachableInterval
+		}
+		if now.Sub(gone.asked) < interval {
+			continue
+		}
+		a, expected := c.expected(p.key.six, name, gone.address)
+		switch {
+		case !expected:
+			mark(ports, p, name, unreachable{})
+			changed = true
+		case a.IsValid():
+			gone.asked = now
+			p.peers.unreachable[name] = gone
+			ask(c, p, name, &target{addresses: []netip.Addr{a}})
+		}
+	}
+	return changed
+}
+
+// expected returns an address of a family that a node should announce, first if that
+// is one, and reports whether it should announce any.
+func (c *cluster) expected(six bool, name string, first netip.Addr) (a netip.Addr, any bool) {
+	for addr, ad := range c.listed {
+		if ad.Result.Announcer != name {
+			continue
+		}
+		any = true
+		if addr.Is6() == six && (!a.IsValid() || addr == first || a != first && addr.Less(a)) {
+			a = addr
+		}
+	}
+	return a, any
+}
+
+// ask asks the node that should announce the first of t's addresses. Before it has
+// answered, and when it has not, everyone is asked in every way that there is: what
+// does not get through says nothing about it. Nor does an error, for which ask
+// returns false.
+func ask(c *cluster, p *port, name string, t *target) bool {
+	a := t.addresses[0]
+	if !t.mac.IsZero() && t.missed == 0 {
+		return p.conn.Probe(a, t.mac) == nil
+	}
+	asked := p.conn.Probe(a, wire.MAC{}) == nil
+	for _, mac := range c.hardware(name, a) {
+		asked = p.conn.Probe(a, mac) == nil && asked
+	}
+	p.question(a)
+	return asked
+}
+
+// recordMiss counts a question to an announcer that was not answered.
+func (l *liveness) recordMiss(c *cluster, ports map[portKey]*port, p *port, name string, most int) (changed bool) {
+	t := p.peers.targets[name]
+	grace := probeGrace
+	if len(p.peers.unreachable) > 0 {
+		grace = hurryProbeGrace + min(l.membership.Slack(), maxSlack)
+	}
+	switch {
+	case l.membership.Stalled(name):
+		// Membership is about to find out what is wrong with it; it may just wait for
+		// its turn on busy cores.
+		return false
+	case t.mac.IsZero() && t.asked.Sub(t.since) < grace:
+		return false
+	}
+	t.missed++
+	if _, ok := p.peers.unreachable[name]; t.missed < most || ok || !c.member(name).Alive() {
+		return false
+	}
+	l.log.Info("An announcer is alive but does not answer on this link", "node", name, "interface", p.name, "address", t.addresses[0])
+	p.peers.unanswered[t.addresses[0]] = true
+	mark(ports, p, name, unreachable{since: t.asked, address: t.addresses[0], asked: t.asked})
+	return true
+}
+
+// advertised takes an advertisement on p of a node, or of a conflicting host. That a
+// node is there it has to prove.
+func (l *liveness) advertised(now time.Time, ports map[portKey]*port, p *port, from claim.Peer, m wire.Message) (changed bool) {
+	name := from.Name
+	delete(p.peers.unanswered, m.Address)
+	if gone, ok := p.peers.unreachable[name]; ok && !from.Hint && (gone.address == m.Address || now.Sub(gone.since) >= unreachableHold) {
+		l.log.Info("An announcer answers on this link again", "node", name, "interface", p.name)
+		mark(ports, p, name, unreachable{})
+		changed = true
+	}
+	for asked, t := range p.peers.targets {
+		switch {
+		case name == "" || !t.is(m.Address):
+		case name == asked && from.Hint:
+		case name == asked:
+			t.waiting, t.missed, t.mac = false, 0, m.From
+		default:
+			t.next() // which says nothing about the one that was asked
+		}
+	}
+	return changed
+}
+
+// probed takes a probe of a node of ours on p: it is there, and looks at the link
+// before it answers, as after a restart.
+func (l *liveness) probed(now time.Time, p *port, name string, a netip.Addr) {
+	if t := p.peers.targets[name]; t != nil && t.is(a) {
+		*t = target{addresses: t.addresses, since: now, asked: t.asked}
+	}
+}
+
+// confirm asks a node that is unreachable on p, and seems to be back there. It will
+// be heard again.
+func (l *liveness) confirm(now time.Time, p *port, m wire.Message) {
+	if now.Sub(p.peers.confirmed) >= probeTick {
+		p.peers.confirmed = now
+		_ = p.conn.Probe(m.Address, m.From)
+	}
+}
+
+// mark records for both families on p's interface that a node is unreachable there;
+// the zero value for one that is back.
+func mark(ports map[portKey]*port, p *port, name string, gone unreachable) {
+	for _, o := range ports {
+		switch {
+		case o.key.index != p.key.index:
+		case gone != unreachable{}:
+			o.peers.unreachable[name] = gone
+		default:
+			delete(o.peers.unreachable, name)
+		}
+	}
+}
