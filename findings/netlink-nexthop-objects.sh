@@ -17,7 +17,7 @@
 # are made with ip of iproute2 6.1.0 (Debian 6.1.0-3).
 #
 # Who looks for the interface of the default route finds none, or keeps a former
-# one. internal/announce/routes.go (listNextHops, watchNextHops) reads RTA_NH_ID and
+# one. internal/announce/links/routes.go (listNextHops, watchNextHops) reads RTA_NH_ID and
 # nexthop objects itself, and listens to RTNLGRP_NEXTHOP.
 #
 # Needs Linux, root, Go and the Go module proxy. Exits 1 if this is no longer so.

@@ -1,46 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package announce makes exactly one node answer ARP and NDP for each
-// LoadBalancer address. Nothing is bound to an interface, so nothing can be left
-// behind.
+// Package announce elects the node that announces each LoadBalancer address, and
+// drives what announces it.
 //
-//	API (Update)     membership      netlink        link
-//	addresses,       who is alive,   interfaces,    claims and probes
-//	pools, nodes     their facts     carrier        of others
-//	     |               |              |               |
-//	     +-------> Speaker: one goroutine <-------------+
-//	                |            |
-//	            elect.Elect   claim.Machine for each (address, interface)
-//	                             |
-//	                wire.Conn (arp, ndp): filter, answers, announcements
-//	                             |
-//	                           Report -> LoadBalancerAddress.status
+//	API (Update)     membership      netlink
+//	addresses,       who is alive,   interfaces,
+//	pools, nodes     their facts     carrier
+//	     |               |              |
+//	     +-------> Speaker: one goroutine
+//	                     |
+//	        elect.Elect, for the addresses of each Kind
+//	                     |  Desired: advertisements, members, facts, links
+//	   - - - - - - - Announcer - - - - - - - - - - the seam
+//	                     |
+//	        l2 (ARP and NDP)   ... another Kind
+//	                     |  Report
+//	                 reporter -> LoadBalancerAddress.status
 //
-// Every agent computes the same election from the same facts; what it hears on the
-// link decides what it does then (package claim). The API server is needed only to
-// learn of a new address: liveness, link state and the kernel's state go from agent
-// to agent.
+// Every agent computes the same election from the same facts. The API server is
+// needed to learn of a new address, and for nothing else: alive, link state and the
+// kernel's state go from agent to agent.
 //
-// Invariants:
+// An Announcer gets a set of advertisements and returns reports; it knows nothing of
+// the API, and this package nothing of frames or sessions. The pool of an address
+// names its Kind, Config.Announcers has the Announcer of each. Both sides of the seam
+// run in the Speaker's goroutine and are told the time, so each can be tested alone.
 //
-//   - A node starts to answer only while it is eligible (elect.Eligibility) and after
-//     the link was silent or the former announcer handed over.
-//   - A node that stops goes on answering until it has heard its successor: if its
-//     agent exits or it may no longer announce, at most for claim's Release; if other
-//     nodes are only preferred to it (elect.Grade: cordoned, out of sync), until
-//     one of them has taken over.
-//   - A node whose agent died while its kernel runs is replaced quietly: the
-//     successor answers questions and announces nothing, so that clients stay
-//     with the node that has their connections.
-//   - Before a node answers for an address that another agent announced, it starts
-//     to forward the segments of TCP connections that only that agent's node knows
-//     to that node (Strays), which forwards to the one before it. Only during
-//     strayLinger can this be a circle.
-//   - The agents' frames carry a seal (wire.Seal), by which agents recognize each
-//     other where their gossip does not reach. A frame without a seal is not an
-//     agent's, whatever its hardware address; and a node yields only to the answer
-//     to a question that it has just asked.
+// Below this package: elect (pure), nodeinfo (pure: what a node publishes), members
+// (gossip, probes of nodes), links (this node's interfaces). Above it, an Announcer:
+// l2 imports announce, never the reverse.
 //
-// Non-goals: the Services and what their policies mean for an address (package
-// agent), the allocation of addresses (controllers), forwarding.
+// Not here: which Services there are and what their policies mean for an address
+// (package agent), the addresses' allocation (controllers), forwarding.
 package announce

@@ -23,6 +23,8 @@ var pure = []string{
 	"internal/endpointslice",
 	"internal/proxy/model",
 	"internal/announce/elect",
+	"internal/announce/nodeinfo",
+	"internal/announce/l2/claim",
 }
 
 // impure is what a pure package may not import itself; whatever it imports
@@ -69,6 +71,10 @@ var layers = map[string][]string{
 	"controllers/validate":     {"controllers/clusterip", "controllers/endpoints", "controllers/gossipkey", "controllers/loadbalancer", "internal/allocator", "internal/provisioner"},
 	"internal/healthcheck":     {"internal/agent", "internal/lab"},
 	"internal/httpserver":      {"internal/agent", "internal/healthcheck", "internal/proxy", "internal/announce", "internal/lab"},
+
+	"internal/announce/nodeinfo": {"internal/announce/members", "internal/announce/links", "internal/announce/l2"},
+	"internal/announce/members":  {"internal/announce/links", "internal/announce/l2"},
+	"internal/announce/links":    {"internal/announce/members", "internal/announce/l2"},
 }
 
 // testOnly is the root of what only tests and benchmarks import: it may use the

@@ -40,8 +40,10 @@ func (a *Announcer) hear(now time.Time, h heard) {
 		return
 	}
 	_, missing := p.peers.unreachable[from.Name]
+	kind := claim.Probe
 	switch h.Kind {
 	case wire.Advertisement:
+		kind = claim.Advertisement
 		a.decisions.due = a.liveness.advertised(now, a.ports.all, p, from, h.Message) || a.decisions.due
 		if from.Suspect {
 			// It may have announced the same addresses as we, out of hearing.
@@ -55,7 +57,7 @@ func (a *Announcer) hear(now time.Time, h heard) {
 	}
 	if e := p.entries[h.Address]; e != nil {
 		before, _ := e.machine.State()
-		e.machine.Hear(now, h.Kind, from)
+		e.machine.Hear(now, kind, from)
 		a.after(now, e, before)
 	}
 	if h.Kind == wire.Advertisement && from.Name != "" && h.To != p.key.mac { // and has not just answered us

@@ -5,12 +5,12 @@ package claim
 import (
 	"time"
 
-	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
+	"github.com/causeway-lb/causeway/internal/announce/nodeinfo"
 )
 
 // Hear takes a Claim or Probe for the address from somebody else. Questions are
 // answered by the socket and are nothing to a Machine.
-func (m *Machine) Hear(now time.Time, kind wire.Kind, from Peer) {
+func (m *Machine) Hear(now time.Time, kind Kind, from Peer) {
 	if from.Name == "" {
 		m.hearConflicting(now, kind, from)
 		return
@@ -20,7 +20,7 @@ func (m *Machine) Hear(now time.Time, kind wire.Kind, from Peer) {
 		m.hearProbing(now, kind, from)
 	case Backup:
 		switch {
-		case kind != wire.Advertisement:
+		case kind != Advertisement:
 			if from.Name == m.holder.Name {
 				m.Recheck(now) // who looks for an address does not have it: its agent has been restarted
 			}
@@ -30,7 +30,7 @@ func (m *Machine) Hear(now time.Time, kind wire.Kind, from Peer) {
 			m.hearBackup(now, from)
 		}
 	case Announcing, Releasing:
-		if kind == wire.Advertisement {
+		if kind == Advertisement {
 			m.hearContender(now, from)
 		}
 	}
@@ -49,11 +49,11 @@ func (p Peer) conflict(now time.Time) Conflict {
 	return Conflict{MAC: p.MAC, Node: p.Host, Interface: p.HostInterface, Last: now}
 }
 
-func (m *Machine) hearConflicting(now time.Time, kind wire.Kind, from Peer) {
+func (m *Machine) hearConflicting(now time.Time, kind Kind, from Peer) {
 	switch m.state {
 	case Probing:
 		switch {
-		case kind == wire.Probe:
+		case kind == Probe:
 			m.probeAgain(now)
 		case from.Cached:
 		case from.Host != "":
@@ -63,15 +63,15 @@ func (m *Machine) hearConflicting(now time.Time, kind wire.Kind, from Peer) {
 			m.conflictWith(now, from)
 		}
 	case Backup:
-		if kind == wire.Advertisement && !from.Cached && from.Host != m.holder.Name {
+		if kind == Advertisement && !from.Cached && from.Host != m.holder.Name {
 			m.conflict = from.conflict(now) // the holder defends it
 		}
 	case Conflicting:
-		if kind == wire.Advertisement && !from.Cached {
+		if kind == Advertisement && !from.Cached {
 			m.conflict = from.conflict(now)
 		}
 	case Announcing, Releasing:
-		if kind != wire.Advertisement {
+		if kind != Advertisement {
 			return // the answer to its probe tells it enough
 		}
 		if (from.Cached || from.Host != "" && from.Host == m.holder.Name) && now.Sub(m.since) < maxStale {
@@ -136,8 +136,8 @@ func (m *Machine) conflictWith(now time.Time, from Peer) {
 	}
 }
 
-func (m *Machine) hearProbing(now time.Time, kind wire.Kind, from Peer) {
-	if kind == wire.Probe {
+func (m *Machine) hearProbing(now time.Time, kind Kind, from Peer) {
+	if kind == Probe {
 		// Two of ours want it at the same time.
 		if from.Outranks && m.deferred < maxDeferred {
 			m.deferred++
@@ -218,7 +218,7 @@ func (m *Machine) hearBackup(now time.Time, from Peer) {
 	}
 	m.hold(now, from)
 	if m.contender = from.MAC; !from.Alive {
-		m.contender = wire.MAC{}
+		m.contender = nodeinfo.MAC{}
 	}
 	switch at := m.due(now, from); {
 	case at.IsZero():

@@ -5,7 +5,7 @@ package claim
 import (
 	"time"
 
-	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
+	"github.com/causeway-lb/causeway/internal/announce/nodeinfo"
 )
 
 // State is where a Machine stands.
@@ -68,7 +68,7 @@ type Want struct {
 	SuppressGratuitous bool
 	// ElectedAt, unless zero, is where Elected is asked now and then by a node that
 	// announces the address still: it may have taken over unheard.
-	ElectedAt wire.MAC
+	ElectedAt nodeinfo.MAC
 	// Refresh and LostRecheck, unless 0, are used in place of Timing's: the first
 	// is short while a peer that might announce too is out of contact, and what is
 	// done more often than Timing's Refresh is a question; the second is long while
@@ -80,7 +80,7 @@ type Want struct {
 type Peer struct {
 	// Name of the node, empty for a conflicting host.
 	Name string
-	MAC  wire.MAC
+	MAC  nodeinfo.MAC
 	// Alive and Eligible are this agent's view: membership holds the peer alive,
 	// and the election would let it announce the address.
 	Alive, Eligible bool
@@ -102,11 +102,21 @@ type Peer struct {
 	HostDead, Cached bool
 }
 
+// Kind is what a frame is to a Machine.
+type Kind uint8
+
+const (
+	// Probe: the sender asks who has the address in order to use it.
+	Probe Kind = iota + 1
+	// Advertisement: the sender says, or shows by using it, that it has the address.
+	Advertisement
+)
+
 // Port sends frames about the machine's address. Errors are the port's affair:
 // every frame is repeated until an answer or time-out decides.
 type Port interface {
 	// Probe asks who has the address; a zero to asks everyone.
-	Probe(to wire.MAC)
+	Probe(to nodeinfo.MAC)
 	// Announce tells everyone that this node has it.
 	Announce()
 	// Answer turns answering on and off.
@@ -189,7 +199,7 @@ const crossing = 50 * time.Millisecond
 
 // Conflict is a conflicting host that has the address.
 type Conflict struct {
-	MAC wire.MAC
+	MAC nodeinfo.MAC
 	// Node and Interface are set if the MAC is that of a node: the address is bound
 	// there, or in one of its Pods, or somebody pretends so.
 	Node, Interface string
@@ -230,16 +240,16 @@ type Machine struct {
 	deferred  int       // to how many hints of probing peers this node has given way
 
 	conflict     Conflict
-	suspect      Peer      // Probing: a node whose hardware address was in an answer that its agent did not send
-	stale        time.Time // since when answers have that of a node whose agent is dead; zero for none
-	next         time.Time // Announcing: the next announcement; Releasing: the end
-	electedAsked time.Time // Announcing: when the node elected instead was last asked
-	contender    wire.MAC  // one of ours that may have the address too; zero for none
+	suspect      Peer         // Probing: a node whose hardware address was in an answer that its agent did not send
+	stale        time.Time    // since when answers have that of a node whose agent is dead; zero for none
+	next         time.Time    // Announcing: the next announcement; Releasing: the end
+	electedAsked time.Time    // Announcing: when the node elected instead was last asked
+	contender    nodeinfo.MAC // one of ours that may have the address too; zero for none
 }
 
 // Contender is one of ours that has, or had until just now, the address that this node
 // announces. It has to hear of it where announcements do not come through.
-func (m *Machine) Contender() wire.MAC { return m.contender }
+func (m *Machine) Contender() nodeinfo.MAC { return m.contender }
 
 // New gives an idle machine.
 func New(timing Timing, port Port) *Machine { return &Machine{timing: timing, port: port} }
@@ -370,7 +380,7 @@ func (m *Machine) enter(now time.Time, s State) {
 	}
 	m.deadline, m.owed, m.again = time.Time{}, time.Time{}, time.Time{}
 	if s == Idle {
-		m.contender, m.stale = wire.MAC{}, time.Time{}
+		m.contender, m.stale = nodeinfo.MAC{}, time.Time{}
 		m.deferred = 0
 		m.holder = Peer{}
 	}
@@ -388,7 +398,7 @@ func (m *Machine) probe(now time.Time) {
 }
 
 func (m *Machine) sendProbe(now time.Time) {
-	m.port.Probe(wire.MAC{})
+	m.port.Probe(nodeinfo.MAC{})
 	m.sent++
 	m.deadline = now.Add(m.probing.Interval)
 	if m.sent == m.probing.Count {
@@ -482,7 +492,7 @@ func (m *Machine) Tick(now time.Time) {
 			m.sent++
 		}
 		if m.sent == len(m.timing.Repeats) {
-			m.backoff, m.contender = 0, wire.MAC{} // nobody objected
+			m.backoff, m.contender = 0, nodeinfo.MAC{} // nobody objected
 			m.look(now)
 		}
 		switch {
@@ -494,7 +504,7 @@ func (m *Machine) Tick(now time.Time) {
 			// A peer out of contact may have the address, too. It answers, and whoever
 			// has to go goes. An announcement would be heard as well, but by clients, too,
 			// and it may be this node that does not hear.
-			m.port.Probe(wire.MAC{})
+			m.port.Probe(nodeinfo.MAC{})
 		}
 		m.scheduleAnnouncement(now)
 	case Backup:
@@ -519,7 +529,7 @@ func (m *Machine) Tick(now time.Time) {
 func (m *Machine) look(now time.Time) {
 	if now.Sub(m.looked) >= m.timing.Refresh/2 {
 		m.looked = now
-		m.port.Probe(wire.MAC{})
+		m.port.Probe(nodeinfo.MAC{})
 	}
 }
 

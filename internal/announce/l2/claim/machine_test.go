@@ -9,13 +9,13 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
+	"github.com/causeway-lb/causeway/internal/announce/nodeinfo"
 )
 
 // log is a Port that writes down what it is told.
 type log struct{ lines []string }
 
-func (l *log) Probe(to wire.MAC) {
+func (l *log) Probe(to nodeinfo.MAC) {
 	if to.IsZero() {
 		l.lines = append(l.lines, "probe")
 	} else {
@@ -50,8 +50,8 @@ func (b *bench) run(d time.Duration) {
 	b.now = end
 }
 
-func (b *bench) set(w Want)                  { b.m.Set(b.now, w) }
-func (b *bench) hear(k wire.Kind, from Peer) { b.m.Hear(b.now, k, from) }
+func (b *bench) set(w Want)             { b.m.Set(b.now, w) }
+func (b *bench) hear(k Kind, from Peer) { b.m.Hear(b.now, k, from) }
 
 // expect compares what was sent since the last call, and the state.
 func (b *bench) expect(state State, sent ...string) {
@@ -70,9 +70,9 @@ var (
 	elected            = Want{Role: Elected, Elected: "me"}
 	hurry              = Want{Role: Elected, Elected: "me", Hurry: true}
 	suppressGratuitous = Want{Role: Elected, Elected: "me", Hurry: true, SuppressGratuitous: true}
-	better             = Peer{Name: "better", MAC: wire.MAC{2, 0, 0, 0, 0, 1}, Alive: true, Eligible: true, Outranks: true}
-	worse              = Peer{Name: "worse", MAC: wire.MAC{2, 0, 0, 0, 0, 9}, Alive: true, Eligible: true}
-	conflicting        = Peer{MAC: wire.MAC{2, 0, 0, 0, 0, 0x66}}
+	better             = Peer{Name: "better", MAC: nodeinfo.MAC{2, 0, 0, 0, 0, 1}, Alive: true, Eligible: true, Outranks: true}
+	worse              = Peer{Name: "worse", MAC: nodeinfo.MAC{2, 0, 0, 0, 0, 9}, Alive: true, Eligible: true}
+	conflicting        = Peer{MAC: nodeinfo.MAC{2, 0, 0, 0, 0, 0x66}}
 )
 
 func lost(p Peer) Peer { p.Alive, p.Eligible = false, false; return p }
@@ -123,7 +123,7 @@ func TestQuietGivesWay(t *testing.T) {
 	b.set(suppressGratuitous)
 	b.run(40 * time.Millisecond)
 	b.expect(Announcing, "probe", "probe", "answer")
-	b.hear(wire.Advertisement, worse)
+	b.hear(Advertisement, worse)
 	b.expect(Backup, "silent")
 }
 
@@ -155,14 +155,14 @@ func TestSlack(t *testing.T) {
 func TestStrangerIsNotFought(t *testing.T) {
 	b := newBench(t)
 	b.set(elected)
-	b.hear(wire.Advertisement, conflicting)
+	b.hear(Advertisement, conflicting)
 	b.expect(Conflicting, "probe")
 	if got := b.m.Conflict(b.now).MAC; got != conflicting.MAC {
 		t.Errorf("conflict with %v", got)
 	}
 	b.run(10 * time.Second)
 	b.expect(Probing, "probe")
-	b.hear(wire.Advertisement, conflicting) // still there
+	b.hear(Advertisement, conflicting) // still there
 	b.run(10*time.Second + 350*time.Millisecond)
 	b.expect(Announcing, "probe", "probe", "probe", "answer", "announce") // gone
 	if got := b.m.Conflict(b.now); got != (Conflict{}) {
@@ -177,7 +177,7 @@ func TestStrangerThatProbes(t *testing.T) {
 	b.set(hurry)
 	b.run(30 * time.Millisecond)
 	b.expect(Probing, "probe", "probe")
-	b.hear(wire.Probe, conflicting)
+	b.hear(Probe, conflicting)
 	b.expect(Probing, "probe")
 	b.run(39 * time.Millisecond)
 	b.expect(Probing, "probe")
@@ -190,7 +190,7 @@ func TestStrangerThatProbes(t *testing.T) {
 	b = newBench(t)
 	b.set(hurry)
 	for range 12 {
-		b.hear(wire.Probe, conflicting)
+		b.hear(Probe, conflicting)
 		b.run(10 * time.Millisecond)
 	}
 	if !b.m.Answers() {
@@ -199,15 +199,15 @@ func TestStrangerThatProbes(t *testing.T) {
 
 	b = newBench(t)
 	b.set(hurry)
-	b.hear(wire.Probe, conflicting)
-	b.hear(wire.Advertisement, conflicting) // now it does
+	b.hear(Probe, conflicting)
+	b.hear(Advertisement, conflicting) // now it does
 	b.expect(Conflicting, "probe", "probe")
 }
 
 func TestDefendsOncePerInterval(t *testing.T) {
 	b := announcing(t, elected)
 	for range 5 {
-		b.hear(wire.Advertisement, conflicting)
+		b.hear(Advertisement, conflicting)
 		b.run(time.Second)
 	}
 	b.expect(Announcing, "announce")
@@ -215,7 +215,7 @@ func TestDefendsOncePerInterval(t *testing.T) {
 		t.Error("the conflict is not reported")
 	}
 	b.run(6 * time.Second)
-	b.hear(wire.Advertisement, conflicting)
+	b.hear(Advertisement, conflicting)
 	b.expect(Announcing, "announce")
 	b.run(61 * time.Second)
 	if b.m.Conflict(b.now) != (Conflict{}) {
@@ -226,11 +226,11 @@ func TestDefendsOncePerInterval(t *testing.T) {
 func TestLinkFencesWhenMembershipIsWrong(t *testing.T) {
 	b := newBench(t)
 	b.set(hurry)
-	b.hear(wire.Advertisement, lost(better)) // it answers the probe
+	b.hear(Advertisement, lost(better)) // it answers the probe
 	b.expect(Backup, "probe")
 	b.run(200 * time.Millisecond)
 	b.expect(Backup, "probe 01") // it alone is asked
-	b.hear(wire.Advertisement, lost(better))
+	b.hear(Advertisement, lost(better))
 	b.run(280 * time.Millisecond) // 200 ms, then it does not answer
 	b.expect(Announcing, "probe 01", "probe", "probe", "answer", "announce")
 }
@@ -238,26 +238,26 @@ func TestLinkFencesWhenMembershipIsWrong(t *testing.T) {
 func TestTakesOverFromOneItOutranks(t *testing.T) {
 	b := newBench(t)
 	b.set(elected)
-	b.hear(wire.Advertisement, lost(worse))
+	b.hear(Advertisement, lost(worse))
 	b.expect(Announcing, "probe", "answer", "announce")
-	b.hear(wire.Advertisement, lost(worse)) // not heard yet
+	b.hear(Advertisement, lost(worse)) // not heard yet
 	b.expect(Announcing, "announce")
 }
 
 func TestTwoProbing(t *testing.T) {
 	b := newBench(t)
 	b.set(elected)
-	b.hear(wire.Probe, worse)
+	b.hear(Probe, worse)
 	b.expect(Probing, "probe")
-	b.hear(wire.Probe, better)
+	b.hear(Probe, better)
 	b.expect(Backup)
 }
 
 func TestTwoAnnouncing(t *testing.T) {
 	b := announcing(t, elected)
-	b.hear(wire.Advertisement, lost(worse))
+	b.hear(Advertisement, lost(worse))
 	b.expect(Announcing, "announce")
-	b.hear(wire.Advertisement, lost(better))
+	b.hear(Advertisement, lost(better))
 	b.expect(Backup, "silent")
 }
 
@@ -268,14 +268,14 @@ func TestCrossedClaims(t *testing.T) {
 	b.set(hurry)
 	b.run(40 * time.Millisecond)
 	b.log.lines = nil
-	b.hear(wire.Advertisement, better)
+	b.hear(Advertisement, better)
 	b.expect(Announcing, "announce")
-	b.hear(wire.Advertisement, better)
+	b.hear(Advertisement, better)
 	b.run(99 * time.Millisecond)
 	b.expect(Announcing)
 	b.run(time.Millisecond)
 	b.expect(Announcing, "announce")
-	b.hear(wire.Advertisement, better) // it insists
+	b.hear(Advertisement, better) // it insists
 	b.expect(Backup, "silent")
 }
 
@@ -304,7 +304,7 @@ func TestFailback(t *testing.T) {
 			for b.now.Sub(start) < 2*time.Minute {
 				for _, l := range b.log.lines {
 					if strings.HasPrefix(l, "probe") {
-						b.hear(wire.Advertisement, tc.holder)
+						b.hear(Advertisement, tc.holder)
 						break
 					}
 				}
@@ -327,13 +327,13 @@ func TestHolderThatBecomesIneligibleIsRelieved(t *testing.T) {
 	w := elected
 	w.Preempt = Never
 	b.set(w)
-	b.hear(wire.Advertisement, worse)
+	b.hear(Advertisement, worse)
 	b.expect(Backup, "probe")
 	b.set(w) // membership told that something changed
 	cordoned := worse
 	cordoned.Eligible = false
-	b.hear(wire.Advertisement, cordoned)
-	b.hear(wire.Advertisement, cordoned)
+	b.hear(Advertisement, cordoned)
+	b.hear(Advertisement, cordoned)
 	b.run(99 * time.Millisecond) // the holder may not know yet
 	b.expect(Backup, "probe 09")
 	b.run(time.Millisecond)
@@ -350,7 +350,7 @@ func TestHandOver(t *testing.T) {
 			t.Fatalf("%v: stopped before its successor was heard", role)
 		}
 		b.log.lines = nil
-		b.hear(wire.Advertisement, better)
+		b.hear(Advertisement, better)
 		b.expect(Idle, "silent")
 	}
 }
@@ -382,7 +382,7 @@ func TestSetIsIdempotent(t *testing.T) {
 	for _, often := range []bool{false, true} {
 		b := newBench(t)
 		b.set(elected)
-		b.hear(wire.Advertisement, lost(better))
+		b.hear(Advertisement, lost(better))
 		for range 100 {
 			if often {
 				b.set(elected)
@@ -399,16 +399,16 @@ func TestSetIsIdempotent(t *testing.T) {
 func TestHints(t *testing.T) {
 	hint := func(p Peer) Peer { p.Hint = true; return p }
 	b := announcing(t, elected)
-	b.hear(wire.Advertisement, hint(better))
+	b.hear(Advertisement, hint(better))
 	b.expect(Announcing, "probe 01")
-	b.hear(wire.Advertisement, hint(better)) // at once again
+	b.hear(Advertisement, hint(better)) // at once again
 	b.expect(Announcing)
-	b.hear(wire.Advertisement, better)
+	b.hear(Advertisement, better)
 	b.expect(Backup, "silent")
 
 	b = announcing(t, elected)
 	for range 50 {
-		b.hear(wire.Advertisement, hint(worse))
+		b.hear(Advertisement, hint(worse))
 		b.run(10 * time.Millisecond)
 	}
 	b.expect(Announcing, "announce", "announce", "announce", "announce", "announce", "announce")
@@ -416,28 +416,28 @@ func TestHints(t *testing.T) {
 	// The last word is this node's, though the last claim comes too soon to answer it
 	// at once.
 	b = announcing(t, elected)
-	b.hear(wire.Advertisement, hint(worse))
+	b.hear(Advertisement, hint(worse))
 	b.run(10 * time.Millisecond)
-	b.hear(wire.Advertisement, hint(worse))
+	b.hear(Advertisement, hint(worse))
 	b.expect(Announcing, "announce")
 	b.run(90 * time.Millisecond)
 	b.expect(Announcing, "announce")
 
 	b = announcing(t, elected)
 	b.set(Want{Role: Barred, Elected: "better"})
-	b.hear(wire.Advertisement, hint(better))
+	b.hear(Advertisement, hint(better))
 	b.expect(Releasing, "probe 01")
 	b.run(200 * time.Millisecond)
 	b.expect(Releasing, "probe 01") // once more: question or answer may be lost
 	b.run(200 * time.Millisecond)
 	b.expect(Releasing)
-	b.hear(wire.Advertisement, better)
+	b.hear(Advertisement, better)
 	b.expect(Idle, "silent")
 
 	b = newBench(t)
 	b.set(elected)
 	b.run(349 * time.Millisecond)
-	b.hear(wire.Advertisement, hint(better))
+	b.hear(Advertisement, hint(better))
 	b.expect(Probing, "probe", "probe", "probe", "probe 01")
 	b.run(149 * time.Millisecond)
 	b.expect(Probing)
@@ -456,7 +456,7 @@ func TestForgedProbes(t *testing.T) {
 		}
 		p := better
 		p.Hint = true
-		b.hear(wire.Probe, p)
+		b.hear(Probe, p)
 		b.run(10 * time.Millisecond)
 	}
 	t.Error("not announced after two seconds")
@@ -466,7 +466,7 @@ func TestBoundOnANode(t *testing.T) {
 	b := announcing(t, elected)
 	p := conflicting
 	p.Host, p.HostInterface = "node-2", "eth0"
-	b.hear(wire.Advertisement, p)
+	b.hear(Advertisement, p)
 	if diff := cmp.Diff(Conflict{MAC: p.MAC, Node: "node-2", Interface: "eth0", Last: b.now}, b.m.Conflict(b.now)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -479,15 +479,15 @@ func TestSwitchAnswersFromMemory(t *testing.T) {
 	t.Run("of one that is alive and answers itself", func(t *testing.T) {
 		b := newBench(t)
 		b.set(elected)
-		b.hear(wire.Advertisement, memory)
+		b.hear(Advertisement, memory)
 		b.expect(Probing, "probe", "probe 01")
-		b.hear(wire.Advertisement, better)
+		b.hear(Advertisement, better)
 		b.expect(Backup)
 	})
 	t.Run("of one that is alive and does not", func(t *testing.T) {
 		b := newBench(t)
 		b.set(elected)
-		b.hear(wire.Advertisement, memory)
+		b.hear(Advertisement, memory)
 		b.run(350 * time.Millisecond)
 		b.expect(Conflicting, "probe", "probe 01", "probe", "probe")
 		if c := b.m.Conflict(b.now); c.Node != better.Name {
@@ -500,7 +500,7 @@ func TestSwitchAnswersFromMemory(t *testing.T) {
 		b := newBench(t)
 		b.set(hurry)
 		for range 4 {
-			b.hear(wire.Advertisement, dead)
+			b.hear(Advertisement, dead)
 			b.run(10 * time.Millisecond)
 		}
 		b.expect(Announcing, "probe", "probe", "answer", "announce")
@@ -512,7 +512,7 @@ func TestSwitchAnswersFromMemory(t *testing.T) {
 		b.set(hurry)
 		start := b.now
 		for !b.m.Answers() && b.now.Sub(start) < time.Minute {
-			b.hear(wire.Advertisement, dead)
+			b.hear(Advertisement, dead)
 			b.run(10 * time.Millisecond)
 		}
 		if took := b.now.Sub(start); took < maxStale || took > maxStale+100*time.Millisecond {
@@ -528,6 +528,6 @@ func TestAsksTheElected(t *testing.T) {
 	b.set(Want{Role: Standby, Elected: better.Name, ElectedAt: better.MAC})
 	b.run(5 * time.Second)
 	b.expect(Announcing, "probe 01")
-	b.hear(wire.Advertisement, better)
+	b.hear(Advertisement, better)
 	b.expect(Idle, "silent")
 }

@@ -14,7 +14,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/announce/elect"
 	"github.com/causeway-lb/causeway/internal/announce/l2/claim"
-	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
+	"github.com/causeway-lb/causeway/internal/announce/nodeinfo"
 )
 
 // bound is how long two nodes may answer, or none though one could.
@@ -215,15 +215,15 @@ func (p port) Announce() {
 	p.n.w.clients(p.a, p.n)
 	for range 2 {
 		for _, o := range p.n.w.nodes {
-			p.n.deliver(o, p.a, wire.Advertisement, true)
+			p.n.deliver(o, p.a, claim.Advertisement, true)
 		}
 	}
 }
 
-func (p port) Probe(to wire.MAC) {
+func (p port) Probe(to nodeinfo.MAC) {
 	for _, o := range p.n.w.nodes {
 		if to.IsZero() || to == o.mac() {
-			p.n.deliver(o, p.a, wire.Probe, true)
+			p.n.deliver(o, p.a, claim.Probe, true)
 		}
 	}
 }
@@ -237,11 +237,11 @@ func (w *world) clients(a int, n *node) {
 	}
 }
 
-func (n *node) mac() wire.MAC { return wire.MAC{2, 0, 0, 0, 0, byte(n.id + 1)} }
+func (n *node) mac() nodeinfo.MAC { return nodeinfo.MAC{2, 0, 0, 0, 0, byte(n.id + 1)} }
 
 // deliver carries one frame, if the LAN does when it arrives. One in a hundred is
 // lost.
-func (n *node) deliver(to *node, a int, kind wire.Kind, hint bool) {
+func (n *node) deliver(to *node, a int, kind claim.Kind, hint bool) {
 	w := n.w
 	if to == n || !w.intact && w.rng.IntN(100) == 0 {
 		return
@@ -253,11 +253,11 @@ func (n *node) deliver(to *node, a int, kind wire.Kind, hint bool) {
 	})
 }
 
-func (n *node) hear(from *node, a int, kind wire.Kind, hint bool) {
-	if kind == wire.Probe && n.answers[a] {
-		n.deliver(from, a, wire.Advertisement, false)
+func (n *node) hear(from *node, a int, kind claim.Kind, hint bool) {
+	if kind == claim.Probe && n.answers[a] {
+		n.deliver(from, a, claim.Advertisement, false)
 	}
-	if kind == wire.Advertisement && !n.seen[from.id] && n.w.now.Sub(n.shouted) > time.Second {
+	if kind == claim.Advertisement && !n.seen[from.id] && n.w.now.Sub(n.shouted) > time.Second {
 		n.shout()
 	}
 	n.machines[a].Hear(n.w.now, kind, claim.Peer{
