@@ -20,6 +20,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/lab/network"
 	"github.com/causeway-lb/causeway/internal/lab/reexec"
+	"github.com/causeway-lb/causeway/internal/testkit"
 )
 
 func TestMain(m *testing.M) {
@@ -85,15 +86,13 @@ func startOutside(t *testing.T, name string) (*exec.Cmd, int) {
 	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "ready\n" {
 		t.Fatalf("the lab said %q, %v", line, err)
 	}
-	for range 100 {
-		// The file is written beside the lab's start.
-		if pid, err := strconv.Atoi(readPID(StateDir(name))); err == nil {
-			return cmd, pid
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	t.Fatal("no file with the lab's process id")
-	return nil, 0
+	var pid int
+	// The file is written while the lab starts.
+	testkit.Eventually(t, 5*time.Second, "a file with the lab's process ID", func() (err error) {
+		pid, err = strconv.Atoi(readPID(StateDir(name)))
+		return err
+	})
+	return cmd, pid
 }
 
 // The kernel removes all of a lab with the program that made it, even when
@@ -113,13 +112,12 @@ func TestNothingIsLeftAfterSIGKILL(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait()
-	deadline := time.Now().Add(10 * time.Second)
-	for len(inNamespace(space)) > 0 {
-		if time.Now().After(deadline) {
-			t.Fatalf("still there 10 s later: %v", inNamespace(space))
+	testkit.Eventually(t, 10*time.Second, "the lab's processes have ended", func() error {
+		if left := inNamespace(space); len(left) > 0 {
+			return fmt.Errorf("left: %v", left)
 		}
-		time.Sleep(10 * time.Millisecond)
-	}
+		return nil
+	})
 	if err := unix.Kill(pid, 0); !errors.Is(err, unix.ESRCH) {
 		t.Errorf("process 1 of the lab: %v", err)
 	}

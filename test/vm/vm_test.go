@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/causeway-lb/causeway/internal/testkit"
 )
 
 // TestMain makes the test binary serve as three programs: the tests, the runner
@@ -196,14 +198,14 @@ func TestNoOrphan(t *testing.T) {
 				t.Fatal(err)
 			}
 			_ = cmd.Wait()
-			deadline := time.Now().Add(time.Minute)
-			for syscall.Kill(pid, 0) == nil && !zombie(pid) {
-				if time.Now().After(deadline) {
+			t.Cleanup(func() {
+				if t.Failed() {
 					_ = syscall.Kill(pid, syscall.SIGKILL)
-					t.Fatalf("the machine, process %d, outlived its runner", pid)
 				}
-				time.Sleep(20 * time.Millisecond)
-			}
+			})
+			testkit.EventuallyTrue(t, time.Minute, "the machine has ended as its runner", func() bool {
+				return syscall.Kill(pid, 0) != nil || zombie(pid)
+			})
 		})
 	}
 }
@@ -211,20 +213,18 @@ func TestNoOrphan(t *testing.T) {
 // waitForMachine returns the process that boots from an initramfs below dir.
 func waitForMachine(t *testing.T, dir string) int {
 	t.Helper()
-	deadline := time.Now().Add(2 * time.Minute)
-	for time.Now().Before(deadline) {
+	pid := 0
+	testkit.EventuallyTrue(t, 2*time.Minute, "a machine is started", func() bool {
 		lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 		for _, at := range lines {
 			line, _ := os.ReadFile(at)
 			if bytes.HasPrefix(line, []byte("qemu-system")) && bytes.Contains(line, []byte(dir)) {
-				pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(at)))
-				return pid
+				pid, _ = strconv.Atoi(filepath.Base(filepath.Dir(at)))
 			}
 		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	t.Fatal("no machine was started")
-	return 0
+		return pid != 0
+	})
+	return pid
 }
 
 func zombie(pid int) bool {

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/causeway-lb/causeway/internal/testkit"
 )
 
 const inside = "NETWORK_TEST_INSIDE"
@@ -116,9 +118,7 @@ func TestLAN(t *testing.T) {
 	serve(t, b, "192.0.2.2:80")
 	serve(t, b, "[2001:db8::2]:80")
 	for _, address := range []string{"192.0.2.2:80", "[2001:db8::2]:80"} {
-		if err := retried(func() error { return greet(a, address) }); err != nil {
-			t.Fatalf("%s: %v", address, err)
-		}
+		testkit.Eventually(t, 20*time.Second, "greeted by "+address, func() error { return greet(a, address) })
 	}
 	mac, err := a.Neighbour("eth0", netip.MustParseAddr("192.0.2.2"))
 	if err != nil || mac.String() != "02:00:00:00:00:02" {
@@ -143,21 +143,8 @@ func TestLAN(t *testing.T) {
 		if err := cut[1](); err != nil {
 			t.Fatal(err)
 		}
-		if err := retried(func() error { return greet(a, "192.0.2.2:80") }); err != nil {
-			t.Errorf("after %s: %v", name, err)
-		}
+		testkit.Eventually(t, 20*time.Second, "greeted after "+name, func() error { return greet(a, "192.0.2.2:80") })
 	}
-}
-
-func retried(f func() error) error {
-	var err error
-	for range 20 {
-		if err = f(); err == nil {
-			return nil
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	return err
 }
 
 // Threads come back in the namespace that they went from.

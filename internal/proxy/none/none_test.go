@@ -4,6 +4,7 @@ package none
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/syncer"
+	"github.com/causeway-lb/causeway/internal/testkit"
 )
 
 // nothing is a cluster without Services.
@@ -98,11 +100,10 @@ func run(t *testing.T, cfg Config) *syncer.Syncer {
 
 func await(t *testing.T, s *syncer.Syncer, is func(syncer.Status) bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for !is(s.Status()) {
-		if time.Now().After(deadline) {
-			t.Fatalf("status %+v", s.Status())
+	testkit.Eventually(t, 10*time.Second, "the status", func() error {
+		if st := s.Status(); !is(st) {
+			return fmt.Errorf("%+v", st)
 		}
-		time.Sleep(time.Millisecond)
-	}
+		return nil
+	})
 }
