@@ -17,6 +17,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/ipvs"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/testkit"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
@@ -82,15 +83,15 @@ func change(t *testing.T, net *network, kinds map[Mode]Kind, from, to Mode) {
 		load.more(t, newPerSecond/4)
 	}
 	load.verify(t, from == Userspace)
-	deadline := time.Now().Add(30 * time.Second)
-	for len(next.Remaining()) > 0 {
-		if time.Now().After(deadline) {
-			connections, _ := os.ReadFile("/proc/thread-self/net/ip_vs_conn")
-			t.Fatalf("objects of %v are still there; IPVS has\n%s", next.Remaining(), connections)
+	testkit.Eventually(t, 30*time.Second, "the old mode's objects are removed", func() error {
+		left := next.Remaining()
+		if len(left) == 0 {
+			return nil
 		}
 		mustSync(t, next)
-		time.Sleep(20 * time.Millisecond)
-	}
+		connections, _ := os.ReadFile("/proc/thread-self/net/ip_vs_conn")
+		return fmt.Errorf("those of %v are there; IPVS has\n%s", left, connections)
+	})
 	if ask := kinds[from].Present; ask != nil {
 		if present, err := ask(); present || err != nil {
 			t.Errorf("objects of %s present: %v, error %v", from, present, err)
