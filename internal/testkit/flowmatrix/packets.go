@@ -49,8 +49,8 @@ func (n *network) run(t *testing.T, b backend.Backend, r *Row, f model.Family) {
 	if LimitsOf(b.Name()).AffinityApart {
 		r.Also = nil
 	}
-	got := n.observe(t, r, f)
 	want, cannot := LimitsOf(b.Name()).want(r)
+	got := n.observe(t, r, f, cannot)
 	if cannot {
 		if same(want, got) {
 			t.Errorf("%s dials %s: %v, which this mode is said not to do: correct its documentation", r.From, r.To, got)
@@ -89,8 +89,9 @@ func (n *network) forget(t *testing.T) {
 // too (with three endpoints, never to be chosen by chance is one in ten million).
 const atLeast, atMost = 16, 40
 
-// observe sends the row's packets and says what happened.
-func (n *network) observe(t *testing.T, r *Row, f model.Family) Want {
+// observe sends the row's packets and returns what happened. cannot says that the
+// wanted answer must not come.
+func (n *network) observe(t *testing.T, r *Row, f model.Family, cannot bool) Want {
 	t.Helper()
 	seen := Want{Sticky: r.Want.Sticky}
 	var dsts []netip.AddrPort
@@ -103,7 +104,7 @@ func (n *network) observe(t *testing.T, r *Row, f model.Family) Want {
 	host := r.To.host()
 	answered := r.Want.Untouched && host != ""
 	n.patience = patience
-	if once && r.Want.Action != model.Reject && !answered {
+	if cannot || once && r.Want.Action != model.Reject && !answered {
 		n.patience = suspicion
 	}
 	all := len(r.Want.To)
