@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -203,6 +204,9 @@ func TestTestSupportStaysInTests(t *testing.T) {
 			if below(dep, testOnly) {
 				t.Errorf("%s depends on %s, which is for tests", p.ImportPath, dep)
 			}
+		}
+		if slices.Contains(p.Imports, "testing") {
+			t.Errorf("%s imports testing: what helps tests belongs below %s", p.ImportPath, testOnly)
 		}
 	}
 }

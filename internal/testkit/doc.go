@@ -15,7 +15,8 @@
 //	backendtest      the contract of proxy modes
 //	announcetest     a LAN with announcers
 //	provisionertest  the contract of provisioners
-//	reference        keeps docs/reference.md true
+//	reference        compares docs/reference.md with the programs
+//	reference        compares docs/reference.md with the programs
 //
 // Testkit itself imports nothing but the standard library, so that every test may
 // use it. Where only clocks decide, use testing/synctest: its bubbles need no
