@@ -183,13 +183,7 @@ func (l *lan) move(t *testing.T, f lanFamily, hops ...hop) {
 	announced(hops[0])
 	var conns []net.Conn
 	for i := range len(hops) - 1 {
-		l.clients++
-		// The Pod remembers the path's MTU for each client.
-		client := f.gateway
-		for range l.clients {
-			client = client.Next()
-		}
-		l.client.Address(t, "eth0", netip.PrefixFrom(client, f.clients.Bits()))
+		client := l.newClient(t, f)
 		l.client.Must(t, func() error {
 			c, err := (&net.Dialer{Timeout: patience, LocalAddr: &net.TCPAddr{IP: client.AsSlice()}}).Dial("tcp", netip.AddrPortFrom(f.vip, 80).String())
 			conns = append(conns, c)
@@ -215,6 +209,19 @@ func (l *lan) move(t *testing.T, f lanFamily, hops ...hop) {
 			t.Errorf("after %s: %d of %d bytes, %v", many(i+1, "move"), n, large, err)
 		}
 	}
+}
+
+// newClient gives the client another address: the Pod remembers the path's MTU for
+// each.
+func (l *lan) newClient(t *testing.T, f lanFamily) netip.Addr {
+	t.Helper()
+	l.clients++
+	client := f.gateway
+	for range l.clients {
+		client = client.Next()
+	}
+	l.client.Address(t, "eth0", netip.PrefixFrom(client, f.clients.Bits()))
+	return client
 }
 
 func many(n int, what string) string {

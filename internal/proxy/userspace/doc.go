@@ -39,6 +39,9 @@
 //
 // For the same reason answers by UDP leave through a raw socket: a socket
 // bound to the frontend would take its port.
+// ICMP errors about such answers are delivered to this node, though the address is
+// not its own: by them that socket learns how large an IPv6 answer may be. IPv4
+// answers leave without DF, and routers fragment them.
 //
 // # Order among modes
 //

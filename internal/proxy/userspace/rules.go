@@ -68,9 +68,14 @@ func (p *program) prerouting() []nft.Rule {
 	rules := []nft.Rule{
 		p.established().Transparent().MarkWith(mark).Accept().Rule("connections that the proxy has"),
 		p.exprs().Protocol(p.icmp()).Transparent().MarkWith(mark).Accept().Rule("errors about what the proxy has sent"),
-		p.restricted(),
-		p.exprs().IIFName(gexpr.CmpOpEq, "lo").Marked(mark).Goto("capture-" + string(viewInside)).Rule("from this node itself"),
 	}
+	for _, x := range p.errors() {
+		rules = append(rules, x.MarkWith(mark).Accept().Rule("errors about answers by UDP"))
+	}
+	rules = append(rules,
+		p.restricted(),
+		p.exprs().IIFName(gexpr.CmpOpEq, "lo").Marked(mark).Goto("capture-"+string(viewInside)).Rule("from this node itself"),
+	)
 	if len(p.node.PodInterfaces) == 0 {
 		rules = append(rules, p.exprs().Saddr(r0).Lookup(r0, setLocalPods).Goto(string(viewInside)).Rule(""))
 	}
@@ -166,6 +171,38 @@ func (p *program) exprs() *expr.List { return expr.For(p.family()) }
 // established matches TCP segments other than the first of a connection.
 func (p *program) established() *expr.List {
 	return p.exprs().Protocol(uint8(model.TCP)).TCPFlags(expr.FIN|expr.SYN|expr.RST|expr.ACK, gexpr.CmpOpNeq, expr.SYN)
+}
+
+// errors matches ICMP errors that quote a packet from a frontend. The kernel finds no
+// socket for those about answers by UDP: the one that has sent them is raw, and takes
+// note of the path's MTU once the error is delivered to this node.
+func (p *program) errors() []*expr.List {
+	const quoted = 8 // behind the ICMP header (RFC 792, RFC 4443 section 3)
+	header := func() *expr.List { return p.exprs().Protocol(p.icmp()).Transport(r0, 0, 1) }
+	words := expr.Words(p.family())
+	// from looks up the address, protocol and port at offsets of the quoted packet.
+	from := func(x *expr.List, addr, proto, port uint32) *expr.List {
+		return x.Transport(r0, quoted+addr, 4*words).Transport(r0+words, quoted+proto, 1).Transport(r0+words+1, quoted+port, 2).
+			Map(r0, r0, setServices)
+	}
+	if p.fam == model.IPv6 {
+		const unreachable, parameterProblem = 1, 4 // between them too big and time exceeded
+		const addr, next, size, fragmentNext, fragmentSize = 8, 6, 40, 40, 8
+		errors := func() *expr.List {
+			return header().Compare(r0, gexpr.CmpOpGte, unreachable).Compare(r0, gexpr.CmpOpLte, parameterProblem)
+		}
+		return []*expr.List{
+			from(errors(), addr, next, size),
+			// A large answer leaves in fragments, of which the first has the ports.
+			from(errors().Transport(r0, quoted+next, 1).Equal(r0, unix.IPPROTO_FRAGMENT), addr, fragmentNext, size+fragmentSize),
+		}
+	}
+	var xs []*expr.List
+	for _, icmpType := range []byte{3, 11, 12} { // unreachable, with "fragmentation needed"; time exceeded; parameter problem
+		const addr, proto, size = 12, 9, 20
+		xs = append(xs, from(header().Equal(r0, icmpType), addr, proto, size))
+	}
+	return xs
 }
 
 // icmp is the protocol number of a family's errors. The kernel finds the socket that

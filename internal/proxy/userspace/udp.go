@@ -235,9 +235,21 @@ func newReplier(f model.Family) (*replier, error) {
 	nothing := unix.SockFprog{Len: 1, Filter: &unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}}
 	err = unix.SetsockoptSockFprog(r.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &nothing)
 	if err == nil && f == model.IPv4 {
-		err = unix.SetsockoptInt(r.fd, unix.SOL_IP, unix.IP_TRANSPARENT, 1)
+		// Without DF, routers fragment: the kernel takes no note of a path's MTU for a
+		// source that is not its own.
+		err = errors.Join(
+			unix.SetsockoptInt(r.fd, unix.SOL_IP, unix.IP_TRANSPARENT, 1),
+			unix.SetsockoptInt(r.fd, unix.SOL_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT),
+		)
 	} else if err == nil {
-		err = unix.SetsockoptInt(r.fd, unix.SOL_IPV6, unix.IPV6_TRANSPARENT, 1)
+		// Routers do not fragment. A raw socket that is not connected takes note of a
+		// path's MTU only if it is told of errors; they wait in its queue, which nobody
+		// reads and which is kept short.
+		err = errors.Join(
+			unix.SetsockoptInt(r.fd, unix.SOL_IPV6, unix.IPV6_TRANSPARENT, 1),
+			unix.SetsockoptInt(r.fd, unix.SOL_IPV6, unix.IPV6_RECVERR, 1),
+			unix.SetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1),
+		)
 	}
 	if err != nil {
 		_ = unix.Close(r.fd)
@@ -268,7 +280,13 @@ func (r *replier) send(b []byte, from, to netip.AddrPort) {
 		dst.ZoneId = zoneID(zone)
 		info.Ifindex = dst.ZoneId
 	}
-	_ = unix.Sendmsg(r.fd, b, pktInfo6(&info), dst, 0)
+	control := pktInfo6(&info)
+	// The first attempt after an ICMP error about another datagram reports that one.
+	for range 3 {
+		if err := unix.Sendmsg(r.fd, b, control, dst, 0); err == nil || errors.Is(err, unix.EAGAIN) {
+			return
+		}
+	}
 }
 
 // pktInfo6 is IPV6_PKTINFO as a control message (RFC 3542 section 6).
