@@ -12,8 +12,7 @@ import (
 type Allocations[V comparable] struct {
 	kind        Kind[V]
 	allocations map[V][]Allocation[V]
-	held        map[Owner][]V // the values of Held allocations, as observed
-	twice       map[V]struct{}
+	held        map[Owner][]V  // the values of Held allocations, as observed
 	booked      map[V]struct{} // see SetBooked
 	pools       map[string]*pool[V]
 	places      places[V]
@@ -27,7 +26,6 @@ func New[V comparable](kind Kind[V]) *Allocations[V] {
 		kind:        kind,
 		allocations: map[V][]Allocation[V]{},
 		held:        map[Owner][]V{},
-		twice:       map[V]struct{}{},
 		booked:      map[V]struct{}{},
 		pools:       map[string]*pool[V]{},
 		memory:      newMemory[V](),
@@ -381,20 +379,6 @@ func (l *Allocations[V]) changed(v V, from State, allocations []Allocation[V], a
 			}
 		}
 	})
-	if allocation.State != Held {
-		return
-	}
-	holders := 0
-	for _, other := range allocations {
-		if other.State == Held {
-			holders++
-		}
-	}
-	if holders > 1 {
-		l.twice[v] = struct{}{}
-	} else {
-		delete(l.twice, v)
-	}
 }
 
 func strongest[V comparable](allocations []Allocation[V]) State {

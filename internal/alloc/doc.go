@@ -46,7 +46,7 @@
 //   - A value is set in a pool's bitmap if and only if it has an allocation or is
 //     excluded from that pool.
 //   - held beats quarantined and pending: what the API server stored is a fact. Two
-//     owners can hold one value; that is reported (Duplicates), not hidden.
+//     owners can hold one value; both are known of it.
 //   - Every owner's values are what it was last observed with, nothing more, so
 //     nothing leaks that a full list of Services would not show.
 //   - Time is passed in. Equal calls in equal order give equal results.

@@ -55,27 +55,6 @@ func (l *Allocations[V]) Quarantined() iter.Seq[Allocation[V]] {
 	}
 }
 
-// Owners yields every owner of a Held allocation, in no order.
-func (l *Allocations[V]) Owners() iter.Seq[Owner] {
-	return func(yield func(Owner) bool) {
-		for o := range l.held {
-			if !yield(o) {
-				return
-			}
-		}
-	}
-}
-
-// Duplicates returns the values that more than one owner holds, in order.
-func (l *Allocations[V]) Duplicates() []V {
-	out := make([]V, 0, len(l.twice))
-	for v := range l.twice {
-		out = append(out, v)
-	}
-	slices.SortFunc(out, l.kind.Compare)
-	return out
-}
-
 // PoolsOf returns the names of the pools that have the value, in order.
 func (l *Allocations[V]) PoolsOf(v V) []string {
 	var out []string
