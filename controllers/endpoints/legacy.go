@@ -121,7 +121,7 @@ func (r *LegacyReconciler) deleteOurs(ctx context.Context, existing *corev1.Endp
 // leftBehind reports whether an Endpoints object that a controller made from a
 // selector, which the Service no longer has, is to be deleted: no controller
 // would ever remove the Pods from it that end. Of kube-controller-manager's those are
-// that were taken over. One that somebody has written addresses into is theirs.
+// that were taken over. An object with addresses that a user wrote is the user's.
 func leftBehind(service *corev1.Service, existing *corev1.Endpoints, otherwise Mode) bool { //nolint:staticcheck
 	if !endpointslice.Generated(existing) || !endpointslice.StandsForPods(existing) {
 		return false
@@ -130,12 +130,12 @@ func leftBehind(service *corev1.Service, existing *corev1.Endpoints, otherwise M
 	return existing.Labels[endpointslice.LegacyManagedByLabel] == endpointslice.LegacyManagedBy || mode == TakeOver
 }
 
-// inThisVersion is the precondition that nobody has changed the object.
+// inThisVersion is the precondition that the object has not changed.
 func inThisVersion(existing client.Object) client.Preconditions {
 	return client.Preconditions{UID: new(existing.GetUID()), ResourceVersion: new(existing.GetResourceVersion())}
 }
 
-// standsBy reports whether the object is somebody else's, and after which time to
+// standsBy reports whether another controller keeps the object, and after which time to
 // ask again, if that may change by itself.
 func (r *LegacyReconciler) standsBy(view *endpointslice.View, existing *corev1.Endpoints, now time.Time) (time.Duration, bool) { //nolint:staticcheck
 	mode, _ := modeOf(view.Service, r.Mode) // SliceReconciler reports a wrong one

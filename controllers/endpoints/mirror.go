@@ -103,7 +103,7 @@ func (r *MirrorReconciler) reconcile(ctx context.Context, request ctrl.Request) 
 		return ctrl.Result{RequeueAfter: decision.again}, nil
 	}
 	// Slices that followed from a selector which the Service had before become
-	// mirrored ones, else their endpoints would stay for ever beside the new.
+	// mirrored ones, else their endpoints would stay for ever alongside the new.
 	existing := slices.Concat(decision.slices, endpointslice.Owned(view.Service, view.Slices))
 	plan := endpointslice.ComputeMirror(view.Service, endpoints, existing)
 	for _, problem := range plan.Problems {

@@ -298,7 +298,7 @@ func (p *slicePass) scheduleCompaction(plan *endpointslice.Plan, now time.Time) 
 	return ctrl.Result{RequeueAfter: max(time.Second, compactAfter-now.Sub(p.state.sparseSince))}
 }
 
-// checkManual reports what is wrong with the slices that somebody keeps for a
+// checkManual reports what is wrong with the slices that others keep for a
 // Service without a selector, or that there are none.
 func (p *slicePass) checkManual(now time.Time) ctrl.Result {
 	problems := append(p.foreignFamilies(), p.annotations()...)
@@ -313,7 +313,7 @@ func (p *slicePass) checkManual(now time.Time) ctrl.Result {
 	return ctrl.Result{}
 }
 
-// foreignFamilies reports slices that somebody wrote for a family which the
+// foreignFamilies reports slices that others wrote for a family which the
 // Service does not have.
 func (p *slicePass) foreignFamilies() []endpointslice.Problem {
 	families := endpointslice.Families(p.view.Service)
@@ -327,7 +327,7 @@ func (p *slicePass) foreignFamilies() []endpointslice.Problem {
 		names[0])}}
 }
 
-// annotations reports annotations to which nobody listens. Those of Services of
+// annotations reports annotations that have no effect. Those of Services of
 // type LoadBalancer LoadBalancerReconciler reports.
 func (p *slicePass) annotations() []endpointslice.Problem {
 	if p.view.Service.Spec.Type == corev1.ServiceTypeLoadBalancer {

@@ -96,7 +96,7 @@ func (w *sliceWriter) create(ctx context.Context, slice *discoveryv1.EndpointSli
 	case apierrors.IsAlreadyExists(err):
 		return w.nameTaken(ctx, slice)
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
-		return nil // there is nothing to be done, and nobody to miss it
+		return nil // there is nothing to do, and no client that misses it
 	}
 	return fmt.Errorf("create EndpointSlice %s: %w", slice.Name, err)
 }

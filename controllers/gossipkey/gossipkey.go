@@ -35,7 +35,7 @@ const (
 )
 
 // Reconciler makes the Secret with which the agents encrypt their
-// gossip, and changes the key now and then without a moment in which two agents
+// gossip, and changes the key from time to time without a moment in which two agents
 // do not understand each other:
 //
 //	data key   data previous
@@ -102,7 +102,7 @@ func (r *Reconciler) Ensure(ctx context.Context) error {
 	if !advance(secret, now()) {
 		return nil
 	}
-	if err := r.Client.Update(ctx, secret); err != nil { // a conflict: somebody else did it; look again
+	if err := r.Client.Update(ctx, secret); err != nil { // a conflict: another writer did it; look again
 		return fmt.Errorf("update gossip Secret: %w", err)
 	}
 	log.FromContext(ctx).Info("Gossip key changed", "since", secret.Annotations[v1alpha1.GossipKeySinceAnnotation], "next", secret.Annotations[v1alpha1.GossipKeyNextAnnotation])

@@ -35,7 +35,7 @@ const poolStatusDelay = 200 * time.Millisecond
 // PoolReconciler reports pools' counters and conditions, ends
 // quarantines, and keeps a deleted pool until its last address is released. It
 // begins when the Index is complete: what rests in a pool that is not yet known
-// looks as if nobody waited for it.
+// looks as if no Service waited for it.
 type PoolReconciler struct {
 	Client client.Client
 	Index  *pool.Index

@@ -43,7 +43,7 @@ const (
 //
 //  1. finalizer and ProvisionerAnnotation, in one write: from here on the
 //     Service cannot go without its addresses being released
-//  2. Reserve what its status shows and nobody holds, then Allocate
+//  2. Reserve what its status shows and no Service holds, then Allocate
 //  3. Ensure that it is served there
 //  4. status.loadBalancer, conditions, events
 //
@@ -249,7 +249,7 @@ func (r *ServiceReconciler) stop(ctx context.Context, svc *corev1.Service) error
 }
 
 // forget has every provisioner let go of a Service. All of them, because the
-// class may have changed while nobody watched; one that knows nothing of the
+// class may have changed while no controller watched; one that knows nothing of the
 // Service does nothing.
 func (r *ServiceReconciler) forget(ctx context.Context, owner provisioner.Owner) error {
 	key := types.NamespacedName{Namespace: owner.Namespace, Name: owner.Name}
@@ -265,7 +265,7 @@ func (r *ServiceReconciler) forget(ctx context.Context, owner provisioner.Owner)
 	return errors.Join(errs...)
 }
 
-// letGo stops serving before it releases, so that nobody else is given an
+// letGo stops serving before it releases, so that no other Service is given an
 // address that is still served.
 func (r *ServiceReconciler) letGo(ctx context.Context, p provisioner.Provisioner, owner provisioner.Owner) error {
 	if err := p.Remove(ctx, owner); err != nil {

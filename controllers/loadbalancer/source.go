@@ -24,7 +24,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/queue"
 )
 
-// reclaimTime is how long the owners of a record that somebody deleted have to
+// reclaimTime is how long the owners of a record that a user deleted have to
 // make it again, before others may have the address.
 const reclaimTime = 5 * time.Second
 

@@ -114,7 +114,7 @@ func (r *ServiceReconciler) reportGivenUp(svc *corev1.Service, req provisioner.R
 		joinAddrs(lost), v1alpha1.AddressesAnnotation))
 }
 
-// reportAnnotations makes an event of each annotation to which nobody listens, once
+// reportAnnotations makes an event of each annotation that has no effect, once
 // and when they change.
 func (r *ServiceReconciler) reportAnnotations(svc *corev1.Service) {
 	key := client.ObjectKeyFromObject(svc)
@@ -160,8 +160,8 @@ func ingressOf(svc *corev1.Service, served []provisioner.Ingress) []corev1.LoadB
 }
 
 // clearStatus takes back what report wrote. When the Service is still of type
-// LoadBalancer it is somebody else's now, and only the addresses that it held
-// with us go.
+// LoadBalancer, another controller serves it now, and only the addresses that it
+// held with us go.
 func (r *ServiceReconciler) clearStatus(ctx context.Context, svc *corev1.Service, held []netip.Addr) error {
 	base := svc.DeepCopy()
 	svc.Status.LoadBalancer.Ingress = slices.DeleteFunc(svc.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool {

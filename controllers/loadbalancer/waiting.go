@@ -57,7 +57,7 @@ func (w *waiting) remove(key types.NamespacedName) {
 	pendingServices.Set(float64(len(w.waiters)))
 }
 
-// freed returns whom to try when addr, of a pool, has become free: those who
+// freed returns the Services to try when addr, of a pool, has become free: those who
 // ask for it, and the one who has waited longest for any address of the pool.
 // Who lacks the other family, too, may not be able to take this one yet, so the
 // next in line is tried as well.

@@ -13,7 +13,7 @@ var (
 	// ErrFull: no value of the pool can be given out now. The error is a
 	// *FullError.
 	ErrFull = errors.New("no free value")
-	// ErrTaken: somebody else has the value. The error is a *TakenError.
+	// ErrTaken: another owner has the value. The error is a *TakenError.
 	ErrTaken = errors.New("value is taken")
 	// ErrQuota: the namespace has as many values of the pool as it may. The
 	// error is a *QuotaError.

@@ -31,7 +31,7 @@ func (m *memory[V]) add(o Owner, v V) (novel bool) {
 }
 
 // set remembers these values and no others. It keeps the slice's length, and
-// may share its array: nobody writes to a slice that was observed.
+// may share its array: no code writes to a slice that was observed.
 func (m *memory[V]) set(o Owner, values []V) {
 	if o.Name == "" {
 		return

@@ -16,11 +16,11 @@ func (l *Allocations[V]) Has(owner Owner) []V { return l.held[owner] }
 
 // Remembers returns the values that a Service of the owner's name held when it
 // last let go of any, in the order in which it was observed with them, and then
-// those picked for it since. They may be anyone's by now: Take them. The caller
+// those granted to it since. They may have other owners by now: Take them. The caller
 // must not change them.
 func (l *Allocations[V]) Remembers(owner Owner) []V { return l.memory.of(owner) }
 
-// Mine reports whether the owner, going by its name, holds or picked the value.
+// Mine reports whether the owner, going by its name, has the value, held or pending.
 func (l *Allocations[V]) Mine(v V, owner Owner) bool {
 	return slices.ContainsFunc(l.allocations[v], func(allocation Allocation[V]) bool {
 		return allocation.State >= Pending && allocation.Owner.same(owner)

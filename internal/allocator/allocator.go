@@ -217,7 +217,7 @@ func (a *Allocator) grant(ctx context.Context, req Request) (services.Grant, err
 		grant, err = a.admit(ctx, ask)
 	}
 	if err == nil && !a.Leadership.IsLeader() {
-		return services.Grant{}, ErrNotLeader // the picks end by themselves
+		return services.Grant{}, ErrNotLeader // what is pending ends by itself
 	}
 	return grant, err
 }

@@ -46,7 +46,7 @@ const (
 // change of leader or of pools every port is unverified until it was asked for.
 //
 // The API server books the ports of an update before it stores the object, and
-// when somebody else's write came between it stores nothing, forgets that it
+// when another write came between it stores nothing, forgets that it
 // booked them and begins again. Its repair frees them nine minutes later.
 type PortAudit struct {
 	client    client.Client
@@ -125,7 +125,7 @@ func (a *PortAudit) Audit(ctx context.Context) bool {
 
 // look asks for some ports until it knows of each whether it is lost, and
 // returns how many are. The answer is as old as the question: a port that was
-// given to somebody meanwhile, and lost, is not free because of it.
+// granted meanwhile, and lost, is not free because of it.
 func (a *PortAudit) look(ctx context.Context, ports []uint16) (lost int, err error) {
 	for {
 		var asked time.Time

@@ -51,9 +51,9 @@ const (
 // object, reserveEvery and a write, the API server could give it away; that takes
 // a request that does not come by the webhook, which does not give it away. The
 // other way round there is no gap: a Service that gets a quarantined address gets
-// it by the webhook, which picks it first, then waits for the object that is just
+// it by the webhook, which makes it pending first, then waits for the object that is just
 // being made, if one is, and deletes it before it answers; and no object is made
-// for an address that is picked.
+// for a pending address.
 type Reservations struct {
 	client     client.Client
 	state      *State
@@ -140,7 +140,7 @@ func (r *Reservations) Reserve(ctx context.Context, lease alloc.Allocation[netip
 // picked before the call.
 func awaitReservation(reserving *sync.Mutex) {
 	reserving.Lock()
-	reserving.Unlock() //nolint:staticcheck // whoever comes later sees the pick
+	reserving.Unlock() //nolint:staticcheck // a later caller sees that it is pending
 }
 
 // reservationOf returns the object that a quarantined address is to have; nil

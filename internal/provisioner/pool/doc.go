@@ -10,7 +10,7 @@
 //	      create or update LoadBalancerAddress ──> Commit, or Release
 //
 // The record of an address is a LoadBalancerAddress whose name is the address,
-// so creating it is the lock: whoever loses learns it from the API server, puts
+// so creating it is the lock: the loser learns it from the API server, puts
 // the winner's record into the Index and plans again. The Index is a cache and
 // may be stale; that costs a retry, never an address given twice.
 //
@@ -34,7 +34,7 @@
 //     is dropped after that.
 //   - Memory is changed after the API call that it describes has succeeded. An
 //     address on its way is marked, so that no other worker chooses it.
-//   - A record that is in nobody's hands is deleted (or, reserved, kept) with a
+//   - A record without owner is deleted (or, reserved, kept) with a
 //     precondition on its resource version.
 //
 // # Non-goals

@@ -141,7 +141,7 @@ type Record struct {
 	Owners     []provisioner.Owner
 	SharingKey string
 	Reserved   bool
-	// ReservedFor and ReleasedBy have no UID; the zero Owner means nobody.
+	// ReservedFor and ReleasedBy have no UID; the zero Owner means none.
 	ReservedFor, ReleasedBy provisioner.Owner
 	ReleasedAt              time.Time
 	// Announcement is what the agents say of the address.

@@ -220,7 +220,7 @@ func (p *Provisioner) Release(ctx context.Context, owner provisioner.Owner) erro
 	return errors.Join(errs...)
 }
 
-// release takes owner out of a record. When that leaves nobody the record goes
+// release takes owner out of a record. When that leaves no owner the record goes
 // into quarantine, or immediately, unless it is a reservation.
 func (p *Provisioner) release(ctx context.Context, owner provisioner.Owner, a netip.Addr) error {
 	have, ok := p.Index.Lookup(a)
@@ -241,7 +241,7 @@ func (p *Provisioner) release(ctx context.Context, owner provisioner.Owner, a ne
 	return p.write(ctx, a, "update", p.put, func() (Record, error) { return p.Records.Update(ctx, want) })
 }
 
-// Forget deletes a record whose quarantine is over, unless somebody has changed
+// Forget deletes a record whose quarantine is over, unless another writer has changed
 // it in the meantime, which is not an error.
 func (p *Provisioner) Forget(ctx context.Context, r Record) error {
 	if err := p.forget(ctx, r); !errors.Is(err, errLost) {

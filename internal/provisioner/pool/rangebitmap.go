@@ -29,7 +29,7 @@ type rangeBitmap struct {
 // newRangeBitmap returns the space of a range from which the blocked ranges, and with
 // buggy every IPv4 address that ends in .0 or .255, are never found.
 //
-// What may be the network or broadcast address of somebody's subnet, or its
+// What may be the network or broadcast address of a subnet, or its
 // routers' anycast address (ends, and IPv4 addresses that end in .0 or .255), is
 // found when all else is taken. IPv6 addresses whose last 64 bits are 0 are never
 // found: nearly every link has a /64, and its routers take them for theirs (RFC

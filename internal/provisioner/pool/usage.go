@@ -110,7 +110,7 @@ func (x *Index) Expired(pool string, now time.Time) []Record {
 	return out
 }
 
-// Orphans returns the records that nobody holds, that are not reserved, and
+// Orphans returns the records without owner, that are not reserved, and
 // that are in no pool: nothing will ever wait for them.
 func (x *Index) Orphans() []Record {
 	x.mu.Lock()
