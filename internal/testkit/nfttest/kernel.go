@@ -141,14 +141,11 @@ func (k *Kernel) transaction(batch []netlink.Message) (answers [][]byte) {
 		return nil // the kernel drops what does not end, without a word
 	}
 	before := k.tables
-	k.tables = make(map[nft.Table]*table, len(before))
-	for at, t := range before {
-		k.tables[at] = t.clone()
-	}
+	k.tables = maps.Clone(before)
 	failed, changed := false, false
 	for i := 1; i < len(batch)-1; i++ {
 		m := &batch[i]
-		offset, err := k.change(m)
+		offset, err := k.change(m, before)
 		if errors.Is(err, errNothing) {
 			err = nil
 		} else {
@@ -216,8 +213,8 @@ func (k *Kernel) table(r *request) (*table, error) {
 }
 
 // change carries out one message of a batch. offset is where in it the element is
-// that is refused, 0 if none is.
-func (k *Kernel) change(m *netlink.Message) (offset int, err error) {
+// that is refused, 0 if none is. before are the tables that the transaction found.
+func (k *Kernel) change(m *netlink.Message, before map[nft.Table]*table) (offset int, err error) {
 	r := parse(m)
 	command := m.Type & 0xff
 	if command == unix.NFT_MSG_NEWTABLE {
@@ -225,19 +222,25 @@ func (k *Kernel) change(m *netlink.Message) (offset int, err error) {
 		if old := k.tables[at]; old != nil && old.flags == flags {
 			return 0, errNothing
 		}
-		if k.tables[at] == nil {
-			k.tables[at] = newTable()
+		t := newTable()
+		if old := k.tables[at]; old != nil {
+			t = old.clone()
 		}
-		k.tables[at].flags = flags
+		k.tables[at], t.flags = t, flags
 		return 0, nil
 	}
 	t, err := k.table(&r)
 	if err != nil {
 		return 0, err
 	}
+	at := nft.Table{Family: r.family, Name: r.text(unix.NFTA_TABLE_NAME)}
+	if t == before[at] {
+		t = t.clone()
+		k.tables[at] = t
+	}
 	switch command {
 	case unix.NFT_MSG_DELTABLE:
-		delete(k.tables, nft.Table{Family: r.family, Name: r.text(unix.NFTA_TABLE_NAME)})
+		delete(k.tables, at)
 		return 0, nil
 	case unix.NFT_MSG_NEWCHAIN:
 		return 0, t.newChain(&r)

@@ -25,27 +25,45 @@ const (
 // errNothing says that there was nothing to do, which is no error.
 var errNothing = errors.New("nothing to do")
 
+// table is copied by each transaction that changes it, of what it holds as much as
+// is changed: the former one comes back when the transaction is refused.
 type table struct {
 	flags  uint32
 	chains map[string]*chain
 	sets   map[string]*set
+	own    map[any]bool // the chains and sets that the transaction has copied or made
 }
 
-func newTable() *table { return &table{chains: map[string]*chain{}, sets: map[string]*set{}} }
+func newTable() *table {
+	return &table{chains: map[string]*chain{}, sets: map[string]*set{}, own: map[any]bool{}}
+}
 
 func (t *table) clone() *table {
-	c := &table{flags: t.flags, chains: make(map[string]*chain, len(t.chains)), sets: make(map[string]*set, len(t.sets))}
-	for name, ch := range t.chains {
-		own := *ch
-		own.rules = slices.Clone(ch.rules)
-		c.chains[name] = &own
-	}
-	for name, s := range t.sets {
-		own := *s
-		own.elements = maps.Clone(s.elements)
-		c.sets[name] = &own
+	return &table{flags: t.flags, chains: maps.Clone(t.chains), sets: maps.Clone(t.sets), own: map[any]bool{}}
+}
+
+// chain returns a chain to be changed, nil if there is none.
+func (t *table) chain(name string) *chain {
+	c := t.chains[name]
+	if c != nil && !t.own[c] {
+		copied := *c
+		copied.rules = slices.Clone(c.rules)
+		c = &copied
+		t.chains[name], t.own[c] = c, true
 	}
 	return c
+}
+
+// set returns a set to be changed, nil if there is none.
+func (t *table) set(name string) *set {
+	s := t.sets[name]
+	if s != nil && !t.own[s] {
+		copied := *s
+		copied.elements = maps.Clone(s.elements)
+		s = &copied
+		t.sets[name], t.own[s] = s, true
+	}
+	return s
 }
 
 type chain struct {
@@ -75,10 +93,10 @@ func (t *table) newChain(r *request) error {
 	if p := r.attrs[unix.NFTA_CHAIN_POLICY]; p != nil {
 		c.policy = attributes.BE32(p)
 	}
-	old := t.chains[name]
+	old := t.chain(name)
 	switch {
 	case old == nil:
-		t.chains[name] = c
+		t.chains[name], t.own[c] = c, true
 	case r.flags&unix.NLM_F_EXCL != 0:
 		return unix.EEXIST
 	case c.hook != "" && (c.hook != old.hook || c.kind != old.kind):
@@ -118,7 +136,7 @@ func (t *table) leadsTo(name string) bool {
 }
 
 func (t *table) flushChain(name string) error {
-	c := t.chains[name]
+	c := t.chain(name)
 	switch {
 	case c == nil:
 		return unix.ENOENT
@@ -130,7 +148,7 @@ func (t *table) flushChain(name string) error {
 }
 
 func (t *table) newRule(r *request) error {
-	c := t.chains[r.text(unix.NFTA_RULE_CHAIN)]
+	c := t.chain(r.text(unix.NFTA_RULE_CHAIN))
 	if c == nil {
 		return unix.ENOENT
 	}
@@ -239,7 +257,8 @@ func (t *table) newSet(r *request) error {
 		}
 		return nil
 	}
-	t.sets[name] = &set{shape: s, elements: map[string]nft.Element{}}
+	added := &set{shape: s, elements: map[string]nft.Element{}}
+	t.sets[name], t.own[added] = added, true
 	return nil
 }
 
@@ -258,7 +277,7 @@ func (t *table) deleteSet(name string) error {
 
 // changeElements adds or deletes elements, all if none is listed.
 func (t *table) changeElements(m *netlink.Message, r *request, remove bool) (offset int, err error) {
-	s := t.sets[r.text(unix.NFTA_SET_ELEM_LIST_SET)]
+	s := t.set(r.text(unix.NFTA_SET_ELEM_LIST_SET))
 	if s == nil {
 		return 0, unix.ENOENT
 	}
