@@ -19,6 +19,7 @@ const module = "github.com/causeway-lb/causeway/"
 // network, no logger.
 var pure = []string{
 	"internal/bitmap",
+	"internal/refcount",
 	"internal/netaddr",
 	"internal/alloc",
 	"internal/endpointslice",
@@ -57,6 +58,7 @@ var layers = map[string][]string{
 	"internal/allocator":   {"internal/provisioner", "internal/endpointslice"},
 	"internal/provisioner": {"internal/alloc/services", "internal/allocator", "internal/endpointslice", "internal/queue"},
 	"internal/queue":       {"api", "internal"},
+	"internal/refcount":    {"api", "internal/proxy", "internal/netlink"},
 	"internal/conntrack":   {"internal/agent", "internal/lab"},
 	"internal/netlink":     {"api", "internal/proxy", "internal/conntrack", "internal/announce", "internal/agent", "internal/lab"},
 	"controllers":          {"internal/agent", "internal/proxy", "internal/announce", "internal/lab", "cmd"},

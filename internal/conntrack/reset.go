@@ -110,7 +110,7 @@ func flowKey(e *conntrack.Entry) []byte {
 
 // declareResets makes what is missing of the table and writes its rules anew.
 func declareResets(tx *nft.Batch, fam model.Family, table nft.Table) {
-	addr := typeOf(fam)
+	addr := table.Family.AddrType()
 	tx.AddTable(table)
 	tx.AddSet(nft.Set{
 		Table: table, Name: resetFlows, Key: []nft.Type{addr, nft.TypeService, addr, nft.TypeService},

@@ -12,18 +12,7 @@ import (
 
 // familyTable is a table of resets or strays.
 func familyTable(fam model.Family, name string) nft.Table {
-	if fam == model.IPv4 {
-		return nft.Table{Family: nft.FamilyIPv4, Name: name}
-	}
-	return nft.Table{Family: nft.FamilyIPv6, Name: name}
-}
-
-// typeOf is the type of a family's addresses in sets.
-func typeOf(fam model.Family) nft.Type {
-	if fam == model.IPv4 {
-		return nft.TypeIPv4
-	}
-	return nft.TypeIPv6
+	return nft.Table{Family: nft.FamilyOf(fam.Unspecified()), Name: name}
 }
 
 // r0 is the first of the sixteen 4-byte registers.

@@ -124,7 +124,7 @@ const strayChain = "arriving"
 // before everything that translates, or refuses what it does not know.
 func declareStrays(tx *nft.Batch, fam model.Family, table nft.Table) {
 	const behindResets = prioResets + 1
-	addr := typeOf(fam)
+	addr := table.Family.AddrType()
 	tx.AddTable(table) // so that an absent one is not an error
 	tx.DeleteTable(table)
 	tx.AddTable(table)

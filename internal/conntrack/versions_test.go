@@ -27,8 +27,8 @@ func TestVersionsFollowEachOther(t *testing.T) {
 		const prioMangle = -150
 		var tx nft.Batch
 		for _, fam := range model.Families {
-			addr := typeOf(fam)
 			table := familyTable(fam, strayTable)
+			addr := table.Family.AddrType()
 			tx.AddTable(table)
 			tx.AddSet(nft.Set{Table: table, Name: strayFormer, Key: []nft.Type{addr}, Data: []nft.Type{addr}})
 			tx.AddChain(nft.Chain{Table: table, Name: "prerouting", Hook: &nft.Hook{Type: "filter", Num: 0, Priority: prioMangle + 1}})

@@ -5,6 +5,7 @@ package nft
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
@@ -22,6 +23,14 @@ const (
 	FamilyIPv6   Family = unix.NFPROTO_IPV6
 	FamilyNetdev Family = unix.NFPROTO_NETDEV
 )
+
+// FamilyOf returns the family of an address.
+func FamilyOf(a netip.Addr) Family {
+	if a.Is4() {
+		return FamilyIPv4
+	}
+	return FamilyIPv6
+}
 
 // Families are those of a Service's addresses.
 var Families = [...]Family{FamilyIPv4, FamilyIPv6}

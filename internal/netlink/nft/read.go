@@ -5,6 +5,9 @@ package nft
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -185,6 +188,25 @@ func (c *Conn) Chains(t Table) (map[string]*ReadChain, error) {
 		return nil, fmt.Errorf("list rules of %s: %w", t, err)
 	}
 	return chains, nil
+}
+
+// Fingerprint returns what tells a table's chains and rules from others; "" if there
+// are none.
+func Fingerprint(chains map[string]*ReadChain) string {
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(chains)) {
+		c := chains[name]
+		fmt.Fprintf(&b, "%s\n", name)
+		if c.Hook != nil {
+			fmt.Fprintf(&b, "%+v\n", *c.Hook)
+		}
+		for _, r := range c.Rules {
+			fmt.Fprintf(&b, "%d %d\n", len(r.Exprs), len(r.UserData))
+			b.WriteString(r.Exprs)
+			b.WriteString(r.UserData)
+		}
+	}
+	return b.String()
 }
 
 func decodeChain(b []byte) (ch *ReadChain, table string) {

@@ -31,6 +31,14 @@ var (
 	TypeVerdict = Type{0xffffff00, 0}
 )
 
+// AddrType returns the type of a family's addresses.
+func (f Family) AddrType() Type {
+	if f == FamilyIPv6 {
+		return TypeIPv6
+	}
+	return TypeIPv4
+}
+
 const (
 	setConcat      = 0x80 // NFT_SET_CONCAT, missing in x/sys
 	setDescConcat  = 2    // NFTA_SET_DESC_CONCAT

@@ -17,6 +17,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/refcount"
 )
 
 // DefaultMark is the first of the three bits of the packet mark in use. They
@@ -168,13 +169,7 @@ type chainID struct {
 
 // chain is a wanted chain.
 type chain struct {
-	rules map[string]*counted
-}
-
-// counted is a rule that several Services may have.
-type counted struct {
-	text string
-	refs int
+	rules refcount.Map[string, string] // several Services may have one
 }
 
 // texts are the chain's rules in order.
@@ -184,7 +179,7 @@ func (c *chain) texts() []string {
 	}
 	out := make([]string, 0, len(c.rules))
 	for _, key := range slices.Sorted(maps.Keys(c.rules)) {
-		out = append(out, c.rules[key].text)
+		out = append(out, c.rules[key].Value)
 	}
 	return out
 }
@@ -194,16 +189,10 @@ func (f *family) add(r rules, dirty map[chainID]bool) {
 		at := chainID{id.table, id.chain}
 		c := f.want[at]
 		if c == nil {
-			c = &chain{rules: map[string]*counted{}}
+			c = &chain{rules: refcount.Map[string, string]{}}
 			f.want[at] = c
 		}
-		rule := c.rules[id.key]
-		if rule == nil {
-			rule = &counted{}
-			c.rules[id.key] = rule
-		}
-		rule.text = text
-		rule.refs++
+		c.rules.Put(id.key, text)
 		dirty[at] = true
 	}
 }
@@ -213,12 +202,10 @@ func (f *family) remove(r rules, dirty map[chainID]bool) {
 		at := chainID{id.table, id.chain}
 		dirty[at] = true
 		c := f.want[at]
-		if c == nil || c.rules[id.key] == nil {
+		if c == nil {
 			continue
 		}
-		if c.rules[id.key].refs--; c.rules[id.key].refs == 0 {
-			delete(c.rules, id.key)
-		}
+		c.rules.Drop(id.key)
 		if len(c.rules) == 0 {
 			delete(f.want, at)
 		}
@@ -281,7 +268,7 @@ func (f *family) fullSync(ctx context.Context, want model.Desired, known bool) (
 	f.want = map[chainID]*chain{}
 	dirty := map[chainID]bool{}
 	for _, c := range constantChains {
-		f.want[c] = &chain{rules: map[string]*counted{}}
+		f.want[c] = &chain{rules: refcount.Map[string, string]{}}
 		dirty[c] = true
 	}
 	f.render.masqueradeAll = want.Node.MasqueradeAll

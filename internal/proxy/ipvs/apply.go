@@ -14,6 +14,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/refcount"
 )
 
 // rebuilding are tables to be made anew, and the node that their rules follow.
@@ -39,8 +40,8 @@ func (b *Backend) apply(t *touched, r *rebuilding) (backend.Report, error) {
 	edits := b.edits(t)
 	var errs []error
 	for _, e := range edits {
-		if e.id.set == setAddresses && !e.has && b.have.routes[e.id.addr()] {
-			errs = append(errs, b.deleteRoute(e.id.addr(), &report))
+		if e.Key.Set == setAddresses && !e.Has && b.have.routes[addrOf(e.Key)] {
+			errs = append(errs, b.deleteRoute(addrOf(e.Key), &report))
 		}
 	}
 	errs = append(errs, b.strayRoutes(t, &report)...)
@@ -52,8 +53,8 @@ func (b *Backend) apply(t *touched, r *rebuilding) (backend.Report, error) {
 	}
 	b.remember(edits, r, &report)
 	for id := range t.elements {
-		a := id.addr()
-		if _, is := b.have.elements[id]; id.set != setAddresses || !is || b.have.routes[a] {
+		a := addrOf(id)
+		if _, is := b.have.elements[id]; id.Set != setAddresses || !is || b.have.routes[a] {
 			continue
 		}
 		if err := b.routes.add(a); err != nil {
@@ -78,10 +79,10 @@ func unsupported(err error) error {
 // refreshOwn looks again at the node's own addresses if new ones come up.
 func (b *Backend) refreshOwn(t *touched) error {
 	for id := range t.elements {
-		if id.set != setAddresses || b.want.elements[id] == nil {
+		if id.Set != setAddresses || b.want.elements[id] == nil {
 			continue
 		}
-		if _, had := b.have.elements[id]; !had && !b.have.own[id.addr()] {
+		if _, had := b.have.elements[id]; !had && !b.have.own[addrOf(id)] {
 			own, err := b.routes.own()
 			if err == nil {
 				b.have.own = own
@@ -92,41 +93,33 @@ func (b *Backend) refreshOwn(t *touched) error {
 	return nil
 }
 
-// edits are the elements that differ.
+// edits are the elements that differ. An address that the node has itself is left
+// to it. The kernel takes ranges only in ascending order.
 func (b *Backend) edits(t *touched) []edit {
-	var edits []edit
-	for id := range t.elements {
-		old, had := b.have.elements[id]
-		w := b.want.elements[id]
-		has := w != nil && !(id.set == setAddresses && b.have.own[id.addr()])
-		e := edit{id: id, old: old, had: had, has: has}
-		if has {
-			e.new = w.value
+	wanted := func(id elementID) (string, bool) {
+		if id.Set == setAddresses && b.have.own[addrOf(id)] {
+			return "", false
 		}
-		if had != has || e.old != e.new {
-			edits = append(edits, e)
-		}
+		return b.want.elements.Get(id)
 	}
-	// The kernel takes ranges only in ascending order.
-	slices.SortFunc(edits, func(a, b edit) int { return a.id.compare(b.id) })
-	return edits
+	return refcount.Edits(t.elements, b.have.elements, wanted, elementID.Compare)
 }
 
 func (b *Backend) remember(edits []edit, r *rebuilding, report *backend.Report) {
 	for _, e := range edits {
-		was, there := r.was[e.id]
-		again := there && e.has && was == e.new
-		delete(r.was, e.id)
-		if e.had || there && !again {
+		was, there := r.was[e.Key]
+		again := there && e.Has && was == e.New
+		delete(r.was, e.Key)
+		if e.Had || there && !again {
 			report.Deleted++
 		}
-		if e.had {
-			delete(b.have.elements, e.id)
+		if e.Had {
+			delete(b.have.elements, e.Key)
 		}
-		if e.has {
-			b.have.elements[e.id] = e.new
+		if e.Has {
+			b.have.elements[e.Key] = e.New
 		}
-		if e.has && !again {
+		if e.Has && !again {
 			report.Added++
 		}
 	}
@@ -149,7 +142,7 @@ func (b *Backend) strayRoutes(t *touched, report *backend.Report) []error {
 	}
 	var errs []error
 	for a := range maps.Clone(b.have.routes) {
-		id := elementID{family: model.FamilyOf(a), set: setAddresses, key: string(a.AsSlice())}
+		id := elementID{Family: model.FamilyOf(a), Set: setAddresses, Key: string(a.AsSlice())}
 		if b.want.elements[id] == nil || b.have.own[a] {
 			errs = append(errs, b.deleteRoute(a, report))
 		}
@@ -344,8 +337,8 @@ func (b *Backend) fade(changes []ipvs.Change, key ipvs.Key, h *present) []ipvs.C
 func (b *Backend) touchFading(t *touched) {
 	gone := map[netip.Addr]bool{}
 	for id := range t.elements {
-		if id.set == setAddresses && b.want.elements[id] == nil {
-			gone[id.addr()] = true
+		if id.Set == setAddresses && b.want.elements[id] == nil {
+			gone[addrOf(id)] = true
 		}
 	}
 	if len(gone) == 0 {
@@ -364,11 +357,11 @@ func (b *Backend) touchFading(t *touched) {
 // UDP must not: see "Removal" in the package's documentation.
 func (b *Backend) outlives(key ipvs.Key, h *present) bool {
 	if key.Mark == 0 {
-		address := elementID{family: model.FamilyOf(key.Addr), set: setAddresses, key: string(key.Addr.AsSlice())}
+		address := elementID{Family: model.FamilyOf(key.Addr), Set: setAddresses, Key: string(key.Addr.AsSlice())}
 		return model.Protocol(key.Protocol) != model.UDP && b.want.elements[address] != nil
 	}
-	if id, known := b.render.marks.owner[action(key.Mark)&markIndex]; known && id.key != "" {
-		return id.protocol() != model.UDP
+	if id, known := b.render.marks.owner[action(key.Mark)&markIndex]; known && id.Key != "" {
+		return protocolOf(id) != model.UDP
 	}
 	// An earlier process had it. That only lets drain what may.
 	for _, weight := range h.reals {

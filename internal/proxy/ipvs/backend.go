@@ -21,6 +21,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/netlink/ipvs"
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
+	"github.com/causeway-lb/causeway/internal/proxy/elements"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
@@ -167,22 +168,20 @@ func New(cfg Config) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	tables, err := newTables(cfg.Families)
+	conn, err := nft.Dial()
 	if err != nil {
 		servers.Close()
 		return nil, err
 	}
 	routes, err := newRoutes(cfg.Families, cfg.RouteTable)
 	if err != nil {
-		servers.Close()
-		_ = tables.close()
-		return nil, err
+		return nil, errors.Join(err, servers.Close(), conn.Close())
 	}
-	b := newBackend(cfg, servers, tables, routes, &firewall{families: cfg.Families})
-	b.port, b.prepare, b.connected = tables.conn.Port(), ensureSettings, connectedTo
+	b := newBackend(cfg, servers, newTables(conn, cfg.Families), routes, &firewall{families: cfg.Families})
+	b.port, b.prepare, b.connected = conn.Port(), ensureSettings, connectedTo
 	b.release = func() error {
 		routes.close()
-		return errors.Join(servers.Close(), tables.close())
+		return errors.Join(servers.Close(), conn.Close())
 	}
 	return b, nil
 }
@@ -330,7 +329,7 @@ func (b *Backend) fullSync(ctx context.Context, want model.Desired) (backend.Rep
 	for _, svc := range want.Services {
 		b.want.add(b.render.render(svc), t)
 	}
-	b.want.add(rendered{elements: renderNode(&node, b.cfg.Families)}, t)
+	b.want.add(rendered{elements: elements.Node(&node, b.cfg.Families, setLocalPods, setNodePortAddresses)}, t)
 	b.load(found)
 	if !reflect.DeepEqual(b.node, want.Node) {
 		found.rebuild = tablesFor(b.cfg.Families) // the rules depend on it
@@ -386,7 +385,7 @@ func (b *Backend) probe() error {
 func (b *Backend) rebuild(node *model.Node, tables []nft.Table) *rebuilding {
 	r := &rebuilding{node: node, tables: tables, was: map[elementID]string{}}
 	for id, value := range b.have.elements {
-		if slices.Contains(tables, tableOf(id.family)) {
+		if slices.Contains(tables, tableOf(id.Family)) {
 			r.was[id] = value
 			delete(b.have.elements, id)
 		}
@@ -398,7 +397,7 @@ func (b *Backend) rebuild(node *model.Node, tables []nft.Table) *rebuilding {
 // virtual servers that only drain, before any is given anew.
 func (b *Backend) restoreMarks(found found) {
 	for id, value := range found.elements {
-		if a := actionOf(value); id.set <= setNodePortsOutside && a.byMark() {
+		if a := actionOf(value); id.Set <= setNodePortsOutside && a.byMark() {
 			b.render.marks.restore(id, a&markIndex)
 		}
 	}

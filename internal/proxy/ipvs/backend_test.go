@@ -20,6 +20,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/netlink/ipvs"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
+	"github.com/causeway-lb/causeway/internal/proxy/elements"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/testkit/backendtest"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
@@ -206,8 +207,11 @@ func TestMarksOfWhatDrains(t *testing.T) {
 				Reals: []ipvs.RealServer{{AddrPort: netip.MustParseAddrPort(podB), Active: 1}},
 			}
 			if tc.used {
-				k.elements[elementID{family: model.IPv4, set: setNodePorts, key: string(appendFrontend(nil, f.Key))}] = tc.mark.data()
-				k.tables[tableOf(model.IPv4)] = true
+				id := elementID{Family: model.IPv4, Set: setNodePorts, Key: elements.FrontendKey(f.Key)}
+				err := newTables(k.nftables.Conn(), model.Families[:]).commit(&model.Node{}, tablesFor(model.Families[:]), []edit{{Key: id, New: tc.mark.data(), Has: true}})
+				if err != nil {
+					t.Fatal(err)
+				}
 			}
 			b := newFakeBackend(k, Config{DrainInterval: time.Hour})
 			defer b.Close()
@@ -246,16 +250,17 @@ func TestLeave(t *testing.T) {
 		if done, err := next.Leave(t.Context()); done || err != nil {
 			t.Fatalf("with a connection: done %v, error %v", done, err)
 		}
-		if len(k.elements) != 0 || k.tables[tableOf(model.IPv4)] || !k.tables[arpTable] || !k.tables[repliesOf(model.IPv6)] || len(k.servers) != 1 || len(k.routes) != 1 {
-			t.Fatalf("with a connection: elements %v, tables %v, %d virtual servers, routes %v", k.elements, k.tables, len(k.servers), k.routes)
+		elements, tables := k.state(t)
+		if len(elements) != 0 || tables[tableOf(model.IPv4)] || !tables[arpTable] || !tables[repliesOf(model.IPv6)] || len(k.servers) != 1 || len(k.routes) != 1 {
+			t.Fatalf("with a connection: elements %v, tables %v, %d virtual servers, routes %v", elements, tables, len(k.servers), k.routes)
 		}
 	}
 	k.connect(0, podA)
 	if done, err := next.Leave(t.Context()); !done || err != nil {
 		t.Fatalf("without: done %v, error %v", done, err)
 	}
-	if len(k.tables)+len(k.servers)+len(k.routes) != 0 {
-		t.Errorf("left: tables %v, servers %v, routes %v", k.tables, k.servers, k.routes)
+	if _, tables := k.state(t); len(tables)+len(k.servers)+len(k.routes) != 0 {
+		t.Errorf("left: tables %v, servers %v, routes %v", tables, k.servers, k.routes)
 	}
 }
 
@@ -413,15 +418,17 @@ func TestWatchAddresses(t *testing.T) {
 
 // settled is what a kernel does with new connections: its state without what
 // drains. Marks are replaced by what they stand for.
-func settled(k *fakeKernel) []string {
+func settled(t *testing.T, k *fakeKernel) []string {
+	t.Helper()
 	var out []string
+	elements, _ := k.state(t)
 	meaning := map[uint32]string{}
-	for id, value := range k.elements {
-		if a := actionOf(value); id.set <= setNodePortsOutside && a.byMark() {
-			meaning[uint32(a)] = fmt.Sprintf("%s %x", id.set, id.key)
+	for id, value := range elements {
+		if a := actionOf(value); id.Set <= setNodePortsOutside && a.byMark() {
+			meaning[uint32(a)] = fmt.Sprintf("%s %x", id.Set, id.Key)
 			value = "by mark"
 		}
-		out = append(out, fmt.Sprintf("%d %s %x %x %v %x", id.family, id.set, id.key, id.keyEnd, id.end, value))
+		out = append(out, fmt.Sprintf("%d %s %x %x %v %x", id.Family, id.Set, id.Key, id.KeyEnd, id.End, value))
 	}
 	for key, s := range k.servers {
 		name := key.String()
@@ -460,7 +467,7 @@ func TestConvergesAfterFaults(t *testing.T) {
 func convergeAfterFaults(t *testing.T, seed uint64) (failures int) {
 	t.Helper()
 	k, dice := newFakeKernel(), rand.New(rand.NewPCG(seed, 2))
-	k.rnd, k.odds = rand.New(rand.NewPCG(seed, 1)), 0.005
+	k.fail(rand.New(rand.NewPCG(seed, 1)), 0.005)
 	now := time.Unix(0, 0)
 	begin := func() *Backend {
 		b := newFakeBackend(k, Config{DrainInterval: time.Hour, DrainTimeout: time.Minute})
@@ -493,7 +500,7 @@ func convergeAfterFaults(t *testing.T, seed uint64) (failures int) {
 		}
 		_ = story.Sync(t.Context(), b, false)
 	}
-	k.rnd = nil
+	k.fail(nil, 0)
 	if err := story.Sync(t.Context(), b, false); err != nil {
 		t.Fatalf("seed %d: %v", seed, err)
 	}
@@ -503,7 +510,7 @@ func convergeAfterFaults(t *testing.T, seed uint64) (failures int) {
 	if _, err := newFakeBackend(perfect, Config{}).Sync(t.Context(), story.Desired(), nil); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(settled(perfect), settled(k)); diff != "" {
+	if diff := cmp.Diff(settled(t, perfect), settled(t, k)); diff != "" {
 		t.Fatalf("seed %d (-want +got):\n%s", seed, diff)
 	}
 	for key, s := range k.servers {
@@ -511,5 +518,5 @@ func convergeAfterFaults(t *testing.T, seed uint64) (failures int) {
 			t.Fatalf("seed %d: %s was left with %v", seed, key, s.Reals)
 		}
 	}
-	return k.failures
+	return k.failures + k.nftables.Fault()
 }

@@ -4,43 +4,49 @@ package ipvs
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-lb/causeway/internal/netlink/ipvs"
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/testkit/nfttest"
 )
 
-// fakeKernel refuses what the kernel refuses. With rnd it fails now and then:
+// fakeKernel refuses what the kernel refuses. With faults it fails at random:
 // before a change, or behind it.
 type fakeKernel struct {
 	servers  map[ipvs.Key]*ipvs.VirtualServer
-	elements map[elementID]string
+	nftables *nfttest.Kernel
 	routes   map[netip.Addr]bool
 	addrs    map[netip.Addr]bool
-	tables   map[nft.Table]bool // tables whose rules are in place
-	lacks    map[string]bool    // schedulers
-	opened   bool               // the firewall
+	lacks    map[string]bool // schedulers
+	opened   bool            // the firewall
 	rnd      *rand.Rand
 	odds     float64
 	failures int
 	calls    []string
 }
 
-var errFault = errors.New("fault")
+var errFault = nfttest.ErrFault
 
 func newFakeKernel() *fakeKernel {
 	return &fakeKernel{
-		servers: map[ipvs.Key]*ipvs.VirtualServer{}, elements: map[elementID]string{}, routes: map[netip.Addr]bool{},
-		addrs: map[netip.Addr]bool{}, tables: map[nft.Table]bool{}, lacks: map[string]bool{},
+		servers: map[ipvs.Key]*ipvs.VirtualServer{}, nftables: nfttest.NewKernel(), routes: map[netip.Addr]bool{},
+		addrs: map[netip.Addr]bool{}, lacks: map[string]bool{},
 	}
+}
+
+// fail lets calls fail from now on; with a nil rnd none does.
+func (k *fakeKernel) fail(rnd *rand.Rand, odds float64) {
+	const requests = 50 // that reading the tables takes, about: a read is to fail as often as any call
+	k.rnd, k.odds = rnd, odds
+	k.nftables.Faults(rnd, odds/requests)
 }
 
 func (k *fakeKernel) fault() bool {
@@ -71,7 +77,10 @@ func (k *fakeKernel) note(call func() string) {
 }
 
 type fakeServers struct{ *fakeKernel }
-type fakeTables struct{ *fakeKernel }
+type fakeTables struct {
+	*tables
+	*fakeKernel
+}
 type fakeRoutes struct{ *fakeKernel }
 type fakeFirewall struct{ *fakeKernel }
 
@@ -148,55 +157,33 @@ func (k fakeServers) ReadReals(key ipvs.Key) ([]ipvs.RealServer, error) {
 	return nil, nil
 }
 
-func (k fakeTables) read() (state, error) {
-	if k.fault() {
-		return state{}, errFault
-	}
-	s := state{elements: maps.Clone(k.elements)}
-	for _, table := range tablesFor(model.Families[:]) {
-		if !k.tables[table] {
-			s.rebuild = append(s.rebuild, table)
-		}
-	}
-	return s, nil
-}
-
-func (k fakeTables) commit(_ *model.Node, rebuild []nft.Table, edits []edit) error {
-	return k.try(func() error {
-		next := maps.Clone(k.elements)
-		for id := range next {
-			if slices.Contains(rebuild, tableOf(id.family)) {
-				delete(next, id)
-			}
-		}
-		for _, e := range edits {
-			if _, there := next[e.id]; e.had && !slices.Contains(rebuild, tableOf(e.id.family)) && !there {
-				return fmt.Errorf("delete %+v: %w", e.id, unix.ENOENT)
-			}
-			delete(next, e.id)
-			if e.has {
-				next[e.id] = e.new
-			}
-		}
-		k.elements = next
-		for _, t := range rebuild {
-			k.tables[t] = true
-		}
+func (k fakeTables) commit(node *model.Node, rebuild []nft.Table, edits []edit) error {
+	err := k.tables.commit(node, rebuild, edits)
+	if err == nil {
 		k.note(func() string { return "commit" })
-		return nil
-	})
+	}
+	return err
 }
 
-func (k fakeTables) remove() error {
-	return k.try(func() error { clear(k.elements); clear(k.tables); return nil })
-}
-
-func (k fakeTables) retire() error {
-	return k.try(func() error {
-		clear(k.elements)
-		maps.DeleteFunc(k.tables, func(t nft.Table, _ bool) bool { return t.Name == Name && t != arpTable })
-		return nil
-	})
+// state is what is there, and which tables are.
+func (k *fakeKernel) state(t testing.TB) (elements map[elementID]string, there map[nft.Table]bool) {
+	t.Helper()
+	tables := newTables(k.nftables.Conn(), model.Families[:])
+	s, err := tables.read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	there = map[nft.Table]bool{}
+	for _, table := range tablesFor(model.Families[:]) {
+		names, err := tables.Conn.Tables(table.Family)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if slices.Contains(names, table.Name) {
+			there[table] = true
+		}
+	}
+	return s.elements, there
 }
 
 func (k fakeRoutes) read() (routed, own map[netip.Addr]bool, err error) {
@@ -236,7 +223,7 @@ func (k fakeFirewall) close(context.Context) error {
 }
 
 func newFakeBackend(k *fakeKernel, cfg Config) *Backend {
-	b := newBackend(cfg.withDefaults(), fakeServers{k}, fakeTables{k}, fakeRoutes{k}, fakeFirewall{k})
+	b := newBackend(cfg.withDefaults(), fakeServers{k}, fakeTables{newTables(k.nftables.Conn(), cfg.withDefaults().Families), k}, fakeRoutes{k}, fakeFirewall{k})
 	b.prepare = func() error { return k.try(func() error { return nil }) }
 	return b
 }

@@ -3,12 +3,13 @@
 package ipvs
 
 import (
-	"cmp"
 	"encoding/binary"
 	"net/netip"
 	"slices"
 
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
+	"github.com/causeway-lb/causeway/internal/netlink/nft/expr"
+	"github.com/causeway-lb/causeway/internal/proxy/elements"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
@@ -45,10 +46,7 @@ var setNames = [numSets]string{
 func (s setID) String() string { return setNames[s] }
 
 func tableOf(f model.Family) nft.Table {
-	if f == model.IPv4 {
-		return nft.Table{Family: nft.FamilyIPv4, Name: Name}
-	}
-	return nft.Table{Family: nft.FamilyIPv6, Name: Name}
+	return nft.Table{Family: nft.FamilyOf(f.Unspecified()), Name: Name}
 }
 
 var arpTable = nft.Table{Family: familyARP, Name: Name}
@@ -74,14 +72,11 @@ func tablesFor(families []model.Family) []nft.Table {
 }
 
 // sets describes the sets of a family's table.
-func sets(f model.Family) [numSets]nft.Set {
-	addr := nft.TypeIPv4
-	if f == model.IPv6 {
-		addr = nft.TypeIPv6
-	}
+func sets(f model.Family) []nft.Set {
+	addr := tableOf(f).Family.AddrType()
 	type ts = []nft.Type
 	frontend, port, mark := ts{addr, nft.TypeProto, nft.TypeService}, ts{nft.TypeProto, nft.TypeService}, ts{nft.TypeMark}
-	all := [numSets]nft.Set{
+	all := []nft.Set{
 		setServices: {Key: frontend, Data: mark}, setServicesOutside: {Key: frontend, Data: mark},
 		setNodePorts: {Key: port, Data: mark}, setNodePortsOutside: {Key: port, Data: mark},
 		setAddresses: {Key: ts{addr}}, setRestricted: {Key: frontend},
@@ -121,7 +116,7 @@ const (
 )
 
 // data is the action as a map's value.
-func (a action) data() string { return string(binary.NativeEndian.AppendUint32(nil, uint32(a))) }
+func (a action) data() string { return string(expr.Word(uint32(a))) }
 
 func actionOf(data string) action {
 	if len(data) < 4 {
@@ -133,54 +128,17 @@ func actionOf(data string) action {
 // byMark says whether a chooses a virtual server by mark.
 func (a action) byMark() bool { return a&markMask == markBase && a&markIndex != 0 }
 
-// elementID tells elements apart: two with the same cannot both exist.
-type elementID struct {
-	family model.Family
-	set    setID
-	key    string // the kernel's bytes
-	keyEnd string // of a range over a concatenation
-	end    bool   // the exclusive end of a range
-}
+// elementID tells elements apart.
+type elementID = elements.ID[setID]
 
-func (e elementID) element(value string) nft.Element {
-	return nft.Element{Key: e.key, KeyEnd: e.keyEnd, End: e.end, Value: value}
-}
-
-// compare orders elements by family, set and key, the end of a range before
-// the start of the next.
-func (e elementID) compare(o elementID) int {
-	end := func(e elementID) int {
-		if e.end {
-			return 0
-		}
-		return 1
-	}
-	return cmp.Or(cmp.Compare(e.family, o.family), cmp.Compare(e.set, o.set), cmp.Compare(e.key, o.key),
-		cmp.Compare(end(e), end(o)), cmp.Compare(e.keyEnd, o.keyEnd))
-}
-
-// addr is the address of an element of setAddresses.
-func (e elementID) addr() netip.Addr {
-	a, _ := netip.AddrFromSlice([]byte(e.key))
+// addrOf is the address of an element of setAddresses.
+func addrOf(id elementID) netip.Addr {
+	a, _ := netip.AddrFromSlice([]byte(id.Key))
 	return a
 }
 
-// protocol is that of an element of a services map.
-func (e elementID) protocol() model.Protocol {
-	key := e.key
-	if e.set == setServices || e.set == setServicesOutside {
-		key = key[len(e.family.Unspecified().AsSlice()):]
-	}
-	return model.Protocol(key[0])
-}
-
-// appendFrontend encodes address . protocol . port, without the address for a
-// NodePort.
-func appendFrontend(b []byte, k model.Key) []byte {
-	if !k.Addr.IsUnspecified() {
-		b = append(b, k.Addr.AsSlice()...)
-	}
-	b = append(b, byte(k.Protocol), 0, 0, 0)
-	b = binary.BigEndian.AppendUint16(b, k.Port)
-	return append(b, 0, 0)
+// protocolOf is that of an element of a services map.
+func protocolOf(id elementID) model.Protocol {
+	k, _ := elements.Frontend(id.Family, id.Key, id.Set == setServices || id.Set == setServicesOutside)
+	return k.Protocol
 }

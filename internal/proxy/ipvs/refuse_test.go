@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
+	"github.com/causeway-lb/causeway/internal/proxy/elements"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
@@ -22,15 +23,16 @@ func TestTablesThatGoRefuseNobody(t *testing.T) {
 	client.Address(t, "eth0", netip.MustParsePrefix("192.0.2.100/24"))
 	at := netip.MustParseAddrPort("10.96.0.10:80")
 	client.Route(t, netip.PrefixFrom(at.Addr(), 32), netip.MustParseAddr("192.0.2.11"), "eth0")
-	tables, err := newTables(model.Families[:])
+	conn, err := nft.Dial()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tables.close()
-	dialled := string(appendFrontend(nil, model.Key{Addr: at.Addr(), Port: at.Port(), Protocol: model.TCP}))
+	defer conn.Close()
+	tables := newTables(conn, model.Families[:])
+	dialled := elements.FrontendKey(model.Key{Addr: at.Addr(), Port: at.Port(), Protocol: model.TCP})
 	edits := []edit{
-		{id: elementID{family: model.IPv4, set: setServices, key: dialled}, new: markBase.data(), has: true},
-		{id: elementID{family: model.IPv4, set: setAddresses, key: string(at.Addr().AsSlice())}, has: true},
+		{Key: elementID{Family: model.IPv4, Set: setServices, Key: dialled}, New: markBase.data(), Has: true},
+		{Key: elementID{Family: model.IPv4, Set: setAddresses, Key: string(at.Addr().AsSlice())}, Has: true},
 	}
 	commit := func(rebuild []nft.Table) {
 		t.Helper()

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 
 	"github.com/causeway-lb/causeway/internal/netlink/ipvs"
+	"github.com/causeway-lb/causeway/internal/netlink/nft/expr"
+	"github.com/causeway-lb/causeway/internal/proxy/elements"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
@@ -23,7 +25,7 @@ type rendered struct {
 	servers map[ipvs.Key]*server
 	// elements are values by element, "" where a set has none. Elements that
 	// several Services can have are counted by whoever adds them up.
-	elements map[elementID]string
+	elements elements.Map[setID]
 }
 
 // renderer turns Services into virtual servers and elements. It keeps nothing
@@ -42,7 +44,7 @@ type renderer struct {
 }
 
 func (r *renderer) render(svc *model.Service) rendered {
-	out := rendered{servers: map[ipvs.Key]*server{}, elements: map[elementID]string{}}
+	out := rendered{servers: map[ipvs.Key]*server{}, elements: elements.Map[setID]{}}
 	if svc == nil {
 		return out
 	}
@@ -58,14 +60,14 @@ func (r *renderer) render(svc *model.Service) rendered {
 }
 
 func (r *renderer) frontend(out *rendered, svc *model.Service, f *model.Frontend) {
-	fam, key := f.Family(), string(appendFrontend(nil, f.Key))
-	inside := elementID{family: fam, set: setServices, key: key}
-	outside := elementID{family: fam, set: setServicesOutside, key: key}
+	fam, key := f.Family(), elements.FrontendKey(f.Key)
+	inside := elementID{Family: fam, Set: setServices, Key: key}
+	outside := elementID{Family: fam, Set: setServicesOutside, Key: key}
 	nodePort := f.Kind == model.NodePort
 	if nodePort {
-		inside.set, outside.set = setNodePorts, setNodePortsOutside
+		inside.Set, outside.Set = setNodePorts, setNodePortsOutside
 	} else {
-		out.elements[elementID{family: fam, set: setAddresses, key: string(f.Addr.AsSlice())}] = ""
+		out.elements.Address(setAddresses, f.Addr)
 	}
 	same := f.Outside.Equal(f.Inside) && !(nodePort && r.byInterface)
 	switch {
@@ -83,14 +85,7 @@ func (r *renderer) frontend(out *rendered, svc *model.Service, f *model.Frontend
 	if nodePort && r.loopback && fam == model.IPv4 {
 		loopbackPort(out, f)
 	}
-	if f.Restricted {
-		out.elements[elementID{family: fam, set: setRestricted, key: key}] = ""
-		for _, p := range f.SourceRanges {
-			id := elementID{family: fam, set: setSourceRanges, key: key + string(p.Addr().AsSlice())}
-			id.keyEnd = key + string(model.RangeOf(p).Last.AsSlice())
-			out.elements[id] = ""
-		}
-	}
+	out.elements.SourceRanges(f, setRestricted, setSourceRanges)
 }
 
 // loopbackSlots is how finely connections from the loopback range are
@@ -100,7 +95,7 @@ const loopbackSlots = 64
 // loopbackPort gives the endpoints of a NodePort their shares of the slots. All
 // those connections are one client's: with affinity there is one endpoint.
 func loopbackPort(out *rendered, f *model.Frontend) {
-	endpoints, total := f.Inside.Endpoints, 0
+	endpoints, total, frontend := f.Inside.Endpoints, 0, elements.FrontendKey(f.Key)
 	if f.Inside.Affinity > 0 && len(endpoints) > 0 {
 		endpoints = endpoints[:1]
 	}
@@ -112,8 +107,8 @@ func loopbackPort(out *rendered, f *model.Frontend) {
 		e := &endpoints[i]
 		value := append(binary.BigEndian.AppendUint16(e.AddrPort.Addr().AsSlice(), e.AddrPort.Port()), 0, 0)
 		for sum += int(e.Weight); at < sum*loopbackSlots/total; at++ {
-			key := binary.NativeEndian.AppendUint32(appendFrontend(nil, f.Key), uint32(at))
-			out.elements[elementID{family: model.IPv4, set: setLoopbackPorts, key: string(key)}] = string(value)
+			key := frontend + string(expr.Word(uint32(at)))
+			out.elements[elementID{Family: model.IPv4, Set: setLoopbackPorts, Key: key}] = string(value)
 		}
 	}
 }
@@ -140,7 +135,7 @@ func (r *renderer) target(out *rendered, svc *model.Service, f *model.Frontend, 
 	}
 	if flags != byAddress {
 		act |= flags | r.marks.get(id)
-		key = ipvs.Key{Mark: uint32(act), IPv6: id.family == model.IPv6}
+		key = ipvs.Key{Mark: uint32(act), IPv6: id.Family == model.IPv6}
 		if t.Affinity > 0 {
 			// With persistence a marked virtual server does not translate ports
 			// (ip_vs_sched_persist). A consistent hash of the client's address
@@ -161,8 +156,8 @@ func (r *renderer) target(out *rendered, svc *model.Service, f *model.Frontend, 
 		s.reals[e.AddrPort] = uint32(e.Weight)
 		if e.Local {
 			a := string(e.AddrPort.Addr().AsSlice())
-			out.elements[elementID{family: id.family, set: setLocalEndpoints, key: a}] = ""
-			out.elements[elementID{family: id.family, set: setHairpin, key: a + a}] = ""
+			out.elements.Address(setLocalEndpoints, e.AddrPort.Addr())
+			out.elements[elementID{Family: id.Family, Set: setHairpin, Key: a + a}] = ""
 		}
 	}
 	out.servers[key] = s
@@ -175,37 +170,6 @@ func (r *renderer) schedulerOf(svc *model.Service) string {
 		return svc.Scheduler
 	}
 	return r.scheduler
-}
-
-// renderNode gives the elements that follow from the node alone.
-func renderNode(n *model.Node, families []model.Family) map[elementID]string {
-	out := map[elementID]string{}
-	for _, fam := range families {
-		var pods []netip.Prefix
-		for _, p := range n.PodCIDRs {
-			if model.FamilyOf(p.Addr()) == fam {
-				pods = append(pods, p.Masked())
-			}
-		}
-		for _, p := range model.Disjoint(pods) {
-			addRange(out, elementID{family: fam, set: setLocalPods}, model.RangeOf(p))
-		}
-		for _, r := range n.NodePortRanges(fam) {
-			addRange(out, elementID{family: fam, set: setNodePortAddresses}, r)
-		}
-	}
-	return out
-}
-
-// addRange writes an inclusive range the way a single-part interval set wants
-// it: its start, and the first address behind it marked as the end.
-func addRange(out map[elementID]string, id elementID, r model.AddrRange) {
-	id.key = string(r.First.AsSlice())
-	out[id] = ""
-	if next := r.Last.Next(); next.IsValid() {
-		id.key, id.end = string(next.AsSlice()), true
-		out[id] = ""
-	}
 }
 
 // marks gives every map element that chooses a virtual server by mark an index

@@ -6,20 +6,15 @@ import (
 	"net/netip"
 
 	"github.com/causeway-lb/causeway/internal/netlink/ipvs"
+	"github.com/causeway-lb/causeway/internal/refcount"
 )
 
 // wanted adds up what all Services come to.
 type wanted struct {
 	servers  map[ipvs.Key]*server
-	elements map[elementID]*count
+	elements refcount.Map[elementID, string]
 	// serving counts the virtual and real servers that get new connections.
 	serving int
-}
-
-// count is a wanted element: several Services can have one.
-type count struct {
-	value string
-	refs  int
 }
 
 // touched names what may differ between wanted and kernel.
@@ -31,7 +26,7 @@ type touched struct {
 }
 
 func newWanted() wanted {
-	return wanted{servers: map[ipvs.Key]*server{}, elements: map[elementID]*count{}}
+	return wanted{servers: map[ipvs.Key]*server{}, elements: refcount.Map[elementID, string]{}}
 }
 
 func newTouched() *touched {
@@ -44,16 +39,7 @@ func (w *wanted) add(r rendered, t *touched) {
 		w.serving += s.size()
 		t.servers[key] = true
 	}
-	for id, value := range r.elements {
-		c := w.elements[id]
-		if c == nil {
-			c = &count{}
-			w.elements[id] = c
-		}
-		c.value = value
-		c.refs++
-		t.elements[id] = true
-	}
+	w.elements.Add(r.elements, t.elements)
 }
 
 func (w *wanted) remove(r rendered, t *touched) {
@@ -62,16 +48,7 @@ func (w *wanted) remove(r rendered, t *touched) {
 		delete(w.servers, key)
 		t.servers[key] = true
 	}
-	for id := range r.elements {
-		t.elements[id] = true
-		c := w.elements[id]
-		if c == nil {
-			continue
-		}
-		if c.refs--; c.refs == 0 {
-			delete(w.elements, id)
-		}
-	}
+	w.elements.Remove(r.elements, t.elements)
 }
 
 // size is 0 for nil, and for one that only stands for what it once had.
@@ -84,7 +61,7 @@ func (s *server) size() int {
 
 // differences counts what differs between two states of the kernel.
 func (k *kernel) differences(o kernel) int {
-	n := mapDifferences(k.elements, o.elements) + mapDifferences(k.routes, o.routes)
+	n := refcount.Differences(k.elements, o.elements) + refcount.Differences(k.routes, o.routes)
 	for key, s := range k.servers {
 		p := o.servers[key]
 		if p == nil || p.Settings != s.Settings {
@@ -94,26 +71,11 @@ func (k *kernel) differences(o kernel) int {
 			n += len(s.reals)
 			continue
 		}
-		n += mapDifferences(s.reals, p.reals)
+		n += refcount.Differences(s.reals, p.reals)
 	}
 	for key, p := range o.servers {
 		if k.servers[key] == nil {
 			n += 1 + len(p.reals)
-		}
-	}
-	return n
-}
-
-func mapDifferences[K, V comparable](a, b map[K]V) int {
-	n := 0
-	for k, v := range a {
-		if w, ok := b[k]; !ok || w != v {
-			n++
-		}
-	}
-	for k := range b {
-		if _, ok := a[k]; !ok {
-			n++
 		}
 	}
 	return n

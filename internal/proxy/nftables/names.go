@@ -106,10 +106,7 @@ const affinityEntries = 1 << 18
 
 // sets describes all sets of a table.
 func sets(t nft.Table) [numSets]nft.Set {
-	addr := nft.TypeIPv4
-	if t.Family == nft.FamilyIPv6 {
-		addr = nft.TypeIPv6
-	}
+	addr := t.Family.AddrType()
 	type ts = []nft.Type
 	port := ts{nft.TypeProto, nft.TypeService}
 	frontend := append(ts{addr}, port...)
@@ -242,10 +239,7 @@ func (u use) verdict(c class) string {
 }
 
 func tableOf(f model.Family) nft.Table {
-	if f == model.IPv4 {
-		return nft.Table{Family: nft.FamilyIPv4, Name: TableName}
-	}
-	return nft.Table{Family: nft.FamilyIPv6, Name: TableName}
+	return nft.Table{Family: nft.FamilyOf(f.Unspecified()), Name: TableName}
 }
 
 func compareNames(a, b types.NamespacedName) int {

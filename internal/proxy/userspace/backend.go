@@ -17,7 +17,9 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
+	"github.com/causeway-lb/causeway/internal/proxy/elements"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/refcount"
 )
 
 // Config of a Backend.
@@ -73,7 +75,7 @@ func (c Config) withDefaults() Config {
 // What the Backend needs of the kernel; tests put faults in between.
 type (
 	tableKernel interface {
-		read() (elements, []model.Family, error)
+		read() (elements.Map[setID], []model.Family, error)
 		commit(rebuild []*program, edits []edit) error
 		remove() error
 	}
@@ -84,7 +86,7 @@ type (
 	keepKernel interface {
 		keep() (beside bool, err error)
 		remove() error
-		forget(elements) error
+		forget(elements.Map[setID]) error
 	}
 )
 
@@ -105,7 +107,7 @@ type Backend struct {
 	node    model.Node
 	beside  bool // IPVS had virtual servers
 	applied map[types.NamespacedName]*model.Service
-	want    wanted
+	want    refcount.Map[elementID, string]
 
 	notifyMu sync.Mutex
 	notify   func()
@@ -128,7 +130,7 @@ func New(cfg Config) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	t, err := newTables(cfg.Families)
+	conn, err := nft.Dial()
 	if errors.Is(err, unix.EPROTONOSUPPORT) {
 		return nil, &backend.UnsupportedError{Feature: "nf_tables (CONFIG_NF_TABLES)", Err: err}
 	}
@@ -137,14 +139,13 @@ func New(cfg Config) (*Backend, error) {
 	}
 	r, err := newRoutes(cfg.Families)
 	if err != nil {
-		_ = t.close()
-		return nil, err
+		return nil, errors.Join(err, conn.Close())
 	}
-	b := newBackend(cfg, budget, t, r, &keeper{conn: t.conn, families: cfg.Families})
-	b.port = t.conn.Port()
+	b := newBackend(cfg, budget, newTables(conn, cfg.Families), r, &keeper{conn: conn, families: cfg.Families})
+	b.port = conn.Port()
 	b.release = func() error {
 		r.close()
-		return t.close()
+		return conn.Close()
 	}
 	return b, nil
 }
@@ -230,20 +231,13 @@ func unsupported(err error) error {
 // change applies the difference that some Services make.
 func (b *Backend) change(want model.Desired, changed []types.NamespacedName) (backend.Report, error) {
 	touched := map[elementID]bool{}
-	before := map[elementID]string{}
 	var added []*model.Service
 	gone := map[model.Key]bool{}
-	note := func(id elementID) {
-		if c := b.want[id]; c != nil {
-			if _, known := before[id]; !known && !touched[id] {
-				before[id] = c.value
-			}
-		}
-	}
 	changed = slices.Clone(changed)
 	slices.SortFunc(changed, compareNames)
 	changed = slices.Compact(changed)
-	var outs, ins []elements
+	var outs, ins []elements.Map[setID]
+	before := elements.Map[setID]{}
 	for _, name := range changed {
 		old, next := b.applied[name], want.Services[name]
 		outs, ins = append(outs, render(old, b.families)), append(ins, render(next, b.families))
@@ -256,19 +250,19 @@ func (b *Backend) change(want model.Desired, changed []types.NamespacedName) (ba
 			added = append(added, next)
 		}
 	}
-	for _, all := range [][]elements{outs, ins} {
-		for _, es := range all {
-			for id := range es {
-				note(id)
+	for _, es := range slices.Concat(outs, ins) {
+		for id := range es {
+			if value, wanted := b.want.Get(id); wanted {
+				before[id] = value
 			}
 		}
 	}
 	// What goes from one Service to another is taken out before it is put in.
 	for _, out := range outs {
-		b.want.replace(out, nil, touched)
+		b.want.Remove(out, touched)
 	}
 	for _, in := range ins {
-		b.want.replace(nil, in, touched)
+		b.want.Add(in, touched)
 	}
 	for _, svc := range added {
 		for i := range svc.Frontends {
@@ -308,25 +302,15 @@ func compareNames(a, b types.NamespacedName) int {
 	return strings.Compare(a.Name, b.Name)
 }
 
-// difference gives the edits from one state of some elements to another.
-func difference(before map[elementID]string, after wanted, touched map[elementID]bool) ([]edit, backend.Report) {
-	var edits []edit
+// difference returns the edits from one state of some elements to another.
+func difference(before elements.Map[setID], after refcount.Map[elementID, string], touched map[elementID]bool) ([]edit, backend.Report) {
+	edits := refcount.Edits(touched, before, after.Get, elementID.Compare)
 	var report backend.Report
-	for id := range touched {
-		old, had := before[id]
-		c := after[id]
-		e := edit{id: id, had: had, wants: c != nil}
-		if c != nil {
-			e.value = c.value
-		}
-		if had == e.wants && old == e.value {
-			continue
-		}
-		edits = append(edits, e)
-		if had {
+	for _, e := range edits {
+		if e.Had {
 			report.Deleted++
 		}
-		if e.wants {
+		if e.Has {
 			report.Added++
 		}
 	}
@@ -344,7 +328,7 @@ func (b *Backend) full(want model.Desired) (backend.Report, error) {
 	}
 	drift := 0
 	if b.synced {
-		drift = len(broken) + differences(found, b.want)
+		drift = len(broken) + refcount.Differences(found, b.want.Values())
 	}
 	beside, err := b.keeper.keep()
 	if err != nil {
@@ -353,11 +337,11 @@ func (b *Backend) full(want model.Desired) (backend.Report, error) {
 	if !reflect.DeepEqual(b.node, want.Node) || beside != b.beside {
 		broken = b.families // the rules depend on it
 	}
-	next, touched := wanted{}, map[elementID]bool{}
+	next, touched := refcount.Map[elementID, string]{}, map[elementID]bool{}
 	services := make([]*model.Service, 0, len(want.Services))
-	next.replace(nil, renderNode(&want.Node, b.families), touched)
+	next.Add(elements.Node(&want.Node, b.families, setLocalPods, setNodePortAddresses), touched)
 	for _, svc := range want.Services {
-		next.replace(nil, render(svc, b.families), touched)
+		next.Add(render(svc, b.families), touched)
 		services = append(services, svc)
 	}
 	for id := range found {
@@ -369,8 +353,8 @@ func (b *Backend) full(want model.Desired) (backend.Report, error) {
 		rebuild = append(rebuild, &program{fam: f, node: &want.Node, at: b.proxy.at[f], beside: beside})
 		// Elements that stay are written again, which is no change.
 		for id, c := range next {
-			if old, had := found[id]; id.family == f && had && old == c.value {
-				edits = append(edits, edit{id: id, value: c.value, had: true, wants: true})
+			if old, had := found[id]; id.Family == f && had && old == c.Value {
+				edits = append(edits, edit{Key: id, Old: old, New: old, Had: true, Has: true})
 			}
 		}
 	}
@@ -399,22 +383,6 @@ func (b *Backend) full(want model.Desired) (backend.Report, error) {
 	report.Drift = drift
 	b.synced, b.node, b.beside, b.want = true, want.Node, beside, next
 	return report, nil
-}
-
-// differences counts the elements that are not as they were left.
-func differences(found elements, left wanted) int {
-	n := 0
-	for id, value := range found {
-		if c := left[id]; c == nil || c.value != value {
-			n++
-		}
-	}
-	for id := range left {
-		if _, ok := found[id]; !ok {
-			n++
-		}
-	}
-	return n
 }
 
 // Cleanup removes rules and routes. What this node itself dialled while no

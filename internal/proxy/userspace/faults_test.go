@@ -13,25 +13,35 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/causeway-lb/causeway/internal/proxy/elements"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/testkit/modeltest"
+	"github.com/causeway-lb/causeway/internal/testkit/nfttest"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
 // fakeKernel refuses what the kernel refuses, and takes a transaction whole or
-// not at all. With rnd it fails now and then: before a change, or behind it.
+// not at all. With faults it fails at random: before a change, or behind it.
 type fakeKernel struct {
-	elements elements
-	built    map[model.Family]*program // by whom the tables were written
+	nftables *nfttest.Kernel
+	built    map[model.Family]*program // by which the tables were written
 	routes   bool
 	rnd      *rand.Rand
 	faults   int
 }
 
-var errFault = errors.New("fault")
+var errFault = nfttest.ErrFault
 
 func newFakeKernel() *fakeKernel {
-	return &fakeKernel{elements: elements{}, built: map[model.Family]*program{}}
+	return &fakeKernel{nftables: nfttest.NewKernel(), built: map[model.Family]*program{}}
+}
+
+// fail lets one call in ten fail from now on, and as many behind what they do; with a
+// nil rnd none does.
+func (k *fakeKernel) fail(rnd *rand.Rand) {
+	const requests = 50 // that reading the tables takes, about: a read is to fail as often as any call
+	k.rnd = rnd
+	k.nftables.Faults(rnd, 0.1/requests)
 }
 
 // try runs change with a fault before it, behind it, or none.
@@ -53,56 +63,32 @@ func (k *fakeKernel) try(change func() error) error {
 	return err
 }
 
-func (k *fakeKernel) read() (found elements, broken []model.Family, err error) {
-	err = k.try(func() error {
-		found = maps.Clone(k.elements)
-		for _, f := range model.Families {
-			if k.built[f] == nil {
-				broken = append(broken, f)
-			}
-		}
-		return nil
-	})
-	return found, broken, err
+// fakeTables notes by which programs tables were written.
+type fakeTables struct {
+	*tables
+	*fakeKernel
 }
 
-func (k *fakeKernel) commit(rebuild []*program, edits []edit) error {
+func (k fakeTables) commit(rebuild []*program, edits []edit) error {
 	return k.try(func() error {
-		next, built := maps.Clone(k.elements), maps.Clone(k.built)
-		anew := map[model.Family]bool{}
-		for _, p := range rebuild {
-			built[p.fam], anew[p.fam] = p, true
-			maps.DeleteFunc(next, func(id elementID, _ string) bool { return id.family == p.fam })
+		err := k.tables.commit(rebuild, edits)
+		if err == nil {
+			for _, p := range rebuild {
+				k.built[p.fam] = p
+			}
 		}
-		for _, e := range edits {
-			if !e.had || anew[e.id.family] {
-				continue
-			}
-			if _, ok := next[e.id]; !ok {
-				return fmt.Errorf("delete %v: not there", e.id)
-			}
-			delete(next, e.id)
-		}
-		for _, e := range edits {
-			if !e.wants {
-				continue
-			}
-			if _, ok := next[e.id]; ok || built[e.id.family] == nil {
-				return fmt.Errorf("add %v: there already, or no table", e.id)
-			}
-			next[e.id] = e.value
-		}
-		k.elements, k.built = next, built
-		return nil
+		return err
 	})
 }
 
-func (k *fakeKernel) remove() error {
-	return k.try(func() error {
-		clear(k.elements)
-		clear(k.built)
-		return nil
-	})
+// elements are those that are there.
+func (k *fakeKernel) elements(t testing.TB) elements.Map[setID] {
+	t.Helper()
+	found, _, err := newTables(k.nftables.Conn(), model.Families[:]).read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
 }
 
 type fakeRoutes struct{ *fakeKernel }
@@ -125,7 +111,7 @@ type fakeKeeper struct{ *fakeKernel }
 func (k fakeKeeper) keep() (bool, error) { return false, k.try(func() error { return nil }) }
 func (k fakeKeeper) remove() error       { return k.try(func() error { return nil }) }
 
-func (k fakeKeeper) forget(elements) error { return k.try(func() error { return nil }) }
+func (k fakeKeeper) forget(elements.Map[setID]) error { return k.try(func() error { return nil }) }
 
 func fakeBackend(t *testing.T, k *fakeKernel) *Backend {
 	t.Helper()
@@ -133,7 +119,7 @@ func fakeBackend(t *testing.T, k *fakeKernel) *Backend {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := newBackend(Config{}.withDefaults(), budget, k, fakeRoutes{k}, fakeKeeper{k})
+	b := newBackend(Config{}.withDefaults(), budget, fakeTables{newTables(k.nftables.Conn(), model.Families[:]), k}, fakeRoutes{k}, fakeKeeper{k})
 	t.Cleanup(func() {
 		if err := b.Close(); err != nil {
 			t.Error(err)
@@ -151,7 +137,8 @@ func TestConvergesAfterFaults(t *testing.T) {
 	for seed := range uint64(60) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			k := newFakeKernel()
-			k.rnd = rand.New(rand.NewPCG(seed, 1))
+			rnd := rand.New(rand.NewPCG(seed, 1))
+			k.fail(rnd)
 			b := fakeBackend(t, k)
 			w := modeltest.New(seed)
 			st := model.NewState(w.Node)
@@ -169,8 +156,11 @@ func TestConvergesAfterFaults(t *testing.T) {
 				}
 				names := slices.Collect(maps.Keys(pending))
 				if step%29 == 28 { // somebody deletes a table, and the monitor tells
-					delete(k.built, model.IPv4)
-					maps.DeleteFunc(k.elements, func(id elementID, _ string) bool { return id.family == model.IPv4 })
+					k.fail(nil)
+					if err := k.nftables.Conn().RemoveTables(tableOf(model.IPv4)); err != nil {
+						t.Fatal(err)
+					}
+					k.fail(rnd)
 					names = nil
 				}
 				if step%41 == 40 { // a new process takes over
@@ -185,8 +175,8 @@ func TestConvergesAfterFaults(t *testing.T) {
 					t.Fatalf("step %d: %v", step, err)
 				}
 			}
-			faults += k.faults
-			k.rnd = nil
+			faults += k.faults + k.nftables.Fault()
+			k.fail(nil)
 			report, err := b.Sync(t.Context(), st.Desired(), nil)
 			if err != nil {
 				t.Fatal(err)
@@ -195,11 +185,11 @@ func TestConvergesAfterFaults(t *testing.T) {
 			if _, err := fakeBackend(t, perfect).Sync(t.Context(), st.Desired(), nil); err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(perfect.elements, k.elements, cmp.AllowUnexported(elementID{})); diff != "" {
+			if diff := cmp.Diff(perfect.elements(t), k.elements(t)); diff != "" {
 				t.Errorf("elements (-want +got):\n%s", diff)
 			}
-			if report.Objects != len(k.elements) || !k.routes {
-				t.Errorf("%d objects reported of %d, routes %v", report.Objects, len(k.elements), k.routes)
+			if report.Objects != len(k.elements(t)) || !k.routes {
+				t.Errorf("%d objects reported of %d, routes %v", report.Objects, len(k.elements(t)), k.routes)
 			}
 			for f, p := range k.built {
 				if !maps.Equal(p.at, b.proxy.at[f]) {

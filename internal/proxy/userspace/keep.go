@@ -17,6 +17,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/netlink/ipvs"
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/netlink/nft/expr"
+	"github.com/causeway-lb/causeway/internal/proxy/elements"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
@@ -176,20 +177,20 @@ func (k *keeper) removeTables() error {
 
 // forget ends the tracking of what was dialled at these elements and not
 // translated.
-func (k *keeper) forget(found elements) error {
+func (k *keeper) forget(found elements.Map[setID]) error {
 	if !tracked() {
 		return nil
 	}
-	dialled := map[conntrack.Key]bool{}
+	keys := map[conntrack.Key]bool{}
 	for id := range found {
-		if key, ok := id.dialled(); ok {
-			dialled[conntrack.Key{Addr: key.Addr, Port: key.Port, Protocol: uint8(key.Protocol)}] = true
+		if key, ok := dialled(id); ok {
+			keys[conntrack.Key{Addr: key.Addr, Port: key.Port, Protocol: uint8(key.Protocol)}] = true
 		}
 	}
-	if len(dialled) == 0 {
+	if len(keys) == 0 {
 		return nil
 	}
-	return conntrack.DeleteDialled(dialled, func(e *conntrack.Entry) bool { return !e.Translated() })
+	return conntrack.DeleteDialled(keys, func(e *conntrack.Entry) bool { return !e.Translated() })
 }
 
 // tracked says whether the kernel tracks any connections.

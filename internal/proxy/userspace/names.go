@@ -3,12 +3,9 @@
 package userspace
 
 import (
-	"cmp"
-	"encoding/binary"
-	"net/netip"
-
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/netlink/nft/expr"
+	"github.com/causeway-lb/causeway/internal/proxy/elements"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
@@ -41,21 +38,15 @@ var setNames = [numSets]string{
 func (s setID) String() string { return setNames[s] }
 
 func tableOf(f model.Family) nft.Table {
-	if f == model.IPv4 {
-		return nft.Table{Family: nft.FamilyIPv4, Name: Name}
-	}
-	return nft.Table{Family: nft.FamilyIPv6, Name: Name}
+	return nft.Table{Family: nft.FamilyOf(f.Unspecified()), Name: Name}
 }
 
 // setsOf describes the sets of a family's table.
-func setsOf(f model.Family) [numSets]nft.Set {
-	addr := nft.TypeIPv4
-	if f == model.IPv6 {
-		addr = nft.TypeIPv6
-	}
+func setsOf(f model.Family) []nft.Set {
+	addr := tableOf(f).Family.AddrType()
 	type ts = []nft.Type
 	frontend, port, mark := ts{addr, nft.TypeProto, nft.TypeService}, ts{nft.TypeProto, nft.TypeService}, ts{nft.TypeMark}
-	all := [numSets]nft.Set{
+	all := []nft.Set{
 		setServices: {Key: frontend, Data: mark}, setServicesOutside: {Key: frontend, Data: mark},
 		setNodePorts: {Key: port, Data: mark}, setNodePortsOutside: {Key: port, Data: mark},
 		setClusterIPs: {Key: ts{addr}}, setLoadBalancerIPs: {Key: ts{addr}}, setRestricted: {Key: frontend},
@@ -82,63 +73,16 @@ const (
 // data is the action as a map's value.
 func (a action) data() string { return string(expr.Word(uint32(a))) }
 
-// elementID tells elements apart: two with the same cannot both exist.
-type elementID struct {
-	family model.Family
-	set    setID
-	key    string // the kernel's bytes
-	keyEnd string // of a range over a concatenation
-	end    bool   // the exclusive end of a range
-}
-
-func (e elementID) element(value string) nft.Element {
-	return nft.Element{Key: e.key, KeyEnd: e.keyEnd, End: e.end, Value: value}
-}
-
-// compare orders elements by family, set and key, the end of a range before the
-// start of the next: the kernel refuses a range that is closed before it opens.
-func (e elementID) compare(o elementID) int {
-	end := func(e elementID) int {
-		if e.end {
-			return 0
-		}
-		return 1
-	}
-	return cmp.Or(cmp.Compare(e.family, o.family), cmp.Compare(e.set, o.set), cmp.Compare(e.key, o.key),
-		cmp.Compare(end(e), end(o)), cmp.Compare(e.keyEnd, o.keyEnd))
-}
-
-// frontendKey encodes address . protocol . port, without the address for a
-// NodePort.
-func frontendKey(k model.Key) string {
-	var b []byte
-	if !k.Addr.IsUnspecified() {
-		b = append(b, k.Addr.AsSlice()...)
-	}
-	b = append(b, byte(k.Protocol), 0, 0, 0)
-	b = binary.BigEndian.AppendUint16(b, k.Port)
-	return string(append(b, 0, 0))
-}
+// elementID tells elements apart.
+type elementID = elements.ID[setID]
 
 // dialled is the frontend of an element of a services map.
-func (e elementID) dialled() (model.Key, bool) {
-	key := model.Key{Addr: e.family.Unspecified()}
-	b := []byte(e.key)
-	switch e.set {
+func dialled(id elementID) (model.Key, bool) {
+	switch id.Set {
 	case setServices, setServicesOutside:
-		n := len(key.Addr.AsSlice())
-		if len(b) < n {
-			return key, false
-		}
-		key.Addr, _ = netip.AddrFromSlice(b[:n])
-		b = b[n:]
+		return elements.Frontend(id.Family, id.Key, true)
 	case setNodePorts, setNodePortsOutside:
-	default:
-		return key, false
+		return elements.Frontend(id.Family, id.Key, false)
 	}
-	if len(b) < 6 {
-		return key, false
-	}
-	key.Protocol, key.Port = model.Protocol(b[0]), binary.BigEndian.Uint16(b[4:])
-	return key, true
+	return model.Key{}, false
 }

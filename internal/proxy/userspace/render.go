@@ -4,38 +4,33 @@ package userspace
 
 import (
 	"fmt"
-	"net/netip"
+	"slices"
 
+	"github.com/causeway-lb/causeway/internal/proxy/elements"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
-// elements are values by element, "" where a set has none.
-type elements map[elementID]string
-
-// render gives the elements of one Service; nil has none.
-func render(svc *model.Service, families []model.Family) elements {
-	out := elements{}
+// render returns the elements of one Service; nil has none.
+func render(svc *model.Service, families []model.Family) elements.Map[setID] {
+	out := elements.Map[setID]{}
 	if svc == nil {
 		return out
 	}
 	for i := range svc.Frontends {
-		f := &svc.Frontends[i]
-		for _, fam := range families {
-			if f.Family() == fam {
-				out.frontend(f)
-			}
+		if f := &svc.Frontends[i]; slices.Contains(families, f.Family()) {
+			renderFrontend(out, f)
 		}
 	}
 	return out
 }
 
-func (out elements) frontend(f *model.Frontend) {
-	fam, key := f.Family(), frontendKey(f.Key)
+func renderFrontend(out elements.Map[setID], f *model.Frontend) {
+	fam, key := f.Family(), elements.FrontendKey(f.Key)
 	switch f.Kind {
 	case model.ClusterIP:
-		out[elementID{family: fam, set: setClusterIPs, key: string(f.Addr.AsSlice())}] = ""
+		out.Address(setClusterIPs, f.Addr)
 	case model.LoadBalancerIP:
-		out[elementID{family: fam, set: setLoadBalancerIPs, key: string(f.Addr.AsSlice())}] = ""
+		out.Address(setLoadBalancerIPs, f.Addr)
 	}
 	if !proxied(f.Protocol) {
 		return
@@ -44,18 +39,11 @@ func (out elements) frontend(f *model.Frontend) {
 	if f.Kind == model.NodePort {
 		inside, outside = setNodePorts, setNodePortsOutside
 	}
-	out[elementID{family: fam, set: inside, key: key}] = actionOf(f.Inside).data()
+	out[elementID{Family: fam, Set: inside, Key: key}] = actionOf(f.Inside).data()
 	if !f.Outside.Equal(f.Inside) {
-		out[elementID{family: fam, set: outside, key: key}] = actionOf(f.Outside).data()
+		out[elementID{Family: fam, Set: outside, Key: key}] = actionOf(f.Outside).data()
 	}
-	if f.Restricted {
-		out[elementID{family: fam, set: setRestricted, key: key}] = ""
-		for _, p := range f.SourceRanges {
-			id := elementID{family: fam, set: setSourceRanges, key: key + string(p.Addr().AsSlice())}
-			id.keyEnd = key + string(model.RangeOf(p).Last.AsSlice())
-			out[id] = ""
-		}
-	}
+	out.SourceRanges(f, setRestricted, setSourceRanges)
 }
 
 func actionOf(t *model.Target) action {
@@ -86,66 +74,4 @@ func problems(svc *model.Service) []model.Problem {
 			f.Port, f.Protocol)})
 	}
 	return ps
-}
-
-// renderNode gives the elements that follow from the node alone.
-func renderNode(n *model.Node, families []model.Family) elements {
-	out := elements{}
-	for _, fam := range families {
-		var pods []netip.Prefix
-		for _, p := range n.PodCIDRs {
-			if model.FamilyOf(p.Addr()) == fam {
-				pods = append(pods, p.Masked())
-			}
-		}
-		for _, p := range model.Disjoint(pods) {
-			out.addRange(elementID{family: fam, set: setLocalPods}, model.RangeOf(p))
-		}
-		for _, r := range n.NodePortRanges(fam) {
-			out.addRange(elementID{family: fam, set: setNodePortAddresses}, r)
-		}
-	}
-	return out
-}
-
-// addRange writes an inclusive range the way a single-part interval set wants
-// it: its start, and the first address behind it marked as the end.
-func (out elements) addRange(id elementID, r model.AddrRange) {
-	id.key = string(r.First.AsSlice())
-	out[id] = ""
-	if next := r.Last.Next(); next.IsValid() {
-		id.key, id.end = string(next.AsSlice()), true
-		out[id] = ""
-	}
-}
-
-// wanted adds up the elements of all Services: several can have the same.
-type wanted map[elementID]*count
-
-type count struct {
-	value string
-	refs  int
-}
-
-// replace takes elements out and puts others in. touched collects what may
-// have changed.
-func (w wanted) replace(out, in elements, touched map[elementID]bool) {
-	for id := range out {
-		touched[id] = true
-		if c := w[id]; c != nil {
-			if c.refs--; c.refs == 0 {
-				delete(w, id)
-			}
-		}
-	}
-	for id, value := range in {
-		touched[id] = true
-		c := w[id]
-		if c == nil {
-			c = &count{}
-			w[id] = c
-		}
-		c.value = value
-		c.refs++
-	}
 }
