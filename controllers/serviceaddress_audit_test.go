@@ -88,7 +88,7 @@ func allocationsOf(state *allocator.State) (out *services.Allocations) {
 var _ = Describe("the audit of NodePorts", func() {
 	It("finds what the API server lost, and avoids it", func(ctx SpecContext) {
 		lost := uint16(losePort(ctx, newNamespace(ctx)))
-		b := allocator.NewState(services.Config{}, time.Now, func(bool) {})
+		b := allocator.NewState(services.Config{}, time.Now, func(allocator.Change) {})
 		Expect(allocationsOf(b).SetNodePortPool(&v1alpha1.NodePortPool{
 			ObjectMeta: metav1.ObjectMeta{Name: "p"},
 			Spec:       v1alpha1.NodePortPoolSpec{Ranges: []v1alpha1.PortRange{v1alpha1.PortRange(fmt.Sprint(lost)), "31400-31402"}},
@@ -109,7 +109,7 @@ var _ = Describe("the audit of NodePorts", func() {
 		var clock atomic.Int64 // the audit asks in parts, several at once
 		clock.Store(time.Now().UnixNano())
 		now := func() time.Time { return time.Unix(0, clock.Load()) }
-		b := allocator.NewState(services.Config{}, now, func(bool) {})
+		b := allocator.NewState(services.Config{}, now, func(allocator.Change) {})
 		Expect(allocationsOf(b).SetNodePortPool(&v1alpha1.NodePortPool{
 			ObjectMeta: metav1.ObjectMeta{Name: "p"},
 			Spec:       v1alpha1.NodePortPoolSpec{Ranges: []v1alpha1.PortRange{"31405-31406"}},
@@ -154,7 +154,7 @@ var _ = Describe("the audit of NodePorts", func() {
 	}, SpecTimeout(time.Minute))
 
 	It("does not wear out when it may not ask", func(ctx SpecContext) {
-		b := allocator.NewState(services.Config{}, time.Now, func(bool) {})
+		b := allocator.NewState(services.Config{}, time.Now, func(allocator.Change) {})
 		Expect(allocationsOf(b).SetNodePortPool(&v1alpha1.NodePortPool{
 			ObjectMeta: metav1.ObjectMeta{Name: "p"},
 			Spec:       v1alpha1.NodePortPoolSpec{Ranges: []v1alpha1.PortRange{"31403-31404"}},

@@ -85,7 +85,7 @@ var _ = Describe("a state that is behind, or ahead", func() {
 	// bookOf is a book of its own with a pool for everybody.
 	bookOf := func(ranges ...v1alpha1.AddressRange) *allocator.State {
 		GinkgoHelper()
-		b := allocator.NewState(services.Config{}, time.Now, func(bool) {})
+		b := allocator.NewState(services.Config{}, time.Now, func(allocator.Change) {})
 		allocationsOf(b).SetServiceCIDRs([]netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")})
 		Expect(allocationsOf(b).SetClusterIPPool(&v1alpha1.ClusterIPPool{
 			ObjectMeta: metav1.ObjectMeta{Name: "p"},

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"gomodules.xyz/jsonpatch/v2"
@@ -36,9 +35,6 @@ const (
 	// workers is how many Services are reconciled in parallel. Most of a
 	// reconciliation is waiting for the API server.
 	workers = 8
-	// recheck is when a Service is looked at again whose problem depends on
-	// another Service.
-	recheck = 5 * time.Second
 	// retryDenied is when a Service that was denied an address asks again.
 	retryDenied = 10 * time.Second
 )
@@ -64,9 +60,10 @@ type ServiceReconciler struct {
 // +kubebuilder:rbac:groups=causeway.dev,resources=clusterippools/finalizers,verbs=update
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
-// setup adds the reconciler to a manager. pools is touched when the allocator
-// knows changed pools, which may be later than the watches here.
-func (r *ServiceReconciler) setup(mgr ctrl.Manager, pools *queue.Debouncer) error {
+// setup adds the reconciler to a manager. touched is when the allocator knows
+// changed pools and Services that share a value, which may be later than the
+// watches here.
+func (r *ServiceReconciler) setup(mgr ctrl.Manager, touched *queue.Debouncer) error {
 	all := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []reconcile.Request {
 		return queue.List(ctx, r.Client, &corev1.ServiceList{})
 	})
@@ -79,7 +76,7 @@ func (r *ServiceReconciler) setup(mgr ctrl.Manager, pools *queue.Debouncer) erro
 		For(&corev1.Service{}).
 		Watches(&v1alpha1.ClusterIPPool{}, all, changed).
 		Watches(&v1alpha1.NodePortPool{}, all, changed).
-		WatchesRawSource(pools.Source()).
+		WatchesRawSource(touched.Source()).
 		Watches(&corev1.Namespace{}, inNamespace, builder.WithPredicates(predicate.LabelChangedPredicate{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
 		Complete(r)
@@ -106,13 +103,7 @@ func (r *ServiceReconciler) Reconcile(ctx context.Context, req reconcile.Request
 		return reconcile.Result{}, err
 	}
 	r.problems.set(req.NamespacedName, found)
-	if err := r.report(ctx, &svc, inPool(found)); err != nil {
-		return reconcile.Result{}, err
-	}
-	if slices.ContainsFunc(found, func(p services.Problem) bool { return p.Reason == services.Duplicate }) {
-		return reconcile.Result{RequeueAfter: recheck}, nil
-	}
-	return reconcile.Result{}, nil
+	return reconcile.Result{}, r.report(ctx, &svc, inPool(found))
 }
 
 // inPool is the condition that the problems make; nil for none.

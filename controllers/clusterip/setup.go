@@ -61,13 +61,15 @@ func SetupWithManager(mgr ctrl.Manager, opts Options) error {
 	}
 	addressPools := every(func() client.ObjectList { return &v1alpha1.ClusterIPPoolList{} })
 	portPools := every(func() client.ObjectList { return &v1alpha1.NodePortPoolList{} })
-	allServices := every(func() client.ObjectList { return &corev1.ServiceList{} })
+	touched := every(func() client.ObjectList { return &corev1.ServiceList{} })
 	changed := func() { addressPools.Touch(); portPools.Touch() }
 	a, err := allocator.New(mgr, allocator.Config{
 		Namespace: opts.SystemNamespace, Peers: opts.Peers, Services: config,
-		Changed: func(pools bool) {
-			if changed(); pools {
-				allServices.Touch()
+		Changed: func(c allocator.Change) {
+			changed()
+			touched.TouchKeys(c.Sharing...)
+			if c.Pools {
+				touched.Touch()
 			}
 		},
 	})
@@ -79,7 +81,7 @@ func SetupWithManager(mgr ctrl.Manager, opts Options) error {
 	for _, setup := range []func() error{
 		func() error {
 			r := &ServiceReconciler{Client: mgr.GetClient(), Recorder: mgr.GetEventRecorder("causeway-controller"), Allocator: a, problems: found}
-			return r.setup(mgr, allServices)
+			return r.setup(mgr, touched)
 		},
 		func() error {
 			return (&ClusterIPPoolReconciler{mgr.GetClient(), a.State, found}).setup(mgr, addressPools)

@@ -84,7 +84,7 @@ type Config struct {
 	Peers     Peers
 	Services  services.Config
 	// Changed is NewState's.
-	Changed func(pools bool)
+	Changed func(Change)
 }
 
 // New returns an allocator, added to a manager with what it needs: leadership,

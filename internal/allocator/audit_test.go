@@ -12,7 +12,7 @@ import (
 
 // A leadership begins though another audit does not come to its end.
 func TestAuditOfANewLeadershipWaitsForNoOther(t *testing.T) {
-	audit := NewPortAudit(nil, NewState(services.Config{}, time.Now, func(bool) {}), "causeway-system")
+	audit := NewPortAudit(nil, NewState(services.Config{}, time.Now, func(Change) {}), "causeway-system")
 	audit.running <- struct{}{}
 	short, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()

@@ -34,7 +34,7 @@ import (
 // leader or not, so that a successor is ready immediately.
 type State struct {
 	now     func() time.Time
-	changed func(pools bool)
+	changed func(Change)
 
 	mu           sync.Mutex
 	allocations  *services.Allocations
@@ -49,10 +49,17 @@ type State struct {
 	unverified chan struct{} // has one item when ports are to be verified; see PortAudit
 }
 
+// Change is what changed in a State beside the allocations.
+type Change struct {
+	// Pools is true if pools changed.
+	Pools bool
+	// Sharing are the Services that began or ended to have a value in common.
+	Sharing []types.NamespacedName
+}
+
 // NewState returns a State that knows nothing yet. now is the clock. changed is
-// called after every change of the state; pools is true if pools changed. It
-// must not block.
-func NewState(config services.Config, now func() time.Time, changed func(pools bool)) *State {
+// called after every change of the state; it must not block.
+func NewState(config services.Config, now func() time.Time, changed func(Change)) *State {
 	return &State{
 		now: now, changed: changed,
 		allocations:  services.New(config),
@@ -84,14 +91,13 @@ func (s *State) Watches(ctx context.Context) []queue.Watch {
 	}
 }
 
-// watch calls set and forget with the lock held; they return whether pools
-// changed.
-func watch[T client.Object](s *State, example T, set, forget func(T) bool) queue.Watch {
-	locked := func(f func(T) bool, object T) []types.NamespacedName {
+// watch calls set and forget with the lock held.
+func watch[T client.Object](s *State, example T, set, forget func(T) Change) queue.Watch {
+	locked := func(f func(T) Change, object T) []types.NamespacedName {
 		s.mu.Lock()
-		pools := f(object)
+		change := f(object)
 		s.mu.Unlock()
-		s.changed(pools)
+		s.changed(change)
 		return nil
 	}
 	return queue.On(example, 0,
@@ -103,9 +109,9 @@ func watch[T client.Object](s *State, example T, set, forget func(T) bool) queue
 // as far as they are right; its own reconciler tells the administrator.
 func watchPools[T client.Object](ctx context.Context, s *State, example T, knows func(*services.Allocations, string, int64) bool,
 	set func(*services.Allocations, T) error, forget func(*services.Allocations, string)) queue.Watch {
-	return watch(s, example, func(pool T) bool {
+	return watch(s, example, func(pool T) Change {
 		if knows(s.allocations, pool.GetName(), pool.GetGeneration()) {
-			return false // only its status changed
+			return Change{} // only its status changed
 		}
 		if err := set(s.allocations, pool); err != nil {
 			logf.FromContext(ctx).Info("Pool is used in part", "kind", fmt.Sprintf("%T", pool), "pool", pool.GetName(), "reason", err.Error())
@@ -113,10 +119,10 @@ func watchPools[T client.Object](ctx context.Context, s *State, example T, knows
 		if _, ports := client.Object(pool).(*v1alpha1.NodePortPool); ports {
 			s.unverifyPorts()
 		}
-		return true
-	}, func(pool T) bool {
+		return Change{Pools: true}
+	}, func(pool T) Change {
 		forget(s.allocations, pool.GetName())
-		return true
+		return Change{Pools: true}
 	})
 }
 
@@ -144,19 +150,32 @@ func (s *State) With(f func(b *services.Allocations, now time.Time)) {
 	f(s.allocations, s.now())
 }
 
-func (s *State) setService(svc *corev1.Service) bool {
+func (s *State) setService(svc *corev1.Service) Change {
 	s.newestService = newer(s.newestService, svc.ResourceVersion)
-	s.observe(svc)
-	return false
+	return s.observe(svc)
 }
 
 // observe sees a Service, unless a later version was seen. The lock is held.
-func (s *State) observe(svc *corev1.Service) {
+func (s *State) observe(svc *corev1.Service) Change {
 	if seen, ok := s.seen[svc.UID]; ok && older(svc.ResourceVersion, seen) {
-		return
+		return Change{}
 	}
 	s.seen[svc.UID] = svc.ResourceVersion
-	s.allocations.Observe(svc, s.now())
+	owner := services.OwnerOf(svc)
+	return sharing(owner, s.allocations.Observe(svc, s.now()))
+}
+
+// sharing is the Change of an owner that has, or had, values in common with
+// others.
+func sharing(owner alloc.Owner, others []alloc.Owner) Change {
+	if len(others) == 0 {
+		return Change{}
+	}
+	var c Change
+	for _, o := range append(others, owner) {
+		c.Sharing = append(c.Sharing, types.NamespacedName{Namespace: o.Namespace, Name: o.Name})
+	}
+	return c
 }
 
 func older(version, than string) bool {
@@ -177,18 +196,28 @@ func newer(v, w string) string {
 // be known to be without what it released. A Service that is not known may be
 // gone by now, and is left to the watch.
 func (s *State) catchUp(stored *corev1.Service) {
+	var change Change
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if seen, ok := s.seen[stored.UID]; ok && seen != stored.ResourceVersion {
-		s.observe(stored)
+		change = s.observe(stored)
+	}
+	s.mu.Unlock()
+	s.tell(change)
+}
+
+// tell calls changed if something beside the allocations changed. The lock is not
+// held.
+func (s *State) tell(c Change) {
+	if c.Pools || len(c.Sharing) > 0 {
+		s.changed(c)
 	}
 }
 
-func (s *State) forgetService(svc *corev1.Service) bool {
+func (s *State) forgetService(svc *corev1.Service) Change {
 	s.newestService = newer(s.newestService, svc.ResourceVersion)
 	delete(s.seen, svc.UID)
-	s.allocations.Forget(services.OwnerOf(svc), s.now())
-	return false
+	owner := services.OwnerOf(svc)
+	return sharing(owner, s.allocations.Forget(owner, s.now()))
 }
 
 // unverifyPorts takes no unused port for free before the API server was asked
@@ -202,16 +231,16 @@ func (s *State) unverifyPorts() {
 	}
 }
 
-func (s *State) setCIDR(c *networkingv1.ServiceCIDR) bool {
+func (s *State) setCIDR(c *networkingv1.ServiceCIDR) Change {
 	s.cidrs[c.Name] = c
 	s.setCIDRs()
-	return false
+	return Change{}
 }
 
-func (s *State) forgetCIDR(c *networkingv1.ServiceCIDR) bool {
+func (s *State) forgetCIDR(c *networkingv1.ServiceCIDR) Change {
 	delete(s.cidrs, c.Name)
 	s.setCIDRs()
-	return false
+	return Change{}
 }
 
 // setCIDRs tells the allocations what the API server allocates from: the CIDRs
@@ -227,7 +256,7 @@ func (s *State) setCIDRs() {
 		case age < cidrDelay && c.Name != apiServerCIDR:
 			time.AfterFunc(cidrDelay-age, func() {
 				s.With(func(*services.Allocations, time.Time) { s.setCIDRs() })
-				s.changed(false)
+				s.changed(Change{})
 			})
 		default:
 			cidrs = append(cidrs, c)
@@ -263,10 +292,10 @@ const (
 
 // setIPAddress learns of an address that is booked in the API, which is nearly
 // always a Service's, and of the reservations of an earlier process.
-func (s *State) setIPAddress(ip *metav1.PartialObjectMetadata) bool {
+func (s *State) setIPAddress(ip *metav1.PartialObjectMetadata) Change {
 	addr, err := netip.ParseAddr(ip.Name)
 	if err != nil {
-		return false
+		return Change{}
 	}
 	s.newestIPAddress = newer(s.newestIPAddress, ip.ResourceVersion)
 	delete(s.reservations, ip.Name)
@@ -280,16 +309,16 @@ func (s *State) setIPAddress(ip *metav1.PartialObjectMetadata) bool {
 	} else if until.After(s.now()) {
 		values.Quarantine(addr, owner, since, until)
 	}
-	return false
+	return Change{}
 }
 
-func (s *State) forgetIPAddress(ip *metav1.PartialObjectMetadata) bool {
+func (s *State) forgetIPAddress(ip *metav1.PartialObjectMetadata) Change {
 	s.newestIPAddress = newer(s.newestIPAddress, ip.ResourceVersion)
 	delete(s.reservations, ip.Name)
 	if addr, err := netip.ParseAddr(ip.Name); err == nil {
 		s.allocations.Addresses(alloc.FamilyOf(addr)).SetBooked(addr, false)
 	}
-	return false
+	return Change{}
 }
 
 // Deny takes an address back that was picked for an owner and that an IPAddress
@@ -312,15 +341,17 @@ func (s *State) Correct(ctx context.Context, live client.Reader, holder alloc.Ow
 	if client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("look at the holder: %w", err)
 	}
+	var change Change
+	defer func() { s.tell(change) }()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil || string(svc.UID) != holder.UID {
-		s.allocations.Forget(holder, s.now())
+		change = sharing(holder, s.allocations.Forget(holder, s.now()))
 	}
 	// A Service that is not known, and that is no news, was deleted after it was
 	// read.
 	if _, known := s.seen[svc.UID]; err == nil && (known || older(s.newestService, svc.ResourceVersion)) {
-		s.observe(&svc)
+		change.Sharing = append(change.Sharing, s.observe(&svc).Sharing...)
 	}
 	return nil
 }

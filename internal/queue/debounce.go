@@ -68,6 +68,17 @@ func (d *Debouncer) Touch(names ...string) {
 	d.arm()
 }
 
+// TouchKeys enqueues the objects of these names and namespaces, as Touch does; no
+// keys mean none.
+func (d *Debouncer) TouchKeys(keys ...types.NamespacedName) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, key := range keys {
+		d.touched[reconcile.Request{NamespacedName: key}] = struct{}{}
+	}
+	d.arm()
+}
+
 // arm sets the timer if there is something to enqueue. The lock is held.
 func (d *Debouncer) arm() {
 	if d.flush != nil && !d.armed && (d.everyone || len(d.touched) > 0) {

@@ -99,21 +99,44 @@ func OwnerOf(svc *corev1.Service) alloc.Owner {
 	return alloc.Owner{Namespace: svc.Namespace, Name: svc.Name, UID: string(svc.UID)}
 }
 
-// Observe says that the API has this Service.
-func (a *Allocations) Observe(svc *corev1.Service, now time.Time) {
+// Observe says that the API has this Service. It returns the other owners that
+// have, or had until now, a value in common with it, if its values changed: what
+// Check finds about them may have changed too.
+func (a *Allocations) Observe(svc *corev1.Service, now time.Time) []alloc.Owner {
 	addresses, ports := valuesOf(svc)
-	for family, v := range a.addresses {
-		v.Observe(OwnerOf(svc), addresses[family], now)
-	}
-	a.ports.Observe(OwnerOf(svc), ports, now)
+	return a.observe(OwnerOf(svc), addresses, ports, now)
 }
 
-// Forget says that the API no longer has the Service of this owner.
-func (a *Allocations) Forget(owner alloc.Owner, now time.Time) {
-	for _, v := range a.addresses {
-		v.Forget(owner, now)
+// Forget says that the API no longer has the Service of this owner. It returns
+// what Observe returns.
+func (a *Allocations) Forget(owner alloc.Owner, now time.Time) []alloc.Owner {
+	return a.observe(owner, nil, nil, now)
+}
+
+func (a *Allocations) observe(owner alloc.Owner, addresses map[corev1.IPFamily][]netip.Addr, ports []uint16, now time.Time) []alloc.Owner {
+	var sharing []alloc.Owner
+	for family, v := range a.addresses {
+		sharing = append(sharing, v.observe(owner, addresses[family], now)...)
 	}
-	a.ports.Forget(owner, now)
+	return append(sharing, a.ports.observe(owner, ports, now)...)
+}
+
+// observe is Allocations.Observe for values of one kind.
+func (v *values[V]) observe(owner alloc.Owner, has []V, now time.Time) []alloc.Owner {
+	before := v.Has(owner)
+	if slices.Equal(before, has) {
+		v.Observe(owner, has, now)
+		return nil
+	}
+	var sharing []alloc.Owner
+	for _, value := range before {
+		sharing = append(sharing, v.otherHolders(value, owner)...)
+	}
+	v.Observe(owner, has, now)
+	for _, value := range has {
+		sharing = append(sharing, v.otherHolders(value, owner)...)
+	}
+	return sharing
 }
 
 // Expire ends what is pending or quarantined and whose time is up.

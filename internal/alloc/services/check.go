@@ -23,8 +23,6 @@ type Problem struct {
 	// name.
 	Pools        []string
 	AddressPools bool
-	// Others are the Services that have the same value, for Duplicate.
-	Others []alloc.Owner
 }
 
 // The reasons of problems, worst first.
@@ -57,7 +55,7 @@ func (v *values[V]) check(who subject, has []V) []Problem {
 	for _, value := range has {
 		text := v.what + " " + v.kind.Format(value)
 		if others := v.otherHolders(value, who.owner); len(others) > 0 {
-			out = append(out, Problem{Reason: Duplicate, Others: others, Message: fmt.Sprintf(
+			out = append(out, Problem{Reason: Duplicate, Message: fmt.Sprintf(
 				"%s is held by %s, too: delete and create again the one that can do without it", text, toldOf(others[0], who.owner))})
 		}
 		switch owners, selected := v.having(value, who); {
