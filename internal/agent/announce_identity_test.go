@@ -79,19 +79,15 @@ func TestKeysGoWithTheirDefinition(t *testing.T) {
 	if keys() != 1 {
 		t.Fatalf("%d keys, want 1", keys())
 	}
-	until := func(what string, ok func() bool) {
-		t.Helper()
-		testkit.EventuallyTrue(t, 20*time.Second, what, ok)
-	}
 	code.Store(http.StatusForbidden)
 	before := asked.Load()
 	watched <- struct{}{}
-	until("asked again", func() bool { return asked.Load() > before+1 })
+	testkit.EventuallyTrue(t, 20*time.Second, "asked again", func() bool { return asked.Load() > before+1 })
 	if keys() != 1 {
 		t.Error("forgotten for lack of the right to read them")
 	}
 	code.Store(http.StatusNotFound)
-	until("forgotten with the definition", func() bool { return keys() == 0 })
+	testkit.EventuallyTrue(t, 20*time.Second, "forgotten with the definition", func() bool { return keys() == 0 })
 }
 
 // keyServer is what an API server says about AgentKeys: a code for everything, or,

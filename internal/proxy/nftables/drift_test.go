@@ -65,13 +65,8 @@ func watch(t *testing.T, b *Backend, source syncer.Source, node model.Node) *wat
 			t.Error(err)
 		}
 	})
-	within10s(t, "in sync", func() bool { return s.Status().InSync })
+	testkit.EventuallyTrue(t, 10*time.Second, "in sync", func() bool { return s.Status().InSync })
 	return w
-}
-
-func within10s(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	testkit.EventuallyTrue(t, 10*time.Second, what, ok)
 }
 
 // drift is the metric.
@@ -348,7 +343,7 @@ func TestEveryDeletedObjectIsRepaired(t *testing.T) {
 	suffer := func(h harm) {
 		drift, told := w.drift(t), w.told.Load()
 		h.do(t)
-		within10s(t, "told of: "+h.name, func() bool { return w.told.Load() > told })
+		testkit.EventuallyTrue(t, 10*time.Second, "told of: "+h.name, func() bool { return w.told.Load() > told })
 		if now := w.contents(t); !maps.EqualFunc(whole, now, slices.Equal) {
 			t.Fatalf("%s: not repaired (-want +got):\n%s", h.name, cmp.Diff(whole, now))
 		}

@@ -10,12 +10,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/testkit"
 )
 
 // hearing is a Backend that listens, and somebody else who meddles.
@@ -67,7 +69,7 @@ func (h *hearing) meddle(t *testing.T, tx *nft.Batch, last elementOf) {
 	if err := h.other.conn.Commit(tx); err != nil {
 		t.Fatal(err)
 	}
-	within10s(t, "heard", func() bool {
+	testkit.EventuallyTrue(t, 10*time.Second, "heard", func() bool {
 		h.b.heard.mu.Lock()
 		defer h.b.heard.mu.Unlock()
 		d := &h.b.heard.damage
