@@ -118,7 +118,7 @@ func (l *loop) ready(now time.Time, view map[string]members.Member) bool {
 // informed reports whether every peer that is alive has published its facts.
 func informed(view map[string]members.Member) bool {
 	for _, m := range view {
-		if m.Alive() && m.Facts == nil {
+		if m.Alive() && m.Info == nil {
 			return false
 		}
 	}
@@ -199,14 +199,14 @@ func (l *loop) publish(snap *Snapshot, relevant []links.Link) nodeinfo.Info {
 	for i := range relevant {
 		own.Interfaces = append(own.Interfaces, relevant[i].Info())
 	}
-	b, whole := own.Encode(members.MaxFacts)
+	b, whole := own.Encode(members.MaxInfo)
 	if !whole {
 		l.log.Info("Too many interfaces to tell the other nodes; narrow the pools' interfaces", "interfaces", len(own.Interfaces))
 	}
-	if err := l.members.SetFacts(b); err != nil {
+	if err := l.members.SetInfo(b); err != nil {
 		l.log.Error(err, "Telling facts failed")
 	}
-	if err := l.members.SetOldFacts(own.EncodeOld(members.MaxOldFacts)); err != nil {
+	if err := l.members.SetOldInfo(own.EncodeOld(members.MaxOldInfo)); err != nil {
 		l.log.Error(err, "Telling facts to agents of a former version failed")
 	}
 	told, _ := nodeinfo.Decode(b)
@@ -216,7 +216,7 @@ func (l *loop) publish(snap *Snapshot, relevant []links.Link) nodeinfo.Info {
 func decodeInfos(view map[string]members.Member) map[string]nodeinfo.Info {
 	out := make(map[string]nodeinfo.Info, len(view))
 	for name, m := range view {
-		if f, ok := nodeinfo.Decode(m.Facts); ok {
+		if f, ok := nodeinfo.Decode(m.Info); ok {
 			out[name] = f
 		}
 	}

@@ -15,11 +15,11 @@ const Port = 7960
 // KeyLength is the length of a gossip key in bytes (AES-256).
 const KeyLength = 32
 
-// MaxFacts is how many bytes of facts a node may tell about itself, and MaxOldFacts
+// MaxInfo is how many bytes of facts a node may tell about itself, and MaxOldInfo
 // how many of them to agents of a former version.
 const (
-	MaxFacts    = 64 << 10
-	MaxOldFacts = 480
+	MaxInfo    = 64 << 10
+	MaxOldInfo = 480
 )
 
 // Config is what Members needs.

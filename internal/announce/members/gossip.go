@@ -134,11 +134,11 @@ func (m *Members) join(t target) {
 	m.mu.Unlock()
 }
 
-// factsLoop has memberlist gossip new facts.
-func (m *Members) factsLoop(ctx context.Context) {
+// infoLoop has memberlist gossip new facts.
+func (m *Members) infoLoop(ctx context.Context) {
 	for {
 		select {
-		case <-m.factNow:
+		case <-m.infoNow:
 			m.mu.Lock()
 			list := m.list
 			m.mu.Unlock()
@@ -158,10 +158,10 @@ type delegate struct{ m *Members }
 func (d delegate) NodeMeta(limit int) []byte {
 	d.m.mu.Lock()
 	defer d.m.mu.Unlock()
-	if d.m.oldFacts == nil || 8+len(d.m.oldFacts) > limit {
+	if d.m.oldInfo == nil || 8+len(d.m.oldInfo) > limit {
 		return nil
 	}
-	return append(binary.BigEndian.AppendUint64(nil, d.m.oldVersion), d.m.oldFacts...)
+	return append(binary.BigEndian.AppendUint64(nil, d.m.oldVersion), d.m.oldInfo...)
 }
 
 func (d delegate) NotifyMsg(b []byte) {
@@ -209,7 +209,7 @@ func (m *Members) gossiped(n *memberlist.Node, alive bool) {
 // suspect has p asked until it answers or is found dead. The lock is held.
 func (m *Members) suspect(p *peer, now time.Time) {
 	if !m.probed(p) {
-		p.doubt, p.silence, p.waiting, p.mute = now, 0, false, 0
+		p.suspected, p.silence, p.waiting, p.mute = now, 0, false, 0
 		m.ping(p, now)
 	}
 }
@@ -218,7 +218,7 @@ func (m *Members) suspect(p *peer, now time.Time) {
 // lock is held.
 func (m *Members) learnOld(p *peer, version uint64, b []byte) {
 	if !m.speaksNew(p) && version > p.version {
-		p.version, p.facts = version, append([]byte{}, b...)
+		p.version, p.info = version, append([]byte{}, b...)
 		wake(m.changed)
 	}
 }

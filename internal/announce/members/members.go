@@ -65,7 +65,7 @@ type Member struct {
 	// two do not hear each other.
 	Apart bool
 	// Facts are what it published last; nil if it never did. Not to be modified.
-	Facts []byte
+	Info []byte
 }
 
 // Alive reports whether the node's agent answers.
@@ -88,7 +88,7 @@ type Members struct {
 	changed   chan struct{}
 	keyed     chan struct{} // closed by the first SetKeys
 	joinNow   chan struct{}
-	factNow   chan struct{}
+	infoNow   chan struct{}
 	onDeath   func(Death)
 	tcpProbes sync.WaitGroup
 
@@ -110,9 +110,9 @@ type Members struct {
 	keyring    *memberlist.Keyring
 	peers      map[string]*peer
 	watch      map[string]bool
-	facts      []byte // own
+	info       []byte // own
 	version    uint64 // of facts
-	oldFacts   []byte
+	oldInfo    []byte
 	oldVersion uint64
 	sent       uint64        // number of the last packet
 	turn       []string      // whom to ask next of those that are alive and not probed
@@ -147,7 +147,7 @@ func New(cfg Config, onDeath func(Death)) (*Members, error) {
 		changed:    make(chan struct{}, 1),
 		keyed:      make(chan struct{}),
 		joinNow:    make(chan struct{}, 1),
-		factNow:    make(chan struct{}, 1),
+		infoNow:    make(chan struct{}, 1),
 		onDeath:    onDeath,
 		peers:      map[string]*peer{},
 		watch:      map[string]bool{},
@@ -392,19 +392,19 @@ func (m *Members) useKeys() {
 	}
 }
 
-// SetFacts tells the other nodes something about this one, at most MaxFacts
+// SetInfo tells the other nodes something about this one, at most MaxInfo
 // bytes. They get it within a round trip, and again until they say that they have
 // it.
-func (m *Members) SetFacts(b []byte) error {
-	if len(b) > MaxFacts {
-		return fmt.Errorf("set facts: %d bytes, at most %d are possible", len(b), MaxFacts)
+func (m *Members) SetInfo(b []byte) error {
+	if len(b) > MaxInfo {
+		return fmt.Errorf("set facts: %d bytes, at most %d are possible", len(b), MaxInfo)
 	}
 	m.mu.Lock()
-	if bytes.Equal(b, m.facts) && m.facts != nil {
+	if bytes.Equal(b, m.info) && m.info != nil {
 		m.mu.Unlock()
 		return nil
 	}
-	m.facts = append([]byte{}, b...)
+	m.info = append([]byte{}, b...)
 	m.version++
 	now := m.now()
 	for _, p := range m.peers {
@@ -414,25 +414,25 @@ func (m *Members) SetFacts(b []byte) error {
 	return nil
 }
 
-// SetOldFacts is SetFacts for agents of a former version, at most MaxOldFacts bytes.
-func (m *Members) SetOldFacts(b []byte) error {
-	if len(b) > MaxOldFacts {
-		return fmt.Errorf("set facts for former versions: %d bytes, at most %d are possible", len(b), MaxOldFacts)
+// SetOldInfo is SetInfo for agents of a former version, at most MaxOldInfo bytes.
+func (m *Members) SetOldInfo(b []byte) error {
+	if len(b) > MaxOldInfo {
+		return fmt.Errorf("set facts for former versions: %d bytes, at most %d are possible", len(b), MaxOldInfo)
 	}
 	m.mu.Lock()
-	if bytes.Equal(b, m.oldFacts) && m.oldFacts != nil {
+	if bytes.Equal(b, m.oldInfo) && m.oldInfo != nil {
 		m.mu.Unlock()
 		return nil
 	}
-	m.oldFacts = append([]byte{}, b...)
+	m.oldInfo = append([]byte{}, b...)
 	m.oldVersion++
 	for _, p := range m.peers {
 		if !m.speaksNew(p) {
-			m.sendOld(p, message{kind: facts, number: m.oldVersion, body: m.oldFacts})
+			m.sendOld(p, message{kind: facts, number: m.oldVersion, body: m.oldInfo})
 		}
 	}
 	m.mu.Unlock()
-	wake(m.factNow)
+	wake(m.infoNow)
 	return nil
 }
 
@@ -460,7 +460,7 @@ func (m *Members) View() map[string]Member {
 	out := make(map[string]Member, len(m.peers))
 	for name, p := range m.peers {
 		out[name] = Member{
-			Name: name, State: p.state, Since: p.since, Facts: p.facts,
+			Name: name, State: p.state, Since: p.since, Info: p.info,
 			Old: !m.speaksNew(p), Apart: p.apart,
 		}
 	}
@@ -556,7 +556,7 @@ func (m *Members) Run(ctx context.Context) error {
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() { m.joinLoop(ctx) })
-	wg.Go(func() { m.factsLoop(ctx) })
+	wg.Go(func() { m.infoLoop(ctx) })
 	if m.cfg.Timing.ProbeInterval > 0 {
 		wg.Go(func() { m.probeLoop(ctx) })
 	}

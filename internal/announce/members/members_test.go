@@ -201,20 +201,20 @@ func (c *cluster) complete() {
 func TestJoinAndFacts(t *testing.T) {
 	c := newCluster(t, 3, false)
 	c.complete()
-	if err := c.nodes[0].SetFacts([]byte("eth0 up")); err != nil {
+	if err := c.nodes[0].SetInfo([]byte("eth0 up")); err != nil {
 		t.Fatal(err)
 	}
 	c.eventually(time.Second, "facts arrive", func() bool {
-		return string(c.nodes[1].View()[name(0)].Facts) == "eth0 up" && string(c.nodes[2].View()[name(0)].Facts) == "eth0 up"
+		return string(c.nodes[1].View()[name(0)].Info) == "eth0 up" && string(c.nodes[2].View()[name(0)].Info) == "eth0 up"
 	})
 	// A node that comes later learns them as well.
 	c.start(3, c.key)
 	c.listPeers()
 	c.complete()
 	c.eventually(2*time.Second, "late node learns facts", func() bool {
-		return string(c.nodes[3].View()[name(0)].Facts) == "eth0 up"
+		return string(c.nodes[3].View()[name(0)].Info) == "eth0 up"
 	})
-	if err := c.nodes[0].SetFacts(make([]byte, MaxFacts+1)); err == nil {
+	if err := c.nodes[0].SetInfo(make([]byte, MaxInfo+1)); err == nil {
 		t.Error("accepted facts that are too long")
 	}
 }

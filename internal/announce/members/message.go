@@ -89,7 +89,7 @@ func decodePart(b []byte) (p part, ok bool) {
 		total:   binary.BigEndian.Uint32(b[8:]), offset: binary.BigEndian.Uint32(b[12:]),
 		bytes: b[16:],
 	}
-	if p.version == 0 || p.total > MaxFacts || p.offset%partLength != 0 || p.offset > p.total {
+	if p.version == 0 || p.total > MaxInfo || p.offset%partLength != 0 || p.offset > p.total {
 		return part{}, false
 	}
 	return p, uint32(len(p.bytes)) == min(partLength, p.total-p.offset)

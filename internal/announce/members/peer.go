@@ -34,7 +34,7 @@ type peer struct {
 	stamp   uint32    // its clock on the link, at stamped
 	stamped time.Time
 
-	facts    []byte
+	info     []byte
 	version  uint64 // of facts
 	told     uint64 // version of them that it says is the latest
 	puzzle   puzzle
@@ -42,7 +42,7 @@ type peer struct {
 	pushed   time.Time // when they were last sent to it
 	answered time.Time // when a process of it that is not known yet was last answered
 
-	doubt time.Time // since when it is probed though it is not watched; zero for not
+	suspected time.Time // since when it is probed though it is not watched; zero for not
 
 	alive bool
 	since time.Time // of alive
@@ -105,7 +105,7 @@ func (p *peer) isAnswer(number uint64, now time.Time) (sent time.Time, ok bool) 
 }
 
 // probed tells whether every silence of p counts.
-func (m *Members) probed(p *peer) bool { return m.watch[p.name] || !p.doubt.IsZero() }
+func (m *Members) probed(p *peer) bool { return m.watch[p.name] || !p.suspected.IsZero() }
 
 // watches tells whether p may have another node asked on its behalf: each once in
 // half a relayInterval.
@@ -136,7 +136,7 @@ func (p *peer) sign(now time.Time) {
 		p.relayed = time.Time{} // the next silence is another
 	}
 	p.heard, p.silence, p.noKernel, p.kernel, p.met = now, 0, false, false, true
-	p.waiting, p.mute, p.doubt = false, 0, time.Time{}
+	p.waiting, p.mute, p.suspected = false, 0, time.Time{}
 	clear(p.nos)
 }
 

@@ -259,11 +259,11 @@ func (m *Members) send(p *peer, k kind, body []byte) {
 
 // push sends this node's facts to p. The lock is held.
 func (m *Members) push(p *peer, now time.Time) {
-	if m.facts == nil || !m.speaksNew(p) {
+	if m.info == nil || !m.speaksNew(p) {
 		return
 	}
 	p.pushed = now
-	for _, part := range split(m.version, m.facts) {
+	for _, part := range split(m.version, m.info) {
 		m.send(p, facts, part.encode())
 	}
 }
@@ -334,7 +334,7 @@ func (m *Members) take(p *peer, h header, head, sealed []byte, by *peer) (told b
 	}
 	switch k {
 	case facts:
-		m.takeFacts(p, body)
+		m.takeInfo(p, body)
 	case carry:
 		return m.pass(p, body, now)
 	case no:
@@ -394,11 +394,11 @@ func (m *Members) takeAck(p *peer, h header, body []byte, now time.Time) (told b
 		return false
 	}
 	if h.boot != p.boot || !p.secure {
-		if p.boot != 0 && p.facts != nil || !p.secure {
+		if p.boot != 0 && p.info != nil || !p.secure {
 			wake(m.changed)
 		}
 		if h.boot != p.boot {
-			p.facts = nil // of another process: what the one before it told is past
+			p.info = nil // of another process: what the one before it told is past
 		}
 		p.boot, p.secure = h.boot, true
 		p.window, p.puzzle, p.version, p.has = window{}, puzzle{}, 0, 0
@@ -441,15 +441,15 @@ func (m *Members) compare(p *peer, s status, now time.Time) {
 	}
 }
 
-// takeFacts takes a part of p's facts. What it has said last counts, in an answer,
+// takeInfo takes a part of p's facts. What it has said last counts, in an answer,
 // whatever was said in its name. The lock is held.
-func (m *Members) takeFacts(p *peer, body []byte) {
+func (m *Members) takeInfo(p *peer, body []byte) {
 	part, ok := decodePart(body)
 	if !ok || part.version == p.version || part.version < p.version && part.version != p.told {
 		return
 	}
 	if whole, ok := p.puzzle.add(part); ok {
-		p.version, p.facts = part.version, whole
+		p.version, p.info = part.version, whole
 		wake(m.changed)
 	}
 }
@@ -507,8 +507,8 @@ func (m *Members) handle(msg message) {
 		}
 	case ack:
 		if sent, ok := p.isAnswer(msg.number, now); ok {
-			if told = m.proved(p, sent, now); told && m.oldFacts != nil {
-				m.sendOld(p, message{kind: facts, number: m.oldVersion, body: m.oldFacts})
+			if told = m.proved(p, sent, now); told && m.oldInfo != nil {
+				m.sendOld(p, message{kind: facts, number: m.oldVersion, body: m.oldInfo})
 			}
 		}
 	case facts:

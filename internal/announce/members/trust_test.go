@@ -36,14 +36,14 @@ func TestRecordedPackets(t *testing.T) {
 		recorded = append(recorded, packet{bytes.Clone(b), from})
 	})
 	c.complete()
-	if err := c.nodes[2].SetFacts([]byte("first")); err != nil {
+	if err := c.nodes[2].SetInfo([]byte("first")); err != nil {
 		t.Fatal(err)
 	}
 	told := func(want string) func() bool {
-		return func() bool { return string(m.View()[name(2)].Facts) == want }
+		return func() bool { return string(m.View()[name(2)].Info) == want }
 	}
 	c.eventually(2*time.Second, "facts arrive", told("first"))
-	if err := c.nodes[2].SetFacts([]byte("second")); err != nil {
+	if err := c.nodes[2].SetInfo([]byte("second")); err != nil {
 		t.Fatal(err)
 	}
 	c.eventually(2*time.Second, "facts arrive", told("second"))
@@ -67,7 +67,7 @@ func TestRecordedPackets(t *testing.T) {
 		time.Sleep(50 * time.Millisecond)
 	}
 	if !told("second")() {
-		t.Errorf("recorded packets changed facts to %q", m.View()[name(2)].Facts)
+		t.Errorf("recorded packets changed facts to %q", m.View()[name(2)].Info)
 	}
 }
 
@@ -114,10 +114,10 @@ func TestGreatestNumber(t *testing.T) {
 				c.identify()
 			}
 			c.complete()
-			if err := c.nodes[1].SetFacts([]byte("true")); err != nil {
+			if err := c.nodes[1].SetInfo([]byte("true")); err != nil {
 				t.Fatal(err)
 			}
-			told := func() bool { return string(c.nodes[0].View()[name(1)].Facts) == "true" }
+			told := func() bool { return string(c.nodes[0].View()[name(1)].Info) == "true" }
 			c.eventually(2*time.Second, "facts arrive", told)
 			body := part{version: math.MaxUint64, total: 5, bytes: []byte("false")}.encode()
 			c.nodes[0].receive(forge(t, c, 1, 0, c.nodes[1].boot, math.MaxUint64, facts, body), c.addr(1))
@@ -127,11 +127,11 @@ func TestGreatestNumber(t *testing.T) {
 			old := message{kind: facts, number: math.MaxUint64, from: name(1), body: []byte("false")}
 			c.nodes[0].handle(old)
 			c.eventually(2*time.Second, "the truth is back", told)
-			if err := c.nodes[1].SetFacts([]byte("newer")); err != nil {
+			if err := c.nodes[1].SetInfo([]byte("newer")); err != nil {
 				t.Fatal(err)
 			}
 			c.eventually(2*time.Second, "what is said later counts", func() bool {
-				return string(c.nodes[0].View()[name(1)].Facts) == "newer"
+				return string(c.nodes[0].View()[name(1)].Info) == "newer"
 			})
 			if len(c.alive(0)) != 1 {
 				t.Error("dead to node-1")
@@ -187,38 +187,38 @@ func TestNewestStart(t *testing.T) {
 	c := newCluster(t, 2, true)
 	c.complete()
 	for range 1000 {
-		if err := c.nodes[1].SetFacts([]byte(time.Now().String())); err != nil {
+		if err := c.nodes[1].SetInfo([]byte(time.Now().String())); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := c.nodes[1].SetFacts([]byte("leaving")); err != nil {
+	if err := c.nodes[1].SetInfo([]byte("leaving")); err != nil {
 		t.Fatal(err)
 	}
-	c.eventually(3*time.Second, "facts arrive", func() bool { return string(c.nodes[0].View()[name(1)].Facts) == "leaving" })
+	c.eventually(3*time.Second, "facts arrive", func() bool { return string(c.nodes[0].View()[name(1)].Info) == "leaving" })
 	c.kill(1)
 	c.start(1, c.key)
-	if err := c.nodes[1].SetFacts([]byte("back")); err != nil {
+	if err := c.nodes[1].SetInfo([]byte("back")); err != nil {
 		t.Fatal(err)
 	}
 	c.listPeers()
 	c.watchAll(1)
 	c.eventually(3*time.Second, "the new facts count", func() bool {
 		v := c.nodes[0].View()[name(1)]
-		return v.Alive() && string(v.Facts) == "back"
+		return v.Alive() && string(v.Info) == "back"
 	})
 }
 
 func TestLargeFacts(t *testing.T) {
 	c := newCluster(t, 3, true)
 	c.complete()
-	for _, size := range []int{MaxFacts, 1, partLength, partLength + 1, 0, 5000} {
+	for _, size := range []int{MaxInfo, 1, partLength, partLength + 1, 0, 5000} {
 		want := bytes.Repeat([]byte{byte(size)}, size)
-		if err := c.nodes[0].SetFacts(want); err != nil {
+		if err := c.nodes[0].SetInfo(want); err != nil {
 			t.Fatal(err)
 		}
 		c.eventually(5*time.Second, "facts arrive", func() bool {
 			for _, m := range c.nodes[1:] {
-				if f := m.View()[name(0)].Facts; f == nil || !bytes.Equal(f, want) {
+				if f := m.View()[name(0)].Info; f == nil || !bytes.Equal(f, want) {
 					return false
 				}
 			}
@@ -446,11 +446,11 @@ func TestBackToFormer(t *testing.T) {
 			c := newCluster(t, 2, true)
 			c.identify()
 			c.complete()
-			if err := c.nodes[1].SetFacts([]byte("present")); err != nil {
+			if err := c.nodes[1].SetInfo([]byte("present")); err != nil {
 				t.Fatal(err)
 			}
 			m := c.nodes[0]
-			told := func() string { return string(m.View()[name(1)].Facts) }
+			told := func() string { return string(m.View()[name(1)].Info) }
 			c.eventually(2*time.Second, "facts arrive", func() bool { return told() == "present" })
 			secure := func() bool {
 				m.mu.Lock()

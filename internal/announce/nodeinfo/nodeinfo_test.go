@@ -13,7 +13,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/announce/elect"
 )
 
-const maxLength, maxOldLength = 64 << 10, 480 // members.MaxFacts, MaxOldFacts
+const maxLength, maxOldLength = 64 << 10, 480 // members.MaxInfo, MaxOldInfo
 
 var prefixes = cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
 
