@@ -51,7 +51,7 @@ func (c *Config) Validate() error {
 // Timing is how fast death is noticed.
 type Timing struct {
 	// ProbeInterval is the interval of direct probes; 0 leaves everything to
-	// gossip, and the Speaker then does not look for announcers on the link either.
+	// gossip, and announcers are then not probed on the link either.
 	ProbeInterval time.Duration
 	// SilenceLimit is the least silence after which a watched peer is dead, and
 	// MaxSilenceLimit the most. AgentSilenceLimit takes SilenceLimit's place while

@@ -51,5 +51,5 @@
 // the first announcement the address is left to it; afterwards one announcement is
 // sent in each DefendInterval (section 2.4, (c)). Both cases are reported.
 //
-// Non-goals: which senders are agents, and alive (package announce).
+// Non-goals: which senders are agents, and alive (package l2).
 package claim
