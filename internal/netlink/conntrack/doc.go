@@ -12,6 +12,13 @@
 // tuple, zone and id, so that a new flow of the same tuple is never taken for it.
 // What is held in memory does not grow with the number of flows.
 //
+// # Beside libraries
+//
+// ti-mo/conntrack v0.6.0 returns all that it lists in one slice, has no filter by
+// destination, and deletes one flow at a time and awaits the answer. Here a cleanup of
+// 20,000 flows allocates less than 2 MB in all (conntrack's TestCleanHoldsNothing). The
+// vishvananda/netlink library has no CTA_FILTER either.
+//
 // # Imports
 //
 // Nothing of this module but netlink and netlink/attributes: it knows no Services.
