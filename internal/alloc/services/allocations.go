@@ -103,22 +103,19 @@ func OwnerOf(svc *corev1.Service) alloc.Owner {
 // have, or had until now, a value in common with it, if its values changed: what
 // Check finds about them may have changed too.
 func (a *Allocations) Observe(svc *corev1.Service, now time.Time) []alloc.Owner {
-	addresses, ports := valuesOf(svc)
-	return a.observe(OwnerOf(svc), addresses, ports, now)
+	v4, v6, ports := valuesOf(svc)
+	return a.observe(OwnerOf(svc), v4, v6, ports, now)
 }
 
 // Forget says that the API no longer has the Service of this owner. It returns
 // what Observe returns.
 func (a *Allocations) Forget(owner alloc.Owner, now time.Time) []alloc.Owner {
-	return a.observe(owner, nil, nil, now)
+	return a.observe(owner, nil, nil, nil, now)
 }
 
-func (a *Allocations) observe(owner alloc.Owner, addresses map[corev1.IPFamily][]netip.Addr, ports []uint16, now time.Time) []alloc.Owner {
-	var sharing []alloc.Owner
-	for family, v := range a.addresses {
-		sharing = append(sharing, v.observe(owner, addresses[family], now)...)
-	}
-	return append(sharing, a.ports.observe(owner, ports, now)...)
+func (a *Allocations) observe(owner alloc.Owner, v4, v6 []netip.Addr, ports []uint16, now time.Time) []alloc.Owner {
+	return slices.Concat(a.addresses[corev1.IPv4Protocol].observe(owner, v4, now),
+		a.addresses[corev1.IPv6Protocol].observe(owner, v6, now), a.ports.observe(owner, ports, now))
 }
 
 // observe is Allocations.Observe for values of one kind.

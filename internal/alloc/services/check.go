@@ -39,12 +39,9 @@ func (a *Allocations) Check(svc *corev1.Service, namespaceLabels map[string]stri
 		return nil
 	}
 	who := subject{owner: OwnerOf(svc), labels: labels.Set(svc.Labels), namespaceLabels: labels.Set(namespaceLabels)}
-	addresses, ports := valuesOf(svc)
-	out := a.ports.check(who, ports)
-	for family, v := range a.addresses {
-		out = append(out, v.check(who, addresses[family])...)
-	}
-	out = append(out, a.checkStored(svc, who)...)
+	v4, v6, ports := valuesOf(svc)
+	out := slices.Concat(a.ports.check(who, ports), a.addresses[corev1.IPv4Protocol].check(who, v4),
+		a.addresses[corev1.IPv6Protocol].check(who, v6), a.checkStored(svc, who))
 	slices.SortStableFunc(out, func(a, b Problem) int { return strings.Compare(a.Reason+a.Message, b.Reason+b.Message) })
 	return out
 }

@@ -247,16 +247,19 @@ func port(n int32) uint16 {
 }
 
 // valuesOf returns the addresses and ports that a stored Service has.
-func valuesOf(svc *corev1.Service) (addresses map[corev1.IPFamily][]netip.Addr, ports []uint16) {
-	addresses = map[corev1.IPFamily][]netip.Addr{}
+func valuesOf(svc *corev1.Service) (v4, v6 []netip.Addr, ports []uint16) {
 	if hasClusterIP(svc) {
 		for _, s := range clusterIPs(svc) {
-			if a, ok := netaddr.Parse(s); ok {
-				addresses[alloc.FamilyOf(a)] = append(addresses[alloc.FamilyOf(a)], a)
+			switch a, ok := netaddr.Parse(s); {
+			case !ok:
+			case a.Is4():
+				v4 = append(v4, a)
+			default:
+				v6 = append(v6, a)
 			}
 		}
 	}
-	return addresses, portsOf(svc)
+	return v4, v6, portsOf(svc)
 }
 
 func portsOf(svc *corev1.Service) (ports []uint16) {

@@ -45,26 +45,28 @@ type take struct {
 // free address of a range is chosen, else one near that fraction of it, so that
 // two controllers that do not see each other do not go on choosing the same.
 func (x *Index) Reserve(req provisioner.Request, others sharing, scatter uint64) plan {
-	return x.reserve(planner{req: req, sharing: others, scatter: scatter}, (*planner).plan)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	p := planner{x: x, req: req, sharing: others, held: x.held(req), scatter: scatter}
+	return x.reserve(p.plan(), req.Owner)
 }
 
 // ReserveExactly is Reserve for exactly these addresses, which the Service uses
 // already: the pool may be disabled or no longer admit it. Of a family of which
 // the Service holds one, nothing is reserved: its status is older than that.
 func (x *Index) ReserveExactly(req provisioner.Request, addrs []netip.Addr, others sharing) plan {
-	return x.reserve(planner{req: req, sharing: others}, func(p *planner) plan { return p.adoptAll(addrs) })
-}
-
-func (x *Index) reserve(p planner, decide func(*planner) plan) plan {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	p.x, p.held = x, x.held(p.req)
-	out := decide(&p)
-	for _, t := range out.take {
-		x.inFlight[t.addr] = p.req.Owner
+	p := planner{x: x, req: req, sharing: others, held: x.held(req)}
+	return x.reserve(p.adoptAll(addrs), req.Owner)
+}
+
+func (x *Index) reserve(decided plan, owner provisioner.Owner) plan {
+	for _, t := range decided.take {
+		x.inFlight[t.addr] = owner
 		x.mark(t.addr)
 	}
-	return out
+	return decided
 }
 
 // Commit ends the reservation of an address with its record as written.
