@@ -4,6 +4,7 @@ package confine
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -94,19 +95,30 @@ func processes(t *testing.T, mark string) []int {
 	return out
 }
 
+// children are those of all threads of a process, by ID: any of them may have
+// started one.
 func children(t *testing.T, of int) []int {
 	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", of, of))
+	paths, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/[0-9]*/children", of))
 	if err != nil {
 		t.Fatal(err)
 	}
 	var out []int
-	for _, field := range strings.Fields(string(text)) {
-		id, err := strconv.Atoi(field)
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			continue // the thread has ended
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		out = append(out, id)
+		for _, field := range strings.Fields(string(text)) {
+			id, err := strconv.Atoi(field)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, id)
+		}
 	}
 	return out
 }
@@ -151,6 +163,11 @@ func TestNothingOutlivesAProgram(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
+			t.Cleanup(func() {
+				for _, id := range processes(t, mark) {
+					_ = syscall.Kill(id, syscall.SIGKILL)
+				}
+			})
 			started := make([]byte, 8)
 			if _, err := out.Read(started); err != nil || !strings.HasPrefix(string(started), "started") {
 				_ = cmd.Process.Kill()
@@ -177,11 +194,6 @@ func TestNothingOutlivesAProgram(t *testing.T) {
 				t.Errorf("exit code %d, want %d\n%s", code, tc.code, &said)
 			}
 			// The kernel kills after the one process that it waits for has ended.
-			t.Cleanup(func() {
-				for _, id := range processes(t, mark) {
-					_ = syscall.Kill(id, syscall.SIGKILL)
-				}
-			})
 			testkit.Eventually(t, 20*time.Second, "no process is left", func() error {
 				if left := processes(t, mark); len(left) > 0 {
 					return fmt.Errorf("processes %v", left)
