@@ -277,6 +277,61 @@ func TestLivenessGivesTime(t *testing.T) {
 	}
 }
 
+// TestLivenessAfterAnother: a node is watched also after another, or this node, has
+// answered for its only address for a while, whether or not it is heard to take it
+// back: as after a cut, when the nodes had elected differently.
+func TestLivenessAfterAnother(t *testing.T) {
+	detected := probeGrace + probeInterval + (maxMissed+2)*probeTick
+	for _, tc := range []struct {
+		name  string
+		first string // who answers before node-2 does
+		back  func(*bench)
+		wait  time.Duration
+	}{
+		{"it announces again", "node-3", func(b *bench) { b.hear(2, true) }, detected},
+		{"it answers again", "node-3", func(b *bench) { b.hear(2, false) }, detected},
+		{"it is back unheard", "node-3", func(*bench) {}, elsewhereInterval + detected},
+		{"it takes over from this node", self, func(b *bench) { b.hear(2, false) }, detected},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := newBench(t)
+			if tc.first == self {
+				b.elect(self, "node-2", "node-3")
+				b.pass(time.Second)
+				b.elect("node-2", self, "node-3")
+			} else {
+				b.elect("node-2", self, "node-3")
+				b.hear(3, false)
+			}
+			b.pass(probeInterval)
+			tc.back(b)
+			b.pass(tc.wait)
+			if _, gone := b.port.peers.unreachable["node-2"]; !gone {
+				t.Error("reachable though it does not answer")
+			}
+		})
+	}
+	t.Run("another has it", func(t *testing.T) {
+		b := newBench(t)
+		b.elect("node-2", self, "node-3")
+		b.hear(3, false)
+		b.conn.take()
+		b.pass(elsewhereInterval - probeTick)
+		if sent := b.conn.take(); len(sent) > 0 {
+			t.Errorf("sent %q", sent)
+		}
+		b.pass(2 * probeTick)
+		if sent := b.conn.take(); !slices.Contains(sent, "probe 192.0.2.200 "+mac(2).String()) {
+			t.Errorf("not asked again: %q", sent)
+		}
+		b.hear(3, false)
+		b.pass(elsewhereInterval - probeTick)
+		if _, gone := b.port.peers.unreachable["node-2"]; gone {
+			t.Error("unreachable though another has its address")
+		}
+	})
+}
+
 // fakeTable is a Handover.
 type fakeTable map[netip.Addr]netip.Addr
 

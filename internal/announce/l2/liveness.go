@@ -5,6 +5,7 @@ package l2
 import (
 	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -31,6 +32,10 @@ const (
 	// would come here for nothing.
 	unreachableInterval     = 200 * time.Millisecond
 	longUnreachableInterval = 5 * time.Second
+	// A node whose addresses all turned out to be answered for by others, this node
+	// among them, is asked for one of them again every elsewhereInterval: it may have
+	// taken it since, unheard.
+	elsewhereInterval = 5 * time.Second
 	// A node that is unreachable for one address stays so for unreachableHold, though
 	// it may be heard about another: where agents miss different nodes they elect
 	// differently, and each may wait for the other.
@@ -64,8 +69,10 @@ type target struct {
 	// addresses that it should answer for. The first is asked for, until it turns
 	// out that another has it: the node elected need not have taken it yet.
 	addresses []netip.Addr
-	mac       wire.MAC // of the last answer; zero before that, and asks everyone
-	since     time.Time
+	all       []netip.Addr // that it should answer for, also those that others have
+	turn      int          // which of all is the next to be asked for again
+	mac       wire.MAC     // of the last answer; zero before that, and asks everyone
+	since     time.Time    // when it was to answer; without addresses, when the last turned out to be another's
 	asked     time.Time
 	waiting   bool // for an answer
 	missed    int  // questions without an answer, since the last one
@@ -75,7 +82,17 @@ type target struct {
 func (t *target) is(a netip.Addr) bool { return len(t.addresses) > 0 && t.addresses[0] == a }
 
 // next goes on to another address.
-func (t *target) next() { *t = target{addresses: t.addresses[1:], since: t.since, asked: t.asked} }
+func (t *target) next(now time.Time) {
+	*t = target{addresses: t.addresses[1:], all: t.all, turn: t.turn, since: t.since, asked: t.asked}
+	if len(t.addresses) == 0 {
+		t.since = now
+	}
+}
+
+// again has it asked for a, which was another's.
+func (t *target) again(now time.Time, a netip.Addr) {
+	*t = target{addresses: []netip.Addr{a}, all: t.all, turn: t.turn, since: now, asked: t.asked}
+}
 
 // liveness probes the announcers that this node would succeed, on each port. It
 // keeps what it finds in the ports' peers.
@@ -126,6 +143,9 @@ func (l *liveness) plan(now time.Time, c *cluster, p *port, placements []placeme
 			t.addresses = append(t.addresses, a)
 		}
 	}
+	for _, t := range targets {
+		t.all = t.addresses
+	}
 	maps.DeleteFunc(unanswered, func(a netip.Addr, _ bool) bool { return c.listed[a] == nil })
 	for name := range p.peers.unreachable {
 		if !c.member(name).Alive() {
@@ -154,8 +174,12 @@ func (l *liveness) tick(now time.Time, c *cluster, ports map[portKey]*port, late
 	most := maxMissed + int(min(l.membership.Slack(), maxSlack)/probeTick)
 	for _, p := range ports {
 		for name, t := range p.peers.targets {
+			if len(t.addresses) == 0 && len(t.all) > 0 && now.Sub(t.since) >= elsewhereInterval {
+				t.turn = (t.turn + 1) % len(t.all)
+				t.again(now, t.all[t.turn])
+			}
 			for len(t.addresses) > 0 && p.answers(t.addresses[0]) {
-				t.next()
+				t.next(now)
 			}
 			if len(t.addresses) == 0 {
 				continue // it announces nothing yet
@@ -266,13 +290,16 @@ func (l *liveness) advertised(now time.Time, ports map[portKey]*port, p *port, f
 		changed = true
 	}
 	for asked, t := range p.peers.targets {
+		if name == asked && len(t.addresses) == 0 && slices.Contains(t.all, m.Address) {
+			t.again(now, m.Address) // it has taken it since
+		}
 		switch {
 		case name == "" || !t.is(m.Address):
 		case name == asked && from.Hint:
 		case name == asked:
 			t.waiting, t.missed, t.mac = false, 0, m.From
 		default:
-			t.next() // which says nothing about the one that was asked
+			t.next(now) // which says nothing about the one that was asked
 		}
 	}
 	return changed
@@ -282,7 +309,7 @@ func (l *liveness) advertised(now time.Time, ports map[portKey]*port, p *port, f
 // before it answers, as after a restart.
 func (l *liveness) probed(now time.Time, p *port, name string, a netip.Addr) {
 	if t := p.peers.targets[name]; t != nil && t.is(a) {
-		*t = target{addresses: t.addresses, since: now, asked: t.asked}
+		*t = target{addresses: t.addresses, all: t.all, turn: t.turn, since: now, asked: t.asked}
 	}
 }
 
