@@ -98,9 +98,10 @@ func policyCluster(t *testing.T) {
 	svc, addresses := service(t, ctx, "cluster", "go-http", dualStack)
 	for _, address := range addresses {
 		answering(t, ctx, address, servers(t, ctx)...)
-		node := announcer(t, ctx, address)
 		record := &v1alpha1.LoadBalancerAddress{}
 		testkit.Eventually(t, suite.Patience, "record of "+address.String(), func() error {
+			// It moves when an agent hears later than another that its kube-proxy serves.
+			node := announcer(t, ctx, address)
 			text, err := cluster.Kubectl(ctx, nil, "get", "loadbalanceraddress", v1alpha1.LoadBalancerAddressName(address), "-o", "json")
 			if err != nil {
 				return err
@@ -114,7 +115,9 @@ func policyCluster(t *testing.T) {
 			return nil
 		})
 	}
-	columns(t, ctx, addresses[0], announcer(t, ctx, addresses[0]).Name())
+	testkit.Eventually(t, suite.Patience, "row of "+addresses[0].String(), func() error {
+		return columns(ctx, addresses[0], announcer(t, ctx, addresses[0]).Name())
+	})
 	testkit.Eventually(t, suite.Patience, "conditions", func() error {
 		if err := api.Get(ctx, client.ObjectKeyFromObject(svc), svc); err != nil {
 			return err
@@ -129,17 +132,17 @@ func policyCluster(t *testing.T) {
 }
 
 // columns looks at what kubectl shows of an address.
-func columns(t *testing.T, ctx context.Context, address netip.Addr, node string) {
-	t.Helper()
+func columns(ctx context.Context, address netip.Addr, node string) error {
 	text, err := cluster.Kubectl(ctx, nil, "get", "loadbalanceraddresses")
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	head := regexp.MustCompile(`(?m)^NAME +ADDRESS +NAMESPACE +SERVICE +POOL +NODE +INTERFACE +SINCE$`)
 	row := regexp.MustCompile(fmt.Sprintf(`(?m)^%[1]s +%[1]s +default +cluster +lan +%s +%s +\d+m?\d*s$`, regexp.QuoteMeta(address.String()), node, lab.Interface))
 	if !head.MatchString(text) || !row.MatchString(text) {
-		t.Errorf("kubectl get loadbalanceraddresses: no row of %s at %s in\n%s", address, node, text)
+		return fmt.Errorf("kubectl get loadbalanceraddresses: no row of %s at %s in\n%s", address, node, text)
 	}
+	return nil
 }
 
 // With policy Local only a node with a ready endpoint announces, for kube-proxy
