@@ -194,9 +194,10 @@ func (e *Entry) parse(b []byte) bool {
 	for a := attributes.Decode(b); a.Next(); {
 		switch a.Type {
 		case ctaTupleOrig:
-			e.orig = a.Data
+			e.orig, orig = a.Data, tuple{} // of two, the last counts
 			orig.parse(a.Data)
 		case ctaTupleReply:
+			reply = tuple{}
 			reply.parse(a.Data)
 		case ctaStatus:
 			e.status = attributes.BE32(a.Data)

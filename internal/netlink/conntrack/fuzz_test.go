@@ -39,6 +39,9 @@ func FuzzMessages(f *testing.F) {
 	e.Bytes(ctaID, []byte{1, 2, 3, 4})
 	entry := message(unix.NFNL_SUBSYS_CTNETLINK<<8, e.Buf)
 	f.Add(entry)
+	empty := attributes.Encoder{Buf: e.Buf[:len(e.Buf):len(e.Buf)]}
+	empty.Bytes(ctaTupleOrig, nil)
+	f.Add(message(unix.NFNL_SUBSYS_CTNETLINK<<8, empty.Buf)) // a second tuple, without an address
 	f.Add(append(entry[:len(entry):len(entry)], message(unix.NLMSG_DONE, []byte{0, 0, 0, 0})...))
 	f.Add(message(unix.NLMSG_ERROR, []byte{0xfe, 0xff, 0xff, 0xff}))
 	f.Add(message(unix.NLMSG_ERROR, nil))

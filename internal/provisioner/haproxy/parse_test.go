@@ -53,6 +53,8 @@ func TestParseMap(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add(serversText)
 	f.Add("0x7f a b")
+	// A column that is named twice, and a row that ends before the last.
+	f.Add("1\n# 0 be_name 0 srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_port srv_check_port\n0 causeway- 0 0 192.0.2.1 0 0 0 0")
 	f.Fuzz(func(t *testing.T, text string) {
 		if keys, err := parseMap(text); err == nil {
 			for k := range keys {

@@ -176,8 +176,9 @@ func parseServers(text string) (map[string]map[string]server, error) {
 	if len(lines) < 2 || strings.TrimSpace(lines[0]) != "1" || !strings.HasPrefix(lines[1], "# ") {
 		return nil, fmt.Errorf("HAProxy shows no servers: %.100q", text)
 	}
+	names := strings.Fields(lines[1])[1:]
 	column := map[string]int{}
-	for i, name := range strings.Fields(lines[1])[1:] {
+	for i, name := range names {
 		column[name] = i
 	}
 	for _, name := range []string{"be_name", "srv_name", "srv_addr", "srv_port", "srv_op_state", "srv_admin_state", "srv_uweight", "srv_check_port"} {
@@ -188,7 +189,7 @@ func parseServers(text string) (map[string]map[string]server, error) {
 	servers := map[string]map[string]server{}
 	for _, line := range lines[2:] {
 		fields := strings.Fields(line)
-		if len(fields) < len(column) || !strings.HasPrefix(fields[column["be_name"]], "causeway-") {
+		if len(fields) < len(names) || !strings.HasPrefix(fields[column["be_name"]], "causeway-") {
 			continue
 		}
 		s, err := parseServer(func(name string) string { return fields[column[name]] })
