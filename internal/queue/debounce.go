@@ -57,22 +57,23 @@ func NewDebouncer(interval time.Duration, all func(context.Context) []reconcile.
 // no name is given, after the interval or when the controller starts. Empty
 // names are ignored.
 func (d *Debouncer) Touch(names ...string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.everyone = d.everyone || len(names) == 0 && d.all != nil
+	var keys []types.NamespacedName
 	for _, name := range names {
 		if name != "" {
-			d.touched[reconcile.Request{NamespacedName: types.NamespacedName{Name: name}}] = struct{}{}
+			keys = append(keys, types.NamespacedName{Name: name})
 		}
 	}
-	d.arm()
+	d.touch(len(names) == 0 && d.all != nil, keys)
 }
 
 // TouchKeys enqueues the objects of these names and namespaces, as Touch does; no
 // keys mean none.
-func (d *Debouncer) TouchKeys(keys ...types.NamespacedName) {
+func (d *Debouncer) TouchKeys(keys ...types.NamespacedName) { d.touch(false, keys) }
+
+func (d *Debouncer) touch(everyone bool, keys []types.NamespacedName) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.everyone = d.everyone || everyone
 	for _, key := range keys {
 		d.touched[reconcile.Request{NamespacedName: key}] = struct{}{}
 	}

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/causeway-lb/causeway/internal/conntrack"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
@@ -52,32 +51,7 @@ func TestErrorsAboutMovedFlows(t *testing.T) {
 		}
 		t.Run(string(mode), func(t *testing.T) {
 			l := newLAN(t)
-			b, err := kinds[mode].Open()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer func() {
-				if err := errors.Join(b.Cleanup(t.Context()), b.Close(), conntrack.Cleanup()); err != nil {
-					t.Error(err)
-				}
-			}()
-			d := model.Desired{Node: model.Node{Name: "node-1"}, Services: map[types.NamespacedName]*model.Service{}}
-			svc := &model.Service{Name: types.NamespacedName{Namespace: "default", Name: "web"}}
-			for _, f := range lanFamilies {
-				l.addresses(t, f)
-				d.Node.PodCIDRs = append(d.Node.PodCIDRs, f.pods)
-				to := &model.Target{Endpoints: []model.Endpoint{{AddrPort: netip.AddrPortFrom(f.pod, 8080), Local: true, Weight: 1}}}
-				for _, proto := range []model.Protocol{model.TCP, model.UDP} {
-					svc.Frontends = append(svc.Frontends, model.Frontend{
-						Key:  model.Key{Addr: f.vip, Port: 80, Protocol: proto},
-						Kind: model.LoadBalancerIP, Inside: to, Outside: to, Serving: []netip.AddrPort{to.Endpoints[0].AddrPort},
-					})
-				}
-			}
-			d.Services[svc.Name] = svc
-			if _, err := b.Sync(t.Context(), d, nil); err != nil {
-				t.Fatal(err)
-			}
+			l.program(t, kinds[mode], model.TCP, model.UDP)
 			for _, f := range lanFamilies {
 				t.Run(f.name, func(t *testing.T) {
 					l.announce(t, f, f.node)

@@ -3,6 +3,7 @@
 package modes
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -87,30 +88,7 @@ func TestErrorsAboutMovedConnections(t *testing.T) {
 		}
 		t.Run(string(mode), func(t *testing.T) {
 			l := newLAN(t)
-			b, err := kinds[mode].Open()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer func() {
-				if err := errors.Join(b.Cleanup(t.Context()), b.Close(), conntrack.Cleanup()); err != nil {
-					t.Error(err)
-				}
-			}()
-			d := model.Desired{Node: model.Node{Name: "node-1"}, Services: map[types.NamespacedName]*model.Service{}}
-			svc := &model.Service{Name: types.NamespacedName{Namespace: "default", Name: "web"}}
-			for _, f := range lanFamilies {
-				l.addresses(t, f)
-				d.Node.PodCIDRs = append(d.Node.PodCIDRs, f.pods)
-				to := &model.Target{Endpoints: []model.Endpoint{{AddrPort: netip.AddrPortFrom(f.pod, 8080), Local: true, Weight: 1}}}
-				svc.Frontends = append(svc.Frontends, model.Frontend{
-					Key:  model.Key{Addr: f.vip, Port: 80, Protocol: model.TCP},
-					Kind: model.LoadBalancerIP, Inside: to, Outside: to, Serving: []netip.AddrPort{to.Endpoints[0].AddrPort},
-				})
-			}
-			d.Services[svc.Name] = svc
-			if _, err := b.Sync(t.Context(), d, nil); err != nil {
-				t.Fatal(err)
-			}
+			l.program(t, kinds[mode], model.TCP)
 			for _, f := range lanFamilies {
 				t.Run(f.name, func(t *testing.T) {
 					l.move(t, f, hop{l.node, f.node}, hop{l.second, f.second}, hop{l.first, f.first})
@@ -121,6 +99,38 @@ func TestErrorsAboutMovedConnections(t *testing.T) {
 				})
 			}
 		})
+	}
+}
+
+// program has node forward a Service's port 80 of these protocols to the Pod, until
+// the test ends.
+func (l *lan) program(t *testing.T, kind Kind, protocols ...model.Protocol) {
+	t.Helper()
+	b, err := kind.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(b.Cleanup(context.WithoutCancel(t.Context())), b.Close(), conntrack.Cleanup()); err != nil {
+			t.Error(err)
+		}
+	})
+	d := model.Desired{Node: model.Node{Name: "node-1"}, Services: map[types.NamespacedName]*model.Service{}}
+	svc := &model.Service{Name: types.NamespacedName{Namespace: "default", Name: "web"}}
+	for _, f := range lanFamilies {
+		l.addresses(t, f)
+		d.Node.PodCIDRs = append(d.Node.PodCIDRs, f.pods)
+		to := &model.Target{Endpoints: []model.Endpoint{{AddrPort: netip.AddrPortFrom(f.pod, 8080), Local: true, Weight: 1}}}
+		for _, protocol := range protocols {
+			svc.Frontends = append(svc.Frontends, model.Frontend{
+				Key:  model.Key{Addr: f.vip, Port: 80, Protocol: protocol},
+				Kind: model.LoadBalancerIP, Inside: to, Outside: to, Serving: []netip.AddrPort{to.Endpoints[0].AddrPort},
+			})
+		}
+	}
+	d.Services[svc.Name] = svc
+	if _, err := b.Sync(t.Context(), d, nil); err != nil {
+		t.Fatal(err)
 	}
 }
 
