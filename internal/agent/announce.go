@@ -174,6 +174,7 @@ func (a *announcer) speak(ctx context.Context, self netip.Addr) error {
 		Gossip:     netip.AddrPortFrom(self, a.cfg.GossipPort),
 		Report:     a.status.report,
 		Membership: a.membership,
+		Deaf:       a.deaf,
 		Metrics:    a.metrics,
 	})
 	if err != nil {
@@ -272,9 +273,21 @@ func (a *announcer) apart(view map[string]members.Member) {
 		return
 	}
 	some := names[:min(len(names), 10)]
-	a.env.Recorder.Eventf(&corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: a.env.NodeName, UID: types.UID(a.env.NodeName)}, nil, corev1.EventTypeWarning, "NoSharedFamily", "Announce",
-		"%d nodes have no InternalIP of a family of which %s has one, so the agents do not hear each other and may announce the same addresses: give all nodes an address of one family (%s)",
+	a.nodeEvent("NoSharedFamily", "%d nodes have no InternalIP of a family of which %s has one, so the agents do not hear each other and may announce the same addresses: give all nodes an address of one family (%s)",
 		len(names), a.env.NodeName, strings.Join(some, ", "))
+}
+
+// deaf reports this node's interfaces that receive nothing.
+func (a *announcer) deaf(interfaces []string) {
+	if len(interfaces) > 0 && a.env.Recorder != nil {
+		a.nodeEvent("NothingReceived", "%s announces no addresses on %s: it receives nothing there, while other nodes hear each other; check its cable, its switch port, and filters on the way",
+			a.env.NodeName, strings.Join(interfaces, ", "))
+	}
+}
+
+// nodeEvent records a warning on this node.
+func (a *announcer) nodeEvent(reason, note string, args ...any) {
+	a.env.Recorder.Eventf(&corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: a.env.NodeName, UID: types.UID(a.env.NodeName)}, nil, corev1.EventTypeWarning, reason, "Announce", note, args...)
 }
 
 // internalIPs are a Node's, those that parse; node may be nil.

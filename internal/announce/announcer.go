@@ -37,6 +37,10 @@ type Announcer interface {
 	// last call, Released for those that this node no longer announces. It leaves
 	// State NoEligibleNode and the field Reason to the Speaker.
 	Reports(now time.Time) []Report
+	// Receptions returns, by the index of an interface, what the Announcer has found
+	// out there about what this node receives. The other nodes are told. The map is
+	// not changed afterwards.
+	Receptions() map[int]elect.Reception
 	// Active returns how many announcements still bring traffic here. Once
 	// Desired.Leaving is set the Speaker waits until there are none.
 	Active() int

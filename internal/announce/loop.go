@@ -33,12 +33,15 @@ type loop struct {
 	leaving bool
 	changed bool // an election is due, as soon as ready
 
+	receptions map[Kind]map[int]elect.Reception // as the Announcers had them last
+	deaf       []string                         // this node's interfaces that receive nothing, as last reported
+
 	keyedAt time.Time // since when there is a key
 	settled bool      // the membership is known, as far as it can be
 }
 
 func newLoop(cfg Config, m *members.Members, log logr.Logger) *loop {
-	return &loop{cfg: cfg, log: log, members: m, announcers: map[Kind]Announcer{}, reporter: newReporter(cfg.Node, cfg.Metrics, log)}
+	return &loop{cfg: cfg, log: log, members: m, announcers: map[Kind]Announcer{}, receptions: map[Kind]map[int]elect.Reception{}, reporter: newReporter(cfg.Node, cfg.Metrics, log)}
 }
 
 func (l *loop) leave() {
@@ -60,8 +63,11 @@ func (l *loop) step(now time.Time, snap *Snapshot) {
 	if l.changed {
 		l.elect(now, snap)
 	}
-	for _, a := range l.announcers {
+	for kind, a := range l.announcers {
 		a.Step(now)
+		if r := a.Receptions(); !maps.Equal(r, l.receptions[kind]) {
+			l.receptions[kind], l.changed = r, true
+		}
 	}
 	l.report(now)
 }
@@ -151,6 +157,8 @@ func (l *loop) elect(now time.Time, snap *Snapshot) {
 	l.changed = false
 	infos := decodeInfos(view)
 	nodes := electNodes(snap, view, infos, l.cfg.Node, own)
+	elect.MarkDeaf(nodes)
+	l.reportDeaf(nodes)
 	ips := make(map[string][]netip.Addr, len(snap.Nodes))
 	for _, n := range snap.Nodes {
 		ips[n.Name] = n.InternalIPs
@@ -169,6 +177,23 @@ func (l *loop) elect(now time.Time, snap *Snapshot) {
 	l.reporter.elected(snap, nodes, results)
 	l.members.Watch(watched(l.cfg.Node, snap.Nodes, results))
 	l.cfg.Metrics.election.Observe(time.Since(start).Seconds())
+}
+
+// reportDeaf tells Config.Deaf of a change.
+func (l *loop) reportDeaf(nodes []elect.Node) {
+	var deaf []string
+	if i := slices.IndexFunc(nodes, func(n elect.Node) bool { return n.Name == l.cfg.Node }); i >= 0 {
+		for _, k := range nodes[i].Interfaces {
+			if k.Reception == elect.Deaf {
+				deaf = append(deaf, k.Name)
+			}
+		}
+	}
+	if !slices.Equal(deaf, l.deaf) {
+		l.deaf = deaf
+		l.log.Info("Interfaces on which this node receives nothing, while other nodes hear each other there, have changed", "interfaces", deaf)
+		l.cfg.Deaf(deaf)
+	}
 }
 
 // advertisements returns a snapshot's addresses by Kind, not elected yet.
@@ -197,7 +222,11 @@ func hold(nodes []elect.Node, ads []Advertisement) {
 func (l *loop) publish(snap *Snapshot, relevant []links.Link) nodeinfo.Info {
 	own := nodeinfo.Info{Starting: snap.Starting, InSync: snap.InSync, Leaving: l.leaving}
 	for i := range relevant {
-		own.Interfaces = append(own.Interfaces, relevant[i].Info())
+		k := relevant[i].Info()
+		for _, found := range l.receptions {
+			k.Reception = max(k.Reception, found[relevant[i].Index])
+		}
+		own.Interfaces = append(own.Interfaces, k)
 	}
 	b, whole := own.Encode(members.MaxInfo)
 	if !whole {

@@ -23,13 +23,18 @@ type fakeAnnouncer struct {
 	desired *Desired
 	steps   int
 	closed  bool
+
+	receptions map[int]elect.Reception
 }
 
 func (f *fakeAnnouncer) Apply(_ time.Time, d *Desired) { f.desired = d }
 func (f *fakeAnnouncer) Step(time.Time)                { f.steps++ }
 func (f *fakeAnnouncer) Next(time.Time) time.Duration  { return time.Minute }
 func (f *fakeAnnouncer) Active() int                   { return len(f.addresses(true)) }
-func (f *fakeAnnouncer) Close(time.Time)               { f.closed = true }
+func (f *fakeAnnouncer) Receptions() map[int]elect.Reception {
+	return f.receptions
+}
+func (f *fakeAnnouncer) Close(time.Time) { f.closed = true }
 func (f *fakeAnnouncer) Reports(now time.Time) (out []Report) {
 	for _, a := range f.addresses(true) {
 		out = append(out, Report{Address: a, State: Announced, Interface: "eth0", Since: now})

@@ -32,6 +32,10 @@ type Config struct {
 	// Membership, which may be nil, is told of every change of the other nodes,
 	// by name. It is called like Report.
 	Membership func(map[string]members.Member)
+	// Deaf, which may be nil, is told of every change of this node's interfaces that
+	// receive nothing while other nodes hear each other there, by name. This node
+	// announces nothing on them. It is called like Report.
+	Deaf func(interfaces []string)
 	// Metrics to count in; nil for none.
 	Metrics *Metrics
 	// Timing of the membership; the zero value is the default.
@@ -67,6 +71,9 @@ func New(cfg Config) (*Speaker, error) {
 	}
 	if cfg.Membership == nil {
 		cfg.Membership = func(map[string]members.Member) {}
+	}
+	if cfg.Deaf == nil {
+		cfg.Deaf = func([]string) {}
 	}
 	if cfg.Metrics == nil {
 		cfg.Metrics = NewMetrics(nil)

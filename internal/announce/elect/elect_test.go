@@ -84,6 +84,12 @@ func TestEligibility(t *testing.T) {
 		{name: "policy Local, endpoint here", addr: func(a *Address) { a.Local = map[string]bool{"node-1": true} }, on: []int{0}},
 		{name: "policy Local, no endpoint at all", addr: func(a *Address) { a.Local = map[string]bool{} }, reason: NoEndpoint, on: []int{0}},
 		{name: "link down", node: func(n *Node) { n.Interfaces = down }, reason: LinkDown, on: []int{0}},
+		{name: "deaf", node: func(n *Node) {
+			n.Interfaces = []Interface{{Name: "eth0", Up: true, Subnets: lan[0].Subnets, Reception: Deaf}}
+		}, reason: NotReceiving, on: []int{0}},
+		{name: "silent, which may be the others' doing", node: func(n *Node) {
+			n.Interfaces = []Interface{{Name: "eth0", Up: true, Subnets: lan[0].Subnets, Reception: Silent}}
+		}, on: []int{0}},
 		{name: "pattern matches", addr: func(a *Address) { a.Addr, a.Pool = other, &Pool{Interfaces: []string{"bond*", "eth?"}} }, on: []int{0}},
 		{name: "pattern does not match", addr: func(a *Address) { a.Pool = &Pool{Interfaces: []string{"bond*"}} }, reason: NoInterface},
 		{name: "outside every subnet", addr: func(a *Address) { a.Addr = other }, reason: NoSubnet},
@@ -113,6 +119,34 @@ func TestEligibility(t *testing.T) {
 			got := Elect([]Node{n}, []Address{a})[0].Announcer
 			if want := map[bool]string{true: "node-1"}[tc.reason == Eligible]; got != want {
 				t.Errorf("announcer %q, want %q", got, want)
+			}
+		})
+	}
+}
+
+// TestMarkDeaf: a silent interface is deaf only where another node that is alive hears.
+func TestMarkDeaf(t *testing.T) {
+	far := []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}
+	for _, tc := range []struct {
+		name  string
+		other Node
+		want  Reception
+	}{
+		{"another hears", Node{Alive: true, Interfaces: []Interface{{Name: "lan0", Up: true, Subnets: lan[0].Subnets, Reception: Hearing}}}, Deaf},
+		{"another is silent too", Node{Alive: true, Interfaces: []Interface{{Name: "lan0", Up: true, Subnets: lan[0].Subnets, Reception: Silent}}}, Silent},
+		{"another does not know", Node{Alive: true, Interfaces: []Interface{{Name: "lan0", Up: true, Subnets: lan[0].Subnets}}}, Silent},
+		{"another heard, and is dead", Node{Interfaces: []Interface{{Name: "lan0", Up: true, Subnets: lan[0].Subnets, Reception: Hearing}}}, Silent},
+		{"another's link is down", Node{Alive: true, Interfaces: []Interface{{Name: "lan0", Subnets: lan[0].Subnets, Reception: Hearing}}}, Silent},
+		{"another hears elsewhere", Node{Alive: true, Interfaces: []Interface{{Name: "lan0", Up: true, Subnets: far, Reception: Hearing}}}, Silent},
+		{"no other", Node{}, Silent},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			tc.other.Name = "node-2"
+			silent := Node{Name: "node-1", Alive: true, Interfaces: []Interface{{Name: "eth0", Up: true, Subnets: lan[0].Subnets, Reception: Silent}}}
+			nodes := []Node{silent, tc.other}
+			MarkDeaf(nodes)
+			if got := nodes[0].Interfaces[0].Reception; got != tc.want {
+				t.Errorf("reception %d, want %d", got, tc.want)
 			}
 		})
 	}

@@ -28,6 +28,7 @@ const (
 	NoSubnet        Reason = "it has no interface in the address's subnet and no default route; set the pool's interfaces"
 	Reserved        Reason = "it is the network, broadcast or subnet-router anycast address of its interface's subnet, which hosts do not use as another's; give the Service another address"
 	LinkDown        Reason = "the link of its interface is down"
+	NotReceiving    Reason = "it receives nothing on its interface, where other nodes hear each other; check its cable, its switch port, and filters on the way"
 	NotYetReporting Reason = "its agent has not told its interfaces yet"
 )
 
@@ -103,6 +104,50 @@ type Interface struct {
 	// Default4 and Default6 tell that a default route of that family leaves
 	// through it.
 	Default4, Default6 bool
+	Reception          Reception
+}
+
+// Reception is what a node receives on an interface.
+type Reception uint8
+
+const (
+	// Untested: no answer was expected, or other frames came instead.
+	Untested Reception = iota
+	// Hearing: another node's agent has answered a question.
+	Hearing
+	// Silent: an agent that is alive has not answered, and no frame of any host has
+	// come in since. This alone proves nothing: the agent may be the one that is cut
+	// off, or the switch may be down.
+	Silent
+	// Deaf: Silent, while another node is Hearing on the link. A node does not
+	// publish this; MarkDeaf finds it out.
+	Deaf
+)
+
+// SameLink reports whether two nodes' interfaces seem to be on one link: they have a
+// subnet in common or, if neither has any, their name.
+func SameLink(a, b *Interface) bool {
+	if len(a.Subnets)+len(b.Subnets) == 0 {
+		return a.Name == b.Name
+	}
+	return slices.ContainsFunc(a.Subnets, func(p netip.Prefix) bool { return slices.Contains(b.Subnets, p) })
+}
+
+// MarkDeaf makes those interfaces Deaf that are Silent although another node that is
+// alive is Hearing on the same link. It changes the nodes' interfaces.
+func MarkDeaf(nodes []Node) {
+	for i := range nodes {
+		for k := range nodes[i].Interfaces {
+			silent := &nodes[i].Interfaces[k]
+			if silent.Reception == Silent && slices.ContainsFunc(nodes, func(n Node) bool {
+				return n.Alive && n.Name != nodes[i].Name && slices.ContainsFunc(n.Interfaces, func(hearing Interface) bool {
+					return hearing.Up && hearing.Reception == Hearing && SameLink(silent, &hearing)
+				})
+			}) {
+				silent.Reception = Deaf
+			}
+		}
+	}
 }
 
 // Node is what is known about a node.
@@ -202,12 +247,16 @@ func placeEligibility(n *Node, a *Address, edge int) (r Reason, routed bool) {
 	case longest >= 0 && a.reserved(n.Interfaces, on, edge):
 		return Reserved, false
 	}
+	r = LinkDown
 	for _, i := range on {
-		if n.Interfaces[i].Up {
+		switch k := &n.Interfaces[i]; {
+		case k.Up && k.Reception != Deaf:
 			return Eligible, longest < 0 && len(a.Pool.Interfaces) == 0
+		case k.Up:
+			r = NotReceiving
 		}
 	}
-	return LinkDown, false
+	return r, false
 }
 
 // edge is how many of a's last bits are all 0 or, of IPv4, all 1.

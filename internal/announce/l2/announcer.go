@@ -180,6 +180,9 @@ func (a *Announcer) Next(now time.Time) time.Duration {
 	return max(wait, 0)
 }
 
+// Receptions implements announce.Announcer.
+func (a *Announcer) Receptions() map[int]elect.Reception { return a.liveness.receptions }
+
 // Active implements announce.Announcer: how many (address, interface) this node
 // answers for.
 func (a *Announcer) Active() int {

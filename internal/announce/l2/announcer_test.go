@@ -87,6 +87,9 @@ type bench struct {
 	now  time.Time
 	conn *fakeConn
 	port *port
+
+	received uint64                     // frames on the interface
+	hearing  map[string]elect.Reception // of the other nodes
 }
 
 const self = "node-1"
@@ -104,6 +107,7 @@ func newBench(t *testing.T) *bench {
 		b.conn = &fakeConn{answering: map[netip.Addr]bool{}}
 		b.port = newPort(now, key, name)
 		b.port.conn, b.port.stop = b.conn, func() {}
+		b.port.received = func() (uint64, bool) { return b.received, true }
 		return b.port, nil
 	}
 	return b
@@ -127,7 +131,9 @@ func (b *bench) elect(ranks ...string) {
 		d.InternalIPs[name] = []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, 11 + i})}
 		if name != self {
 			d.Members[name] = members.Member{Name: name, State: members.Alive, Since: b.now.Add(-time.Hour)}
-			d.Infos[name] = nodeinfo.Info{InSync: true, Interfaces: []nodeinfo.Interface{{Interface: iface, MAC: mac(i + 1)}}}
+			k := iface
+			k.Reception = b.hearing[name]
+			d.Infos[name] = nodeinfo.Info{InSync: true, Interfaces: []nodeinfo.Interface{{Interface: k, MAC: mac(i + 1)}}}
 		}
 	}
 	b.Apply(b.now, d)
@@ -153,6 +159,7 @@ func (b *bench) hear(node byte, hint bool) {
 	if hint {
 		m.Seal[0] = 1
 	}
+	b.received++
 	b.heard <- heard{b.port, m}
 	b.Step(b.now)
 }
@@ -247,6 +254,138 @@ func TestLiveness(t *testing.T) {
 	b.hear(2, false)
 	if _, gone := b.port.peers.unreachable["node-2"]; gone {
 		t.Error("unreachable though it has answered")
+	}
+}
+
+// TestDeaf: a node that receives no frame while other nodes hear each other leaves the
+// announcer its address, says that it is silent, and asks on. In every other case the
+// announcer that does not answer is replaced.
+func TestDeaf(t *testing.T) {
+	const detected = 2*probeInterval + (maxMissed+2)*probeTick
+	hearing := func(nodes ...string) map[string]elect.Reception {
+		out := map[string]elect.Reception{}
+		for _, n := range nodes {
+			out[n] = elect.Hearing
+		}
+		return out
+	}
+	for _, tc := range []struct {
+		name    string
+		hearing map[string]elect.Reception
+		ranks   []string
+		frames  bool // of other hosts come in
+		unknown bool // how many, too
+		taken   bool
+	}{
+		{name: "a third node hears", hearing: hearing("node-3"), ranks: []string{"node-2", self, "node-3"}},
+		{name: "both others hear", hearing: hearing("node-2", "node-3"), ranks: []string{"node-2", self, "node-3"}},
+		{name: "the announcer hears, perhaps this node", hearing: hearing("node-2"), ranks: []string{"node-2", self, "node-3"}, taken: true},
+		{name: "two nodes", hearing: hearing("node-2"), ranks: []string{"node-2", self}, taken: true},
+		{name: "none hears: the switch is down", ranks: []string{"node-2", self, "node-3"}, taken: true},
+		{name: "all are silent", hearing: map[string]elect.Reception{"node-2": elect.Silent, "node-3": elect.Silent}, ranks: []string{"node-2", self, "node-3"}, taken: true},
+		{name: "frames of other hosts come in", hearing: hearing("node-3"), ranks: []string{"node-2", self, "node-3"}, frames: true, taken: true},
+		{name: "frames are not counted", hearing: hearing("node-3"), ranks: []string{"node-2", self, "node-3"}, unknown: true, taken: true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := newBench(t)
+			b.hearing = tc.hearing
+			b.elect(tc.ranks...)
+			if tc.unknown {
+				b.port.received = func() (uint64, bool) { return 0, false }
+			}
+			b.hear(2, false)
+			for range (detected + silenceTime + time.Second) / probeTick {
+				b.pass(probeTick)
+				if tc.frames {
+					b.received++
+				}
+			}
+			if taken := b.Active() == 1; taken != tc.taken {
+				t.Errorf("taken over %v, want %v", taken, tc.taken)
+			}
+			if silent := b.Receptions()[2] == elect.Silent; silent == (tc.frames || tc.unknown) {
+				t.Errorf("reception %v", b.Receptions())
+			}
+		})
+	}
+	deaf := func(t *testing.T) *bench {
+		b := newBench(t)
+		b.hearing = hearing("node-3")
+		b.elect("node-2", self, "node-3")
+		b.hear(2, false)
+		b.pass(detected + silenceTime)
+		if got := b.Receptions()[2]; b.Active() != 0 || got != elect.Silent {
+			t.Fatalf("%d active, reception %d, want silent", b.Active(), got)
+		}
+		b.elect("node-2", "node-3") // all nodes leave it out
+		b.conn.take()
+		b.pass(2 * unreachableInterval)
+		if sent := b.conn.take(); !slices.Contains(sent, "probe 192.0.2.200 00:00:00:00:00:00") || len(sent) > 12 {
+			t.Errorf("asks on with %q", sent)
+		}
+		return b
+	}
+	t.Run("mended", func(t *testing.T) {
+		b := deaf(t)
+		b.hear(2, false)
+		b.pass(2 * probeTick)
+		if got := b.Receptions()[2]; got == elect.Silent {
+			t.Error("still silent")
+		}
+		b.elect("node-2", self, "node-3")
+		b.pass(probeInterval)
+		b.hear(2, false)
+		if _, gone := b.port.peers.unreachable["node-2"]; gone || b.Active() != 0 {
+			t.Error("does not leave the address to the node that answers")
+		}
+	})
+	t.Run("cut off with clients", func(t *testing.T) {
+		b := deaf(t)
+		b.received++ // one asks
+		b.pass(2 * probeTick)
+		if got := b.Receptions()[2]; got == elect.Silent {
+			t.Fatal("still silent")
+		}
+		b.elect("node-2", self, "node-3")
+		for range 40 {
+			b.received++
+			b.pass(probeTick)
+		}
+		if b.Active() != 1 {
+			t.Error("does not take the address over for them")
+		}
+	})
+	t.Run("the others fall silent too", func(t *testing.T) {
+		b := deaf(t)
+		b.hearing = nil
+		b.elect("node-2", self, "node-3")
+		b.pass(time.Second)
+		if b.Active() != 1 {
+			t.Error("does not take the address over")
+		}
+	})
+}
+
+// TestHearing: a successor says that it hears others for as long as one answers it.
+func TestHearing(t *testing.T) {
+	b := newBench(t)
+	b.elect("node-2", self, "node-3")
+	b.hear(2, true)
+	b.pass(probeTick)
+	if got := b.Receptions()[2]; got != elect.Untested {
+		t.Errorf("reception %d by a hint alone", got)
+	}
+	b.hear(2, false)
+	b.pass(2 * probeTick)
+	if got := b.Receptions()[2]; got != elect.Hearing {
+		t.Errorf("reception %d after an answer, want hearing", got)
+	}
+	for range 20 {
+		b.received++
+		b.pass(probeTick)
+	}
+	if got := b.Receptions()[2]; got != elect.Untested {
+		t.Errorf("reception %d though nobody answers", got)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/announce"
 	"github.com/causeway-lb/causeway/internal/announce/elect"
 	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
+	"github.com/causeway-lb/causeway/internal/announce/links"
 	"github.com/causeway-lb/causeway/internal/announce/members"
 	"github.com/causeway-lb/causeway/internal/announce/nodeinfo"
 )
@@ -154,6 +155,23 @@ func (c *cluster) silentOn(index int, name string) bool {
 		}
 	}
 	return false
+}
+
+// heardBy returns the nodes that are alive and hear others on the link of this node's
+// interface with an index.
+func (c *cluster) heardBy(index int) (hearing []string) {
+	at := slices.IndexFunc(c.desired.Relevant, func(l links.Link) bool { return l.Index == index })
+	if at < 0 {
+		return nil
+	}
+	for name, info := range c.desired.Infos {
+		if c.member(name).Alive() && slices.ContainsFunc(info.Interfaces, func(k nodeinfo.Interface) bool {
+			return k.Up && k.Reception == elect.Hearing && elect.SameLink(&c.desired.Relevant[at].Interface, &k.Interface)
+		}) {
+			hearing = append(hearing, name)
+		}
+	}
+	return hearing
 }
 
 // internalIP returns a node's address of a family; the zero Addr for none.

@@ -37,6 +37,9 @@
 //     segments of TCP connections that only that one knows are passed on to it
 //     (Handover), and from there to the one before it: not in circles, but for
 //     loopTime.
+//   - A node that receives no frame at all, while other nodes hear each other on the
+//     link, replaces no announcer, and is not eligible there (elect.MarkDeaf). It goes
+//     on asking. The silence of the link alone excludes no node.
 //   - Our own frames carry a seal (wire.Seal), by which our agents know each other
 //     where their gossip does not reach. One without is no agent's, whatever
 //     hardware address it has; and no node yields but to the answer to a question

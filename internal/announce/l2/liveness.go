@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-logr/logr"
 
+	"github.com/causeway-lb/causeway/internal/announce/elect"
 	"github.com/causeway-lb/causeway/internal/announce/l2/claim"
 	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
 )
@@ -40,6 +41,10 @@ const (
 	// it may be heard about another: where agents miss different nodes they elect
 	// differently, and each may wait for the other.
 	unreachableHold = 2 * time.Second
+	// A silence of silenceTime is published. That this node hears others is true for
+	// answeredTime after an answer, unless another one is missing.
+	silenceTime  = 200 * time.Millisecond
+	answeredTime = 2 * elsewhereInterval
 )
 
 // maxTargets is how many announcers are asked on a port.
@@ -51,6 +56,16 @@ type peers struct {
 	unreachable map[string]unreachable // by node; alike in both families of an interface
 	unanswered  map[netip.Addr]bool    // asked for without an answer, and not heard since
 	confirmed   time.Time              // when an unreachable one was last asked because it seemed to be back
+	close       bool                   // this node is one of the first two successors for an address
+	answered    time.Time              // when any of our agents last answered; zero also once none of targets does
+	silence     silence
+}
+
+// silence is that of the whole interface of a port: since an announcer left its first
+// question unanswered no frame of any host has come in.
+type silence struct {
+	since    time.Time // zero for none
+	received uint64    // frames until then
 }
 
 func newPeers() peers {
@@ -74,8 +89,9 @@ type target struct {
 	mac       wire.MAC     // of the last answer; zero before that, and asks everyone
 	since     time.Time    // when it was to answer; without addresses, when the last turned out to be another's
 	asked     time.Time
-	waiting   bool // for an answer
-	missed    int  // questions without an answer, since the last one
+	waiting   bool   // for an answer
+	missed    int    // questions without an answer, since the last one
+	received  uint64 // frames of all hosts on the interface when the first of these was missed
 }
 
 // is reports whether a is being asked for.
@@ -99,8 +115,9 @@ func (t *target) again(now time.Time, a netip.Addr) {
 type liveness struct {
 	membership Membership
 	log        logr.Logger
-	enabled    bool      // else gossip alone decides
-	at         time.Time // of the next tick
+	enabled    bool                    // else gossip alone decides
+	at         time.Time               // of the next tick
+	receptions map[int]elect.Reception // by the index of an interface; replaced, not changed
 }
 
 // plan chooses the targets on p, from the addresses for which this node is not the
@@ -108,7 +125,7 @@ type liveness struct {
 func (l *liveness) plan(now time.Time, c *cluster, p *port, placements []placement) {
 	old := p.peers.targets
 	targets := map[string]*target{}
-	p.peers.targets = targets
+	p.peers.targets, p.peers.close = targets, false
 	if !l.enabled {
 		return
 	}
@@ -116,9 +133,12 @@ func (l *liveness) plan(now time.Time, c *cluster, p *port, placements []placeme
 	for i := range placements {
 		r, on := placements[i].on[p]
 		name := r.Announcer
-		if !on || name == "" || name == c.self || r.Rank(c.self) < 0 {
+		rank := r.Rank(c.self)
+		// A node that is not eligible because it hears nothing goes on asking.
+		if !on || name == "" || name == c.self || rank < 0 && p.peers.silence.since.IsZero() {
 			continue
 		}
+		p.peers.close = p.peers.close || rank == 1 || rank == 2
 		t := targets[name]
 		switch o := old[name]; {
 		case t != nil:
@@ -173,6 +193,7 @@ func (l *liveness) tick(now time.Time, c *cluster, ports map[portKey]*port, late
 	// Where agents are late the answer may be, too.
 	most := maxMissed + int(min(l.membership.Slack(), maxSlack)/probeTick)
 	for _, p := range ports {
+		l.checkSilence(now, p)
 		for name, t := range p.peers.targets {
 			if len(t.addresses) == 0 && len(t.all) > 0 && now.Sub(t.since) >= elsewhereInterval {
 				t.turn = (t.turn + 1) % len(t.all)
@@ -185,16 +206,99 @@ func (l *liveness) tick(now time.Time, c *cluster, ports map[portKey]*port, late
 				continue // it announces nothing yet
 			}
 			if t.waiting && !late[p] {
-				changed = l.recordMiss(c, ports, p, name, most) || changed
+				changed = l.recordMiss(now, c, ports, p, name, most) || changed
 			}
-			if t.missed == 0 && now.Sub(t.asked) < probeInterval {
+			if wait := p.peers.interval(now, t); wait > 0 && now.Sub(t.asked) < wait {
 				continue
 			}
 			t.asked, t.waiting = now, ask(c, p, name, t)
 		}
 		changed = l.askUnreachable(now, c, ports, p) || changed
 	}
+	l.receptions = receptions(now, ports)
 	return changed
+}
+
+// interval returns how long to wait between two questions to t, at least a tick.
+func (s *peers) interval(now time.Time, t *target) time.Duration {
+	switch silent := now.Sub(s.silence.since); {
+	case !s.silence.long(now) && t.missed > 0:
+		return 0
+	case !s.silence.long(now):
+		return probeInterval
+	case silent > longLost:
+		return longUnreachableInterval
+	}
+	return unreachableInterval
+}
+
+// answering reports whether any target answers.
+func (s *peers) answering() bool {
+	for _, t := range s.targets {
+		if t.missed == 0 && !t.mac.IsZero() {
+			return true
+		}
+	}
+	return false
+}
+
+// long reports whether the silence has lasted long enough to be published.
+func (s silence) long(now time.Time) bool {
+	return !s.since.IsZero() && now.Sub(s.since) >= silenceTime
+}
+
+// checkSilence ends the silence of p's interface once a frame has come in. After a
+// long one the targets are given the time to answer.
+func (l *liveness) checkSilence(now time.Time, p *port) {
+	s := p.peers.silence
+	if s.since.IsZero() {
+		return
+	}
+	if n, ok := p.received(); ok && n == s.received {
+		return
+	}
+	p.peers.silence = silence{}
+	if s.long(now) {
+		l.log.Info("The interface receives frames again", "interface", p.name)
+		for _, t := range p.peers.targets {
+			t.missed, t.waiting = 0, false
+		}
+	}
+}
+
+// deaf reports whether it is this node that does not hear, rather than t that does not
+// answer: no frame has come in since, and other nodes hear each other. One that does
+// not answer this node is no witness alone, because it may be this node that it hears.
+func (l *liveness) deaf(now time.Time, c *cluster, p *port, t *target) bool {
+	if n, ok := p.received(); !ok || n != t.received {
+		return false
+	}
+	if p.peers.silence.since.IsZero() {
+		p.peers.silence = silence{now, t.received}
+	}
+	witnesses := 0
+	for _, name := range c.heardBy(p.key.index) {
+		_, gone := p.peers.unreachable[name]
+		if witnesses++; p.peers.targets[name] == nil && !gone {
+			witnesses++
+		}
+	}
+	return witnesses > 1
+}
+
+// receptions returns what the interfaces of ports receive. Of nodes that hear others
+// only the first successors say so: they are enough.
+func receptions(now time.Time, ports map[portKey]*port) map[int]elect.Reception {
+	out := map[int]elect.Reception{}
+	for _, p := range ports {
+		switch s := &p.peers; {
+		case s.close && now.Sub(s.answered) < answeredTime:
+			out[p.key.index] = elect.Hearing
+		case s.silence.long(now) && out[p.key.index] == elect.Untested:
+			out[p.key.index] = elect.Silent
+		}
+	}
+	return out
 }
 
 // askUnreachable asks those that are unreachable on p for what they should announce.
@@ -255,7 +359,7 @@ func ask(c *cluster, p *port, name string, t *target) bool {
 }
 
 // recordMiss counts a question to an announcer that was not answered.
-func (l *liveness) recordMiss(c *cluster, ports map[portKey]*port, p *port, name string, most int) (changed bool) {
+func (l *liveness) recordMiss(now time.Time, c *cluster, ports map[portKey]*port, p *port, name string, most int) (changed bool) {
 	t := p.peers.targets[name]
 	grace := probeGrace
 	if len(p.peers.unreachable) > 0 {
@@ -269,8 +373,16 @@ func (l *liveness) recordMiss(c *cluster, ports map[portKey]*port, p *port, name
 	case t.mac.IsZero() && t.asked.Sub(t.since) < grace:
 		return false
 	}
-	t.missed++
+	if t.missed++; t.missed == 1 {
+		t.received, _ = p.received()
+	}
 	if _, ok := p.peers.unreachable[name]; t.missed < most || ok || !c.member(name).Alive() {
+		return false
+	}
+	if !p.peers.answering() {
+		p.peers.answered = time.Time{}
+	}
+	if l.deaf(now, c, p, t) {
 		return false
 	}
 	l.log.Info("An announcer is alive but does not answer on this link", "node", name, "interface", p.name, "address", t.addresses[0])
@@ -284,6 +396,9 @@ func (l *liveness) recordMiss(c *cluster, ports map[portKey]*port, p *port, name
 func (l *liveness) advertised(now time.Time, ports map[portKey]*port, p *port, from claim.Peer, m wire.Message) (changed bool) {
 	name := from.Name
 	delete(p.peers.unanswered, m.Address)
+	if name != "" && !from.Hint {
+		p.peers.answered = now
+	}
 	if gone, ok := p.peers.unreachable[name]; ok && !from.Hint && (gone.address == m.Address || now.Sub(gone.since) >= unreachableHold) {
 		l.log.Info("An announcer answers on this link again", "node", name, "interface", p.name)
 		mark(ports, p, name, unreachable{})

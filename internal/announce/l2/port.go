@@ -16,6 +16,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/announce/l2/claim"
 	"github.com/causeway-lb/causeway/internal/announce/l2/ndp"
 	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
+	"github.com/causeway-lb/causeway/internal/announce/links"
 )
 
 // portKey is an interface and a family. A renamed interface keeps its index; a
@@ -49,6 +50,9 @@ type port struct {
 	stop   func()
 	failed chan struct{} // closed when the socket has failed
 	opened time.Time
+	// received returns how many frames of any kind the interface has received; ok is
+	// false where that is not known.
+	received func() (n uint64, ok bool)
 	// Of the interface, to ask with.
 	own     []netip.Addr
 	subnets []netip.Prefix
@@ -74,7 +78,7 @@ func (f *filter) due(now time.Time) bool {
 
 func newPort(now time.Time, key portKey, name string) *port {
 	return &port{
-		key: key, name: name, failed: make(chan struct{}), opened: now,
+		key: key, name: name, received: func() (uint64, bool) { return 0, false }, failed: make(chan struct{}), opened: now,
 		entries: map[netip.Addr]*entry{}, filter: filter{asked: map[netip.Addr]bool{}, claimed: -1}, peers: newPeers(),
 	}
 }
@@ -108,7 +112,7 @@ func (o opener) open(now time.Time, key portKey, name string) (*port, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.conn = conn
+	p.conn, p.received = conn, func() (uint64, bool) { return links.Received(key.index) }
 	ctx, cancel := context.WithCancel(o.ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() {

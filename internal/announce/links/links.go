@@ -132,6 +132,16 @@ func watchOnce(ctx context.Context, out chan<- []Link) error {
 	}
 }
 
+// Received returns how many frames the interface with an index has received; ok is
+// false if that cannot be read.
+func Received(index int) (n uint64, ok bool) {
+	l, err := netlink.LinkByIndex(index)
+	if err != nil || l.Attrs().Statistics == nil {
+		return 0, false
+	}
+	return l.Attrs().Statistics.RxPackets, true
+}
+
 // drain lets the library's goroutine, which may be about to send, come to its
 // end.
 func drain[T any](c <-chan T) {

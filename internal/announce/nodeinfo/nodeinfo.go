@@ -40,6 +40,10 @@ const (
 	flagUp       = 1 << 0
 	flagDefault4 = 1 << 1
 	flagDefault6 = 1 << 2
+
+	// The elect.Reception; agents that do not know it ignore these bits.
+	shiftReception = 3
+	maskReception  = 3
 )
 
 // Encode returns at most limit bytes; 64 KiB have room for more than a thousand
@@ -87,6 +91,7 @@ func (l Interface) encode(version byte) []byte {
 			flags |= flag
 		}
 	}
+	flags |= byte(min(l.Reception, elect.Silent)) << shiftReception
 	subnets, ports := slices.Concat(l.Subnets, l.Second), l.Ports[:min(len(l.Ports), 255)]
 	subnets = subnets[:min(len(subnets), 255)]
 	b = append(b, flags, byte(len(subnets)))
@@ -121,6 +126,7 @@ func Decode(b []byte) (Info, bool) {
 		copy(l.MAC[:], r.take(6))
 		flags := r.byte()
 		l.Up, l.Default4, l.Default6 = flags&flagUp != 0, flags&flagDefault4 != 0, flags&flagDefault6 != 0
+		l.Reception = min(elect.Reception(flags>>shiftReception&maskReception), elect.Silent)
 		for range r.byte() {
 			switch p := r.subnet(); {
 			case !p.IsValid():

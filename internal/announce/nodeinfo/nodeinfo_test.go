@@ -19,7 +19,7 @@ var prefixes = cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
 
 func TestEncodeDecode(t *testing.T) {
 	lan := Interface{
-		Interface: elect.Interface{Name: "eth0", Up: true, Default4: true, Subnets: []netip.Prefix{
+		Interface: elect.Interface{Name: "eth0", Up: true, Default4: true, Reception: elect.Silent, Subnets: []netip.Prefix{
 			netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8:0:1::/64"),
 			netip.MustParsePrefix("198.51.100.128/25"), netip.MustParsePrefix("2001:db8::7/128"), netip.MustParsePrefix("0.0.0.0/0"),
 		}},
@@ -30,7 +30,7 @@ func TestEncodeDecode(t *testing.T) {
 		{Interfaces: []Interface{}},
 		{InSync: true, Interfaces: []Interface{lan}},
 		{Starting: true, Interfaces: []Interface{lan}},
-		{Leaving: true, Interfaces: []Interface{lan, {Interface: elect.Interface{Name: "bond0.100", Default6: true}}}},
+		{Leaving: true, Interfaces: []Interface{lan, {Interface: elect.Interface{Name: "bond0.100", Default6: true, Reception: elect.Hearing}}}},
 	} {
 		b, whole := f.Encode(maxLength)
 		got, ok := Decode(b)

@@ -72,7 +72,9 @@ type Event struct {
 	// Alive are the other nodes that are alive, for a change of membership.
 	Alive []string
 	Dead  []string
-	Node  string
+	// Deaf are the interfaces that receive nothing, for a change of these; else nil.
+	Deaf []string
+	Node string
 	// Metrics are the announcer's counters, "name protocol" -> value, said after
 	// each command but the first.
 	Metrics map[string]float64
@@ -205,6 +207,7 @@ func (c *Command) config(say func(Event), registry *prometheus.Registry) announc
 	cfg := announce.Config{
 		Node: c.Node, Gossip: c.Gossip, Metrics: announce.NewMetrics(registry),
 		Report: func(r announce.Report) { say(Event{Report: &r}) },
+		Deaf:   func(interfaces []string) { say(Event{Deaf: append([]string{}, interfaces...)}) },
 		Membership: func(view map[string]members.Member) {
 			e := Event{Alive: []string{}}
 			for name, m := range view {
