@@ -32,12 +32,29 @@ func (l *Lab) Install(ctx context.Context) error {
 }
 
 // WaitInstalled waits until the controller and an agent on every node are
-// ready.
+// ready, and run: what the API server says of a container that ended while the
+// API server was down, it says until the kubelet has reached it again.
 func (l *Lab) WaitInstalled(ctx context.Context) error {
 	if err := l.WaitDaemonSet(ctx, SystemNamespace, "causeway-agent", len(l.nodes)); err != nil {
 		return err
 	}
-	return l.WaitDeployment(ctx, SystemNamespace, "causeway-controller")
+	if err := l.WaitDeployment(ctx, SystemNamespace, "causeway-controller"); err != nil {
+		return err
+	}
+	return l.Wait(ctx, "the containers of "+SystemNamespace, func(ctx context.Context) (bool, string, error) {
+		pods, err := l.Kubernetes.CoreV1().Pods(SystemNamespace).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return false, "", err
+		}
+		for i := range pods.Items {
+			for _, c := range pods.Items[i].Spec.Containers {
+				if _, err := l.ContainerStatus(&pods.Items[i], c.Name); err != nil {
+					return false, "", err
+				}
+			}
+		}
+		return true, "", nil
+	})
 }
 
 // WaitDeployment waits until every replica of a Deployment is ready, and none of
