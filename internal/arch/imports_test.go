@@ -23,6 +23,7 @@ var pure = []string{
 	"internal/netaddr",
 	"internal/alloc",
 	"internal/endpointslice",
+	"internal/inspect",
 	"internal/proxy/model",
 	"internal/announce/elect",
 	"internal/announce/nodeinfo",
