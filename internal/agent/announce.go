@@ -162,7 +162,7 @@ func (a *announcer) address() netip.Addr {
 // address is another.
 func (a *announcer) speak(ctx context.Context, self netip.Addr) error {
 	layer2 := l2.Config{Metrics: a.l2Metrics}
-	if handover, err := conntrack.OpenStrays(); err != nil {
+	if handover, err := conntrack.OpenHandover(); err != nil {
 		logr.FromContextOrDiscard(ctx).Error(err, "Open connections will break when their address moves to another node; does the kernel have nf_tables with dup (CONFIG_NFT_DUP_IPV4 and _IPV6)?")
 	} else {
 		defer handover.Close()

@@ -12,7 +12,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
-// Cleanup removes the tables of resets and strays; absent is not an error.
+// Cleanup removes the tables of resets and handover; absent is not an error.
 func Cleanup() error {
 	conn, err := nft.Dial()
 	if errors.Is(err, unix.EPROTONOSUPPORT) {
@@ -24,13 +24,13 @@ func Cleanup() error {
 	defer conn.Close()
 	var tx nft.Batch
 	for _, fam := range model.Families {
-		for _, name := range []string{resetTable, strayTable} {
+		for _, name := range []string{resetTable, handoverTable, formerTable} {
 			tx.AddTable(familyTable(fam, name)) // so that an absent one is not an error
 			tx.DeleteTable(familyTable(fam, name))
 		}
 	}
 	if err := conn.Commit(&tx); err != nil {
-		return fmt.Errorf("delete tables of resets and strays: %w", err)
+		return fmt.Errorf("delete tables of resets and handover: %w", err)
 	}
 	return nil
 }

@@ -55,14 +55,14 @@
 // keepalive probe. A SYN of the same ports begins a new connection, which is
 // tracked and so never reset. Notes are forgotten after resetTimeout.
 //
-// # Strays
+// # Handover
 //
 // When a LoadBalancer address moves to another node, so do the segments of its
 // open connections, which only the former announcer's connection tracking knows
 // how to translate. So a TCP segment for such an address that is no SYN, and of
 // no connection that this node knows, is passed on to that node as it is, and
 // translated there; the answers go to the client directly. The tables
-// "ip causeway-strays" and "ip6 causeway-strays" say which node that is. What that
+// "ip causeway-handover" and "ip6 causeway-handover" say which node that is. What that
 // one does not know it passes on in turn to the one before it. The TTL is lowered,
 // so that where two nodes pass to each other, as they do for a moment when an
 // address moves back, nothing goes round for long.

@@ -116,8 +116,8 @@ func declareResets(tx *nft.Batch, fam model.Family, table nft.Table) {
 		Table: table, Name: resetFlows, Key: []nft.Type{addr, nft.TypeService, addr, nft.TypeService},
 		Dynamic: true, Timeout: resetTimeout, Size: resetSize,
 	})
-	// Not "prerouting" and "output", for what strayChain says.
-	for name, hook := range map[string]uint32{strayChain: expr.HookPrerouting, "own": expr.HookOutput} {
+	// Not "prerouting" and "output", for what arrivingChain says.
+	for name, hook := range map[string]uint32{arrivingChain: expr.HookPrerouting, "own": expr.HookOutput} {
 		tx.AddChain(nft.Chain{Table: table, Name: name, Hook: &nft.Hook{Type: "filter", Num: hook, Priority: prioResets}})
 		tx.FlushChain(table, name)
 		tx.AppendRule(table, name, resetRule(fam).Rule("its Service or endpoint is gone"))

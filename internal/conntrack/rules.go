@@ -10,7 +10,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
-// familyTable is a table of resets or strays.
+// familyTable is a table of resets or handover.
 func familyTable(fam model.Family, name string) nft.Table {
 	return nft.Table{Family: nft.FamilyOf(fam.Unspecified()), Name: name}
 }

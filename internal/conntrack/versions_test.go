@@ -4,6 +4,7 @@ package conntrack
 
 import (
 	"net/netip"
+	"os/exec"
 	"testing"
 
 	"github.com/causeway-lb/causeway/internal/netlink/conntrack"
@@ -23,24 +24,27 @@ func TestVersionsFollowEachOther(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
+	moved := map[model.Family]netip.Addr{model.IPv4: netip.MustParseAddr("192.0.2.201"), model.IPv6: netip.MustParseAddr("2001:db8::201")}
+	node := map[model.Family]netip.Addr{model.IPv4: netip.MustParseAddr("192.0.2.12"), model.IPv6: netip.MustParseAddr("2001:db8::12")}
 	former := func() error {
 		const prioMangle = -150
 		var tx nft.Batch
 		for _, fam := range model.Families {
-			table := familyTable(fam, strayTable)
+			table := familyTable(fam, formerTable)
 			addr := table.Family.AddrType()
 			tx.AddTable(table)
-			tx.AddSet(nft.Set{Table: table, Name: strayFormer, Key: []nft.Type{addr}, Data: []nft.Type{addr}})
+			tx.AddSet(nft.Set{Table: table, Name: handoverFormer, Key: []nft.Type{addr}, Data: []nft.Type{addr}})
 			tx.AddChain(nft.Chain{Table: table, Name: "prerouting", Hook: &nft.Hook{Type: "filter", Num: 0, Priority: prioMangle + 1}})
-			tx.AddChain(nft.Chain{Table: table, Name: strayPass})
+			tx.AddChain(nft.Chain{Table: table, Name: handoverPass})
 			tx.FlushChain(table, "prerouting")
-			tx.FlushChain(table, strayPass)
-			tx.AppendRule(table, strayPass, strayShorten(fam).Rule(""))
-			tx.AppendRule(table, strayPass, strayDup(fam).Rule(""))
-			for _, m := range strays(fam) {
-				tx.AppendRule(table, "prerouting", m.Goto(strayPass).Rule(""))
+			tx.FlushChain(table, handoverPass)
+			tx.AppendRule(table, handoverPass, limitHops(fam).Rule(""))
+			tx.AppendRule(table, handoverPass, passOn(fam).Rule(""))
+			for _, m := range unknownSegments(fam) {
+				tx.AppendRule(table, "prerouting", m.Goto(handoverPass).Rule(""))
 			}
-			tx.FlushSet(table, strayFormer)
+			tx.FlushSet(table, handoverFormer)
+			tx.AddElement(table, handoverFormer, handoverElement(moved[fam], node[fam]))
 
 			table = familyTable(fam, resetTable)
 			tx.AddTable(table)
@@ -56,12 +60,29 @@ func TestVersionsFollowEachOther(t *testing.T) {
 		}
 		return conn.Commit(&tx)
 	}
+	started := false // the former version, once
+	table := func(fam model.Family) string {
+		if fam == model.IPv6 {
+			return "ip6"
+		}
+		return "ip"
+	}
 	present := func() error {
-		s, err := OpenStrays()
+		s, err := OpenHandover()
 		if err != nil {
 			return err
 		}
 		defer s.Close()
+		if started {
+			for fam, addr := range moved {
+				if got := s.Former(addr); got != node[fam] {
+					t.Errorf("%s, which the former version passes on to %s, goes to %s", addr, node[fam], got)
+				}
+				if out, err := exec.Command("nft", "list", "table", table(fam), formerTable).CombinedOutput(); err == nil {
+					t.Errorf("the former version's table is still there:\n%s", out)
+				}
+			}
+		}
 		if err := s.Pass(netip.MustParseAddr("192.0.2.200"), netip.MustParseAddr("192.0.2.11")); err != nil {
 			return err
 		}
@@ -85,6 +106,7 @@ func TestVersionsFollowEachOther(t *testing.T) {
 			if err := version.start(); err != nil {
 				t.Fatalf("round %d, the %s version: %v", i+1, version.name, err)
 			}
+			started = true
 		}
 	}
 	if err := present(); err != nil {

@@ -11,7 +11,7 @@ import (
 
 // Handover has segments of open connections, which this node does not know, passed
 // on to the node that knows them: the one that announced the address before.
-// conntrack.Strays is one. It is used by one goroutine.
+// conntrack.Handover is one. It is used by one goroutine.
 type Handover interface {
 	// Pass sets the address, of the same family, of the node to which those for
 	// addr go; the zero Addr for none.
@@ -23,7 +23,7 @@ type Handover interface {
 }
 
 // loopTime is for how long segments are passed on in a circle: there are clients
-// that have not heard which node announces the address now. conntrack.Strays bounds
+// that have not heard which node announces the address now. conntrack.Handover bounds
 // how often a segment goes round.
 const loopTime = 3 * time.Second
 

@@ -64,7 +64,7 @@ func TestErrorsAboutMovedFlows(t *testing.T) {
 					here, moved, before := l.open(t, f, "udp", pod), l.open(t, f, "udp", pod), l.open(t, f, "tcp", nil)
 					here.answersArrive(t, "its address is where it was")
 					l.second.Must(t, func() error {
-						s, err := conntrack.OpenStrays()
+						s, err := conntrack.OpenHandover()
 						if err != nil {
 							return err
 						}

@@ -131,7 +131,7 @@ func runAgent(ctx context.Context, stop func()) error {
 			fmt.Fprintln(os.Stderr, time.Now().Format("05.000"), first.Node, args)
 		}, funcr.Options{Verbosity: 1}))
 	}
-	handover, err := conntrack.OpenStrays()
+	handover, err := conntrack.OpenHandover()
 	if err != nil {
 		return err
 	}

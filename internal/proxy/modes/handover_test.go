@@ -203,7 +203,7 @@ func (l *lan) move(t *testing.T, f lanFamily, hops ...hop) {
 	}
 	for i, next := range hops[1:] {
 		next.ns.Must(t, func() error {
-			s, err := conntrack.OpenStrays()
+			s, err := conntrack.OpenHandover()
 			if err != nil {
 				return err
 			}

@@ -11,20 +11,20 @@ import (
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
-// TestStrays: what is passed on outlives the process, and the table of somebody
+// TestHandoverOutlivesProcessAndTable: what is passed on outlives the process, and the table of somebody
 // who has deleted it.
-func TestStrays(t *testing.T) {
+func TestHandoverOutlivesProcessAndTable(t *testing.T) {
 	nstest.Require(t, "nft")
-	open := func() *Strays {
+	open := func() *Handover {
 		t.Helper()
-		s, err := OpenStrays()
+		s, err := OpenHandover()
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = s.Close() })
 		return s
 	}
-	pass := func(s *Strays, addr, node string) {
+	pass := func(s *Handover, addr, node string) {
 		t.Helper()
 		to, _ := netip.ParseAddr(node)
 		if err := s.Pass(netip.MustParseAddr(addr), to); err != nil {
@@ -33,7 +33,7 @@ func TestStrays(t *testing.T) {
 	}
 	expect := func(family string, want ...string) {
 		t.Helper()
-		out, err := exec.Command("nft", "list", "map", family, strayTable, strayFormer).CombinedOutput()
+		out, err := exec.Command("nft", "list", "map", family, handoverTable, handoverFormer).CombinedOutput()
 		if err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
@@ -60,7 +60,7 @@ func TestStrays(t *testing.T) {
 	if got := s.Former(netip.MustParseAddr("192.0.2.200")); got != netip.MustParseAddr("192.0.2.12") || len(s.Addresses()) != 2 {
 		t.Errorf("the next process has %v of %v", got, s.Addresses())
 	}
-	nstest.Run(t, "nft", "delete", "table", "ip", strayTable)
+	nstest.Run(t, "nft", "delete", "table", "ip", handoverTable)
 	pass(s, "192.0.2.202", "192.0.2.13")
 	expect("ip", "192.0.2.200 : 192.0.2.12", "192.0.2.202 : 192.0.2.13")
 
