@@ -22,8 +22,8 @@ const L2 Kind = "L2"
 
 // Announcer makes traffic for a set of addresses come to the nodes that the
 // elections name, by one Kind. It is driven by the Speaker's goroutine alone: it is
-// told the time, and none of its methods blocks. What it receives by goroutines of
-// its own it keeps until Step, and asks for that by Env.Wake.
+// told the time, and none of its methods blocks. What its own
+// goroutines receive it keeps until Step, which it requests with Env.Wake.
 type Announcer interface {
 	// Apply replaces what is to be announced. Step acts on it; it is called next.
 	// Desired is not changed afterwards, by either side.
@@ -31,15 +31,15 @@ type Announcer interface {
 	// Step does everything that is due: what Apply has changed, what has been
 	// received, and deadlines.
 	Step(now time.Time)
-	// Next returns for how long nothing is due; 0 for Step at once.
+	// Next returns for how long nothing is due; 0 for Step immediately.
 	Next(now time.Time) time.Duration
 	// Reports returns the state of every address that may have changed since the
 	// last call, Released for those that this node no longer announces. It leaves
 	// State NoEligibleNode and the field Reason to the Speaker.
 	Reports(now time.Time) []Report
 	// Receptions returns, by the index of an interface, what the Announcer has found
-	// out there about what this node receives. The other nodes are told. The map is
-	// not changed afterwards.
+	// out there about what this node receives, which is published. The map is not
+	// changed afterwards.
 	Receptions() map[int]elect.Reception
 	// Active returns how many announcements still bring traffic here. Once
 	// Desired.Leaving is set the Speaker waits until there are none.
@@ -67,7 +67,7 @@ type Env struct {
 	Wake func()
 }
 
-// Advertisement is an address of one Kind and who has to announce it.
+// Advertisement is an address of one Kind with the outcome of its election.
 type Advertisement struct {
 	elect.Address
 	// Preempt is the pool's.

@@ -5,19 +5,19 @@
 //
 //	API (Update)     membership      netlink
 //	addresses,       who is alive,   interfaces,
-//	pools, nodes     their facts     carrier
+//	pools, nodes     their Info      carrier
 //	     |               |              |
 //	     +-------> Speaker: one goroutine
 //	                     |
 //	        elect.Elect, for the addresses of each Kind
-//	                     |  Desired: advertisements, members, facts, links
+//	                     |  Desired: advertisements, members, Infos, links
 //	   - - - - - - - Announcer - - - - - - - - - - the seam
 //	                     |
 //	        l2 (ARP and NDP)   ... another Kind
 //	                     |  Report
 //	                 reporter -> LoadBalancerAddress.status
 //
-// Every agent computes the same election from the same facts. The API server is
+// Every agent computes the same election from the same data. The API server is
 // needed to learn of a new address, and for nothing else: alive, link state and the
 // kernel's state go from agent to agent.
 //

@@ -20,7 +20,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/testkit/announcetest"
 )
 
-// link gives the node's eth0 and a handle to change it with.
+// link returns the node's eth0 and a handle to change it with.
 func (l *lan) link(h *announcetest.Host) (*netlink.Handle, netlink.Link) {
 	l.t.Helper()
 	links := h.Net.Links()

@@ -87,7 +87,7 @@ func (l *lan) must(err error) {
 	}
 }
 
-// ask gives the hosts that answer one question.
+// ask returns the hosts that answer one question.
 func (l *lan) ask(a netip.Addr) []wire.MAC {
 	l.t.Helper()
 	macs, err := l.asker.Ask(a, answerWait)
@@ -135,7 +135,7 @@ func (l *lan) streamUntil(a netip.Addr, do func(), done func() bool) (sent int, 
 	return sent, echoes
 }
 
-// takenFrom tells whether another node than h announces a.
+// takenFrom reports whether another node than h announces a.
 func (l *lan) takenFrom(h *announcetest.Host, a netip.Addr) func() bool {
 	return func() bool {
 		for _, o := range l.others(h) {
@@ -147,7 +147,7 @@ func (l *lan) takenFrom(h *announcetest.Host, a netip.Addr) func() bool {
 	}
 }
 
-// others gives the running nodes beside h.
+// others returns the running nodes beside h.
 func (l *lan) others(h *announcetest.Host) []*announcetest.Host {
 	return slices.DeleteFunc(slices.Clone(l.Nodes), func(o *announcetest.Host) bool { return o == h || !o.Running() })
 }
@@ -631,7 +631,7 @@ func TestKeyRotation(t *testing.T) {
 func TestFailbackDelayed(t *testing.T) {
 	const delay = 2 * time.Second
 	l := newLAN(t, announcetest.Options{Nodes: 3, Addresses: []netip.Addr{vip4}})
-	l.must(l.Change(func(c *announcetest.Command) { c.Failback = delay }))
+	l.must(l.Change(func(c *announcetest.Command) { c.Preempt = delay }))
 	l.must(l.Start())
 	first := l.announcer(vip4)
 	first.Kill()
@@ -651,7 +651,7 @@ func TestFailbackDelayed(t *testing.T) {
 // is.
 func TestFailbackNever(t *testing.T) {
 	l := newLAN(t, announcetest.Options{Nodes: 3, Addresses: []netip.Addr{vip4}})
-	l.must(l.Change(func(c *announcetest.Command) { c.Failback = announce.Never }))
+	l.must(l.Change(func(c *announcetest.Command) { c.Preempt = announce.Never }))
 	l.must(l.Start())
 	first := l.announcer(vip4)
 	first.Kill()
@@ -679,7 +679,7 @@ func TestFailbackNever(t *testing.T) {
 			t.Fatalf("answers from %v, want %v to keep it", macs, second.MAC)
 		}
 	}
-	l.must(l.Change(func(c *announcetest.Command) { c.Failback = 0 }))
+	l.must(l.Change(func(c *announcetest.Command) { c.Preempt = 0 }))
 	l.eventually("the preferred node after the policy has changed", func() bool {
 		macs := l.ask(vip4)
 		return len(macs) == 1 && macs[0] == first.MAC

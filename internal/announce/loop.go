@@ -16,9 +16,9 @@ import (
 	"github.com/causeway-lb/causeway/internal/announce/nodeinfo"
 )
 
-// settleTime is how long a new Speaker waits for its peers' gossip before it
+// joinTimeout is how long a new Speaker waits for its peers' gossip before it
 // believes that those it has not heard are dead.
-const settleTime = time.Second
+const joinTimeout = time.Second
 
 // loop is the state of the Speaker's one goroutine. It holds the elections and
 // drives the Announcers.
@@ -37,7 +37,7 @@ type loop struct {
 	deaf       []string                         // this node's interfaces that receive nothing, as last reported
 
 	keyedAt time.Time // since when there is a key
-	settled bool      // the membership is known, as far as it can be
+	joined  bool      // the membership is known, as far as it can be
 }
 
 func newLoop(cfg Config, m *members.Members, log logr.Logger) *loop {
@@ -75,10 +75,10 @@ func (l *loop) step(now time.Time, snap *Snapshot) {
 // next returns for how long nothing is due.
 func (l *loop) next(now time.Time) time.Duration {
 	wait := time.Second
-	if !l.settled && !l.keyedAt.IsZero() {
-		wait = 10 * time.Millisecond // for settleTime at most
+	if !l.joined && !l.keyedAt.IsZero() {
+		wait = 10 * time.Millisecond // for joinTimeout at most
 	}
-	if l.changed && l.settled {
+	if l.changed && l.joined {
 		wait = 0
 	}
 	for _, a := range l.announcers {
@@ -106,7 +106,7 @@ func (l *loop) report(now time.Time) {
 }
 
 // ready reports whether the loop knows enough to elect: interfaces, a key, and the
-// peers' gossip or settleTime without it.
+// peers' gossip or joinTimeout without it.
 func (l *loop) ready(now time.Time, view map[string]members.Member) bool {
 	if l.members.Keys() == nil {
 		return false
@@ -114,14 +114,14 @@ func (l *loop) ready(now time.Time, view map[string]members.Member) bool {
 	if l.keyedAt.IsZero() {
 		l.keyedAt = now
 	}
-	if !l.settled && (l.members.Joined() && informed(view) || now.Sub(l.keyedAt) >= settleTime) {
-		l.settled = true
-		l.log.Info("Membership is settled", "members", len(view), "elapsed", now.Sub(l.keyedAt).String())
+	if !l.joined && (l.members.Joined() && informed(view) || now.Sub(l.keyedAt) >= joinTimeout) {
+		l.joined = true
+		l.log.Info("Membership is known", "members", len(view), "elapsed", now.Sub(l.keyedAt).String())
 	}
-	return l.settled
+	return l.joined
 }
 
-// informed reports whether every peer that is alive has published its facts.
+// informed reports whether every peer that is alive has published its Info.
 func informed(view map[string]members.Member) bool {
 	for _, m := range view {
 		if m.Alive() && m.Info == nil {
@@ -131,7 +131,7 @@ func informed(view map[string]members.Member) bool {
 	return true
 }
 
-// elect reads all inputs, holds the elections, and gives each Announcer what it has
+// elect reads all inputs, holds the elections, and passes each Announcer what it has
 // to announce.
 func (l *loop) elect(now time.Time, snap *Snapshot) {
 	start := time.Now()
@@ -179,7 +179,7 @@ func (l *loop) elect(now time.Time, snap *Snapshot) {
 	l.cfg.Metrics.election.Observe(time.Since(start).Seconds())
 }
 
-// reportDeaf tells Config.Deaf of a change.
+// reportDeaf passes a change to Config.Deaf.
 func (l *loop) reportDeaf(nodes []elect.Node) {
 	var deaf []string
 	if i := slices.IndexFunc(nodes, func(n elect.Node) bool { return n.Name == l.cfg.Node }); i >= 0 {
@@ -217,8 +217,8 @@ func hold(nodes []elect.Node, ads []Advertisement) {
 	}
 }
 
-// publish tells the others about this node, and returns what they are told: this
-// node is judged by that, too, here as there.
+// publish sends this node's Info to the others and returns it as they decode it: the
+// election uses the same here as there.
 func (l *loop) publish(snap *Snapshot, relevant []links.Link) nodeinfo.Info {
 	own := nodeinfo.Info{Starting: snap.Starting, InSync: snap.InSync, Leaving: l.leaving}
 	for i := range relevant {
@@ -230,13 +230,13 @@ func (l *loop) publish(snap *Snapshot, relevant []links.Link) nodeinfo.Info {
 	}
 	b, whole := own.Encode(members.MaxInfo)
 	if !whole {
-		l.log.Info("Too many interfaces to tell the other nodes; narrow the pools' interfaces", "interfaces", len(own.Interfaces))
+		l.log.Info("Too many interfaces to publish; narrow the pools' interfaces", "interfaces", len(own.Interfaces))
 	}
 	if err := l.members.SetInfo(b); err != nil {
-		l.log.Error(err, "Telling facts failed")
+		l.log.Error(err, "Publishing this node's interfaces failed")
 	}
 	if err := l.members.SetOldInfo(own.EncodeOld(members.MaxOldInfo)); err != nil {
-		l.log.Error(err, "Telling facts to agents of a former version failed")
+		l.log.Error(err, "Publishing this node's interfaces to agents of a former version failed")
 	}
 	told, _ := nodeinfo.Decode(b)
 	return told

@@ -82,10 +82,10 @@ func TestAnnouncersGetTheirKind(t *testing.T) {
 	now := time.Unix(1000, 0)
 	l.changed = true
 	l.step(now, snap)
-	if layer2.desired != nil || l.next(now) > settleTime {
-		t.Fatalf("elected before the membership is settled, or not looked again: %v", l.next(now))
+	if layer2.desired != nil || l.next(now) > joinTimeout {
+		t.Fatalf("elected before the membership is known, or not looked again: %v", l.next(now))
 	}
-	now = now.Add(settleTime)
+	now = now.Add(joinTimeout)
 	l.step(now, snap)
 	if diff := cmp.Diff([]string{"192.0.2.1", "192.0.2.3"}, text(layer2.addresses(false))); diff != "" {
 		t.Errorf("L2 (-want +got):\n%s", diff)

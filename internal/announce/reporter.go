@@ -22,7 +22,7 @@ type reporter struct {
 
 	raw       map[netip.Addr]Report // as the Announcers have them; none is Released
 	published map[netip.Addr]Report // none is Released
-	touched   map[netip.Addr]bool   // may differ from published
+	pending   map[netip.Addr]bool   // may differ from published
 
 	// Of the last election.
 	addresses map[netip.Addr]*Address
@@ -31,12 +31,12 @@ type reporter struct {
 }
 
 func newReporter(self string, metrics *Metrics, log logr.Logger) *reporter {
-	return &reporter{self: self, metrics: metrics, log: log, raw: map[netip.Addr]Report{}, published: map[netip.Addr]Report{}, touched: map[netip.Addr]bool{}}
+	return &reporter{self: self, metrics: metrics, log: log, raw: map[netip.Addr]Report{}, published: map[netip.Addr]Report{}, pending: map[netip.Addr]bool{}}
 }
 
 // take records an Announcer's report.
 func (p *reporter) take(r Report) {
-	p.touched[r.Address] = true
+	p.pending[r.Address] = true
 	if r.State == Released {
 		delete(p.raw, r.Address)
 	} else {
@@ -51,20 +51,20 @@ func (p *reporter) elected(snap *Snapshot, nodes []elect.Node, results map[netip
 	for i := range snap.Addresses {
 		a := &snap.Addresses[i]
 		p.addresses[a.Addr] = a
-		p.touched[a.Addr] = true
+		p.pending[a.Addr] = true
 	}
 	for addr := range p.published {
-		p.touched[addr] = true // some may not be listed any longer
+		p.pending[addr] = true // some may not be listed any longer
 	}
 }
 
 // changes returns the reports that differ from those of the call before.
 func (p *reporter) changes() []Report {
-	if len(p.touched) == 0 {
+	if len(p.pending) == 0 {
 		return nil
 	}
 	var out []Report
-	for addr := range p.touched {
+	for addr := range p.pending {
 		r := p.about(addr)
 		old, ok := p.published[addr]
 		if !ok {
@@ -82,7 +82,7 @@ func (p *reporter) changes() []Report {
 		p.moved(old, r)
 		out = append(out, r)
 	}
-	clear(p.touched)
+	clear(p.pending)
 	announced, conflicts := 0, 0
 	for _, r := range p.published {
 		if r.State == Announced {

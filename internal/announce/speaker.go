@@ -26,15 +26,15 @@ type Config struct {
 	// Announcers by the Kind of addresses that each announces. Addresses of another
 	// Kind are announced by no node.
 	Announcers map[Kind]NewAnnouncer
-	// Report, which may be nil, is told of every change. It is called from the
-	// Speaker's goroutine and must not block.
+	// Report, which may be nil, is called for every change, from the
+	// Speaker's goroutine, and must not block.
 	Report func(Report)
-	// Membership, which may be nil, is told of every change of the other nodes,
-	// by name. It is called like Report.
+	// Membership, which may be nil, is called for every change of the other nodes,
+	// by name, like Report.
 	Membership func(map[string]members.Member)
-	// Deaf, which may be nil, is told of every change of this node's interfaces that
-	// receive nothing while other nodes hear each other there, by name. This node
-	// announces nothing on them. It is called like Report.
+	// Deaf, which may be nil, is called like Report for every change of this node's
+	// interfaces that receive nothing while other nodes hear each other there, by
+	// name. This node announces nothing on them.
 	Deaf func(interfaces []string)
 	// Metrics to count in; nil for none.
 	Metrics *Metrics

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package elect decides which node announces which LoadBalancer address. It is
-// pure: every agent computes the same result from the same facts, so that failover
+// pure: every agent computes the same result from the same input, so that failover
 // needs no coordination (lease, lock, leader).
 //
 //	nodes, addresses -> Eligibility  (eligible nodes, and reasons against the others)

@@ -27,10 +27,10 @@ type Result struct {
 	Grades []Grade
 }
 
-// Rank gives the position of node in r.Ranks, or -1.
+// Rank returns the position of node in r.Ranks, or -1.
 func (r Result) Rank(node string) int { return slices.Index(r.Ranks, node) }
 
-// Grade gives the grade of a node, which is the worst possible if it is not in
+// Grade returns the grade of a node, which is the worst possible if it is not in
 // r.Ranks.
 func (r Result) Grade(node string) Grade {
 	switch at := r.Rank(node); {
@@ -43,7 +43,7 @@ func (r Result) Grade(node string) Grade {
 	}
 }
 
-// Preferred tells whether node may announce and is of the announcer's grade. The
+// Preferred reports whether node may announce and is of the announcer's grade. The
 // others are for when none of these can.
 func (r Result) Preferred(node string) bool {
 	return r.Rank(node) >= 0 && r.Grade(node) == r.Grade(r.Announcer)
@@ -56,8 +56,8 @@ func Score(address netip.Addr, node string) uint64 {
 	return score(hashAddr(address), hashName(node))
 }
 
-// Outranks tells whether node a comes before node b for address, whoever else
-// there is. Of two different nodes exactly one outranks the other.
+// Outranks reports whether node a comes before node b for address, whatever other
+// nodes there are. Of two different nodes exactly one outranks the other.
 func Outranks(address netip.Addr, a, b string) bool {
 	sa, sb := Score(address, a), Score(address, b)
 	if sa != sb {
@@ -159,7 +159,7 @@ func (e *election) rank() {
 				prefs = append(prefs, preference{score(ha, hashes[n]), int32(n), grade})
 			}
 		}
-		if reserved { // where the address belongs; elsewhere nobody asks for it
+		if reserved { // where the address belongs; elsewhere no host asks for it
 			prefs = slices.DeleteFunc(prefs, func(p preference) bool { return p.grade&gradeRouted != 0 })
 		}
 		slices.SortFunc(prefs, func(x, y preference) int {
@@ -181,7 +181,7 @@ func (e *election) rank() {
 	}
 }
 
-// bound gives each node its capacity. An address that k nodes of the best grade
+// bound returns each node its capacity. An address that k nodes of the best grade
 // may announce counts 1/k towards the fair share of each of them.
 func (e *election) bound() {
 	// Counted in integers by k, because a floating-point sum would depend on

@@ -187,7 +187,7 @@ func TestOrderIsIrrelevant(t *testing.T) {
 	}
 }
 
-// soften gives a node soft reasons, sometimes.
+// soften returns a node soft reasons, sometimes.
 func soften(rng *rand.Rand, n *Node) {
 	n.Cordoned, n.Deleting, n.InSync, n.NoNetwork = rng.IntN(3) == 0, rng.IntN(5) == 0, rng.IntN(5) > 0, rng.IntN(6) == 0
 }

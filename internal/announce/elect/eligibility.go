@@ -29,7 +29,7 @@ const (
 	Reserved        Reason = "it is the network, broadcast or subnet-router anycast address of its interface's subnet, which hosts do not use as another's; give the Service another address"
 	LinkDown        Reason = "the link of its interface is down"
 	NotReceiving    Reason = "it receives nothing on its interface, where other nodes hear each other; check its cable, its switch port, and filters on the way"
-	NotYetReporting Reason = "its agent has not told its interfaces yet"
+	NotYetReporting Reason = "its agent has not published its interfaces yet"
 )
 
 // The reasons against a node that announces all the same where no better one
@@ -75,7 +75,7 @@ func (g Grade) Reasons() []Reason {
 	return out
 }
 
-// Graded gives the grade of n.
+// Graded returns the grade of n.
 func Graded(n *Node) Grade {
 	var g Grade
 	if n.Cordoned {
@@ -93,7 +93,7 @@ func Graded(n *Node) Grade {
 	return g
 }
 
-// Interface is what a node tells about one of its interfaces.
+// Interface is what a node publishes about one of its interfaces.
 type Interface struct {
 	Name string
 	// Up means that the interface is administratively up and has a carrier.
@@ -101,7 +101,7 @@ type Interface struct {
 	// Subnets are the on-link prefixes of its addresses. Second are those of them
 	// that the kernel routes by another interface, which is in them too.
 	Subnets, Second []netip.Prefix
-	// Default4 and Default6 tell that a default route of that family leaves
+	// Default4 and Default6: a default route of that family leaves
 	// through it.
 	Default4, Default6 bool
 	Reception          Reception
@@ -171,13 +171,13 @@ type Node struct {
 	// Starting: its kernel has not matched Desired since its agent started. InSync:
 	// it does now.
 	Starting, InSync bool
-	// Interfaces it could announce on; nil while it has not told.
+	// Interfaces it could announce on; nil until it has published them.
 	Interfaces []Interface
 }
 
 // Pool is what the addresses of one pool have in common.
 type Pool struct {
-	// Selects tells whether a node with these labels may announce; nil: all may.
+	// Selects reports whether a node with these labels may announce; nil: all may.
 	Selects func(labels map[string]string) bool
 	// IgnoreExcludeLabel lets nodes announce that are Excluded.
 	IgnoreExcludeLabel bool
@@ -196,8 +196,8 @@ type Address struct {
 	Local map[string]bool
 }
 
-// Eligibility tells why n may not announce a, or Eligible. How willingly it is taken
-// then, Graded tells.
+// Eligibility returns why n may not announce a, or Eligible. Graded returns how
+// willingly it is taken then.
 func Eligibility(n *Node, a *Address) Reason {
 	if r := nodeEligibility(n, a.Pool); r != Eligible {
 		return r
@@ -227,8 +227,8 @@ func addressEligibility(n *Node, a *Address) Reason {
 	return r
 }
 
-// placeEligibility is addressEligibility with what is computed once an address. routed tells of an
-// eligible node that only its default route leads to a: none of its interfaces is in
+// placeEligibility is addressEligibility with what is computed once an address. routed
+// reports, of an eligible node, that only its default route leads to a: none of its interfaces is in
 // a's subnet, nor named by the pool.
 func placeEligibility(n *Node, a *Address, edge int) (r Reason, routed bool) {
 	if a.Local != nil && !a.Local[n.Name] {
@@ -273,14 +273,14 @@ func (a *Address) edge() int {
 	return bits.TrailingZeros64(low)
 }
 
-// reserved tells whether a is no host's in the subnet in which it is to be announced:
+// reserved reports whether a is no host's in the subnet in which it is to be announced:
 // its first address (of IPv6 the subnet-router anycast address, RFC 4291 section
 // 2.6.1) or, for IPv4, its last. Subnets of two addresses have neither (RFC 3021,
 // RFC 6164).
 func (a *Address) reserved(interfaces []Interface, on []int, edge int) bool {
 	for _, i := range on {
 		for _, p := range interfaces[i].Subnets {
-			// Most addresses are told by their last bits alone.
+			// The last bits alone decide for most addresses.
 			if host := a.Addr.BitLen() - p.Bits(); host >= 2 && host <= edge && p.Contains(a.Addr) {
 				return true
 			}
@@ -289,7 +289,7 @@ func (a *Address) reserved(interfaces []Interface, on []int, edge int) bool {
 	return false
 }
 
-// On gives the indexes of the interfaces on which a is to be announced,
+// On returns the indexes of the interfaces on which a is to be announced,
 // whether up or not: of those that the pool names, or of all, the ones in the
 // smallest subnet that holds a. If there is none: all that the pool names, or those
 // of the default route. Of several that are in one subnet only one is left, by
@@ -299,7 +299,7 @@ func On(a *Address, interfaces []Interface) []int {
 	return out
 }
 
-// on appends to out, which is empty, what On gives. longest is the length of the
+// on appends to out, which is empty, what On returns. longest is the length of the
 // smallest subnet that holds a, or -1.
 func (a *Address) on(interfaces []Interface, out []int) (_ []int, longest int) {
 	longest = -1
@@ -324,7 +324,7 @@ func (a *Address) on(interfaces []Interface, out []int) (_ []int, longest int) {
 	}), longest
 }
 
-// after tells whether i and j are on one link, and j is the one for a.
+// after reports whether i and j are on one link, and j is the one for a.
 func after(a *Address, interfaces []Interface, i, j int) bool {
 	x, y := &interfaces[i], &interfaces[j]
 	shared, holds := false, false
@@ -342,7 +342,7 @@ func after(a *Address, interfaces []Interface, i, j int) bool {
 	return shared && (second && !otherSecond || second == otherSecond && j < i)
 }
 
-// named tells whether one of the pool's patterns matches.
+// named reports whether one of the pool's patterns matches.
 func (p *Pool) named(name string) bool {
 	return slices.ContainsFunc(p.Interfaces, func(pattern string) bool {
 		ok, err := path.Match(pattern, name)
@@ -361,7 +361,7 @@ func (i *Interface) bits(a netip.Addr) int {
 	return longest
 }
 
-// leads tells whether a default route of a's family leaves through i.
+// leads reports whether a default route of a's family leaves through i.
 func (i *Interface) leads(a netip.Addr) bool {
 	if a.Is4() {
 		return i.Default4

@@ -18,10 +18,10 @@ import (
 // heardBacklog is how many messages may wait for Step.
 const heardBacklog = 8192
 
-// Config is what Announcers need beside their announce.Env.
+// Config is what Announcers need in addition to their announce.Env.
 type Config struct {
-	// Handover, which may be nil, is told where the open connections of an address
-	// are known that has come here from another node.
+	// Handover, which may be nil, is informed about the node that knows the open
+	// connections of an address that has moved here.
 	Handover Handover
 	// Metrics to count in; nil for none.
 	Metrics *Metrics
@@ -41,7 +41,7 @@ func New(cfg Config) announce.NewAnnouncer {
 	}
 }
 
-// Membership is what an Announcer has to know of the members beside what is in
+// Membership is what an Announcer needs of the members in addition to
 // announce.Desired. *members.Members is one.
 type Membership interface {
 	keyring
@@ -87,7 +87,7 @@ type decisions struct {
 // sender finds out which node has sent a frame. *frameAuth is one.
 type sender interface {
 	know(nodes map[string]bool)
-	sender(m wire.Message, self wire.MAC, aliases func(node string, mac wire.MAC) []wire.MAC) (string, trust)
+	sender(m wire.Message, self wire.MAC, aliases func(node string, mac wire.MAC) []wire.MAC) (string, verification)
 }
 
 // newAnnouncer returns one without auth, and whose ports cannot be opened.
@@ -213,7 +213,7 @@ func (a *Announcer) Reports(now time.Time) []announce.Report {
 func (a *Announcer) after(now time.Time, e *entry, before claim.State) {
 	a.queue.put(e)
 	state, _ := e.machine.State()
-	a.reports.touch(e.addr)
+	a.reports.enqueue(e.addr)
 	if state == before {
 		return
 	}

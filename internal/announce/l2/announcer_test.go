@@ -68,14 +68,14 @@ func (m fakeMembership) Probes() bool             { return true }
 type fakeAuth struct{}
 
 func (fakeAuth) know(map[string]bool) {}
-func (fakeAuth) sender(m wire.Message, _ wire.MAC, _ func(string, wire.MAC) []wire.MAC) (string, trust) {
+func (fakeAuth) sender(m wire.Message, _ wire.MAC, _ func(string, wire.MAC) []wire.MAC) (string, verification) {
 	if m.From[5] == 0xff {
 		return "", foreign
 	}
 	if !m.Seal.IsZero() {
-		return fmt.Sprintf("node-%d", m.From[5]), hinted
+		return fmt.Sprintf("node-%d", m.From[5]), unverified
 	}
-	return fmt.Sprintf("node-%d", m.From[5]), proven
+	return fmt.Sprintf("node-%d", m.From[5]), verified
 }
 
 func mac(node byte) wire.MAC { return wire.MAC{2, 0, 0, 0, 0, node} }

@@ -27,7 +27,7 @@ type contacts struct {
 }
 
 // track compares the nodes of two elections. reannounce reports that a node has come
-// back, which is told at once what this node announces.
+// back, which then hears what this node announces.
 func (t *contacts) track(now time.Time, old, nodes []elect.Node) (reannounce bool) {
 	was := make(map[string]bool, len(old))
 	for _, n := range old {

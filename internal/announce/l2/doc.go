@@ -6,8 +6,8 @@
 //
 //	announce.Desired (Apply)              frames (wire.Conn: arp, ndp)
 //	        |                                    |
-//	     cluster: who is who,                   heard
-//	     where, and answers what                 |
+//	     cluster: names, addresses,             heard
+//	     interfaces of the nodes                 |
 //	        |                                    |
 //	  Announcer: clock and select; Step does what is due
 //	     |           |            |           |         |
@@ -45,6 +45,6 @@
 //     hardware address it has; and no node yields but to the answer to a question
 //     that it has just asked.
 //
-// Not here: who is elected and alive (packages elect and members), what becomes of
+// Not here: which node is elected or alive (packages elect and members), what becomes of
 // the reports (package announce).
 package l2

@@ -20,18 +20,18 @@ const (
 	hintAge = 3 * time.Second
 )
 
-// trust is how far a frame is to be believed.
-type trust uint8
+// verification is how far the sender of a frame is verified.
+type verification uint8
 
 const (
 	// foreign: no agent's. It carries no seal, or one that does not open.
-	foreign trust = iota
+	foreign verification = iota
 	// replayed: an agent's seal, made too long ago. It has been recorded.
 	replayed
-	// hinted: an agent seems to have sent it. It is a reason to ask, and no more.
-	hinted
-	// proven: it answers a question that this node has just asked.
-	proven
+	// unverified: an agent seems to have sent it. It is a reason to ask, and no more.
+	unverified
+	// verified: it answers a question that this node has just asked.
+	verified
 )
 
 // keyring has the secrets and clocks of the nodes. *members.Members is one.
@@ -171,7 +171,7 @@ func (s *frameAuth) proof(m wire.Message, mac wire.MAC) (seal wire.Seal, ok bool
 // to be believed. aliases, which may be nil, returns the other hardware addresses
 // that a node has where it seems to have mac: a bond sends with those of its
 // ports.
-func (s *frameAuth) sender(m wire.Message, self wire.MAC, aliases func(node string, mac wire.MAC) []wire.MAC) (string, trust) {
+func (s *frameAuth) sender(m wire.Message, self wire.MAC, aliases func(node string, mac wire.MAC) []wire.MAC) (string, verification) {
 	s.lock()
 	defer s.mu.RUnlock()
 	kind := m.Kind
@@ -197,7 +197,7 @@ func (s *frameAuth) sender(m wire.Message, self wire.MAC, aliases func(node stri
 		return s.oldSender(m)
 	case wire.Hint:
 		if m.Seal.Node() == s.id.Short() && m.Seal.OpensHint(s.own, kind, m.Address, m.From, s.id) {
-			return s.node, hinted
+			return s.node, unverified
 		}
 		for _, n := range s.nodes[m.Seal.Node()] {
 			for _, key := range n.hints {
@@ -208,7 +208,7 @@ func (s *frameAuth) sender(m wire.Message, self wire.MAC, aliases func(node stri
 		}
 	case wire.Answer:
 		if m.To != self {
-			return "", replayed // another's, flooded by a switch: nobody here can tell whose it is
+			return "", replayed // for another node, flooded by a switch; only that node can open it
 		}
 		age := time.Duration(int32(s.Stamp()-m.Seal.Stamp())) * members.StampUnit
 		if age < 0 || age > answerAge || m.Kind != wire.Advertisement {
@@ -220,7 +220,7 @@ func (s *frameAuth) sender(m wire.Message, self wire.MAC, aliases func(node stri
 				if try(n.name, func(mac wire.MAC) bool {
 					return m.Seal.OpensAnswer(secret, asked, m.Address, mac, n.id, s.id)
 				}) {
-					return n.name, proven
+					return n.name, verified
 				}
 			}
 		}
@@ -230,7 +230,7 @@ func (s *frameAuth) sender(m wire.Message, self wire.MAC, aliases func(node stri
 
 // oldSender opens the seal of an agent of a former version. It has no stamp; that
 // a frame was sent to this node alone is the best proof that there is.
-func (s *frameAuth) oldSender(m wire.Message) (string, trust) {
+func (s *frameAuth) oldSender(m wire.Message) (string, verification) {
 	if s.keys == nil {
 		return "", foreign
 	}
@@ -244,24 +244,24 @@ func (s *frameAuth) oldSender(m wire.Message) (string, trust) {
 		case !n.old:
 			return n.name, replayed
 		case m.To.IsGroup():
-			return n.name, hinted
+			return n.name, unverified
 		default:
-			return n.name, proven
+			return n.name, verified
 		}
 	}
 	return "", foreign
 }
 
-// fresh judges a hint by its sender's clock. While that is not known, any is a
-// reason to ask.
-func (s *frameAuth) fresh(node string, stamp uint32) trust {
+// fresh compares a hint with its sender's clock. While that is not known, every hint
+// is a reason to ask.
+func (s *frameAuth) fresh(node string, stamp uint32) verification {
 	now, known := s.Clock(node)
 	if !known {
-		return hinted
+		return unverified
 	}
 	off := time.Duration(int32(now-stamp)) * members.StampUnit
 	if off.Abs() > hintAge {
 		return replayed
 	}
-	return hinted
+	return unverified
 }

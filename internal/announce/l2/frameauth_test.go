@@ -49,7 +49,7 @@ func TestFrameAuth(t *testing.T) {
 	answer := func(q wire.Message) wire.Message {
 		return wire.Message{Kind: wire.Advertisement, Address: vip, From: mac(2), To: mac(1), Seal: b.answer(mac(2))(q)}
 	}
-	expect := func(what string, at *frameAuth, m wire.Message, self wire.MAC, node string, level trust) {
+	expect := func(what string, at *frameAuth, m wire.Message, self wire.MAC, node string, level verification) {
 		t.Helper()
 		if n, l := at.sender(m, self, nil); n != node || l != level {
 			t.Errorf("%s: from %q, level %d; want %q, %d", what, n, l, node, level)
@@ -58,8 +58,8 @@ func TestFrameAuth(t *testing.T) {
 	exchange := func(what string) {
 		t.Helper()
 		q := question()
-		expect(what+": question", b, q, mac(2), "node-1", hinted)
-		expect(what+": answer", a, answer(q), mac(1), "node-2", proven)
+		expect(what+": question", b, q, mac(2), "node-1", unverified)
+		expect(what+": answer", a, answer(q), mac(1), "node-2", verified)
 	}
 	exchange("at first")
 	q := question()

@@ -29,7 +29,7 @@ func (a *Announcer) receive(now time.Time) {
 	}
 }
 
-// hear gives a message to the parts that it is about.
+// hear returns a message to the parts that it is about.
 func (a *Announcer) hear(now time.Time, h heard) {
 	p := h.port
 	if a.ports.all[p.key] != p {
@@ -65,8 +65,8 @@ func (a *Announcer) hear(now time.Time, h heard) {
 	}
 }
 
-// peer returns who has sent a message; ok is false for this node itself, and for what
-// is not to be believed at all.
+// peer returns the sender of a message; ok is false for this node itself, and for
+// messages that are to be ignored.
 func (a *Announcer) peer(h heard) (from claim.Peer, ok bool) {
 	c := a.cluster
 	name, level := a.auth.sender(h.Message, h.port.key.mac, c.bondOf)
@@ -74,7 +74,7 @@ func (a *Announcer) peer(h heard) (from claim.Peer, ok bool) {
 		a.metrics.replayed.Inc()
 		return from, false
 	}
-	from = claim.Peer{Name: name, MAC: h.From, Hint: level == hinted}
+	from = claim.Peer{Name: name, MAC: h.From, Hint: level == unverified}
 	if name == "" {
 		host := c.owners[h.From]
 		from.Host, from.HostInterface = host.node, host.iface

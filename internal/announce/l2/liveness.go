@@ -41,9 +41,10 @@ const (
 	// it may be heard about another: where agents miss different nodes they elect
 	// differently, and each may wait for the other.
 	unreachableHold = 2 * time.Second
-	// A silence of silenceTime is published. That this node hears others is true for
+	// A silence of silenceTime is published: within that time other nodes send frames if the
+	// announcer is gone, and say that they hear no answer either. That this node hears others is true for
 	// answeredTime after an answer, unless another one is missing.
-	silenceTime  = 200 * time.Millisecond
+	silenceTime  = 500 * time.Millisecond
 	answeredTime = 2 * elsewhereInterval
 )
 

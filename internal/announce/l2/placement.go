@@ -121,7 +121,7 @@ func (a *Announcer) addTargets(placements []placement) {
 			if p.entries[addr] == nil && rank == 0 {
 				p.entries[addr] = newEntry(addr, p, a.timing, a.cluster, a.handover, a.log)
 			}
-			if rank == 1 { // The next in line hears who asks, to tell them when it takes over.
+			if rank == 1 { // The next in line hears which hosts ask, to inform them when it takes over.
 				asked[p][addr] = true
 			}
 		}
@@ -151,7 +151,7 @@ func (a *Announcer) listen(now time.Time, p *port) {
 	p.filter.claimed = len(d.Advertisements)
 }
 
-// updateTargets tells every machine what is wanted of it, and drops entries that are
+// updateTargets sets what is wanted of every machine, and drops entries that are
 // idle and not elected.
 func (a *Announcer) updateTargets(now time.Time, placements []placement) {
 	at := make(map[netip.Addr]*placement, len(placements))

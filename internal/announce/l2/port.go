@@ -157,7 +157,7 @@ func (p *port) question(a netip.Addr) {
 		}
 	}
 	if asker.IsValid() && asker != a {
-		_ = p.conn.Question(a, asker) // the probe beside it reports an error
+		_ = p.conn.Question(a, asker) // the probe sent with it reports an error
 	}
 }
 

@@ -21,7 +21,7 @@ var errNotOpened = errors.New("no sockets")
 type ports struct {
 	open    func(now time.Time, key portKey, name string) (*port, error)
 	metrics *Metrics
-	reports reports // told of the addresses on ports that are closed
+	reports reports // which get the addresses on ports that are closed
 	log     logr.Logger
 
 	all   map[portKey]*port
@@ -70,7 +70,7 @@ func (s *ports) reopen(now time.Time) (due bool) {
 		case <-p.failed:
 			s.close(now, p)
 			due = true
-			if now.Sub(p.opened) < retryPort { // else at once: its interface may be another one now
+			if now.Sub(p.opened) < retryPort { // else immediately: its interface may be another one now
 				s.retry[p.key] = now.Add(retryPort)
 			}
 		default:
@@ -89,7 +89,7 @@ func (s *ports) reopen(now time.Time) (due bool) {
 func (s *ports) close(now time.Time, p *port) {
 	for _, e := range p.entries {
 		e.machine.Lost(now)
-		s.reports.touch(e.addr)
+		s.reports.enqueue(e.addr)
 		e.queued = time.Time{}
 	}
 	p.stop()

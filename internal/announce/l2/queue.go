@@ -31,7 +31,7 @@ func (d *deadlines) put(e *entry) {
 // remove forgets an entry.
 func (d *deadlines) remove(e *entry) { e.queued = time.Time{} }
 
-// next gives the earliest deadline.
+// next returns the earliest deadline.
 func (d *deadlines) next() (time.Time, bool) {
 	for len(*d) > 0 {
 		top := (*d)[0]

@@ -13,9 +13,9 @@ import (
 // reports has the addresses that are to be reported.
 type reports map[netip.Addr]bool
 
-func (r reports) touch(addr netip.Addr) { r[addr] = true }
+func (r reports) enqueue(addr netip.Addr) { r[addr] = true }
 
-// take returns the reports of the addresses that were touched since the last call.
+// take returns the reports of the addresses that were enqueued since the last call.
 func (r reports) take(now time.Time, c *cluster, ports map[portKey]*port) []announce.Report {
 	if len(r) == 0 {
 		return nil

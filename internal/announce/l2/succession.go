@@ -42,10 +42,10 @@ type succession struct {
 }
 
 // newSuccession begins when this node is elected. former is the node that was
-// elected before; unless that is known, as after a start of this agent, the API
-// server tells.
+// elected before; unless that is known, as after a start of this agent, it is
+// taken from the API server.
 //
-// When all agents are restarted at once, the first one to be ready takes no clients
+// When all agents are restarted together, the first one to be ready takes no clients
 // from where their connections are: so phase is agentGone also if the former node's
 // agent has only just come back and is not ready yet, or was so when this agent
 // started.

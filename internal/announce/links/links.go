@@ -30,17 +30,17 @@ type Link struct {
 	Master int // index of the VRF that it is in; 0 for none
 }
 
-// Info is what the other nodes are told about l.
+// Info returns what is published about l.
 func (l *Link) Info() nodeinfo.Interface {
 	return nodeinfo.Interface{Interface: l.Interface, MAC: l.MAC, Ports: l.Ports}
 }
 
-// maxPorts is how many ports of a bond are told to the other nodes.
+// maxPorts is how many ports of a bond are published.
 const maxPorts = 16
 
-// linkSettle is for how long events are gathered before the interfaces are read
+// debounceTime is for how long events are gathered before the interfaces are read
 // again. A carrier that is lost has to be noticed well within 100 ms.
-const linkSettle = 3 * time.Millisecond
+const debounceTime = 3 * time.Millisecond
 
 // Watch sends the interfaces now, and again whenever they change, until ctx
 // ends. It works by netlink events; if the event socket fails (too slow, for
@@ -128,7 +128,7 @@ func watchOnce(ctx context.Context, out chan<- []Link) error {
 			}
 		case <-nextHops:
 		}
-		timer.Reset(linkSettle)
+		timer.Reset(debounceTime)
 	}
 }
 
@@ -151,7 +151,7 @@ func drain[T any](c <-chan T) {
 	}()
 }
 
-// read gives the Ethernet interfaces that are no ports of a bridge or bond,
+// read returns the Ethernet interfaces that are no ports of a bridge or bond,
 // sorted by name.
 func read() ([]Link, error) {
 	all, err := netlink.LinkList()
@@ -187,7 +187,7 @@ func read() ([]Link, error) {
 	return out, nil
 }
 
-// portsOf gives the hardware addresses of a bond's ports.
+// portsOf returns the hardware addresses of a bond's ports.
 func portsOf(bond netlink.Link, all []netlink.Link) []nodeinfo.MAC {
 	if bond.Type() != "bond" {
 		return nil
@@ -202,7 +202,7 @@ func portsOf(bond netlink.Link, all []netlink.Link) []nodeinfo.MAC {
 	return out
 }
 
-// enslaved tells whether frames of the interface belong to a bridge or bond. A
+// enslaved reports whether frames of the interface belong to a bridge or bond. A
 // VRF only changes routing.
 func enslaved(a *netlink.LinkAttrs, all []netlink.Link) bool {
 	if a.MasterIndex == 0 {
@@ -244,7 +244,7 @@ func (l *Link) addSubnet(p netip.Prefix) {
 	}
 }
 
-// prefix gives the zero Prefix for nil.
+// prefix returns the zero Prefix for nil.
 func prefix(n *net.IPNet) netip.Prefix {
 	if n == nil {
 		return netip.Prefix{}
@@ -303,7 +303,7 @@ func masterName(all []netlink.Link, index int) string {
 	return ""
 }
 
-// routed gives the index of the interface by which the kernel routes to p, or 0.
+// routed returns the index of the interface by which the kernel routes to p, or 0.
 func routed(links []Link, p netip.Prefix, vrf string) int {
 	own := func(a netip.Addr) bool {
 		return slices.ContainsFunc(links, func(l Link) bool { return slices.Contains(l.Own, a) })
@@ -328,7 +328,7 @@ func Relevant(links []Link, addresses []elect.Address) []Link {
 	subnets := map[netip.Prefix]bool{}
 	for _, l := range links {
 		for _, p := range l.Second {
-			subnets[p] = true // tells which of two interfaces is on the same LAN
+			subnets[p] = true // shows which of two interfaces is on the same LAN
 		}
 	}
 	for i := range addresses {

@@ -18,13 +18,13 @@ type route struct {
 	to      netip.Prefix
 	metric  uint32
 	links   []int // indexes of the interfaces of its next hops
-	nextHop int   // of a nexthop object, where the kernel tells no interfaces; else 0
+	nextHop int   // of a nexthop object, where the kernel does not report interfaces; else 0
 	gateway bool
 	ra      bool // learned by a router advertisement
 }
 
 // readRoutes finds by which interfaces default routes leave, and the prefixes that
-// routers say to be on-link: with DHCPv6 no address of the node tells them.
+// routers say to be on-link: with DHCPv6 no address of the node shows them.
 func readRoutes(out []Link, at map[int]int) error {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		routes, err := listRoutes(family)
@@ -52,7 +52,7 @@ func readRoutes(out []Link, at map[int]int) error {
 	return nil
 }
 
-// defaults gives the positions in out of the interfaces of the best default route:
+// defaults returns the positions in out of the interfaces of the best default route:
 // the lowest metric that has an interface which is up. It has several where there
 // are several next hops, or routes of the same metric.
 func defaults(routes []route, out []Link, at map[int]int) []int {
@@ -81,7 +81,7 @@ func defaults(routes []route, out []Link, at map[int]int) []int {
 	return best
 }
 
-// listRoutes gives the routes of the main table.
+// listRoutes returns the routes of the main table.
 func listRoutes(family int) ([]route, error) {
 	request := nl.NewNetlinkRequest(unix.RTM_GETROUTE, unix.NLM_F_DUMP)
 	request.AddData(nl.NewIfInfomsg(family))
@@ -175,8 +175,8 @@ const (
 	rtnlgrpNexthop = 32
 )
 
-// listNextHops gives the interfaces of nexthop objects, and of groups of them, by
-// their number. Routes tell them only with net.ipv4.nexthop_compat_mode=1.
+// listNextHops returns the interfaces of nexthop objects, and of groups of them, by
+// their number. Routes contain them only with net.ipv4.nexthop_compat_mode=1.
 func listNextHops() (map[int][]int, error) {
 	request := nl.NewNetlinkRequest(unix.RTM_GETNEXTHOP, unix.NLM_F_DUMP)
 	request.AddRawData(make([]byte, nhMessage))

@@ -15,8 +15,8 @@ const Port = 7960
 // KeyLength is the length of a gossip key in bytes (AES-256).
 const KeyLength = 32
 
-// MaxInfo is how many bytes of facts a node may tell about itself, and MaxOldInfo
-// how many of them to agents of a former version.
+// MaxInfo is how many bytes of Info a node may publish, and MaxOldInfo how many to
+// agents of a former version.
 const (
 	MaxInfo    = 64 << 10
 	MaxOldInfo = 480
@@ -33,7 +33,7 @@ type Config struct {
 	Timing Timing
 }
 
-// Validate tells what is missing or wrong.
+// Validate returns what is missing or wrong.
 func (c *Config) Validate() error {
 	var errs []error
 	if c.Name == "" {

@@ -3,7 +3,7 @@
 // Package members detects which nodes' agents are alive, without the API server.
 //
 //	gossip   hashicorp/memberlist (SWIM with Lifeguard), encrypted: the members,
-//	         which of them are dead, and each node's facts. Settings are moderate;
+//	         which of them are dead, and each node's Info. Settings are moderate;
 //	         it detects every death within about 1.5 s.
 //	probes   every ProbeInterval to the few peers in Watch: the announcers that this
 //	         node would succeed. They detect a death within about SilenceLimit.
@@ -21,7 +21,7 @@
 //
 // Proof of life is the answer to a ping with a fresh random number, directly or
 // through a relay. It also states which process of the peer is the current one
-// (boot) and which version of its facts is valid; recorded packets and clocks have no
+// (boot) and which version of its Info is valid; recorded packets and clocks have no
 // influence. What gossip reports about a peer, dead or alive, only triggers a ping.
 // Peers about which it reports nothing are pinged in turn.
 //

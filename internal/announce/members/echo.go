@@ -26,11 +26,12 @@ const (
 	icmpFilter = 1
 )
 
-// echo asks kernels whether they are there.
+// echo probes the kernels of nodes.
 type echo interface {
 	// ask sends one request.
 	ask(to netip.Addr)
-	// answered gives who has answered since the last call. It does not wait.
+	// answered returns the addresses that have answered since the last call. It does
+	// not wait.
 	answered() []netip.Addr
 }
 

@@ -72,7 +72,7 @@ func (m *Members) stop() error {
 	m.list, m.keyring = nil, nil
 	m.mu.Unlock()
 	if !crash {
-		_ = list.Leave(leaveTimeout) // who did not hear it finds out
+		_ = list.Leave(leaveTimeout) // a node that did not hear it detects the death
 	}
 	if err := list.Shutdown(); err != nil {
 		return fmt.Errorf("close gossip: %w", err)
@@ -134,7 +134,7 @@ func (m *Members) join(t target) {
 	m.mu.Unlock()
 }
 
-// infoLoop has memberlist gossip new facts.
+// infoLoop lets memberlist gossip a new Info.
 func (m *Members) infoLoop(ctx context.Context) {
 	for {
 		select {
@@ -154,7 +154,7 @@ func (m *Members) infoLoop(ctx context.Context) {
 // memberlist that takes them.
 type delegate struct{ m *Members }
 
-// NodeMeta is what agents of a former version are told.
+// NodeMeta returns what agents of a former version get.
 func (d delegate) NodeMeta(limit int) []byte {
 	d.m.mu.Lock()
 	defer d.m.mu.Unlock()
@@ -214,7 +214,7 @@ func (m *Members) suspect(p *peer, now time.Time) {
 	}
 }
 
-// learnOld takes facts in the former format, unless p speaks the present one. The
+// learnOld takes an Info in the former format, unless p speaks the present one. The
 // lock is held.
 func (m *Members) learnOld(p *peer, version uint64, b []byte) {
 	if !m.speaksNew(p) && version > p.version {

@@ -64,7 +64,7 @@ type Member struct {
 	// Apart: it has no address of a family of which this node has one, so that the
 	// two do not hear each other.
 	Apart bool
-	// Facts are what it published last; nil if it never did. Not to be modified.
+	// Info is what it published last; nil if it never did. Not to be modified.
 	Info []byte
 }
 
@@ -111,18 +111,18 @@ type Members struct {
 	peers      map[string]*peer
 	watch      map[string]bool
 	info       []byte // own
-	version    uint64 // of facts
+	version    uint64 // of info
 	oldInfo    []byte
 	oldVersion uint64
 	sent       uint64        // number of the last packet
-	turn       []string      // whom to ask next of those that are alive and not probed
+	turn       []string      // peers to ask next, of those that are alive and not probed
 	late       time.Duration // of this process's own timers, the worst of late
 	echo       echo          // nil without CAP_NET_RAW
 	now        func() time.Time
 	crash      bool // end without a goodbye, for tests
 }
 
-// New gives Members that know nobody. onDeath, which may be nil, is told of each
+// New returns Members without peers. onDeath, which may be nil, is called for each
 // watched peer that is found dead; it must not block, nor call Members.
 func New(cfg Config, onDeath func(Death)) (*Members, error) {
 	if cfg.Timing == (Timing{}) {
@@ -209,7 +209,7 @@ func (m *Members) SetPeers(peers []Peer) {
 	m.update()
 }
 
-// address gives where p is sent to.
+// address returns where p is sent to.
 func (m *Members) address(p Peer) (netip.Addr, bool) {
 	for _, same := range []bool{true, false} {
 		for _, a := range p.Addresses {
@@ -221,7 +221,7 @@ func (m *Members) address(p Peer) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// ownOf gives this node's address of a's family. The lock is held.
+// ownOf returns this node's address of a's family. The lock is held.
 func (m *Members) ownOf(a netip.Addr) netip.Addr {
 	if a.Is4() == m.cfg.Bind.Addr().Is4() {
 		return m.cfg.Bind.Addr()
@@ -250,9 +250,9 @@ func (m *Members) bindOthers(ctx context.Context) {
 	}
 }
 
-// SetIdentities gives this node's key pair, whose public half it has published, and
-// what the others have published, by name. Of two that have, nobody else can speak
-// for either. own may be nil: this node goes by the gossip keys then. public is not
+// SetIdentities sets this node's key pair, whose public half it has published, and
+// what the others have published, by name. No third node can speak for either of two
+// that have. own may be nil: this node goes by the gossip keys then. public is not
 // to be changed afterwards.
 func (m *Members) SetIdentities(own *Identity, public map[string][]byte) {
 	m.mu.Lock()
@@ -267,8 +267,8 @@ func (m *Members) SetIdentities(own *Identity, public map[string][]byte) {
 	}
 }
 
-// setPublic gives p the key that it has published. Where a key was and is no more,
-// somebody who may do that expects an agent of a former version there. The lock is
+// setPublic sets the key that p has published. If a key has been deleted, an
+// administrator expects an agent of a former version there. The lock is
 // held.
 func (m *Members) setPublic(p *peer, key []byte) {
 	if len(key) != PublicKeyLength {
@@ -282,15 +282,15 @@ func (m *Members) setPublic(p *peer, key []byte) {
 }
 
 // unlessBound has p heard in the former format again until it answers in the present
-// one, which it does at once if it still can, unless it has a key, and so cannot be
-// of a former version. What it has told stays meanwhile. The lock is held.
+// one, which it does immediately if it still can, unless it has a key, and so cannot be
+// of a former version. Its Info stays meanwhile. The lock is held.
 func (m *Members) unlessBound(p *peer) {
 	if !m.bound(p) {
 		p.secure, p.tried, p.version = false, time.Time{}, 0
 	}
 }
 
-// Secrets gives what this node and another have in common, and no third where both
+// Secrets returns what this node and another have in common, and no third where both
 // have published keys; the one to use first. It is empty for a node that is not
 // known.
 func (m *Members) Secrets(name string) [][]byte {
@@ -305,12 +305,12 @@ func (m *Members) Secrets(name string) [][]byte {
 // StampUnit is the unit of stamps.
 const StampUnit = 100 * time.Millisecond
 
-// Stamp returns this node's clock for frames on the link, which the other nodes
-// are told. It starts anywhere, wraps around, and does not depend on the wall's.
+// Stamp returns this node's clock for frames on the link, which pings carry to the
+// other nodes. It starts anywhere, wraps around, and does not depend on wall time.
 func (m *Members) Stamp() uint32 { return m.offset + uint32(time.Since(m.started)/StampUnit) }
 
 // Clock returns another node's Stamp as it should be now; known is false until that
-// node has told it.
+// node has sent it.
 func (m *Members) Clock(name string) (stamp uint32, known bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -332,7 +332,7 @@ type Keys struct {
 // one whenever they have changed. It takes no lock.
 func (m *Members) Keys() *Keys { return m.current.Load() }
 
-// speaksNew tells whether p is to be taken by its word in the present format alone.
+// speaksNew reports whether p is to be taken by its word in the present format alone.
 func (m *Members) speaksNew(p *peer) bool { return p.secure || m.bound(p) }
 
 // SetKeys replaces the keys, each of KeyLength bytes. The first encrypts. Run
@@ -376,7 +376,7 @@ func (m *Members) SetKeys(keys ...[]byte) error {
 }
 
 // useKeys encrypts with the first key from now on and forgets keys that are not
-// listed any more.
+// listed.
 func (m *Members) useKeys() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -392,12 +392,11 @@ func (m *Members) useKeys() {
 	}
 }
 
-// SetInfo tells the other nodes something about this one, at most MaxInfo
-// bytes. They get it within a round trip, and again until they say that they have
-// it.
+// SetInfo publishes something about this node, at most MaxInfo bytes. The other nodes
+// get it within a round trip, and again until they confirm it.
 func (m *Members) SetInfo(b []byte) error {
 	if len(b) > MaxInfo {
-		return fmt.Errorf("set facts: %d bytes, at most %d are possible", len(b), MaxInfo)
+		return fmt.Errorf("set info: %d bytes, at most %d are possible", len(b), MaxInfo)
 	}
 	m.mu.Lock()
 	if bytes.Equal(b, m.info) && m.info != nil {
@@ -417,7 +416,7 @@ func (m *Members) SetInfo(b []byte) error {
 // SetOldInfo is SetInfo for agents of a former version, at most MaxOldInfo bytes.
 func (m *Members) SetOldInfo(b []byte) error {
 	if len(b) > MaxOldInfo {
-		return fmt.Errorf("set facts for former versions: %d bytes, at most %d are possible", len(b), MaxOldInfo)
+		return fmt.Errorf("set info for former versions: %d bytes, at most %d are possible", len(b), MaxOldInfo)
 	}
 	m.mu.Lock()
 	if bytes.Equal(b, m.oldInfo) && m.oldInfo != nil {
@@ -428,7 +427,7 @@ func (m *Members) SetOldInfo(b []byte) error {
 	m.oldVersion++
 	for _, p := range m.peers {
 		if !m.speaksNew(p) {
-			m.sendOld(p, message{kind: facts, number: m.oldVersion, body: m.oldInfo})
+			m.sendOld(p, message{kind: infoPart, number: m.oldVersion, body: m.oldInfo})
 		}
 	}
 	m.mu.Unlock()
@@ -453,7 +452,7 @@ func (m *Members) Watch(names []string) {
 	}
 }
 
-// View gives what is known about every other node, by name.
+// View returns what is known about every other node, by name.
 func (m *Members) View() map[string]Member {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -478,10 +477,10 @@ func (m *Members) Slack() time.Duration {
 			late = max(late, p.late)
 		}
 	}
-	return max(lateWeight*(late-calmLateness), 0)
+	return max(lateWeight*(late-idleLateness), 0)
 }
 
-// Stalled tells whether a watched peer has left at least one ping unanswered. If
+// Stalled reports whether a watched peer has left at least one ping unanswered. If
 // that goes on it will be dead; until then nothing else should be held against it.
 func (m *Members) Stalled(name string) bool {
 	m.mu.Lock()
@@ -493,7 +492,7 @@ func (m *Members) Stalled(name string) bool {
 // Probes reports whether peers are probed directly; else gossip decides alone.
 func (m *Members) Probes() bool { return m.cfg.Timing.ProbeInterval > 0 }
 
-// Joined tells whether every peer that is listed has been heard.
+// Joined reports whether every peer that is listed has been heard.
 func (m *Members) Joined() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -505,7 +504,7 @@ func (m *Members) Joined() bool {
 	return m.list != nil
 }
 
-// peer gives the record of name, making it if need be. The lock is held.
+// peer returns the record of name, making it if need be. The lock is held.
 func (m *Members) peer(name string) *peer {
 	p := m.peers[name]
 	if p == nil {

@@ -159,7 +159,7 @@ func hear(m *Members, name string) {
 	m.update()
 }
 
-// alive gives the names that i holds alive.
+// alive returns the names that i holds alive.
 func (c *cluster) alive(i int) []string {
 	var out []string
 	for n, m := range c.nodes[i].View() {
@@ -204,18 +204,18 @@ func TestJoinAndFacts(t *testing.T) {
 	if err := c.nodes[0].SetInfo([]byte("eth0 up")); err != nil {
 		t.Fatal(err)
 	}
-	c.eventually(time.Second, "facts arrive", func() bool {
+	c.eventually(time.Second, "the info arrives", func() bool {
 		return string(c.nodes[1].View()[name(0)].Info) == "eth0 up" && string(c.nodes[2].View()[name(0)].Info) == "eth0 up"
 	})
 	// A node that comes later learns them as well.
 	c.start(3, c.key)
 	c.listPeers()
 	c.complete()
-	c.eventually(2*time.Second, "late node learns facts", func() bool {
+	c.eventually(2*time.Second, "a late node gets the info", func() bool {
 		return string(c.nodes[3].View()[name(0)].Info) == "eth0 up"
 	})
 	if err := c.nodes[0].SetInfo(make([]byte, MaxInfo+1)); err == nil {
-		t.Error("accepted facts that are too long")
+		t.Error("accepted an info that is too long")
 	}
 }
 
@@ -562,7 +562,7 @@ func TestValidate(t *testing.T) {
 
 func FuzzDecode(f *testing.F) {
 	f.Add(message{kind: relay, number: 7, from: "a", target: "b"}.encode())
-	f.Add(message{kind: facts, number: 7, from: "a", body: []byte("x")}.encode())
+	f.Add(message{kind: infoPart, number: 7, from: "a", body: []byte("x")}.encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, ok := decode(b)
 		if !ok {

@@ -12,13 +12,13 @@ import (
 type kind uint8
 
 const (
-	ping  kind = iota + 1 // are you there? body: status
-	ack                   // yes, this answers your ping; body: status
-	relay                 // former version only: please ping target for me
-	yes                   // former version only: target answered me
-	no                    // target did not answer me; body: its nodeinfo.ID
-	facts                 // a part of what I tell about myself; body: part
-	carry                 // please pass this packet on; body: it
+	ping     kind = iota + 1 // are you there? body: status
+	ack                      // yes, this answers your ping; body: status
+	relay                    // former version only: please ping target for me
+	yes                      // former version only: target answered me
+	no                       // target did not answer me; body: its nodeinfo.ID
+	infoPart                 // a part of the sender's Info; body: part
+	carry                    // please pass this packet on; body: it
 	lastKind
 )
 
@@ -29,8 +29,8 @@ type status struct {
 	nonce   uint64        // of the ping, which the ack repeats
 	late    time.Duration // how late the sender's timers are
 	stamp   uint32        // the sender's clock on the link (Members.Stamp)
-	version uint64        // of the sender's facts; 0 for none
-	known   uint64        // version of the receiver's facts that the sender has
+	version uint64        // of the sender's Info; 0 for none
+	known   uint64        // version of the receiver's Info that the sender has
 }
 
 const statusLength = 30
@@ -58,11 +58,11 @@ func decodeStatus(b []byte) (s status, ok bool) {
 	}, true
 }
 
-// partLength is how many bytes of facts one packet carries: no packet is cut into
+// partLength is how many bytes of an Info one packet carries: no packet is cut into
 // fragments.
 const partLength = 1024
 
-// part is a part of facts, beginning at offset.
+// part is a part of an Info, beginning at offset.
 //
 //	version 8 | total 4 | offset 4 | bytes
 type part struct {
@@ -95,7 +95,7 @@ func decodePart(b []byte) (p part, ok bool) {
 	return p, uint32(len(p.bytes)) == min(partLength, p.total-p.offset)
 }
 
-// split cuts facts into parts, at least one.
+// split cuts an Info into parts, at least one.
 func split(version uint64, b []byte) []part {
 	out := []part{}
 	for offset := 0; offset == 0 || offset < len(b); offset += partLength {
@@ -112,7 +112,7 @@ type puzzle struct {
 	got     []bool
 }
 
-// add gives the whole once it is complete.
+// add returns the whole once it is complete.
 func (z *puzzle) add(p part) (whole []byte, ok bool) {
 	if z.version != p.version || len(z.bytes) != int(p.total) || z.got == nil {
 		n := max(1, (int(p.total)+partLength-1)/partLength)
@@ -134,7 +134,7 @@ func (z *puzzle) add(p part) (whole []byte, ok bool) {
 }
 
 // message is what agents of a former version (up to 0.1) send in memberlist's
-// encrypted user messages, and are sent. Who sent it is known by from alone.
+// encrypted user messages, and are sent. Only from shows its sender.
 //
 //	kind 1 | number 8 | len 1 | from | len 1 | target | body
 type message struct {
@@ -142,7 +142,7 @@ type message struct {
 	number uint64
 	from   string
 	target string // relay, yes, no
-	body   []byte // facts: these; ping, ack: how late the sender's timers are, 2 bytes, ms
+	body   []byte // infoPart: the Info; ping, ack: how late the sender's timers are, 2 bytes, ms
 }
 
 func (m message) encode() []byte {
@@ -155,7 +155,7 @@ func (m message) encode() []byte {
 
 // decode copies what it keeps of b.
 func decode(b []byte) (m message, ok bool) {
-	if len(b) < 11 || b[0] == 0 || b[0] > byte(facts) {
+	if len(b) < 11 || b[0] == 0 || b[0] > byte(infoPart) {
 		return message{}, false
 	}
 	m.kind, m.number = kind(b[0]), binary.BigEndian.Uint64(b[1:])

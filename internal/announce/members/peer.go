@@ -35,10 +35,10 @@ type peer struct {
 	stamped time.Time
 
 	info     []byte
-	version  uint64 // of facts
+	version  uint64 // of info
 	told     uint64 // version of them that it says is the latest
 	puzzle   puzzle
-	has      uint64    // version of this node's facts that it has
+	has      uint64    // version of this node's Info that it has
 	pushed   time.Time // when they were last sent to it
 	answered time.Time // when a process of it that is not known yet was last answered
 
@@ -56,7 +56,7 @@ type peer struct {
 	relayed time.Time     // when relays were last asked
 	pings   [32]sentPing
 	slot    int                       // of the next
-	relays  map[nodeinfo.ID]time.Time // whom it last had asked
+	relays  map[nodeinfo.ID]time.Time // by the node that it had asked, when
 	nos     map[string]time.Time      // peers that got no answer from it
 
 	echoAsked time.Time     // the last echo request to its kernel
@@ -83,7 +83,7 @@ func (p *peer) addr() netip.AddrPort { return p.listed }
 // maxAckAge is how old a ping may be whose answer shows that the peer is alive.
 const maxAckAge = 2 * time.Second
 
-// sending gives the number of a ping that is about to leave: nobody can guess it.
+// sending returns the number of a ping that is about to leave: it cannot be guessed.
 func (p *peer) sending(now time.Time) uint64 {
 	n := uint64(len(p.pings))
 	number := rand.Uint64()/n*n + uint64(p.slot)
@@ -92,7 +92,7 @@ func (p *peer) sending(now time.Time) uint64 {
 	return number
 }
 
-// isAnswer tells whether number is that of a ping that has just left. Each is
+// isAnswer reports whether number is that of a ping that has just left. Each is
 // answered once.
 func (p *peer) isAnswer(number uint64, now time.Time) (sent time.Time, ok bool) {
 	s := &p.pings[number%uint64(len(p.pings))]
@@ -104,10 +104,10 @@ func (p *peer) isAnswer(number uint64, now time.Time) (sent time.Time, ok bool) 
 	return sent, true
 }
 
-// probed tells whether every silence of p counts.
+// probed reports whether every silence of p counts.
 func (m *Members) probed(p *peer) bool { return m.watch[p.name] || !p.suspected.IsZero() }
 
-// watches tells whether p may have another node asked on its behalf: each once in
+// watches reports whether p may have another node asked on its behalf: each once in
 // half a relayInterval.
 func (p *peer) watches(other nodeinfo.ID, now time.Time) bool {
 	if now.Sub(p.relays[other]) < relayInterval/2 {
@@ -120,7 +120,7 @@ func (p *peer) watches(other nodeinfo.ID, now time.Time) bool {
 	return true
 }
 
-// secondOpinion tells whether another peer got no answer either, of late.
+// secondOpinion reports whether another peer got no answer either, of late.
 func (p *peer) secondOpinion(now time.Time) bool {
 	for _, at := range p.nos {
 		if now.Sub(at) < opinionAge {
@@ -149,10 +149,10 @@ func (p *peer) roundTrip(took time.Duration) {
 
 // lateWeight is by how much patience grows with the lateness of timers: where they
 // are late by some milliseconds now, an answer may soon be late by some tens.
-// Lateness below calmLateness is no sign of load.
+// Lateness below idleLateness is no sign of load.
 const (
 	lateWeight   = 6
-	calmLateness = 10 * time.Millisecond
+	idleLateness = 10 * time.Millisecond
 )
 
 // echoMemory is how old an answer to an echo request may be, when a peer is last
@@ -163,10 +163,10 @@ const (
 	echoInterval = time.Second
 )
 
-// unanswered tells whether a ping has had the time of another to be answered.
+// unanswered reports whether a ping has had the time of another to be answered.
 func (p *peer) unanswered(t Timing) bool { return p.silence > t.ProbeInterval*3/2 }
 
-// kernelSilent tells whether not only the agent is silent but the kernel as well,
+// kernelSilent reports whether not only the agent is silent but the kernel as well,
 // which had answered echo requests before. Busy cores do not explain that.
 func (p *peer) kernelSilent(t Timing) bool {
 	// The first request leaves with the second ping that is not answered.
@@ -185,7 +185,7 @@ func (p *peer) limit(t Timing, late time.Duration) time.Duration {
 	if p.echoed.After(p.heard) {
 		least = t.AgentSilenceLimit // it forwards still: no hurry
 	}
-	slow := max(2*(p.worst-calmLateness), lateWeight*(max(p.late, late)-calmLateness), 0)
+	slow := max(2*(p.worst-idleLateness), lateWeight*(max(p.late, late)-idleLateness), 0)
 	return min(least+slow, t.MaxSilenceLimit)
 }
 
@@ -195,7 +195,7 @@ func (m *Members) isAlive(p *peer, now time.Time) bool {
 	if t.ProbeInterval == 0 {
 		return p.gossip
 	}
-	// The limit varies: who was found dead has to be heard again.
+	// The limit varies: a peer that was found dead has to be heard again.
 	again := p.alive || !p.heard.IsZero() && !p.heard.Before(p.since)
 	return again && (!m.probed(p) || p.silence < p.limit(t, m.late))
 }

@@ -64,7 +64,7 @@ func (m *Members) lag(late time.Duration) {
 	m.late = max(m.late, late)
 }
 
-// lateness is what this process tells of itself to agents of a former version.
+// lateness is what this process sends about itself to agents of a former version.
 func (m *Members) lateness() []byte {
 	return binary.BigEndian.AppendUint16(nil, uint16(min(m.late.Milliseconds(), math.MaxUint16)))
 }
@@ -110,14 +110,14 @@ func (m *Members) probe(now time.Time, passed time.Duration) {
 	}
 }
 
-// Peers that are alive and neither watched nor doubted are asked one after the other,
+// Peers that are alive and neither watched nor suspected are asked one after the other,
 // roundPings of them a tick, but none more often than every roundInterval. So a death
-// that gossip does not tell of is found as well: of 5,000 nodes within a minute.
+// that gossip does not report is found as well: of 5,000 nodes within a minute.
 const (
 	roundPings    = 4
 	roundInterval = time.Second
 	// maxLostPings is how many peers that are not alive are asked in a tick, and
-	// longLostFactor how much more seldom one that has been so for a minute: it asks
+	// longLostFactor how much less often one that has been so for a minute: it asks
 	// itself when it is back.
 	maxLostPings   = 256
 	longLostFactor = 8
@@ -126,7 +126,7 @@ const (
 	tryTime = 3 * time.Second
 )
 
-// tryNew asks in the present format who has just come back in the former one: what was
+// tryNew asks a peer that has just come back in the former format in the present one: what was
 // sent to it before may have come too early. The lock is held.
 func (m *Members) tryNew(p *peer, now time.Time) {
 	if !m.speaksNew(p) && now.Sub(p.since) < tryTime && now.Sub(p.tried) >= m.cfg.Timing.LostInterval {
@@ -141,8 +141,8 @@ func (m *Members) lostInterval(p *peer, now time.Time) time.Duration {
 	return m.cfg.Timing.LostInterval
 }
 
-// round asks those whose turn it is. Who did not answer in the round before is
-// doubted. The lock is held.
+// round asks the peers whose turn it is, and suspects those that did not answer in the
+// round before. The lock is held.
 func (m *Members) round(now time.Time) {
 	if len(m.turn) == 0 {
 		for name := range m.peers {
@@ -197,7 +197,7 @@ func (m *Members) tcpProbe(p *peer, now time.Time) {
 			return // heard meanwhile
 		}
 		refused := errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET)
-		p.noKernel, p.kernel = !p.alive && err != nil && !refused, refused // the next tick tells
+		p.noKernel, p.kernel = !p.alive && err != nil && !refused, refused // used in the next tick
 	})
 }
 
@@ -229,7 +229,7 @@ func (m *Members) takeEchoes(now time.Time) {
 	}
 }
 
-// ping sends one ping, in the former format as well to who may not know the present
+// ping sends one ping, also in the former format to a peer that may not know the present
 // one. The lock is held.
 func (m *Members) ping(p *peer, now time.Time) {
 	p.asked = now
@@ -243,7 +243,7 @@ func (m *Members) ping(p *peer, now time.Time) {
 	m.send(p, ping, m.status(p, p.sending(now)).encode())
 }
 
-// status is what this node tells p. The lock is held.
+// status returns what this node reports to p. The lock is held.
 func (m *Members) status(p *peer, nonce uint64) status {
 	return status{nonce: nonce, late: m.late, stamp: m.Stamp(), version: m.version, known: p.version}
 }
@@ -257,18 +257,18 @@ func (m *Members) send(p *peer, k kind, body []byte) {
 	}
 }
 
-// push sends this node's facts to p. The lock is held.
+// push sends this node's Info to p. The lock is held.
 func (m *Members) push(p *peer, now time.Time) {
 	if m.info == nil || !m.speaksNew(p) {
 		return
 	}
 	p.pushed = now
 	for _, part := range split(m.version, m.info) {
-		m.send(p, facts, part.encode())
+		m.send(p, infoPart, part.encode())
 	}
 }
 
-// pushInterval is the least interval of facts that are sent again.
+// pushInterval is the least interval of sending an Info again.
 const pushInterval = 100 * time.Millisecond
 
 // askRelays asks a few others to pass a ping on to p, and its answer back: they
@@ -311,7 +311,7 @@ func (m *Members) receive(b []byte, from netip.Addr) {
 	}
 }
 
-// take opens a packet of p's and does what it says, and tells whether p has just come
+// take opens a packet of p's and does what it says, and reports whether p has just come
 // back. A packet that another node has passed on came by way of it, else by is nil.
 // The lock is held.
 func (m *Members) take(p *peer, h header, head, sealed []byte, by *peer) (told bool) {
@@ -333,7 +333,7 @@ func (m *Members) take(p *peer, h header, head, sealed []byte, by *peer) (told b
 		return false
 	}
 	switch k {
-	case facts:
+	case infoPart:
 		m.takeInfo(p, body)
 	case carry:
 		return m.pass(p, body, now)
@@ -345,9 +345,9 @@ func (m *Members) take(p *peer, h header, head, sealed []byte, by *peer) (told b
 	return false
 }
 
-// strangeInterval is how often a process is answered, and asked, that has not shown
+// unverifiedInterval is how often a process is answered, and asked, that has not shown
 // yet that it is there: what it sent may have been recorded.
-const strangeInterval = 20 * time.Millisecond
+const unverifiedInterval = 20 * time.Millisecond
 
 // takePing answers. The answer goes to where the peer is, not to where the ping
 // came from, so a recorded ping is no use to anybody; and it shows nothing of the
@@ -361,7 +361,7 @@ func (m *Members) takePing(p *peer, h header, body []byte, by *peer, now time.Ti
 	switch {
 	case current && !p.window.take(h.number):
 		return
-	case !current && now.Sub(p.answered) < strangeInterval:
+	case !current && now.Sub(p.answered) < unverifiedInterval:
 		return
 	case !current:
 		p.answered = now
@@ -373,7 +373,7 @@ func (m *Members) takePing(p *peer, h header, body []byte, by *peer, now time.Ti
 		m.send(by, carry, b)
 	}
 	if !current || !p.alive {
-		if now.Sub(p.asked) >= strangeInterval {
+		if now.Sub(p.asked) >= unverifiedInterval {
 			m.ping(p, now)
 		}
 		return
@@ -398,7 +398,7 @@ func (m *Members) takeAck(p *peer, h header, body []byte, now time.Time) (told b
 			wake(m.changed)
 		}
 		if h.boot != p.boot {
-			p.info = nil // of another process: what the one before it told is past
+			p.info = nil // of another process than before
 		}
 		p.boot, p.secure = h.boot, true
 		p.window, p.puzzle, p.version, p.has = window{}, puzzle{}, 0, 0
@@ -415,7 +415,7 @@ func (m *Members) takeAck(p *peer, h header, body []byte, now time.Time) (told b
 	return told
 }
 
-// proved takes the answer to a ping that left at sent, and tells whether p has just
+// proved takes the answer to a ping that left at sent, and reports whether p has just
 // come back. The lock is held.
 func (m *Members) proved(p *peer, sent, now time.Time) (told bool) {
 	told = !p.alive
@@ -433,7 +433,7 @@ func (m *Members) proved(p *peer, sent, now time.Time) (told bool) {
 	return told
 }
 
-// compare sends facts to p again if it says that it has others. The lock is held.
+// compare sends the Info to p again if p reports another version. The lock is held.
 func (m *Members) compare(p *peer, s status, now time.Time) {
 	p.told, p.has = s.version, s.known
 	if p.has != m.version && now.Sub(p.pushed) >= pushInterval {
@@ -441,8 +441,8 @@ func (m *Members) compare(p *peer, s status, now time.Time) {
 	}
 }
 
-// takeInfo takes a part of p's facts. What it has said last counts, in an answer,
-// whatever was said in its name. The lock is held.
+// takeInfo takes a part of p's Info. The version in its last answer is the valid one,
+// whatever else came in its name. The lock is held.
 func (m *Members) takeInfo(p *peer, body []byte) {
 	part, ok := decodePart(body)
 	if !ok || part.version == p.version || part.version < p.version && part.version != p.told {
@@ -486,7 +486,7 @@ func (m *Members) takeNo(p, t *peer, now time.Time) {
 }
 
 // handle takes a message in the former format. It runs in memberlist's only packet
-// handler and does not block. Who speaks the present one is not spoken for in it.
+// handler and does not block. It ignores peers that use the present format.
 func (m *Members) handle(msg message) {
 	m.mu.Lock()
 	p := m.peers[msg.from]
@@ -502,16 +502,16 @@ func (m *Members) handle(msg message) {
 	switch msg.kind {
 	case ping:
 		m.sendOld(p, message{kind: ack, number: msg.number, body: m.lateness()})
-		if !p.alive && now.Sub(p.asked) >= strangeInterval {
+		if !p.alive && now.Sub(p.asked) >= unverifiedInterval {
 			m.ping(p, now)
 		}
 	case ack:
 		if sent, ok := p.isAnswer(msg.number, now); ok {
 			if told = m.proved(p, sent, now); told && m.oldInfo != nil {
-				m.sendOld(p, message{kind: facts, number: m.oldVersion, body: m.oldInfo})
+				m.sendOld(p, message{kind: infoPart, number: m.oldVersion, body: m.oldInfo})
 			}
 		}
-	case facts:
+	case infoPart:
 		m.learnOld(p, msg.number, msg.body)
 	case relay:
 		m.relay(p, msg.target, now)
@@ -529,7 +529,7 @@ func (m *Members) handle(msg message) {
 	}
 }
 
-// relay asks target itself when p does not hear it, and tells p later that it did not
+// relay pings name itself when p does not hear it, and later informs p if it did not
 // answer either. The lock is held.
 func (m *Members) relay(p *peer, name string, now time.Time) {
 	t := m.peers[name]
@@ -542,8 +542,8 @@ func (m *Members) relay(p *peer, name string, now time.Time) {
 	time.AfterFunc(wait, func() { m.testify(p.name, name, now, true) })
 }
 
-// testify tells asker whether target has been heard since. A "no" is said only
-// at the end; a "yes" is worth something to agents of a former version alone.
+// testify reports to asker whether target has been heard since. A "no" is sent only
+// at the end, a "yes" only to agents of a former version.
 func (m *Members) testify(asker, target string, since time.Time, last bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -16,7 +16,7 @@ import (
 )
 
 // Identity is the key pair of an agent. Its public half is published where that
-// node alone may write, so that nobody else can speak for the node.
+// node alone may write, so that no other node can speak for it.
 type Identity struct{ private *ecdh.PrivateKey }
 
 // PublicKeyLength is the length of a public key in bytes (X25519).
@@ -31,12 +31,12 @@ func NewIdentity() (*Identity, error) {
 	return &Identity{k}, nil
 }
 
-// Public gives the public half.
+// Public returns the public half.
 func (i *Identity) Public() []byte { return i.private.PublicKey().Bytes() }
 
-// secret gives the secret that two nodes have in common under a gossip key. With
-// public, the other's key, nobody else has it; without, all have that have the
-// gossip key.
+// secret returns the secret that two nodes have in common under a gossip key. With
+// public, the other's key, no third node has it; without, every holder of the gossip
+// key does.
 func (i *Identity) secret(gossip, public []byte, a, b string) []byte {
 	h := hmac.New(sha256.New, gossip)
 	h.Write([]byte("causeway pair\x00" + min(a, b) + "\x00" + max(a, b) + "\x00"))
@@ -84,7 +84,7 @@ func (h header) encode() []byte {
 	return binary.BigEndian.AppendUint64(b, h.number)
 }
 
-// decodeHeader reads the header of a packet and gives what is encrypted.
+// decodeHeader reads the header of a packet and returns what is encrypted.
 func decodeHeader(b []byte) (h header, sealed []byte, ok bool) {
 	if len(b) < headerLength+1+tagLength || [2]byte(b[:2]) != packetMagic {
 		return header{}, nil, false
@@ -95,7 +95,7 @@ func decodeHeader(b []byte) (h header, sealed []byte, ok bool) {
 	return h, b[headerLength:], true
 }
 
-// directKey gives the cipher of packets from one node to another.
+// directKey returns the cipher of packets from one node to another.
 func directKey(secret []byte, from, to nodeinfo.ID, boot uint64) cipher.AEAD {
 	h := hmac.New(sha256.New, secret)
 	h.Write([]byte("causeway direct"))
@@ -124,7 +124,7 @@ type window struct {
 	seen uint64 // bit i: top-i
 }
 
-// take tells whether number is new, and notes it.
+// take reports whether number is new, and notes it.
 func (w *window) take(number uint64) bool {
 	switch {
 	case number > w.top:
@@ -150,7 +150,7 @@ type sealKeys struct {
 	receive []cipher.AEAD
 }
 
-// secretsOf gives the secrets that this node and p have in common, the one to seal
+// secretsOf returns the secrets that this node and p have in common, the one to seal
 // with first. The lock is held.
 func (m *Members) secretsOf(p *peer) [][]byte {
 	if p.keys.secrets == nil && m.keys != nil {
@@ -167,7 +167,7 @@ func (m *Members) secretsOf(p *peer) [][]byte {
 	return p.keys.secrets
 }
 
-// accepted gives the gossip keys, the one in use first. The lock is held.
+// accepted returns the gossip keys, the one in use first. The lock is held.
 func (m *Members) accepted() [][]byte {
 	if m.using == nil {
 		return m.keys
@@ -175,7 +175,7 @@ func (m *Members) accepted() [][]byte {
 	return append([][]byte{m.using}, m.keys...)
 }
 
-// forgetSecrets has all secrets derived anew. The lock is held.
+// forgetSecrets has all secrets derived again. The lock is held.
 func (m *Members) forgetSecrets() {
 	for _, p := range m.peers {
 		p.keys = sealKeys{}
@@ -185,11 +185,11 @@ func (m *Members) forgetSecrets() {
 	}
 }
 
-// bound tells whether nobody but p can speak for it: both have published a key.
+// bound reports whether only p can speak for itself: both have published a key.
 // The lock is held.
 func (m *Members) bound(p *peer) bool { return m.identity != nil && len(p.public) > 0 }
 
-// seal gives the packet for p. It is nil as long as there is no key. The lock is
+// seal returns the packet for p. It is nil as long as there is no key. The lock is
 // held.
 func (m *Members) seal(p *peer, k kind, body []byte) []byte {
 	secrets := m.secretsOf(p)

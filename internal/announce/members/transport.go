@@ -150,7 +150,7 @@ func (t *transport) accept(l net.Listener) {
 	}
 }
 
-// admit gives c within its limits, or nil if there are too many or its source is
+// admit returns c within its limits, or nil if there are too many or its source is
 // no node's.
 func (t *transport) admit(c net.Conn) *stream {
 	addr, ok := c.RemoteAddr().(*net.TCPAddr)
@@ -243,7 +243,7 @@ func (t *transport) send(b []byte, to netip.AddrPort) error {
 	return err
 }
 
-// address gives where a node is sent to, if it may be.
+// address returns where a node is sent to, if it may be.
 func (t *transport) address(a memberlist.Address) (netip.AddrPort, error) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()

@@ -9,7 +9,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/announce/elect"
 )
 
-// Info is what a node publishes about itself, beside what the API server has.
+// Info is what a node publishes about itself in addition to what the API server has.
 type Info struct {
 	// See elect.Node.
 	Starting, InSync, Leaving bool

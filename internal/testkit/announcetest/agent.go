@@ -31,7 +31,7 @@ const entry = "announcer"
 
 func init() { reexec.Register(entry, agentMain) }
 
-// Command tells an announcer the state of the cluster. It stands for the API
+// Command is the state of the cluster for an announcer. It stands for the API
 // server and the node's proxy.
 type Command struct {
 	Keys       [][]byte
@@ -39,7 +39,7 @@ type Command struct {
 	Nodes      []Node
 	InSync     bool
 	Interfaces []string      // of the only pool
-	Failback   time.Duration // of the only pool
+	Preempt    time.Duration // of the only pool
 	// LAN has memberlist's defaults used for membership, and KeyGrace, unless 0, is
 	// members.Timing's. Only the first command's count, like Node's and Gossip's.
 	LAN      bool
@@ -67,7 +67,7 @@ type Node struct {
 // Event is what an announcer says.
 type Event struct {
 	At time.Time
-	// Report is set for a change of an address; its Node is who said it.
+	// Report is set for a change of an address; its Node reported it.
 	Report *announce.Report
 	// Alive are the other nodes that are alive, for a change of membership.
 	Alive []string
@@ -81,7 +81,7 @@ type Event struct {
 }
 
 func (c *Command) snapshot() announce.Snapshot {
-	pool := &announce.Pool{Pool: elect.Pool{Interfaces: c.Interfaces}, Kind: announce.L2, Preempt: c.Failback}
+	pool := &announce.Pool{Pool: elect.Pool{Interfaces: c.Interfaces}, Kind: announce.L2, Preempt: c.Preempt}
 	snap := announce.Snapshot{InSync: c.InSync}
 	for _, a := range c.Addresses {
 		out := announce.Address{Addr: a.Addr, Pool: pool, Recorded: a.Recorded}
@@ -185,7 +185,7 @@ func sayer(node string) func(Event) {
 	}
 }
 
-// answerCounters gives the counters by protocol, "name protocol" -> value.
+// answerCounters returns the counters by protocol, "name protocol" -> value.
 func answerCounters(registry *prometheus.Registry) map[string]float64 {
 	out := map[string]float64{}
 	families, err := registry.Gather()

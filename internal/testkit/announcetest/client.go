@@ -99,7 +99,7 @@ func (a *Asker) receive(c *packet.Conn, p wire.Protocol) {
 	}
 }
 
-// Question sends one question and gives the time at which it left.
+// Question sends one question and returns the time at which it left.
 func (a *Asker) Question(address netip.Addr) (time.Time, error) {
 	at := time.Now()
 	return at, a.send(address, question(address, a.mac))
@@ -120,7 +120,7 @@ func (a *Asker) Send(frame []byte) error {
 }
 
 // Remember answers questions and probes about an address with a hardware address,
-// as a switch does that has learned it, until the function that it gives is called.
+// as a switch does that has learned it, until the function that it returns is called.
 func (a *Asker) Remember(address netip.Addr, mac wire.MAC) (stop func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -203,7 +203,7 @@ func (a *Asker) send(address netip.Addr, frame []byte) error {
 	return err
 }
 
-// Answers gives the answers about address since a time, and forgets older ones
+// Answers returns the answers about address since a time, and forgets older ones
 // about it.
 func (a *Asker) Answers(address netip.Addr, since time.Time) []Answer {
 	a.mu.Lock()
@@ -221,7 +221,7 @@ func (a *Asker) Answers(address netip.Addr, since time.Time) []Answer {
 	return out
 }
 
-// Ask asks once and gives the distinct hosts that answer within wait.
+// Ask asks once and returns the distinct hosts that answer within wait.
 func (a *Asker) Ask(address netip.Addr, wait time.Duration) ([]wire.MAC, error) {
 	at, err := a.Question(address)
 	if err != nil {
@@ -248,7 +248,7 @@ type Echo struct {
 const lastEcho = 200 * time.Millisecond
 
 // Stream sends a datagram to an address every interval until stop is closed, and
-// gives all echoes. The kernel of the client's namespace resolves the address.
+// returns all echoes. The kernel of the client's namespace resolves the address.
 func (l *LAN) Stream(address netip.Addr, interval time.Duration, stop <-chan struct{}) (sent int, echoes []Echo, err error) {
 	var conn net.Conn
 	err = l.Client.Do(func() (err error) {
@@ -322,7 +322,7 @@ func (l *LAN) Connect(address netip.Addr) (*Connection, error) {
 	return c, nil
 }
 
-// Ask sends a line and gives the name of the node that answers.
+// Ask sends a line and returns the name of the node that answers.
 func (c *Connection) Ask() (node string, err error) {
 	const hello = "hello"
 	if _, err := fmt.Fprintln(c.conn, hello); err != nil {
@@ -331,7 +331,7 @@ func (c *Connection) Ask() (node string, err error) {
 	return c.read(hello)
 }
 
-// Finish closes the connection in one direction and gives the name of the node
+// Finish closes the connection in one direction and returns the name of the node
 // that has noticed and says goodbye.
 func (c *Connection) Finish() (node string, err error) {
 	if err := c.conn.(*net.TCPConn).CloseWrite(); err != nil {

@@ -39,7 +39,7 @@ func add(n *network.Namespace, l netlink.Link) error {
 	return n.Up(l.Attrs().Name)
 }
 
-// over gives the attributes of an interface on top of eth0.
+// over returns the attributes of an interface on top of eth0.
 func over(n *network.Namespace, name string) netlink.LinkAttrs {
 	a := netlink.NewLinkAttrs()
 	a.Name = name
@@ -66,7 +66,7 @@ func TestKinds(t *testing.T) {
 		// client, unless nil, makes the interface lan0 on which the client hears
 		// the node's; else that is eth0.
 		client func(n *network.Namespace) error
-		// apart tells that eth0 is another segment than lan0.
+		// apart reports that eth0 is another segment than lan0.
 		apart bool
 		// beside, unless nil, makes the interface beside0, whose segment is not to be
 		// answered.

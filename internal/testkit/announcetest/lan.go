@@ -38,7 +38,7 @@ var made atomic.Int64
 type Options struct {
 	Nodes     int
 	Addresses []netip.Addr
-	// Management gives gossip a network of its own.
+	// Management returns gossip a network of its own.
 	Management bool
 	// Partition makes a second segment with a client of its own, to which nodes
 	// can be moved.
@@ -92,7 +92,7 @@ func New(opts Options) (*LAN, error) {
 	return l, nil
 }
 
-// build gives what there is also with an error.
+// build returns what there is also with an error.
 func build(opts Options) (*LAN, error) {
 	l := &LAN{opts: opts}
 	l.command = Command{Keys: [][]byte{bytes.Repeat([]byte{7}, members.KeyLength)}, LAN: opts.LAN, Log: opts.Log}
@@ -142,7 +142,7 @@ func (l *LAN) namespace(name string) (*network.Namespace, error) {
 	return n, err
 }
 
-// plug gives a namespace an interface on a bridge.
+// plug returns a namespace an interface on a bridge.
 func (l *LAN) plug(n *network.Namespace, name, port, bridge string, mac wire.MAC, prefixes ...netip.Prefix) error {
 	err := network.Connect(network.End{Namespace: n, Name: name, MAC: net.HardwareAddr(mac[:])}, network.End{Namespace: l.hub, Name: port})
 	if err != nil {
@@ -186,7 +186,7 @@ func (l *LAN) addNode(i int) error {
 	return nil
 }
 
-// Attach gives the node another interface on the LAN, without an address.
+// Attach returns the node another interface on the LAN, without an address.
 func (h *Host) Attach(name string) error {
 	mac := h.MAC
 	mac[3] = 3 // eth0 has 0, the management network 2
@@ -194,7 +194,7 @@ func (h *Host) Attach(name string) error {
 }
 
 // echo answers UDP and, line by line, TCP on addresses with the node's name and
-// what was sent. A client that sends no more is told goodbye.
+// what was sent. A client that sends no more gets a goodbye.
 func (h *Host) echo(addresses []netip.Addr) error {
 	if err := h.Net.Sysctl("net/ipv4/conf/all/arp_ignore", "1"); err != nil {
 		return err
@@ -328,7 +328,7 @@ func (h *Host) tell() error {
 	return err
 }
 
-// Change edits the state of the cluster and tells it to every node.
+// Change edits the state of the cluster and sends it to every node.
 func (l *LAN) Change(edit func(*Command)) error { return l.Spread(0, edit) }
 
 // Spread is Change, but with a pause between the nodes.
@@ -385,7 +385,7 @@ func (h *Host) Port() string { return h.port }
 // Hub is the namespace of the bridges.
 func (l *LAN) Hub() *network.Namespace { return l.hub }
 
-// Running tells whether the node has an announcer.
+// Running reports whether the node has an announcer.
 func (h *Host) Running() bool { return h.cmd != nil }
 
 // Kill ends the announcer with SIGKILL and waits until it is gone.
@@ -429,7 +429,7 @@ func (h *Host) CutGossip() error { return h.lan.hub.Unplug("mgmt-" + h.Name[5:])
 // MendGossip undoes CutGossip.
 func (h *Host) MendGossip() error { return h.lan.hub.Plug("mgmt-"+h.Name[5:], "mgmt") }
 
-// Events gives what has been said since the given time.
+// Events returns what has been said since the given time.
 func (l *LAN) Events(since time.Time) []Event {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -442,7 +442,7 @@ func (l *LAN) Events(since time.Time) []Event {
 	return out
 }
 
-// Last gives each node's last report on an address, by node.
+// Last returns each node's last report on an address, by node.
 func (l *LAN) Last(a netip.Addr) map[string]announce.Report {
 	out := map[string]announce.Report{}
 	for _, e := range l.Events(time.Time{}) {
@@ -453,7 +453,7 @@ func (l *LAN) Last(a netip.Addr) map[string]announce.Report {
 	return out
 }
 
-// Node gives the node with a hardware address, or nil.
+// Node returns the node with a hardware address, or nil.
 func (l *LAN) Node(mac wire.MAC) *Host {
 	for _, h := range l.Nodes {
 		if h.MAC == mac {

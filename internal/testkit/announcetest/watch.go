@@ -11,7 +11,7 @@ import (
 )
 
 // Watch asks on one segment all the time, for one address after the other, and
-// notes for how long two have answered one question, or nobody has.
+// records how long two have answered one question, or no node has.
 type Watch struct {
 	asker *Asker
 	addrs []netip.Addr
@@ -91,7 +91,7 @@ func (w *Watch) note(a netip.Addr, times int) {
 	}
 }
 
-// Take gives the worst since the last Take.
+// Take returns the worst since the last Take.
 func (w *Watch) Take() Worst {
 	w.mu.Lock()
 	defer w.mu.Unlock()

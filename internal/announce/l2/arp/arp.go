@@ -42,7 +42,7 @@ type Packet struct {
 	Seal wire.Seal
 }
 
-// Frame gives the Ethernet frame. It is shorter than Ethernet's minimum; the
+// Frame returns the Ethernet frame. It is shorter than Ethernet's minimum; the
 // driver pads it. SenderAddr and TargetAddr must be IPv4 or zero (0.0.0.0).
 func (p Packet) Frame() []byte {
 	b := make([]byte, frameLength, frameLength+wire.SealLength)
@@ -126,8 +126,8 @@ func (Protocol) Filter(targets, sources []wire.Range) []bpf.Instruction {
 	return append(out, wire.Reject())
 }
 
-// Parse tells what an ARP packet says. A request is a Question about its target
-// and at the same time a Claim of its sender's address.
+// Parse yields what an ARP packet says. A request is a Question about its target
+// and at the same time an Advertisement of its sender's address.
 func (Protocol) Parse(frame []byte, yield func(wire.Message)) {
 	p, ok := Parse(frame)
 	if !ok || p.SenderMAC.IsGroup() || p.SenderMAC.IsZero() {
@@ -157,7 +157,7 @@ func (Protocol) Answer(m wire.Message, self wire.MAC, seal wire.Seal) []byte {
 	}.Frame()
 }
 
-// Probe is a request from 0.0.0.0, which changes nobody's cache.
+// Probe is a request from 0.0.0.0, which changes no host's cache.
 func (Protocol) Probe(address netip.Addr, self, to wire.MAC, seal wire.Seal) []byte {
 	if to.IsZero() {
 		to = wire.Broadcast

@@ -8,8 +8,8 @@ import (
 	"github.com/causeway-lb/causeway/internal/announce/nodeinfo"
 )
 
-// Hear takes a Claim or Probe for the address from somebody else. Questions are
-// answered by the socket and are nothing to a Machine.
+// Hear takes an Advertisement or Probe of another host for the address. The socket
+// answers Questions; a Machine does not get them.
 func (m *Machine) Hear(now time.Time, kind Kind, from Peer) {
 	if from.Name == "" {
 		m.hearConflicting(now, kind, from)
@@ -22,7 +22,7 @@ func (m *Machine) Hear(now time.Time, kind Kind, from Peer) {
 		switch {
 		case kind != Advertisement:
 			if from.Name == m.holder.Name {
-				m.Recheck(now) // who looks for an address does not have it: its agent has been restarted
+				m.Recheck(now) // a node that probes does not have the address: its agent was restarted
 			}
 		case from.Hint:
 			m.inquire(now, from)
@@ -36,7 +36,7 @@ func (m *Machine) Hear(now time.Time, kind Kind, from Peer) {
 	}
 }
 
-// inquire asks who has sent a hint. The answer decides.
+// inquire asks the sender of a hint. The answer decides.
 func (m *Machine) inquire(now time.Time, from Peer) {
 	if now.Sub(m.asked) >= hintInterval {
 		m.asked = now
@@ -72,7 +72,7 @@ func (m *Machine) hearConflicting(now time.Time, kind Kind, from Peer) {
 		}
 	case Announcing, Releasing:
 		if kind != Advertisement {
-			return // the answer to its probe tells it enough
+			return // it gets an answer to its probe
 		}
 		if (from.Cached || from.Host != "" && from.Host == m.holder.Name) && now.Sub(m.since) < maxStale {
 			return // a switch that has not learned yet that the address is here
@@ -104,7 +104,7 @@ func (m *Machine) suspectHost(now time.Time, from Peer) {
 	m.inquire(now, from)
 }
 
-// overdue tells whether an address has been left for long enough to a node whose
+// overdue reports whether an address has been left for long enough to a node whose
 // agent is dead.
 func (m *Machine) overdue(now time.Time) bool {
 	return !m.stale.IsZero() && now.Sub(m.stale) >= maxStale
@@ -113,7 +113,7 @@ func (m *Machine) overdue(now time.Time) bool {
 // maxProbeAgain bounds how often a conflicting host's probes have a node look once more.
 const maxProbeAgain = 2
 
-// probeAgain looks once more, at once, because a conflicting host looks too. RFC 5227
+// probeAgain probes again immediately, because a conflicting host probes too. RFC 5227
 // section 2.1.1 counts its probe as a conflict; but it says only that the conflicting host
 // does not use the address yet, and many that probe never will: switches that
 // track hosts, arping -D, a host whose address clients wait for. If it does take
@@ -243,7 +243,7 @@ func (m *Machine) hearContender(now time.Time, from Peer) {
 	case m.want.SuppressGratuitous:
 		m.yield(now, from) // clients have never come here
 	case !from.Outranks:
-		m.reclaim(now) // tells the contender to stop and clients to come back
+		m.reclaim(now) // the contender stops and clients come back
 	case now.Sub(m.since) < crossing:
 		// It may have been sent before our first announcement arrived there. If the
 		// contender insists, the next one will make it repeat the claim.
@@ -254,7 +254,7 @@ func (m *Machine) hearContender(now time.Time, from Peer) {
 	case from.Hint:
 		m.inquireContender(now, from)
 		if from.Suspect {
-			m.reclaim(now) // who announces and does not hear would draw the clients to itself
+			m.reclaim(now) // a node that announces and does not hear would attract the clients
 		}
 	default:
 		m.yield(now, from)
@@ -269,9 +269,9 @@ func (m *Machine) inquireContender(now time.Time, from Peer) {
 	m.attend()
 }
 
-// reclaim announces in answer to a claim, at once if that may be done again so soon,
+// reclaim announces in answer to an announcement, immediately unless it has just done so,
 // and once more afterwards: the last word, which clients go by, is this node's, also
-// for those whom the other has told one by one after its claim.
+// for hosts that the other informs one by one after its announcement.
 func (m *Machine) reclaim(now time.Time) {
 	if now.Sub(m.reclaimed) >= reclaimInterval {
 		m.reclaimed = now

@@ -31,7 +31,7 @@ type Role uint8
 
 const (
 	// None: the address is no longer in use, or the interface is no longer one
-	// to announce it on. Answering stops at once.
+	// to announce it on. Answering stops immediately.
 	None Role = iota
 	// Barred: this node may not announce the address.
 	Barred
@@ -66,8 +66,8 @@ type Want struct {
 	// clients know goes on forwarding though its agent is gone, and an
 	// announcement would tear their connections. Once it ends all is announced.
 	SuppressGratuitous bool
-	// ElectedAt, unless zero, is where Elected is asked now and then by a node that
-	// announces the address still: it may have taken over unheard.
+	// ElectedAt, unless zero, is where a node that still announces the address asks
+	// Elected at intervals: it may have taken over unheard.
 	ElectedAt nodeinfo.MAC
 	// Refresh and LostRecheck, unless 0, are used in place of Timing's: the first
 	// is short while a peer that might announce too is out of contact, and what is
@@ -76,7 +76,7 @@ type Want struct {
 	Refresh, LostRecheck time.Duration
 }
 
-// Peer is who sent a frame.
+// Peer is the sender of a frame.
 type Peer struct {
 	// Name of the node, empty for a conflicting host.
 	Name string
@@ -84,13 +84,13 @@ type Peer struct {
 	// Alive and Eligible are this agent's view: membership holds the peer alive,
 	// and the election would let it announce the address.
 	Alive, Eligible bool
-	// Outranks tells that the peer comes before this node (elect.Outranks).
+	// Outranks reports that the peer comes before this node (elect.Outranks).
 	Outranks bool
 	// Suspect: it does not answer, by membership or on this link. Until it does this
 	// node has the last word.
 	Suspect bool
-	// Hint: the frame was not sent in answer to a question of this node's. Who it is
-	// from is a guess then, good for a question and for nothing else.
+	// Hint: the frame was not sent in answer to a question of this node's. Its
+	// sender is not verified then: a reason for a question, and for nothing else.
 	Hint bool
 	// Host is, of a conflicting host, the node whose interface HostInterface has its MAC;
 	// empty for none. That node's agent did not send the frame, or it would be no
@@ -135,8 +135,8 @@ type Timing struct {
 	// Refresh is the interval of announcements after the last of Repeats.
 	Refresh time.Duration
 	// LostRecheck is how often the holder of a Backup address is asked whether it
-	// still has it. While membership holds it alive, and so would tell of its end,
-	// that becomes rarer, up to Recheck.
+	// still has it. While membership considers it alive, and so would report its
+	// death, the interval grows up to Recheck.
 	Recheck, LostRecheck time.Duration
 	// Release is how long a node that may no longer announce goes on answering
 	// if it hears no successor.
@@ -145,7 +145,7 @@ type Timing struct {
 	// that is alive and has it: that one may not know yet that it has to go, and
 	// would defend the address.
 	PreemptDelay time.Duration
-	// Backoff is how long a node that was told off by a holder waits before it
+	// Backoff is how long a node that has yielded to a holder waits before it
 	// tries again; doubled each time up to MaxBackoff.
 	Backoff, MaxBackoff time.Duration
 	// Defend is RFC 5227's DEFEND_INTERVAL, Retry the interval of new probes
@@ -161,7 +161,7 @@ type ProbeTiming struct {
 }
 
 // DefaultTiming is far quicker than RFC 5227's seconds, which were meant for
-// hosts that nobody waits for; the watch goes on after the first announcement.
+// hosts that no client waits for; the watch goes on after the first announcement.
 func DefaultTiming() Timing {
 	return Timing{
 		Probe:   ProbeTiming{Count: 3, Interval: 100 * time.Millisecond, Wait: 150 * time.Millisecond},
@@ -182,26 +182,26 @@ func DefaultTiming() Timing {
 
 const (
 	// reclaimInterval is the least interval of announcements in answer to claims,
-	// and hintInterval that of questions in answer to hints: whoever sends many has
-	// no more sent.
+	// and hintInterval that of questions in answer to hints, however many are
+	// received.
 	reclaimInterval = 100 * time.Millisecond
 	hintInterval    = 10 * time.Millisecond
-	// maxStale is for how long a node whose agent is dead keeps an address that
-	// somebody answers for with its hardware address.
+	// maxStale is how long an address is left to a node whose agent is dead, while
+	// answers contain that node's hardware address.
 	maxStale = 3 * time.Second
-	// maxDeferred is to how many probes in a row a node gives way that probes itself.
+	// maxDeferred is how many probes in a row a node that probes itself gives way to.
 	maxDeferred = 3
 )
 
-// settle is how long after its first announcement a node takes claims of the
-// former holder for ones that crossed it on the wire.
+// crossing is how long after its first announcement a node assumes that announcements
+// of the former holder have crossed it on the wire.
 const crossing = 50 * time.Millisecond
 
 // Conflict is a conflicting host that has the address.
 type Conflict struct {
 	MAC nodeinfo.MAC
 	// Node and Interface are set if the MAC is that of a node: the address is bound
-	// there, or in one of its Pods, or somebody pretends so.
+	// there, or in one of its Pods, or forged.
 	Node, Interface string
 	// Last is when it was last heard.
 	Last time.Time
@@ -227,7 +227,7 @@ type Machine struct {
 	defended      time.Time
 	looked        time.Time // when the link was last asked for a conflicting host
 
-	holder      Peer      // Backup: who has it
+	holder      Peer      // Backup: the node that has it
 	backupSince time.Time // Backup: without a break
 	answered    bool      // Backup: since the last question
 	retry       time.Time // Backup: when to claim nonetheless; zero for never
@@ -251,23 +251,23 @@ type Machine struct {
 // announces. It has to hear of it where announcements do not come through.
 func (m *Machine) Contender() nodeinfo.MAC { return m.contender }
 
-// New gives an idle machine.
+// New returns an idle machine.
 func New(timing Timing, port Port) *Machine { return &Machine{timing: timing, port: port} }
 
-// State gives the present state and since when.
+// State returns the present state and since when.
 func (m *Machine) State() (State, time.Time) { return m.state, m.since }
 
 // Role returns that of the last Set; None before.
 func (m *Machine) Role() Role { return m.want.Role }
 
-// Answers tells whether this node answers for the address.
+// Answers reports whether this node answers for the address.
 func (m *Machine) Answers() bool { return m.state == Announcing || m.state == Releasing }
 
 // Holder is the node of ours that has a Backup address, or had it last since the
 // machine was idle; the zero Peer for none.
 func (m *Machine) Holder() Peer { return m.holder }
 
-// Conflict gives the conflicting host that was heard within the last minute or since
+// Conflict returns the conflicting host that was heard within the last minute or since
 // the last silent probe; the zero value for none.
 func (m *Machine) Conflict(now time.Time) Conflict {
 	if m.state != Conflicting && now.Sub(m.conflict.Last) > time.Minute {
@@ -279,7 +279,7 @@ func (m *Machine) Conflict(now time.Time) Conflict {
 // Deadline is when Tick has to be called next; zero for not at all.
 func (m *Machine) Deadline() time.Time { return m.deadline }
 
-// Set tells what is wanted from now on.
+// Set replaces what is wanted.
 func (m *Machine) Set(now time.Time, want Want) {
 	old := m.want
 	m.want = want
@@ -334,11 +334,11 @@ func (m *Machine) elect(now time.Time) {
 			m.probe(now)
 		}
 	case Backup:
-		m.Recheck(now) // the holder may be gone, or not eligible any more
+		m.Recheck(now) // the holder may be gone, or no longer eligible
 	}
 }
 
-// resume takes back a release that nobody took up.
+// resume cancels a release that no node has taken up.
 func (m *Machine) resume(now time.Time) {
 	m.enter(now, Announcing)
 	m.repeatsFrom = m.since
@@ -360,7 +360,7 @@ func (m *Machine) Reannounce() {
 	}
 }
 
-// Lost tells that the interface is gone or down: nothing can be sent, and
+// Lost reports that the interface is gone or down: nothing can be sent, and
 // nobody hears.
 func (m *Machine) Lost(now time.Time) { m.stop(now) }
 
@@ -492,7 +492,7 @@ func (m *Machine) Tick(now time.Time) {
 			m.sent++
 		}
 		if m.sent == len(m.timing.Repeats) {
-			m.backoff, m.contender = 0, nodeinfo.MAC{} // nobody objected
+			m.backoff, m.contender = 0, nodeinfo.MAC{} // no node objected
 			m.look(now)
 		}
 		switch {
@@ -501,8 +501,8 @@ func (m *Machine) Tick(now time.Time) {
 			m.port.Announce()
 			m.lastAnnounced = now
 		default:
-			// A peer out of contact may have the address, too. It answers, and whoever
-			// has to go goes. An announcement would be heard as well, but by clients, too,
+			// A peer out of contact may have the address, too. It answers, and one
+			// of the two stops. An announcement would be heard as well, but by clients, too,
 			// and it may be this node that does not hear.
 			m.port.Probe(nodeinfo.MAC{})
 		}
@@ -514,7 +514,7 @@ func (m *Machine) Tick(now time.Time) {
 			if !m.want.ElectedAt.IsZero() {
 				m.port.Probe(m.want.ElectedAt)
 			}
-			m.next = now.Add(m.timing.Release) // nobody has come: still better than none
+			m.next = now.Add(m.timing.Release) // no successor yet: better than no node
 			m.attend()
 			return
 		}

@@ -77,7 +77,7 @@ var (
 
 func lost(p Peer) Peer { p.Alive, p.Eligible = false, false; return p }
 
-// announcing gives a machine that has announced for a while.
+// announcing returns a machine that has announced for a while.
 func announcing(t *testing.T, w Want) *bench {
 	b := newBench(t)
 	b.set(w)

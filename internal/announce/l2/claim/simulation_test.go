@@ -122,7 +122,7 @@ func (w *world) note(format string, args ...any) {
 	w.trace = append(w.trace, w.now.Format("05.000")+" "+fmt.Sprintf(format, args...))
 }
 
-// start gives the node fresh machines, as a process that starts.
+// start returns the node fresh machines, as a process that starts.
 func (n *node) start() {
 	n.up, n.epoch = true, n.epoch+1
 	n.machines, n.answers = nil, make([]bool, len(n.w.addrs))
@@ -379,7 +379,7 @@ func (w *world) run(d time.Duration) {
 	}
 }
 
-// count gives how many on a segment answer for an address, and whether anybody
+// count returns how many on a segment answer for an address, and whether anybody
 // there may.
 func (w *world) count(segment, a int) (answering int, could bool) {
 	for _, n := range w.nodes {

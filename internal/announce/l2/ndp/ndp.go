@@ -65,7 +65,7 @@ type Packet struct {
 	Seal wire.Seal
 }
 
-// Frame gives the Ethernet frame. All addresses must be IPv6.
+// Frame returns the Ethernet frame. All addresses must be IPv6.
 func (p Packet) Frame() []byte {
 	length := messageLength
 	if !p.LinkLayer.IsZero() {

@@ -50,7 +50,7 @@ func (Protocol) Filter(targets, sources []wire.Range) []bpf.Instruction {
 	return append(out, wire.Reject())
 }
 
-// Parse tells what a Solicitation or Advertisement says.
+// Parse yields what a Solicitation or Advertisement says.
 func (Protocol) Parse(frame []byte, yield func(wire.Message)) {
 	p, ok := Parse(frame)
 	if !ok {
@@ -97,7 +97,7 @@ func (Protocol) Answer(m wire.Message, self wire.MAC, seal wire.Seal) []byte {
 }
 
 // Probe is the Solicitation of duplicate address detection: its source is the
-// unspecified address, and it changes nobody's cache.
+// unspecified address, and it changes no host's cache.
 func (Protocol) Probe(address netip.Addr, self, to wire.MAC, seal wire.Seal) []byte {
 	group := SolicitedNode(address)
 	if to.IsZero() {

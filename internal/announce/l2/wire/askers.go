@@ -45,7 +45,7 @@ func (r *recent) note(now time.Time, m Message) {
 	r.hosts[key] = lately{m.From, now}
 }
 
-// of gives who asked for address, as questions to be answered.
+// of returns the hosts that asked for address, as questions to be answered.
 func (r *recent) of(now time.Time, address netip.Addr) []Message {
 	var out []Message
 	for key, host := range r.hosts {

@@ -29,7 +29,7 @@ type Config struct {
 	MAC MAC
 	// Protocol spoken.
 	Protocol Protocol
-	// Seal gives the seal for frames of a kind about an address, and Reply that for
+	// Seal returns the seal for frames of a kind about an address, and Reply that for
 	// the answer to a Question or Probe; nil for none.
 	Seal  func(Kind, netip.Addr) Seal
 	Reply func(Message) Seal
@@ -105,7 +105,7 @@ func (c *Conn) enlargeBuffer() {
 // Close ends Run and releases the socket.
 func (c *Conn) Close() error { return c.pc.Close() }
 
-// Counters gives the counts so far.
+// Counters returns the counts so far.
 func (c *Conn) Counters() Counters {
 	return Counters{c.questions.Load(), c.answers.Load(), c.limited.Load(), c.sent.Load()}
 }
@@ -135,7 +135,7 @@ func (c *Conn) Listen(asked, claimed []netip.Addr) error {
 // is given the frames of its VLANs and macvlans, too. And what belongs to no
 // interface of this node, as its own ARP and NDP do: frames to other hosts, and
 // those of VLANs for which there is no interface. The kernel has taken their tag
-// off, whether it came in the frame or beside it, so that nothing but the packet's
+// off, whether it came in the frame or as metadata, so that nothing but the packet's
 // type shows it. A frame of VLAN 0 has a priority only and is like an untagged one.
 func (c *Conn) own() []bpf.Instruction {
 	return []bpf.Instruction{
@@ -157,9 +157,9 @@ func (c *Conn) set(addresses []netip.Addr) (map[netip.Addr]struct{}, []Range) {
 	return set, Ranges(keys, MaxRanges)
 }
 
-// Bound tells whether the socket still has its interface. Once that has been
-// deleted nothing is heard any more, also where another one was made with the same
-// index. The kernel tells no more of it than of an interface that goes down, and
+// Bound reports whether the socket still has its interface. Once that has been
+// deleted nothing is received, even if another one was made with the same
+// index. The kernel reports it like an interface that goes down, and
 // it does so before it takes the interface away: ask again later.
 func (c *Conn) Bound() bool {
 	raw, err := c.pc.SyscallConn()
@@ -175,7 +175,7 @@ func (c *Conn) Bound() bool {
 	return bound
 }
 
-// Unread tells whether a frame waits to be received: then this process is behind,
+// Unread reports whether a frame waits to be received: then this process is behind,
 // and silence says nothing about others.
 func (c *Conn) Unread() bool {
 	raw, err := c.pc.SyscallConn()
@@ -209,14 +209,14 @@ func (c *Conn) Question(address, asker netip.Addr) error {
 	return c.send(c.cfg.Protocol.Question(address, asker, c.cfg.MAC, c.cfg.Seal(Probe, address)))
 }
 
-// Tell tells one host alone that address is here.
+// Tell informs one host alone that address is here.
 func (c *Conn) Tell(address netip.Addr, to MAC) error {
 	m := Message{Kind: Probe, Address: address, From: to, To: c.cfg.MAC, Asker: netip.IPv4Unspecified()}
 	return c.send(c.cfg.Protocol.Answer(m, c.cfg.MAC, c.cfg.Seal(Advertisement, address)))
 }
 
-// Remind answers once more those who asked for address lately, whoever answered
-// them then: where announcements do not come through they would keep what they know.
+// Remind answers the hosts that asked for address lately once more, whichever node
+// answered them then: where announcements do not come through their entries are old.
 func (c *Conn) Remind(address netip.Addr) error {
 	c.askers.Lock()
 	asked := c.recent.of(time.Now(), address)
@@ -228,7 +228,7 @@ func (c *Conn) Remind(address netip.Addr) error {
 	return errors.Join(errs...)
 }
 
-// Announce tells everyone on the link that address is here.
+// Announce informs every host on the link that address is here.
 func (c *Conn) Announce(address netip.Addr) error {
 	var errs []error
 	for _, frame := range c.cfg.Protocol.Announce(address, c.cfg.MAC, c.cfg.Seal(Advertisement, address)) {
@@ -280,7 +280,7 @@ func (c *Conn) handle(m Message) {
 	if !wanted {
 		return
 	}
-	// A frame to somebody else's address is seen while the interface is
+	// A frame to another host's address is seen while the interface is
 	// promiscuous; it is not ours to answer.
 	if answer && m.Kind != Advertisement && (m.To.IsGroup() || m.To == c.cfg.MAC) {
 		c.answer(m)

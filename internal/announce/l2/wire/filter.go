@@ -19,7 +19,7 @@ const acceptLength = 1 << 18
 // Range is an inclusive range of keys.
 type Range struct{ First, Last uint32 }
 
-// Ranges gives at most max sorted, disjoint ranges that cover all keys. Where
+// Ranges returns at most max sorted, disjoint ranges that cover all keys. Where
 // there are more, the closest ones are merged, so that the cover is larger than
 // the set by as little as possible. It sorts keys in place.
 func Ranges(keys []uint32, max int) []Range {

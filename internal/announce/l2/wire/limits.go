@@ -8,24 +8,24 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Limits of what a Conn answers, against floods of questions. One asker's is low
-// enough beside that of all for several to flood and the others to be answered,
-// and high enough for a router that has lost its neighbours to ask for thousands
-// of addresses at once.
+// Limits of what a Conn answers, against floods of questions. One asker's is
+// so much lower than that of all that several can flood while the others are answered,
+// and high enough for a router that has lost its neighbors to ask for thousands of
+// addresses in one burst.
 const (
 	answersPerSecond = 20_000
 	answersBurst     = 10_000
 	askerPerSecond   = 5_000
 	askerBurst       = 5_000
 
-	// askers are told apart by a hash of their hardware address, so that a flood
+	// askers are distinguished by a hash of their hardware address, so that a flood
 	// from made-up ones costs no memory. Two that share a place share its limit.
 	askers = 512
 )
 
-// limits decide who is answered. Safe for concurrent use.
+// limits decide which hosts are answered. Safe for concurrent use.
 type limits struct {
-	seed     maphash.Seed // nobody on the link can choose an address to share another's place
+	seed     maphash.Seed // no host on the link can choose an address to share another's place
 	asker    [askers]*rate.Limiter
 	everyone *rate.Limiter
 }
@@ -38,8 +38,8 @@ func newLimits() *limits {
 	return l
 }
 
-// allow tells whether one more answer may go to an asker. Who has had its share
-// takes nothing from the others'.
+// allow reports whether one more answer may go to an asker. An asker
+// above its limit takes nothing from the others.
 func (l *limits) allow(from MAC) bool {
 	return l.asker[maphash.Bytes(l.seed, from[:])%askers].Allow() && l.everyone.Allow()
 }

@@ -23,7 +23,7 @@ const (
 	// Question: a host that has an address of its own wants to know who has
 	// this one.
 	Question Kind = iota + 1
-	// Probe: somebody asks who has the address in order to use it (RFC 5227
+	// Probe: a host asks who has the address in order to use it (RFC 5227
 	// section 2.1.1, RFC 4862 section 5.4.2).
 	Probe
 	// Advertisement: the sender says, or shows by using it, that it has the address.
@@ -59,20 +59,20 @@ type Protocol interface {
 	// EtherType of the frames.
 	EtherType() uint16
 	// Filter accepts the frames that ask about targets, and those whose sender
-	// claims one of sources.
+	// advertises one of sources.
 	Filter(targets, sources []Range) []bpf.Instruction
 	// Parse calls yield for each thing that frame says. Malformed frames, and
 	// those that a host must ignore by the protocol's RFC, say nothing.
 	Parse(frame []byte, yield func(Message))
-	// Answer gives the reply of the host self to m, a Question or a Probe. Like
+	// Answer returns the reply of the host self to m, a Question or a Probe. Like
 	// the other frames it carries seal, unless that is zero.
 	Answer(m Message, self MAC, seal Seal) []byte
-	// Probe asks who has address, without claiming it. A zero to asks everyone.
+	// Probe asks who has address, without advertising it. A zero to asks everyone.
 	Probe(address netip.Addr, self, to MAC, seal Seal) []byte
 	// Question asks everyone who has address, as a host does whose own address is
 	// asker: fabrics that keep probes from going everywhere let it through.
 	Question(address, asker netip.Addr, self MAC, seal Seal) []byte
-	// Announce gives the frames that make every host on the link use self for
+	// Announce returns the frames that make every host on the link use self for
 	// address from now on.
 	Announce(address netip.Addr, self MAC, seal Seal) [][]byte
 	// Key is the part of an address that Filter's ranges are about.

@@ -15,7 +15,7 @@ import (
 // packet with.
 const SealLength = 18
 
-// Seal tells our own agents from strangers, also where they do not hear each
+// Seal distinguishes our own agents from other hosts, also where they do not hear each
 // other's gossip. Every frame that an agent sends carries one, where other hosts
 // see padding or an option that they do not know. There are two:
 //
@@ -24,13 +24,13 @@ const SealLength = 18
 //
 // A hint is on what everybody hears. Its code binds sender, kind, address, hardware
 // address and stamp, under a key that is derived for the sender from the gossip
-// key. Who has the gossip key could make one in another's name, and what was
-// recorded opens as long as the stamp is new, so nobody acts on a hint alone but
-// asks its sender.
+// key. Any holder of the gossip key can make one in another node's name, and a
+// recorded one opens as long as the stamp is new, so agents do not act on a hint alone
+// but ask its sender.
 //
 // An answer replies to one question, itself sealed: its code binds the question's
-// code, and is made under a secret of the two nodes. Nobody else can make it, and
-// it is good for that question alone.
+// code, and is made under a secret of the two nodes. No third node can make it,
+// and it is valid for that question alone.
 //
 // Agents of a former version (up to 0.1) seal as NewSeal does; see Kind.
 type Seal [SealLength]byte
@@ -55,7 +55,7 @@ var (
 	answerMagic = [2]byte{0xca, 0x62}
 )
 
-// HintKey gives the key of node's hints.
+// HintKey returns the key of node's hints.
 func HintKey(gossip []byte, node nodeinfo.ID) []byte {
 	h := hmac.New(sha256.New, gossip)
 	h.Write([]byte("causeway hint"))
@@ -78,19 +78,19 @@ func NewAnswer(secret []byte, asked Seal, address netip.Addr, mac MAC, node, ask
 	return s
 }
 
-// OpensHint tells whether s is node's hint under key.
+// OpensHint reports whether s is node's hint under key.
 func (s Seal) OpensHint(key []byte, kind Kind, address netip.Addr, mac MAC, node nodeinfo.ID) bool {
 	code := hintCode(key, kind, address, mac, node, s.Stamp())
 	return s.Kind() == Hint && s.Node() == node.Short() && hmac.Equal(code[:], s[10:])
 }
 
-// OpensAnswer tells whether s is node's answer to the question with the seal asked.
+// OpensAnswer reports whether s is node's answer to the question with the seal asked.
 func (s Seal) OpensAnswer(secret []byte, asked Seal, address netip.Addr, mac MAC, node, asker nodeinfo.ID) bool {
 	code := answerCode(secret, asked, address, mac, node, asker)
 	return s.Kind() == Answer && s.Node() == node.Short() && hmac.Equal(code[:], s[10:])
 }
 
-// Kind tells what s says that it is.
+// Kind returns the kind that s claims to be.
 func (s Seal) Kind() SealKind {
 	switch [2]byte(s[:2]) {
 	case oldMagic:
@@ -103,13 +103,13 @@ func (s Seal) Kind() SealKind {
 	return Unsealed
 }
 
-// Node is who says that it made s, a Hint or Answer.
+// Node is the node that s, a Hint or Answer, claims to be from.
 func (s Seal) Node() nodeinfo.ShortID { return nodeinfo.ShortID(s[2:6]) }
 
 // Stamp is that of a Hint, or of the question of an Answer.
 func (s Seal) Stamp() uint32 { return binary.BigEndian.Uint32(s[6:]) }
 
-// IsZero tells that there is no seal.
+// IsZero reports that there is no seal.
 func (s Seal) IsZero() bool { return s == Seal{} }
 
 func begin(magic [2]byte, node nodeinfo.ID, stamp uint32) (s Seal) {
@@ -145,7 +145,7 @@ func answerCode(secret []byte, asked Seal, address netip.Addr, mac MAC, node, as
 	return code(secret, b[:])
 }
 
-// code is SHA-256 over key and b, cut. HMAC costs more than twice as much and gives
+// code is SHA-256 over key and b, cut. HMAC costs more than twice as much and adds
 // nothing here: what is hashed has one length for each first byte, and of the sum
 // too little is shown to go on from.
 func code(key, b []byte) [8]byte {
@@ -171,7 +171,7 @@ func NewSeal(key []byte, node nodeinfo.ID, address netip.Addr, mac MAC) Seal {
 	return s
 }
 
-// Open gives the node that made s, a seal of a former version, if it was made
+// Open returns the node that made s, a seal of a former version, if it was made
 // with one of keys.
 func (s Seal) Open(keys [][]byte, address netip.Addr, mac MAC) (nodeinfo.ID, bool) {
 	if s.Kind() != OldSeal {

@@ -119,7 +119,7 @@ func TestReplayedFrames(t *testing.T) {
 	}
 }
 
-// ranked gives the nodes beside h, the best for a first.
+// ranked returns the nodes beside h, the best for a first.
 func (l *lan) ranked(a netip.Addr, h *announcetest.Host) []*announcetest.Host {
 	order := l.others(h)
 	slices.SortFunc(order, func(x, y *announcetest.Host) int {
@@ -177,7 +177,7 @@ func (l *lan) count(a netip.Addr, mac wire.MAC) func() int {
 	return func() int { return int(n.Load()) }
 }
 
-// record gives the sealed frames about a that were broadcast.
+// record returns the sealed frames about a that were broadcast.
 func (l *lan) record(a netip.Addr) func() [][]byte {
 	frames := make(chan []byte, 4096)
 	l.listen(a, func(frame []byte) {

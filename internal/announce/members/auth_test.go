@@ -42,11 +42,11 @@ func TestRecordedPackets(t *testing.T) {
 	told := func(want string) func() bool {
 		return func() bool { return string(m.View()[name(2)].Info) == want }
 	}
-	c.eventually(2*time.Second, "facts arrive", told("first"))
+	c.eventually(2*time.Second, "the info arrives", told("first"))
 	if err := c.nodes[2].SetInfo([]byte("second")); err != nil {
 		t.Fatal(err)
 	}
-	c.eventually(2*time.Second, "facts arrive", told("second"))
+	c.eventually(2*time.Second, "the info arrives", told("second"))
 	time.Sleep(300 * time.Millisecond)
 	c.kill(2)
 	c.eventually(3*time.Second, "node-3 is dead", func() bool { return len(c.alive(0)) == 1 })
@@ -67,7 +67,7 @@ func TestRecordedPackets(t *testing.T) {
 		time.Sleep(50 * time.Millisecond)
 	}
 	if !told("second")() {
-		t.Errorf("recorded packets changed facts to %q", m.View()[name(2)].Info)
+		t.Errorf("recorded packets changed the info to %q", m.View()[name(2)].Info)
 	}
 }
 
@@ -118,13 +118,13 @@ func TestGreatestNumber(t *testing.T) {
 				t.Fatal(err)
 			}
 			told := func() bool { return string(c.nodes[0].View()[name(1)].Info) == "true" }
-			c.eventually(2*time.Second, "facts arrive", told)
+			c.eventually(2*time.Second, "the info arrives", told)
 			body := part{version: math.MaxUint64, total: 5, bytes: []byte("false")}.encode()
-			c.nodes[0].receive(forge(t, c, 1, 0, c.nodes[1].boot, math.MaxUint64, facts, body), c.addr(1))
+			c.nodes[0].receive(forge(t, c, 1, 0, c.nodes[1].boot, math.MaxUint64, infoPart, body), c.addr(1))
 			if bound && !told() {
 				t.Error("a forged message was taken")
 			}
-			old := message{kind: facts, number: math.MaxUint64, from: name(1), body: []byte("false")}
+			old := message{kind: infoPart, number: math.MaxUint64, from: name(1), body: []byte("false")}
 			c.nodes[0].handle(old)
 			c.eventually(2*time.Second, "the truth is back", told)
 			if err := c.nodes[1].SetInfo([]byte("newer")); err != nil {
@@ -140,7 +140,7 @@ func TestGreatestNumber(t *testing.T) {
 	}
 }
 
-// identify gives every node a key of its own, which all know.
+// identify returns every node a key of its own, which all know.
 func (c *cluster) identify() {
 	public := map[string][]byte{}
 	ids := make([]*Identity, len(c.nodes))
@@ -181,7 +181,7 @@ func TestSpokenFor(t *testing.T) {
 	}
 }
 
-// TestNewestStart: the facts of a process that has just started count, whatever the
+// TestNewestStart: the info of a process that has just started counts, whatever the
 // one before it has said.
 func TestNewestStart(t *testing.T) {
 	c := newCluster(t, 2, true)
@@ -194,7 +194,7 @@ func TestNewestStart(t *testing.T) {
 	if err := c.nodes[1].SetInfo([]byte("leaving")); err != nil {
 		t.Fatal(err)
 	}
-	c.eventually(3*time.Second, "facts arrive", func() bool { return string(c.nodes[0].View()[name(1)].Info) == "leaving" })
+	c.eventually(3*time.Second, "the info arrives", func() bool { return string(c.nodes[0].View()[name(1)].Info) == "leaving" })
 	c.kill(1)
 	c.start(1, c.key)
 	if err := c.nodes[1].SetInfo([]byte("back")); err != nil {
@@ -202,7 +202,7 @@ func TestNewestStart(t *testing.T) {
 	}
 	c.listPeers()
 	c.watchAll(1)
-	c.eventually(3*time.Second, "the new facts count", func() bool {
+	c.eventually(3*time.Second, "the new info counts", func() bool {
 		v := c.nodes[0].View()[name(1)]
 		return v.Alive() && string(v.Info) == "back"
 	})
@@ -216,7 +216,7 @@ func TestLargeFacts(t *testing.T) {
 		if err := c.nodes[0].SetInfo(want); err != nil {
 			t.Fatal(err)
 		}
-		c.eventually(5*time.Second, "facts arrive", func() bool {
+		c.eventually(5*time.Second, "the info arrives", func() bool {
 			for _, m := range c.nodes[1:] {
 				if f := m.View()[name(0)].Info; f == nil || !bytes.Equal(f, want) {
 					return false
@@ -375,7 +375,7 @@ func FuzzReceive(f *testing.F) {
 		return m
 	}
 	a, b := node("a"), node("b")
-	for _, k := range []kind{ping, ack, no, facts, carry} {
+	for _, k := range []kind{ping, ack, no, infoPart, carry} {
 		f.Add(byte(k), a.seal(a.peers["b"], k, status{nonce: 1}.encode()))
 		f.Add(byte(k), status{nonce: 1}.encode())
 		f.Add(byte(k), part{version: 1, total: 3, bytes: []byte("abc")}.encode())
@@ -439,7 +439,7 @@ func BenchmarkPacket(b *testing.B) {
 // TestBackToFormer: a node whose key was deleted may come back with an agent of a
 // former version, which knows no other format than that one's: it is heard, and what
 // it tells counts, whenever the key was deleted. A running agent that is still of this
-// version stays alive and its facts stay known all the time.
+// version stays alive and its info stays known all the time.
 func TestBackToFormer(t *testing.T) {
 	for _, deadBefore := range []bool{false, true} {
 		t.Run(map[bool]string{false: "deleted while it lives", true: "deleted when it is dead"}[deadBefore], func(t *testing.T) {
@@ -451,7 +451,7 @@ func TestBackToFormer(t *testing.T) {
 			}
 			m := c.nodes[0]
 			told := func() string { return string(m.View()[name(1)].Info) }
-			c.eventually(2*time.Second, "facts arrive", func() bool { return told() == "present" })
+			c.eventually(2*time.Second, "the info arrives", func() bool { return told() == "present" })
 			secure := func() bool {
 				m.mu.Lock()
 				defer m.mu.Unlock()
@@ -476,7 +476,7 @@ func TestBackToFormer(t *testing.T) {
 				forget()
 				c.eventually(2*time.Second, "it is spoken to in the present format again", func() bool {
 					if len(c.alive(0)) != 1 || told() != "present" {
-						t.Fatalf("alive: %v, facts %q", c.alive(0), told())
+						t.Fatalf("alive: %v, info %q", c.alive(0), told())
 					}
 					return secure()
 				})
@@ -490,7 +490,7 @@ func TestBackToFormer(t *testing.T) {
 				forget()
 			}
 			c.eventually(2*time.Second, "it is heard in the former format", func() bool { answer(); return len(c.alive(0)) == 1 })
-			m.handle(message{kind: facts, number: 1, from: name(1), body: []byte("former")})
+			m.handle(message{kind: infoPart, number: 1, from: name(1), body: []byte("former")})
 			c.eventually(2*time.Second, "what it tells counts", func() bool { return told() == "former" })
 		})
 	}
