@@ -29,7 +29,7 @@ func (l *lan) link(h *announcetest.Host) (*netlink.Handle, netlink.Link) {
 	return links, eth0
 }
 
-// TestHardwareAddressChanges: the address is answered, and claimed, with the new
+// TestHardwareAddressChanges: the address is answered, and advertised, with the new
 // one.
 func TestHardwareAddressChanges(t *testing.T) {
 	l := startLAN(t, announcetest.Options{Nodes: 1, Echo: true})

@@ -36,7 +36,7 @@ func (a *Announcer) place(now time.Time) {
 	placements := a.placements(now)
 	a.addTargets(placements)
 	for _, p := range a.ports.all {
-		if p.filter.changed || p.filter.claimed != len(placements) {
+		if p.filter.changed || p.filter.advertised != len(placements) {
 			a.listen(now, p)
 		}
 	}
@@ -139,16 +139,16 @@ func (a *Announcer) addTargets(placements []placement) {
 // listen sets what p hears.
 func (a *Announcer) listen(now time.Time, p *port) {
 	d := a.cluster.desired
-	var claimed []netip.Addr
+	var advertised []netip.Addr
 	for i := range d.Advertisements {
 		if addr := d.Advertisements[i].Addr; addr.Is6() == p.key.six {
-			claimed = append(claimed, addr)
+			advertised = append(advertised, addr)
 		}
 	}
-	if err := p.listen(now, claimed); err != nil {
+	if err := p.listen(now, advertised); err != nil {
 		a.log.Error(err, "Setting what to listen for failed, will try again", "interface", p.name)
 	}
-	p.filter.claimed = len(d.Advertisements)
+	p.filter.advertised = len(d.Advertisements)
 }
 
 // updateTargets sets what is wanted of every machine, and drops entries that are

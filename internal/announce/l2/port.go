@@ -29,7 +29,7 @@ type portKey struct {
 
 // conn is a socket of one family on one interface. *wire.Conn is one; see there.
 type conn interface {
-	Listen(asked, claimed []netip.Addr) error
+	Listen(asked, advertised []netip.Addr) error
 	Answer(a netip.Addr, on bool)
 	Probe(a netip.Addr, to wire.MAC) error
 	Question(a, asker netip.Addr) error
@@ -66,10 +66,10 @@ type port struct {
 
 // filter is what a port's socket lets through.
 type filter struct {
-	asked   map[netip.Addr]bool // questions about these
-	claimed int                 // advertisements of so many addresses
-	changed bool                // asked has to be set again
-	retry   time.Time           // the same, from then on, after an error; else zero
+	asked      map[netip.Addr]bool // questions about these
+	advertised int                 // advertisements of so many addresses
+	changed    bool                // asked has to be set again
+	retry      time.Time           // the same, from then on, after an error; else zero
 }
 
 func (f *filter) due(now time.Time) bool {
@@ -79,7 +79,7 @@ func (f *filter) due(now time.Time) bool {
 func newPort(now time.Time, key portKey, name string) *port {
 	return &port{
 		key: key, name: name, received: func() (uint64, bool) { return 0, false }, failed: make(chan struct{}), opened: now,
-		entries: map[netip.Addr]*entry{}, filter: filter{asked: map[netip.Addr]bool{}, claimed: -1}, peers: newPeers(),
+		entries: map[netip.Addr]*entry{}, filter: filter{asked: map[netip.Addr]bool{}, advertised: -1}, peers: newPeers(),
 	}
 }
 
@@ -166,10 +166,10 @@ func (p *port) subnet(a, b netip.Addr) bool {
 	return slices.ContainsFunc(p.subnets, func(s netip.Prefix) bool { return s.Contains(a) && s.Contains(b) })
 }
 
-// listen brings filter and groups in line: advertisements are heard about claimed,
+// listen brings filter and groups in line: advertisements are heard about advertised,
 // which are of the family, questions about those in filter.asked. After an error it
 // is due again in a while.
-func (p *port) listen(now time.Time, claimed []netip.Addr) error {
+func (p *port) listen(now time.Time, advertised []netip.Addr) error {
 	asked := make([]netip.Addr, 0, len(p.filter.asked))
 	for a := range p.filter.asked {
 		asked = append(asked, a)
@@ -178,7 +178,7 @@ func (p *port) listen(now time.Time, claimed []netip.Addr) error {
 	if p.groups != nil {
 		errs = append(errs, p.groups.Set(asked))
 	}
-	errs = append(errs, p.conn.Listen(asked, claimed))
+	errs = append(errs, p.conn.Listen(asked, advertised))
 	p.filter.changed, p.filter.retry = false, time.Time{}
 	err := errors.Join(errs...)
 	if err != nil {

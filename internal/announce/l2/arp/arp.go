@@ -133,17 +133,17 @@ func (Protocol) Parse(frame []byte, yield func(wire.Message)) {
 	if !ok || p.SenderMAC.IsGroup() || p.SenderMAC.IsZero() {
 		return
 	}
-	claim := wire.Message{Kind: wire.Advertisement, Address: p.SenderAddr, From: p.SenderMAC, To: p.EthernetTo, Seal: p.Seal}
+	advertisement := wire.Message{Kind: wire.Advertisement, Address: p.SenderAddr, From: p.SenderMAC, To: p.EthernetTo, Seal: p.Seal}
 	switch {
 	case p.Op == OpReply && !p.SenderAddr.IsUnspecified():
-		yield(claim)
+		yield(advertisement)
 	case p.Op != OpRequest:
 	case p.SenderAddr.IsUnspecified():
 		yield(wire.Message{Kind: wire.Probe, Address: p.TargetAddr, From: p.SenderMAC, Asker: p.SenderAddr, To: p.EthernetTo, Seal: p.Seal})
 	case p.SenderAddr == p.TargetAddr:
-		yield(claim)
+		yield(advertisement)
 	default:
-		yield(claim)
+		yield(advertisement)
 		yield(wire.Message{Kind: wire.Question, Address: p.TargetAddr, From: p.SenderMAC, Asker: p.SenderAddr, To: p.EthernetTo, Seal: p.Seal})
 	}
 }

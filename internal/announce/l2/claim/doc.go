@@ -11,10 +11,10 @@
 //	  |     host has it v                 | silence, or      v
 //	  |              Conflict             | time to preempt  Releasing
 //	  |                 | retry           +---> Probing        |
-//	  +-----------------+-----------------------------<--------+ claim heard, or timeout
+//	  +-----------------+-----------------------------<--------+ other heard, or timeout
 //
 // The link is the fence. Elections differ while agents do not hear each other
-// (gossip blocked, partition), but every node on the link hears the claims:
+// (gossip blocked, partition), but every node on the link hears the announcements:
 //
 //   - A node that is to take over an address asks the link first. If the old
 //     announcer answers, it is alive, whatever membership reports, and the new node
@@ -30,7 +30,7 @@
 //     the clients. For the same reason, nodes without contact are looked for with
 //     questions, not with announcements.
 //   - A node that is no longer elected goes on answering until it has heard the
-//     elected node's claim: some node always answers. So does a node to which others
+//     elected node's announcement: some node always answers. So does a node to which others
 //     are preferred, however long that takes (Reluctant); only a node that may not
 //     answer at all stops after Timing's Release.
 //

@@ -110,14 +110,14 @@ func (m *Machine) overdue(now time.Time) bool {
 	return !m.stale.IsZero() && now.Sub(m.stale) >= maxStale
 }
 
-// maxProbeAgain bounds how often a conflicting host's probes have a node look once more.
+// maxProbeAgain bounds how often a conflicting host's probes make a node probe again.
 const maxProbeAgain = 2
 
 // probeAgain probes again immediately, because a conflicting host probes too. RFC 5227
 // section 2.1.1 counts its probe as a conflict; but it says only that the conflicting host
 // does not use the address yet, and many that probe never will: switches that
 // track hosts, arping -D, a host whose address clients wait for. If it does take
-// the address its claim is heard, before this node's or as an answer to it; if this
+// the address its announcement is heard, before this node's or as an answer to it; if this
 // node is the first, it answers the next probe.
 func (m *Machine) probeAgain(now time.Time) {
 	if m.restarts < maxProbeAgain {
@@ -138,7 +138,7 @@ func (m *Machine) conflictWith(now time.Time, from Peer) {
 
 func (m *Machine) hearProbing(now time.Time, kind Kind, from Peer) {
 	if kind == Probe {
-		// Two of ours want it at the same time.
+		// Two of ours probe for it at the same time.
 		if from.Outranks && m.deferred < maxDeferred {
 			m.deferred++
 			m.hold(now, from)
@@ -157,8 +157,8 @@ func (m *Machine) hearProbing(now time.Time, kind Kind, from Peer) {
 	m.hearBackup(now, from)
 }
 
-// due is when to claim an address that a holder of ours has; zero for never while
-// that one answers. A holder that may not know yet that it has to go is given
+// due is when to take an address from a holder of ours; zero for never while that one
+// answers. A holder that may not know yet that it has to go is given
 // PreemptDelay.
 func (m *Machine) due(now time.Time, holder Peer) time.Time {
 	wait := m.backoff
@@ -195,13 +195,13 @@ func (m *Machine) hold(now time.Time, holder Peer) {
 		recheck = m.want.LostRecheck
 	}
 	if holder.Alive {
-		// Seldom at last; but two claims that crossed may just have made both stop.
+		// Rarely in the end; but two announcements that crossed may have made both stop.
 		recheck = min(max(recheck, now.Sub(m.backupSince)), m.timing.Recheck)
 	}
 	m.deadline = now.Add(recheck)
 }
 
-// setRetry has a Backup machine claim the address at t nonetheless.
+// setRetry makes a Backup machine announce the address at t in any case.
 func (m *Machine) setRetry(t time.Time) {
 	m.retry = t
 	if t.Before(m.deadline) {
@@ -209,7 +209,7 @@ func (m *Machine) setRetry(t time.Time) {
 	}
 }
 
-// hearBackup takes the answer of the holder, or a claim of another of ours. Since
+// hearBackup takes the answer of the holder, or an announcement of another of ours. Since
 // the last one the holder may have become ineligible, membership may have found
 // or lost it, and the policy may have been edited.
 func (m *Machine) hearBackup(now time.Time, from Peer) {
@@ -230,7 +230,7 @@ func (m *Machine) hearBackup(now time.Time, from Peer) {
 	}
 }
 
-// hearContender takes the claim of another of ours while this node answers.
+// hearContender takes the announcement of another of ours while this node answers.
 func (m *Machine) hearContender(now time.Time, from Peer) {
 	m.contender = from.MAC
 	goes := from.Name == m.want.Elected || m.state == Releasing || m.want.SuppressGratuitous
@@ -246,7 +246,7 @@ func (m *Machine) hearContender(now time.Time, from Peer) {
 		m.reclaim(now) // the contender stops and clients come back
 	case now.Sub(m.since) < crossing:
 		// It may have been sent before our first announcement arrived there. If the
-		// contender insists, the next one will make it repeat the claim.
+		// contender insists, the next one will make it announce again.
 		if !m.crossed {
 			m.crossed = true
 			m.port.Announce()
@@ -261,7 +261,7 @@ func (m *Machine) hearContender(now time.Time, from Peer) {
 	}
 }
 
-// inquireContender asks one that this node would make way for, and once more if that
+// inquireContender asks a node that this one would yield to, and once more if that
 // changes nothing: question or answer may be lost.
 func (m *Machine) inquireContender(now time.Time, from Peer) {
 	m.inquire(now, from)

@@ -44,17 +44,14 @@ const (
 	Elected
 )
 
-// Never as a Preempt means that the preferred node waits until the present
-// announcer stops by itself.
-const Never = time.Duration(-1)
-
 // Want is what the rest of the agent asks of a Machine.
 type Want struct {
 	Role Role
 	// Elected is the node that this agent's view elects; empty for none.
 	Elected string
 	// Preempt is how long this node, elected, leaves the address to another of
-	// ours that announces it and may: 0 only for Timing's PreemptDelay.
+	// ours that announces it and may: 0 only for Timing's PreemptDelay, negative
+	// until that one stops by itself.
 	Preempt time.Duration
 	// Hurry asks for the short probe: the address was announced by a node that
 	// has stopped, and clients wait.
@@ -62,9 +59,9 @@ type Want struct {
 	// Slack is added to the time that an answer to a probe may take, for busy
 	// cores.
 	Slack time.Duration
-	// SuppressGratuitous asks to answer questions without announcing anything: the node that
-	// clients know goes on forwarding though its agent is gone, and an
-	// announcement would tear their connections. Once it ends all is announced.
+	// SuppressGratuitous is to answer questions without announcing anything: the node
+	// that clients use goes on forwarding though its agent is gone, and an announcement
+	// would break their connections. When it ends the address is announced.
 	SuppressGratuitous bool
 	// ElectedAt, unless zero, is where a node that still announces the address asks
 	// Elected at intervals: it may have taken over unheard.
@@ -181,7 +178,7 @@ func DefaultTiming() Timing {
 }
 
 const (
-	// reclaimInterval is the least interval of announcements in answer to claims,
+	// reclaimInterval is the least interval of announcements in answer to others,
 	// and hintInterval that of questions in answer to hints, however many are
 	// received.
 	reclaimInterval = 100 * time.Millisecond
@@ -223,17 +220,17 @@ type Machine struct {
 	lastAnnounced time.Time // the last of them
 	probing       ProbeTiming
 	restarts      int  // how often probing was begun again for a conflicting host's probe
-	crossed       bool // one claim that crossed ours was answered
+	crossed       bool // one announcement that crossed ours was answered
 	defended      time.Time
 	looked        time.Time // when the link was last asked for a conflicting host
 
 	holder      Peer      // Backup: the node that has it
 	backupSince time.Time // Backup: without a break
 	answered    bool      // Backup: since the last question
-	retry       time.Time // Backup: when to claim nonetheless; zero for never
+	retry       time.Time // Backup: when to announce in any case; zero for never
 	backoff     time.Duration
 
-	reclaimed time.Time // when a claim was last answered by announcing
+	reclaimed time.Time // when another's announcement was last answered by one
 	owed      time.Time // Announcing: when another has to be; zero for none
 	again     time.Time // answering: when the contender is asked once more; zero for none
 	asked     time.Time // when a hint was last answered by a question
@@ -433,9 +430,9 @@ func (m *Machine) scheduleAnnouncement(now time.Time) {
 	m.attend()
 }
 
-// attend has what is due before next done, while this node answers: an answer that it
-// owes to a claim, the question to a contender that has not answered the first, and now
-// and then one to the elected node, if that is another.
+// attend sets the deadline of a node that answers to what is due first: next, the
+// announcement owed to another, the second question to a contender, or, at intervals,
+// one to the elected node, if that is another.
 func (m *Machine) attend() {
 	due := []time.Time{m.owed, m.again}
 	if m.state == Announcing && m.want.Role != Elected && !m.want.ElectedAt.IsZero() {
@@ -524,8 +521,8 @@ func (m *Machine) Tick(now time.Time) {
 	}
 }
 
-// look asks the link for a conflicting host that has come since, once in a Refresh: one
-// that took the address without asking does not show itself by announcements.
+// look probes for a conflicting host once in a Refresh: one that has taken the address
+// without asking does not announce it.
 func (m *Machine) look(now time.Time) {
 	if now.Sub(m.looked) >= m.timing.Refresh/2 {
 		m.looked = now

@@ -290,9 +290,9 @@ func TestFailback(t *testing.T) {
 		{"immediate", 0, worse, preemptDelay},
 		{"immediate, from one that outranks (bounded load)", 0, better, preemptDelay},
 		{"delayed", time.Minute, worse, time.Minute},
-		{"never", Never, worse, -1},
-		{"never, but the holder may not announce any more", Never, Peer{Name: "p", Alive: true}, preemptDelay},
-		{"never, but membership lost the holder", Never, lost(worse), 0},
+		{"never", -1, worse, -1},
+		{"never, but the holder may not announce any more", -1, Peer{Name: "p", Alive: true}, preemptDelay},
+		{"never, but membership lost the holder", -1, lost(worse), 0},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
@@ -325,7 +325,7 @@ func TestFailback(t *testing.T) {
 func TestHolderThatBecomesIneligibleIsRelieved(t *testing.T) {
 	b := newBench(t)
 	w := elected
-	w.Preempt = Never
+	w.Preempt = -1
 	b.set(w)
 	b.hear(Advertisement, worse)
 	b.expect(Backup, "probe")

@@ -15,7 +15,7 @@
 //
 //	type 135, source ::    probe: does any host have the target?
 //	type 135               question: who has the target?
-//	type 136               claim: the target is at the link-layer address
+//	type 136               advertisement: the target is at the link-layer address
 //
 // Complete frames are built and sent with the announced address as their source.
 // So the interface needs no IPv6 address of its own, and the two seconds in which

@@ -49,10 +49,10 @@ type Conn struct {
 	pc     *packet.Conn
 	limits *limits
 
-	mu        sync.RWMutex
-	answering map[netip.Addr]struct{}
-	asked     map[netip.Addr]struct{}
-	claimed   map[netip.Addr]struct{}
+	mu         sync.RWMutex
+	answering  map[netip.Addr]struct{}
+	asked      map[netip.Addr]struct{}
+	advertised map[netip.Addr]struct{}
 
 	askers sync.Mutex // of recent
 	recent recent
@@ -91,15 +91,18 @@ func Open(cfg Config) (*Conn, error) {
 
 // enlargeBuffer is best effort: a smaller buffer works, but drops in bursts.
 func (c *Conn) enlargeBuffer() {
-	raw, err := c.pc.SyscallConn()
-	if err != nil {
-		return
-	}
-	_ = raw.Control(func(fd uintptr) {
-		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
-			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
+	c.control(func(fd int) {
+		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
 		}
 	})
+}
+
+// control calls do with the socket, unless that is closed.
+func (c *Conn) control(do func(fd int)) {
+	if raw, err := c.pc.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { do(int(fd)) })
+	}
 }
 
 // Close ends Run and releases the socket.
@@ -112,18 +115,18 @@ func (c *Conn) Counters() Counters {
 
 // Listen replaces the sets of addresses that the socket is woken for, in the
 // kernel's filter and here: asked are those about which Questions and Probes
-// are wanted, which must include those that are answered; claimed are those of
+// are wanted, which must include those that are answered; advertised are those of
 // which Advertisements are wanted.
-func (c *Conn) Listen(asked, claimed []netip.Addr) error {
+func (c *Conn) Listen(asked, advertised []netip.Addr) error {
 	askedSet, targets := c.set(asked)
-	claimedSet, sources := c.set(claimed)
+	advertisedSet, sources := c.set(advertised)
 	program := append(c.own(), c.cfg.Protocol.Filter(targets, sources)...)
 	filter, err := bpf.Assemble(program)
 	if err != nil {
 		return fmt.Errorf("assemble filter of %d instructions: %w", len(program), err)
 	}
 	c.mu.Lock()
-	c.asked, c.claimed = askedSet, claimedSet
+	c.asked, c.advertised = askedSet, advertisedSet
 	c.mu.Unlock()
 	if err := c.pc.SetBPF(filter); err != nil {
 		return fmt.Errorf("attach filter of %d instructions: %w", len(filter), err)
@@ -161,14 +164,9 @@ func (c *Conn) set(addresses []netip.Addr) (map[netip.Addr]struct{}, []Range) {
 // deleted nothing is received, even if another one was made with the same
 // index. The kernel reports it like an interface that goes down, and
 // it does so before it takes the interface away: ask again later.
-func (c *Conn) Bound() bool {
-	raw, err := c.pc.SyscallConn()
-	if err != nil {
-		return false
-	}
-	bound := false
-	_ = raw.Control(func(fd uintptr) {
-		at, err := unix.Getsockname(int(fd))
+func (c *Conn) Bound() (bound bool) {
+	c.control(func(fd int) {
+		at, err := unix.Getsockname(fd)
 		link, ok := at.(*unix.SockaddrLinklayer)
 		bound = err == nil && ok && link.Ifindex == c.cfg.Interface
 	})
@@ -178,12 +176,8 @@ func (c *Conn) Bound() bool {
 // Unread reports whether a frame waits to be received: then this process is behind,
 // and silence says nothing about others.
 func (c *Conn) Unread() bool {
-	raw, err := c.pc.SyscallConn()
-	if err != nil {
-		return false
-	}
 	waiting := 0
-	_ = raw.Control(func(fd uintptr) { waiting, _ = unix.IoctlGetInt(int(fd), unix.SIOCINQ) })
+	c.control(func(fd int) { waiting, _ = unix.IoctlGetInt(fd, unix.SIOCINQ) })
 	return waiting > 0
 }
 
@@ -211,8 +205,12 @@ func (c *Conn) Question(address, asker netip.Addr) error {
 
 // Tell informs one host alone that address is here.
 func (c *Conn) Tell(address netip.Addr, to MAC) error {
-	m := Message{Kind: Probe, Address: address, From: to, To: c.cfg.MAC, Asker: netip.IPv4Unspecified()}
-	return c.send(c.cfg.Protocol.Answer(m, c.cfg.MAC, c.cfg.Seal(Advertisement, address)))
+	return c.reply(Message{Kind: Probe, Address: address, From: to, To: c.cfg.MAC, Asker: netip.IPv4Unspecified()})
+}
+
+// reply answers m, which this host has made up.
+func (c *Conn) reply(m Message) error {
+	return c.send(c.cfg.Protocol.Answer(m, c.cfg.MAC, c.cfg.Seal(Advertisement, m.Address)))
 }
 
 // Remind answers the hosts that asked for address lately once more, whichever node
@@ -223,7 +221,7 @@ func (c *Conn) Remind(address netip.Addr) error {
 	c.askers.Unlock()
 	var errs []error
 	for _, m := range asked {
-		errs = append(errs, c.send(c.cfg.Protocol.Answer(m, c.cfg.MAC, c.cfg.Seal(Advertisement, address))))
+		errs = append(errs, c.reply(m))
 	}
 	return errors.Join(errs...)
 }
@@ -274,7 +272,7 @@ func (c *Conn) handle(m Message) {
 	_, answer := c.answering[m.Address]
 	_, wanted := c.asked[m.Address]
 	if m.Kind == Advertisement {
-		_, wanted = c.claimed[m.Address]
+		_, wanted = c.advertised[m.Address]
 	}
 	c.mu.RUnlock()
 	if !wanted {
