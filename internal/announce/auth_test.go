@@ -52,10 +52,10 @@ func TestBoundElsewhere(t *testing.T) {
 	}
 }
 
-// TestForgedClaims: a host without the gossip key says that an address is at a
+// TestForgedAdvertisements: a host without the gossip key says that an address is at a
 // node's hardware address. Whichever node that is, the announcer goes on, does not
 // broadcast for each of the frames, and reports it.
-func TestForgedClaims(t *testing.T) {
+func TestForgedAdvertisements(t *testing.T) {
 	for _, a := range []netip.Addr{vip4, vip6} {
 		t.Run(a.String(), func(t *testing.T) {
 			l := startLAN(t, announcetest.Options{Nodes: 3, Addresses: []netip.Addr{a}})
@@ -85,8 +85,8 @@ func TestForgedClaims(t *testing.T) {
 	}
 }
 
-// TestReplayedFrames: what agents have sent is recorded and sent again, at once and
-// later. The announcer goes on, and nobody else begins.
+// TestReplayedFrames: what agents have sent is recorded and sent again, immediately
+// and later. The announcer goes on, and no other node begins.
 func TestReplayedFrames(t *testing.T) {
 	for _, a := range []netip.Addr{vip4, vip6} {
 		t.Run(a.String(), func(t *testing.T) {
@@ -119,7 +119,7 @@ func TestReplayedFrames(t *testing.T) {
 	}
 }
 
-// ranked returns the nodes beside h, the best for a first.
+// ranked returns the nodes other than h, the best for a first.
 func (l *lan) ranked(a netip.Addr, h *announcetest.Host) []*announcetest.Host {
 	order := l.others(h)
 	slices.SortFunc(order, func(x, y *announcetest.Host) int {
@@ -164,7 +164,7 @@ func (l *lan) listen(a netip.Addr, take func(frame []byte)) {
 	}))
 }
 
-// count counts the broadcast claims of a by mac from now on.
+// count counts the broadcast advertisements of a by mac from now on.
 func (l *lan) count(a netip.Addr, mac wire.MAC) func() int {
 	var n atomic.Int64
 	l.listen(a, func(frame []byte) {

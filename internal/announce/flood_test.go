@@ -67,7 +67,7 @@ func TestFloodOfQuestions(t *testing.T) {
 				t.Errorf("%.0f answers a second to one that floods", rate)
 			}
 			if limited <= limitedBefore {
-				t.Errorf("%.0f limited, then %.0f: the flood is not limited any more", limitedBefore, limited)
+				t.Errorf("%.0f limited, then %.0f: the flood is not limited any longer", limitedBefore, limited)
 			}
 			l.announcer(address)
 		})

@@ -18,7 +18,7 @@ import (
 
 // TestForeignVLAN: a node on a trunk port hears the frames of VLANs for which it
 // has no interface. They are another LAN's. Those of VLAN 0 have a priority only.
-// With tags that come beside the frame TestKinds does the same.
+// With tags that come as metadata of the frame TestKinds does the same.
 func TestForeignVLAN(t *testing.T) {
 	l := startLAN(t, announcetest.Options{Nodes: 1})
 	mac := l.Nodes[0].MAC
@@ -42,9 +42,9 @@ func TestForeignVLAN(t *testing.T) {
 	}
 }
 
-// TestStrangerProbes: a host probes for the address all the time, as switches do
+// TestConflictingHostProbes: a host probes for the address all the time, as switches do
 // that track hosts. It is no conflict, and keeps no successor away.
-func TestStrangerProbes(t *testing.T) {
+func TestConflictingHostProbes(t *testing.T) {
 	l := startLAN(t, announcetest.Options{Nodes: 3})
 	mac, err := l.Client.MAC("eth0")
 	l.must(err)

@@ -111,9 +111,9 @@ func TestInterfaceComesLater(t *testing.T) {
 	l.announcer(vip6)
 }
 
-// TestStrangerComesLater: a host that takes an announced address without asking
+// TestConflictingHostComesLater: a host that takes an announced address without asking
 // is reported, and the address stays announced.
-func TestStrangerComesLater(t *testing.T) {
+func TestConflictingHostComesLater(t *testing.T) {
 	l := startLAN(t, announcetest.Options{Nodes: 2, Addresses: []netip.Addr{vip4}})
 	host := l.announcer(vip4)
 	l.must(l.Client.AddAddress("eth0", netip.PrefixFrom(vip4, 32)))
@@ -129,7 +129,7 @@ func TestStrangerComesLater(t *testing.T) {
 		_, err = c.Write([]byte("x"))
 		return err
 	}))
-	l.eventually("the stranger is reported", func() bool {
+	l.eventually("the host is reported", func() bool {
 		r := l.Last(vip4)[host.Name]
 		return r.State == announce.Announced && r.ConflictingHost == wire.MAC(mac)
 	})

@@ -147,7 +147,7 @@ func (l *lan) takenFrom(h *announcetest.Host, a netip.Addr) func() bool {
 	}
 }
 
-// others returns the running nodes beside h.
+// others returns the running nodes other than h.
 func (l *lan) others(h *announcetest.Host) []*announcetest.Host {
 	return slices.DeleteFunc(slices.Clone(l.Nodes), func(o *announcetest.Host) bool { return o == h || !o.Running() })
 }
@@ -315,8 +315,8 @@ func (l *lan) settled(asker *announcetest.Asker, addrs ...netip.Addr) {
 	}
 }
 
-// TestPlannedLeave: an agent that is told to stop hands over first. No datagram
-// is lost, and at no time does nobody answer.
+// TestPlannedLeave: an agent that is stopped hands over first. No datagram
+// is lost, and some node answers at all times.
 func TestPlannedLeave(t *testing.T) {
 	for _, a := range []netip.Addr{vip4, vip6} {
 		l := startLAN(t, announcetest.Options{Nodes: 3, Echo: true})
@@ -550,9 +550,9 @@ func TestOwnLinkDown(t *testing.T) {
 	})
 }
 
-// TestStranger: an address that is in use on the LAN is not announced, the
-// stranger is reported, and the address is taken when it is gone.
-func TestStranger(t *testing.T) {
+// TestConflictingHost: an address that is in use on the LAN is not announced, the
+// host is reported, and the address is taken when it is gone.
+func TestConflictingHost(t *testing.T) {
 	l := newLAN(t, announcetest.Options{Nodes: 3, Addresses: []netip.Addr{vip4, vip6}})
 	l.must(l.Client.AddAddress("eth0", netip.PrefixFrom(vip4, 24)))
 	l.must(l.Client.AddAddress("eth0", netip.PrefixFrom(vip6, 64)))

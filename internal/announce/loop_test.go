@@ -17,7 +17,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/announce/members"
 )
 
-// fakeAnnouncer announces what this node is elected for, at once.
+// fakeAnnouncer announces what this node is elected for, immediately.
 type fakeAnnouncer struct {
 	self    string
 	desired *Desired

@@ -76,9 +76,9 @@ func TestSwitchAnswersForTheDead(t *testing.T) {
 	}
 }
 
-// TestAskersAreTold: hosts that announcements do not come through to, and that have
+// TestAskersAreInformed: hosts that announcements do not come through to, and that have
 // asked before, hear of the new announcer without asking again.
-func TestAskersAreTold(t *testing.T) {
+func TestAskersAreInformed(t *testing.T) {
 	addrs := []netip.Addr{vip4, vip6}
 	l := newLAN(t, announcetest.Options{Nodes: 3, Addresses: addrs, Management: true, Partition: true})
 	far, err := announcetest.NewAsker(l.Far)
@@ -95,7 +95,7 @@ func TestAskersAreTold(t *testing.T) {
 		})
 		start := time.Now()
 		l.must(l.node(host, func(n *announcetest.Node) { n.Cordoned = true }))
-		l.eventually("the asker is told", func() bool {
+		l.eventually("the asker is informed", func() bool {
 			for _, r := range far.Answers(a, start) {
 				if r.MAC != host.MAC {
 					return true
@@ -108,7 +108,7 @@ func TestAskersAreTold(t *testing.T) {
 }
 
 // TestSilentAnnouncerIsReported: a node whose agent is alive does not answer on the
-// LAN. Who announces in its place says so.
+// LAN. The node that announces in its place reports it.
 func TestSilentAnnouncerIsReported(t *testing.T) {
 	l := startLAN(t, announcetest.Options{Nodes: 3, Management: true})
 	host := l.announcer(vip4)
@@ -122,7 +122,7 @@ func TestSilentAnnouncerIsReported(t *testing.T) {
 		return false
 	})
 	l.must(host.Mend())
-	l.eventually("it is back, and nothing is reported any more", func() bool {
+	l.eventually("it is back, and nothing is reported any longer", func() bool {
 		r := l.Last(vip4)[host.Name]
 		return r.State == announce.Announced && r.Unreachable == "" && !l.takenFrom(host, vip4)()
 	})
@@ -130,7 +130,7 @@ func TestSilentAnnouncerIsReported(t *testing.T) {
 
 // oneWay drops what one direction of the node's cable carries: what it is to hear
 // with the hook egress of its port, what it says with the hook ingress. The
-// function that it gives mends it.
+// function that it returns mends it.
 func (l *lan) oneWay(h *announcetest.Host, hook string) (mend func()) {
 	l.t.Helper()
 	nft := func(words ...string) {

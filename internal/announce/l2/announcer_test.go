@@ -385,7 +385,7 @@ func TestHearing(t *testing.T) {
 		b.pass(probeTick)
 	}
 	if got := b.Receptions()[2]; got != elect.Untested {
-		t.Errorf("reception %d though nobody answers", got)
+		t.Errorf("reception %d though no node answers", got)
 	}
 }
 
@@ -532,7 +532,7 @@ func TestHandover(t *testing.T) {
 	}
 }
 
-// TestContacts: a node that comes back is told at once, and while any is lost, or was
+// TestContacts: a node that comes back is informed immediately, and while any is lost, or was
 // until just now, questions are asked often.
 func TestContacts(t *testing.T) {
 	c := contacts{lost: map[string]time.Time{}}

@@ -21,7 +21,7 @@ import (
 var prefixes = cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
 
 // TestRead reads what ip has set up in a namespace with eth0, eth1 and eth2,
-// and tells on which of them an address would be announced.
+// and on which of them an address would be announced.
 func TestRead(t *testing.T) {
 	if os.Geteuid() != 0 && os.Getenv("REQUIRE_KERNEL") != "1" {
 		t.Skip("network namespaces need root; set REQUIRE_KERNEL=1 to fail instead")
@@ -165,7 +165,7 @@ func TestRead(t *testing.T) {
 			for a := range tc.on {
 				address := elect.Address{Addr: netip.MustParseAddr(a), Pool: pool}
 				mine := Relevant(links, []elect.Address{address})
-				// The others see what is told.
+				// The others see what is published.
 				var told nodeinfo.Info
 				for _, k := range mine {
 					told.Interfaces = append(told.Interfaces, k.Info())

@@ -19,7 +19,7 @@ import (
 )
 
 // TestRecordedPackets: what a node was sent is recorded and sent to it again, from
-// where it came and from elsewhere, when one of the senders is dead. It keeps nobody
+// where it came and from elsewhere, when one of the senders is dead. It keeps no node
 // alive and changes nothing.
 func TestRecordedPackets(t *testing.T) {
 	c := newCluster(t, 3, true)
@@ -92,7 +92,7 @@ func TestHearsay(t *testing.T) {
 	}
 }
 
-// forge makes a packet in the name of from to to, by someone who has the gossip key
+// forge makes a packet in the name of from to to, by a holder of the gossip key
 // and knows from's boot.
 func forge(t *testing.T, c *cluster, from, to int, boot, number uint64, k kind, body []byte) []byte {
 	t.Helper()
@@ -292,9 +292,9 @@ func TestWindow(t *testing.T) {
 	}
 }
 
-// TestStrangersConnections: who is no node is not served, and a node only so many
+// TestConnectionsOfOtherHosts: a host that is no node is not served, and a node only so many
 // connections of so many bytes.
-func TestStrangersConnections(t *testing.T) {
+func TestConnectionsOfOtherHosts(t *testing.T) {
 	tr := newTransport(uint16(20000+time.Now().UnixNano()%20000), func([]byte, netip.Addr) {})
 	self, node, strange := netip.MustParseAddr("127.9.1.1"), netip.MustParseAddr("127.9.1.2"), netip.MustParseAddr("127.9.1.3")
 	if err := tr.bind(self); err != nil {

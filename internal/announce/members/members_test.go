@@ -42,7 +42,7 @@ func (c *cluster) tap(i int, take func(b []byte, from netip.Addr)) {
 	c.taps = map[int]func([]byte, netip.Addr){i: take}
 }
 
-// listPeersOf tells one node of all.
+// listPeersOf lists all nodes to one.
 func (c *cluster) listPeersOf(i int) {
 	var peers []Peer
 	for j := range c.nodes {
@@ -140,7 +140,7 @@ func (c *cluster) kill(i int) {
 	}
 }
 
-// cut has two agents send each other's direct messages to nobody.
+// cut has two agents send each other's direct messages nowhere.
 func (c *cluster) cut(i, j int) {
 	for _, pair := range [][2]int{{i, j}, {j, i}} {
 		m := c.nodes[pair[0]]
@@ -171,7 +171,7 @@ func (c *cluster) alive(i int) []string {
 	return out
 }
 
-// eventually waits for a condition and gives the time it took.
+// eventually waits for a condition and returns the time it took.
 func (c *cluster) eventually(limit time.Duration, what string, ok func() bool) time.Duration {
 	c.t.Helper()
 	return testkit.Eventually(c.t, limit, what, func() error {

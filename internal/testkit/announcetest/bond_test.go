@@ -26,7 +26,7 @@ const handover = 4 * time.Second
 
 // TestBondThatRewrites: a bond in mode balance-alb puts the hardware address of one
 // of its ports in the ARP replies that it sends. The nodes know each other all the
-// same: nobody is taken for a stranger, and an address moves at once.
+// same: no node is taken for a conflicting host, and an address moves immediately.
 func TestBondThatRewrites(t *testing.T) {
 	if os.Geteuid() != 0 && os.Getenv("REQUIRE_KERNEL") != "1" {
 		t.Skip("network namespaces need root; set REQUIRE_KERNEL=1 to fail instead")

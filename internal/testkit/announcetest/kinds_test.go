@@ -55,7 +55,7 @@ func enslave(n *network.Namespace, port, master string) error {
 	return n.Plug(port, master)
 }
 
-// TestKinds announces on interfaces of every kind, and on none beside them.
+// TestKinds announces on interfaces of every kind, and on no other.
 func TestKinds(t *testing.T) {
 	vlan := func(n *network.Namespace, name string) error {
 		return add(n, &netlink.Vlan{LinkAttrs: over(n, name), VlanId: 10})

@@ -12,7 +12,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/announce/nodeinfo"
 )
 
-// log is a Port that writes down what it is told.
+// log is a Port that records its calls.
 type log struct{ lines []string }
 
 func (l *log) Probe(to nodeinfo.MAC) {
@@ -102,8 +102,8 @@ func TestSilenceLeadsToAnnouncement(t *testing.T) {
 	b.expect(Announcing, "probe", "announce") // has a conflicting host come?
 }
 
-// TestQuiet: questions are answered, but nobody is told, until it ends.
-func TestQuiet(t *testing.T) {
+// TestSuppressGratuitous: questions are answered, but nothing is announced, until it ends.
+func TestSuppressGratuitous(t *testing.T) {
 	b := newBench(t)
 	b.set(suppressGratuitous)
 	b.run(10 * time.Second)
@@ -152,7 +152,7 @@ func TestSlack(t *testing.T) {
 	b.expect(Announcing, "answer", "announce")
 }
 
-func TestStrangerIsNotFought(t *testing.T) {
+func TestConflictingHostIsNotFought(t *testing.T) {
 	b := newBench(t)
 	b.set(elected)
 	b.hear(Advertisement, conflicting)
@@ -170,9 +170,9 @@ func TestStrangerIsNotFought(t *testing.T) {
 	}
 }
 
-// TestStrangerThatProbes: it does not use the address. The node looks once more,
-// at once, and not without end.
-func TestStrangerThatProbes(t *testing.T) {
+// TestConflictingHostThatProbes: it does not use the address. The node looks once more,
+// immediately, and not without end.
+func TestConflictingHostThatProbes(t *testing.T) {
 	b := newBench(t)
 	b.set(hurry)
 	b.run(30 * time.Millisecond)
@@ -261,9 +261,9 @@ func TestTwoAnnouncing(t *testing.T) {
 	b.expect(Backup, "silent")
 }
 
-// TestCrossedClaims: the former holder's last claims, sent before it heard the
+// TestCrossedAnnouncements: the former holder's last announcements, sent before it heard the
 // new one, do not silence both. An announcement is several frames.
-func TestCrossedClaims(t *testing.T) {
+func TestCrossedAnnouncements(t *testing.T) {
 	b := newBench(t)
 	b.set(hurry)
 	b.run(40 * time.Millisecond)
@@ -285,13 +285,13 @@ func TestFailback(t *testing.T) {
 		name    string
 		preempt time.Duration
 		holder  Peer
-		after   time.Duration // taken not before, and at once then; -1: never
+		after   time.Duration // taken not before, and immediately then; -1: never
 	}{
 		{"immediate", 0, worse, preemptDelay},
 		{"immediate, from one that outranks (bounded load)", 0, better, preemptDelay},
 		{"delayed", time.Minute, worse, time.Minute},
 		{"never", -1, worse, -1},
-		{"never, but the holder may not announce any more", -1, Peer{Name: "p", Alive: true}, preemptDelay},
+		{"never, but the holder may not announce any longer", -1, Peer{Name: "p", Alive: true}, preemptDelay},
 		{"never, but membership lost the holder", -1, lost(worse), 0},
 	}
 	for _, tc := range tests {
@@ -329,7 +329,7 @@ func TestHolderThatBecomesIneligibleIsRelieved(t *testing.T) {
 	b.set(w)
 	b.hear(Advertisement, worse)
 	b.expect(Backup, "probe")
-	b.set(w) // membership told that something changed
+	b.set(w) // membership has changed
 	cordoned := worse
 	cordoned.Eligible = false
 	b.hear(Advertisement, cordoned)
@@ -401,7 +401,7 @@ func TestHints(t *testing.T) {
 	b := announcing(t, elected)
 	b.hear(Advertisement, hint(better))
 	b.expect(Announcing, "probe 01")
-	b.hear(Advertisement, hint(better)) // at once again
+	b.hear(Advertisement, hint(better)) // immediately again
 	b.expect(Announcing)
 	b.hear(Advertisement, better)
 	b.expect(Backup, "silent")
@@ -413,8 +413,8 @@ func TestHints(t *testing.T) {
 	}
 	b.expect(Announcing, "announce", "announce", "announce", "announce", "announce", "announce")
 
-	// The last word is this node's, though the last claim comes too soon to answer it
-	// at once.
+	// The last word is this node's, though the last announcement comes too soon to
+	// answer it immediately.
 	b = announcing(t, elected)
 	b.hear(Advertisement, hint(worse))
 	b.run(10 * time.Millisecond)

@@ -38,21 +38,21 @@ type world struct {
 }
 
 type node struct {
-	w        *world
-	id       int
-	name     string
-	up       bool
-	cordoned bool
-	lan      int // segment it is on
-	gossip   int
-	seen     []bool // by node: alive in this node's view
-	cordons  []bool // by node: cordoned in this node's view
-	lost     time.Time
-	shouted  time.Time
-	machines []*claim.Machine
-	results  []elect.Result
-	answers  []bool
-	epoch    int // of its process
+	w           *world
+	id          int
+	name        string
+	up          bool
+	cordoned    bool
+	lan         int // segment it is on
+	gossip      int
+	seen        []bool // by node: alive in this node's view
+	cordons     []bool // by node: cordoned in this node's view
+	lost        time.Time
+	reannounced time.Time
+	machines    []*claim.Machine
+	results     []elect.Result
+	answers     []bool
+	epoch       int // of its process
 }
 
 // port is a claim.Port of one machine.
@@ -132,7 +132,7 @@ func (n *node) start() {
 	}
 }
 
-// restart is the start of a process that has heard of nobody yet. The Speaker
+// restart is the start of a process that has not heard any node yet. The Speaker
 // settles before it elects.
 func (n *node) restart() {
 	n.start()
@@ -257,8 +257,8 @@ func (n *node) hear(from *node, a int, kind claim.Kind, hint bool) {
 	if kind == claim.Probe && n.answers[a] {
 		n.deliver(from, a, claim.Advertisement, false)
 	}
-	if kind == claim.Advertisement && !n.seen[from.id] && n.w.now.Sub(n.shouted) > time.Second {
-		n.shout()
+	if kind == claim.Advertisement && !n.seen[from.id] && n.w.now.Sub(n.reannounced) > time.Second {
+		n.reannounce()
 	}
 	n.machines[a].Hear(n.w.now, kind, claim.Peer{
 		Name: from.name, MAC: from.mac(), Alive: n.seen[from.id],
@@ -269,8 +269,8 @@ func (n *node) hear(from *node, a int, kind claim.Kind, hint bool) {
 	n.schedule(a)
 }
 
-func (n *node) shout() {
-	n.shouted = n.w.now
+func (n *node) reannounce() {
+	n.reannounced = n.w.now
 	for _, m := range n.machines {
 		m.Reannounce()
 	}
@@ -292,7 +292,7 @@ func (w *world) observe() {
 				n.seen[o.id] = truth
 				n.elect()
 				if truth {
-					n.shout()
+					n.reannounce()
 				}
 			})
 		}
@@ -373,7 +373,7 @@ func (w *world) run(d time.Duration) {
 				answering, could := w.count(segment, a)
 				k := key{segment, a}
 				w.hold(twice, k, answering > 1, "%d nodes answer", answering)
-				w.hold(none, k, answering == 0 && could, "nobody answers", 0)
+				w.hold(none, k, answering == 0 && could, "no node answers", 0)
 			}
 		}
 	}
@@ -448,7 +448,7 @@ func TestSimulation(t *testing.T) {
 
 // TestPlannedMoves: while all hear each other, a cordon moves the clients of an
 // address once, though the nodes learn of it at different times, and there is
-// always somebody who answers.
+// always a node that answers.
 func TestPlannedMoves(t *testing.T) {
 	for seed := range uint64(50) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -463,7 +463,7 @@ func TestPlannedMoves(t *testing.T) {
 					w.run(time.Millisecond)
 					for a := range w.addrs {
 						if answering, _ := w.count(0, a); answering == 0 {
-							t.Fatalf("nobody answers for %v:\n%s", w.addrs[a].Addr, strings.Join(w.trace, "\n"))
+							t.Fatalf("no node answers for %v:\n%s", w.addrs[a].Addr, strings.Join(w.trace, "\n"))
 						}
 					}
 				}

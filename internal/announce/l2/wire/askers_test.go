@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// TestRecent: who asked lately is known by address, the latest hardware address of
+// TestRecent: the hosts that asked lately are known by address, the latest hardware address of
 // each, and no more than there is room for.
 func TestRecent(t *testing.T) {
 	a, b := netip.MustParseAddr("192.0.2.200"), netip.MustParseAddr("192.0.2.201")
