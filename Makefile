@@ -14,7 +14,7 @@ LDFLAGS := -s -w -X github.com/causeway-lb/causeway/internal/version.version=$(V
 
 # Modules of their own, so that what only a test compares with is no
 # dependency of the product.
-TEST_MODULES := $(filter-out test/controlplane/ test/tools/ test/lint/,$(dir $(wildcard test/*/go.mod test/*/*/go.mod)))
+TEST_MODULES := $(filter-out test/controlplane/ test/tools/ test/lint/ test/e2e-kubernetes/suite/,$(dir $(wildcard test/*/go.mod test/*/*/go.mod)))
 
 ##@ Use
 .PHONY: help
@@ -55,6 +55,12 @@ test-changes: deps ## CHANGES=50 changes of the proxy mode in each direction of 
 
 bin/vm: FORCE
 	go build -o $@ ./test/vm
+
+.PHONY: e2e-kubernetes
+FOCUS ?=
+MODE ?= nftables
+e2e-kubernetes: deps assets ## Kubernetes' own [sig-network] tests on the lab; FOCUS='\[Conformance\]' runs a part, MODE=iptables in another mode; table in build/e2e-kubernetes
+	go run ./test/e2e-kubernetes -mode '$(MODE)' -focus '$(FOCUS)'
 
 .PHONY: fuzz
 FUZZTIME ?= 30s

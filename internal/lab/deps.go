@@ -56,10 +56,11 @@ func (e *MissingError) Error() string {
 // Missing returns the dependencies, with or without those of tests, that aren't
 // in PATH, or where root's PATH would have them.
 func Missing(tests bool) []Dependency {
-	return slices.DeleteFunc(slices.Clone(Dependencies), func(d Dependency) bool {
-		if d.Tests && !tests {
-			return true
-		}
+	return missing(slices.DeleteFunc(slices.Clone(Dependencies), func(d Dependency) bool { return d.Tests && !tests }))
+}
+
+func missing(programs []Dependency) []Dependency {
+	return slices.DeleteFunc(slices.Clone(programs), func(d Dependency) bool {
 		if _, err := exec.LookPath(d.Program); err == nil {
 			return true
 		}
@@ -74,23 +75,28 @@ func Missing(tests bool) []Dependency {
 // Debian, writing apt's output to progress. What is missing then, or when it
 // can't install, is a *MissingError. Tests need some more than the lab.
 func InstallMissing(ctx context.Context, progress io.Writer, tests bool) error {
-	missing := Missing(tests)
-	if len(missing) == 0 {
+	return InstallPrograms(ctx, progress, Missing(tests))
+}
+
+// InstallPrograms is InstallMissing for other programs.
+func InstallPrograms(ctx context.Context, progress io.Writer, programs []Dependency) error {
+	absent := missing(programs)
+	if len(absent) == 0 {
 		return nil
 	}
 	if !apt.CanInstall() {
-		return &MissingError{missing}
+		return &MissingError{absent}
 	}
-	packages := make([]string, 0, len(missing))
-	for _, d := range missing {
+	packages := make([]string, 0, len(absent))
+	for _, d := range absent {
 		packages = append(packages, d.Package)
 	}
 	fmt.Fprintf(progress, "Installing %s\n", strings.Join(packages, " "))
 	if err := apt.Install(ctx, progress, packages...); err != nil {
-		return errors.Join(&MissingError{missing}, err)
+		return errors.Join(&MissingError{absent}, err)
 	}
-	if missing = Missing(tests); len(missing) > 0 {
-		return &MissingError{missing}
+	if absent = missing(absent); len(absent) > 0 {
+		return &MissingError{absent}
 	}
 	return nil
 }

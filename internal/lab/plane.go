@@ -125,6 +125,9 @@ func (p *plane) writeFiles() error {
 	)
 }
 
+// Version is the API server's, such as v1.37.2.
+func (l *Lab) Version() string { return l.plane.version }
+
 // AdminConfig is a kubeconfig with administrator's rights for programs that run
 // on the control plane's machine.
 func (l *Lab) AdminConfig() string { return filepath.Join(planeDir, "admin.conf") }

@@ -20,8 +20,18 @@ func CanInstall() bool {
 	return err == nil && os.Geteuid() == 0
 }
 
-// Install installs packages. What apt-get prints goes to progress.
+// policy is what Debian's packages ask whether they may start their services.
+const policy = "/usr/sbin/policy-rc.d"
+
+// Install installs packages, and starts no service of theirs. What apt-get prints
+// goes to progress.
 func Install(ctx context.Context, progress io.Writer, packages ...string) error {
+	if _, err := os.Stat(policy); os.IsNotExist(err) {
+		if err := os.WriteFile(policy, []byte("#!/bin/sh\nexit 101\n"), 0o755); err != nil {
+			return err
+		}
+		defer os.Remove(policy)
+	}
 	return WithIndex(ctx, progress, func() error {
 		return run(ctx, progress, "", append([]string{"install", "-y", "--no-install-recommends"}, packages...)...)
 	})

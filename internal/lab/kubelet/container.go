@@ -5,6 +5,7 @@ package kubelet
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
@@ -37,6 +39,16 @@ type container struct {
 	ready, started bool
 	restarts       int32
 	pid            int
+	running        *sandbox.Process // nil while none runs
+	ran            sandbox.Spec     // what runs, or ran last
+	stdin          io.WriteCloser   // of a container with stdin
+}
+
+// process returns what runs, nil while nothing does.
+func (c *container) process() *sandbox.Process {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.running
 }
 
 func newContainer(w *worker, spec *corev1.Container, before []corev1.ContainerStatus) *container {
@@ -92,6 +104,13 @@ func (c *container) runInitial(ctx context.Context) bool {
 	}
 	c.ready = true
 	return true
+}
+
+// runOnce runs an ephemeral container, which is never restarted.
+func (c *container) runOnce(ctx context.Context) {
+	if process, err := c.start(); err == nil {
+		c.oneRun(ctx, process)
+	}
 }
 
 // run starts the container, again and again as the restart policy has it,
@@ -169,11 +188,37 @@ func (c *container) restartable() bool {
 	policy := c.w.current().Spec.RestartPolicy
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.sidecar() {
+		return true
+	}
 	failed := c.state.Terminated != nil && c.state.Terminated.ExitCode != 0
 	if c.initial() && policy == corev1.RestartPolicyAlways {
 		policy = corev1.RestartPolicyOnFailure
 	}
 	return policy == corev1.RestartPolicyAlways || policy == corev1.RestartPolicyOnFailure && failed
+}
+
+// sidecar reports whether this is a restartable init container (KEP-753).
+func (c *container) sidecar() bool { return sidecar(c.spec) }
+
+func sidecar(spec *corev1.Container) bool {
+	return ptr.Deref(spec.RestartPolicy, "") == corev1.ContainerRestartPolicyAlways
+}
+
+// awaitStarted waits until a sidecar has started and passed its startup probe.
+// It reports whether it has.
+func (c *container) awaitStarted(ctx context.Context) bool {
+	for {
+		c.mu.Lock()
+		started := c.started && c.running != nil
+		c.mu.Unlock()
+		if started {
+			return true
+		}
+		if !sleep(ctx, 50*time.Millisecond) {
+			return false
+		}
+	}
 }
 
 func (c *container) initial() bool {
@@ -200,7 +245,7 @@ func (c *container) start() (*sandbox.Process, error) {
 		if c.last.Terminated != nil && c.pid != 0 {
 			c.restarts++
 		}
-		c.pid = process.PID
+		c.pid, c.running = process.PID, process
 		c.state = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}}
 		c.started = c.spec.StartupProbe == nil
 		c.ready = c.started && c.spec.ReadinessProbe == nil
@@ -222,10 +267,27 @@ func (c *container) execute() (*sandbox.Process, string, error) {
 		return nil, "CreateContainerError", err
 	}
 	defer log.Close()
-	process, err := sandbox.Start(spec, sandbox.Streams{Out: log, Err: log})
+	streams := sandbox.Streams{Out: log, Err: log}
+	var stdin *os.File
+	if c.spec.Stdin {
+		var read *os.File
+		if read, stdin, err = os.Pipe(); err != nil {
+			return nil, "CreateContainerError", err
+		}
+		defer read.Close()
+		streams.In = read
+	}
+	process, err := sandbox.Start(spec, streams)
 	if err != nil {
+		stdin.Close()
 		return nil, "RunContainerError", err
 	}
+	c.mu.Lock()
+	c.ran, c.stdin = spec, nil
+	if stdin != nil {
+		c.stdin = stdin
+	}
+	c.mu.Unlock()
 	if err := c.writePID(process.PID); err != nil {
 		process.Kill()
 		process.Wait()
@@ -242,12 +304,15 @@ func (c *container) oneRun(ctx context.Context, process *sandbox.Process) {
 	probing, stopProbing := context.WithCancel(context.WithoutCancel(ctx))
 	sick := make(chan string, 1)
 	var probes sync.WaitGroup
-	probes.Go(func() { c.probe(probing, process, sick) })
+	probes.Go(func() { c.probe(probing, sick) })
+	if limit, ok := c.spec.Resources.Limits[corev1.ResourceEphemeralStorage]; ok {
+		probes.Go(func() { c.limitStorage(probing, process.PID, limit.Value()) })
+	}
 	defer probes.Wait()
 	defer stopProbing()
 
 	if hook := c.spec.Lifecycle; hook != nil && hook.PostStart != nil {
-		if err := c.runHook(ctx, hook.PostStart, process); err != nil {
+		if err := c.runHook(ctx, hook.PostStart); err != nil {
 			c.w.k.events.Event(c.w.current(), corev1.EventTypeWarning, "FailedPostStartHook", err.Error())
 			process.Kill()
 		}
@@ -276,8 +341,26 @@ func (c *container) oneRun(ctx context.Context, process *sandbox.Process) {
 		c.state = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
 			ExitCode: int32(code), Reason: reason, StartedAt: began, FinishedAt: metav1.Now(),
 		}}
-		c.ready, c.started = false, false
+		c.ready, c.started, c.running = false, false, nil
+		if c.stdin != nil {
+			c.stdin.Close()
+		}
 	})
+}
+
+// limitStorage evicts the Pod when the container's own file system, a tmpfs,
+// holds more than limit bytes.
+func (c *container) limitStorage(ctx context.Context, pid int, limit int64) {
+	for sleep(ctx, time.Second) {
+		var fs unix.Statfs_t
+		if err := unix.Statfs(fmt.Sprintf("/proc/%d/root", pid), &fs); err != nil {
+			continue
+		}
+		if used := int64(fs.Blocks-fs.Bfree) * fs.Bsize; used > limit {
+			c.w.evict(fmt.Sprintf("Container %s exceeded its local ephemeral storage limit %d", c.spec.Name, limit))
+			return
+		}
+	}
 }
 
 // stop asks the program to end and, when its grace is over, kills it. It
@@ -288,7 +371,7 @@ func (c *container) stop(process *sandbox.Process, ended <-chan int) int {
 	grace, cancel := context.WithTimeout(context.Background(), time.Duration(seconds)*time.Second)
 	defer cancel()
 	if hook := c.spec.Lifecycle; hook != nil && hook.PreStop != nil {
-		if err := c.runHook(grace, hook.PreStop, process); err != nil {
+		if err := c.runHook(grace, hook.PreStop); err != nil {
 			c.w.k.events.Event(pod, corev1.EventTypeWarning, "FailedPreStopHook", err.Error())
 		}
 	}

@@ -259,3 +259,55 @@ func TestSeekTail(t *testing.T) {
 		}
 	}
 }
+
+func TestResolvConf(t *testing.T) {
+	for name, test := range map[string]struct {
+		spec corev1.PodSpec
+		want string
+	}{
+		"cluster": {corev1.PodSpec{DNSPolicy: corev1.DNSClusterFirst},
+			"nameserver 10.96.0.10\nsearch shop.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n"},
+		"the node's network": {corev1.PodSpec{DNSPolicy: corev1.DNSClusterFirst, HostNetwork: true}, ""},
+		"the node's network, cluster": {corev1.PodSpec{DNSPolicy: corev1.DNSClusterFirstWithHostNet, HostNetwork: true},
+			"nameserver 10.96.0.10\nsearch shop.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n"},
+		"its own": {corev1.PodSpec{DNSPolicy: corev1.DNSNone, DNSConfig: &corev1.PodDNSConfig{
+			Nameservers: []string{"192.0.2.53"}, Searches: []string{"example.com"},
+			Options: []corev1.PodDNSConfigOption{{Name: "ndots", Value: new("2")}, {Name: "edns0"}},
+		}}, "nameserver 192.0.2.53\nsearch example.com\noptions edns0 ndots:2\n"},
+		"cluster, and more": {corev1.PodSpec{DNSPolicy: corev1.DNSClusterFirst, DNSConfig: &corev1.PodDNSConfig{
+			Searches: []string{"example.com"}, Options: []corev1.PodDNSConfigOption{{Name: "ndots", Value: new("2")}},
+		}}, "nameserver 10.96.0.10\nsearch shop.svc.cluster.local svc.cluster.local cluster.local example.com\noptions ndots:2\n"},
+	} {
+		w := &worker{
+			k:   &Kubelet{config: Config{DNS: netip.MustParseAddr("10.96.0.10")}},
+			pod: &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop"}, Spec: test.spec},
+		}
+		if got := w.resolvConf(); got != test.want {
+			t.Errorf("%s:\n%s\nwant\n%s", name, got, test.want)
+		}
+	}
+}
+
+func TestHostPortMatch(t *testing.T) {
+	pod4, pod6 := netip.MustParseAddr("10.244.1.5"), netip.MustParseAddr("fd00::5")
+	for _, test := range []struct {
+		hostIP  string
+		address netip.Addr
+		want    string
+	}{
+		{"", pod4, "meta nfproto ipv4 fib daddr type local"},
+		{"", pod6, "meta nfproto ipv6 fib daddr type local"},
+		{"0.0.0.0", pod4, "meta nfproto ipv4 fib daddr type local"},
+		{"0.0.0.0", pod6, ""},
+		{"127.0.0.1", pod4, "ip daddr 127.0.0.1"},
+		{"2001:db8::1", pod6, "ip6 daddr 2001:db8::1"},
+		{"2001:db8::1", pod4, ""},
+	} {
+		if got, err := hostPortMatch(test.hostIP, test.address); got != test.want || err != nil {
+			t.Errorf("hostPortMatch(%q, %s) = %q, %v; want %q", test.hostIP, test.address, got, err, test.want)
+		}
+	}
+	if _, err := hostPortMatch("nowhere", pod4); err == nil {
+		t.Error("no error for an address that is none")
+	}
+}

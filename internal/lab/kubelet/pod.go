@@ -6,8 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -37,8 +40,13 @@ type worker struct {
 	volumes    map[string]string // name to directory or file of the node
 	initial    []*container
 	containers []*container
+	ephemeral  []*container
 	waiting    corev1.ContainerStateWaiting // why nothing has started yet
 	start      metav1.Time
+	evicted    string             // why, when the node has thrown it out
+	life       context.Context    // of its containers; nil until there are some
+	end        context.CancelFunc // ends life
+	over       bool
 }
 
 func newWorker(k *Kubelet, pod *corev1.Pod) *worker {
@@ -71,7 +79,53 @@ func (w *worker) update(pod *corev1.Pod) {
 			w.onceKill.Do(func() { close(w.killed) })
 		}
 	}
+	w.startEphemeral()
 	w.touch() // readiness gates may have changed
+}
+
+// startEphemeral starts the ephemeral containers (KEP-277) that are new, once the
+// others have been started.
+func (w *worker) startEphemeral() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.life == nil {
+		return
+	}
+	for i := len(w.ephemeral); i < len(w.pod.Spec.EphemeralContainers); i++ {
+		spec := corev1.Container(w.pod.Spec.EphemeralContainers[i].EphemeralContainerCommon)
+		c := newContainer(w, &spec, nil)
+		w.ephemeral = append(w.ephemeral, c)
+		go c.runOnce(w.life)
+	}
+}
+
+// container returns a container by name, nil for one that is not there.
+func (w *worker) container(name string) *container {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range slices.Concat(w.containers, w.initial, w.ephemeral) {
+		if c.spec.Name == name {
+			return c
+		}
+	}
+	return nil
+}
+
+// ended reports whether all containers have ended for good.
+func (w *worker) ended() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.over
+}
+
+// evict ends a Pod that takes more than it may.
+func (w *worker) evict(why string) {
+	w.mu.Lock()
+	w.evicted = why
+	end := w.end
+	w.mu.Unlock()
+	w.k.events.Event(w.current(), corev1.EventTypeWarning, "Evicted", why)
+	end()
 }
 
 // gone ends a Pod that the API no longer has.
@@ -104,6 +158,9 @@ func (w *worker) run(ctx context.Context) {
 	// life ends when the Pod is to end or the kubelet stops.
 	life, end := context.WithCancel(ctx)
 	defer end()
+	w.mu.Lock()
+	w.end = end
+	w.mu.Unlock()
 	go func() {
 		select {
 		case <-w.deleting:
@@ -112,6 +169,9 @@ func (w *worker) run(ctx context.Context) {
 		end()
 	}()
 	w.live(life)
+	w.mu.Lock()
+	w.over = true
+	w.mu.Unlock()
 	w.tearDown()
 	stopStatus()
 	status.Wait()
@@ -136,11 +196,25 @@ func (w *worker) live(ctx context.Context) {
 		return
 	}
 	w.touch()
+	// Sidecars end after the others.
+	sidecarLife, endSidecars := context.WithCancel(context.WithoutCancel(ctx))
+	var sidecars sync.WaitGroup
+	defer sidecars.Wait()
+	defer endSidecars()
 	for _, c := range w.initial {
-		if !c.runInitial(ctx) {
+		if c.sidecar() {
+			sidecars.Go(func() { c.run(sidecarLife) })
+			if !c.awaitStarted(ctx) {
+				return
+			}
+		} else if !c.runInitial(ctx) {
 			return
 		}
 	}
+	w.mu.Lock()
+	w.life = ctx
+	w.mu.Unlock()
+	w.startEphemeral()
 	var running sync.WaitGroup
 	for _, c := range w.containers {
 		running.Go(func() { c.run(ctx) })
@@ -157,6 +231,10 @@ func (w *worker) setUp(ctx context.Context) error {
 	if !w.networked && !pod.Spec.HostNetwork {
 		network, err := w.k.connectPod(pod.UID)
 		if err != nil {
+			return w.stuck("CreatePodSandboxError", err)
+		}
+		if err := w.k.openHostPorts(pod, network); err != nil {
+			w.k.disconnectPod(network)
 			return w.stuck("CreatePodSandboxError", err)
 		}
 		w.mu.Lock()
@@ -197,10 +275,11 @@ func (w *worker) tearDown() {
 	w.mu.Lock()
 	network := w.network
 	w.mu.Unlock()
+	pod := w.current()
 	if network != nil {
+		w.k.closeHostPorts(pod, network)
 		w.k.disconnectPod(network)
 	}
-	pod := w.current()
 	for _, dir := range []string{w.dir, filepath.Dir(PIDPath(w.k.config.Runtime, pod.Namespace, pod.Name, "x"))} {
 		if err := os.RemoveAll(dir); err != nil {
 			w.k.log.Error(err, "Pod's directory not removed", "pod", pod.Name)
@@ -280,23 +359,24 @@ func (w *worker) writeStatus(ctx context.Context) bool {
 func (w *worker) writeNetworkFiles() error {
 	pod := w.current()
 	files := map[string]string{
-		"hostname":    w.hostname() + "\n",
-		"hosts":       "127.0.0.1\tlocalhost\n::1\tlocalhost\n",
-		"resolv.conf": "",
+		"hostname": w.hostname() + "\n",
+		"hosts":    "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost\n",
+	}
+	files["resolv.conf"] = w.resolvConf()
+	names := w.hostname()
+	if pod.Spec.Subdomain != "" && !pod.Spec.HostNetwork {
+		names = fmt.Sprintf("%s.%s.%s.svc.cluster.local\t%s", names, pod.Spec.Subdomain, pod.Namespace, names)
 	}
 	if w.network != nil {
 		for _, address := range w.network.addresses {
-			files["hosts"] += fmt.Sprintf("%s\t%s\n", address, w.hostname())
+			files["hosts"] += fmt.Sprintf("%s\t%s\n", address, names)
 		}
+	}
+	if len(pod.Spec.HostAliases) > 0 {
+		files["hosts"] += "\n# Entries added by HostAliases.\n"
 	}
 	for _, alias := range pod.Spec.HostAliases {
-		for _, name := range alias.Hostnames {
-			files["hosts"] += fmt.Sprintf("%s\t%s\n", alias.IP, name)
-		}
-	}
-	if w.k.config.DNS.IsValid() && pod.Spec.DNSPolicy != corev1.DNSDefault {
-		files["resolv.conf"] = fmt.Sprintf("nameserver %s\nsearch %s.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n",
-			w.k.config.DNS, pod.Namespace)
+		files["hosts"] += fmt.Sprintf("%s\t%s\n", alias.IP, strings.Join(alias.Hostnames, "\t"))
 	}
 	for name, content := range files {
 		if err := os.WriteFile(filepath.Join(w.dir, name), []byte(content), 0o644); err != nil {
@@ -306,9 +386,49 @@ func (w *worker) writeNetworkFiles() error {
 	return nil
 }
 
+// resolvConf is what dnsPolicy and dnsConfig ask for.
+func (w *worker) resolvConf() string {
+	pod := w.current()
+	var servers, searches []string
+	options := map[string]string{}
+	cluster := pod.Spec.DNSPolicy == corev1.DNSClusterFirst && !pod.Spec.HostNetwork || pod.Spec.DNSPolicy == corev1.DNSClusterFirstWithHostNet
+	if cluster && w.k.config.DNS.IsValid() {
+		servers = append(servers, w.k.config.DNS.String())
+		searches = append(searches, pod.Namespace+".svc.cluster.local", "svc.cluster.local", "cluster.local")
+		options["ndots"] = "5"
+	}
+	if config := pod.Spec.DNSConfig; config != nil {
+		servers = append(servers, config.Nameservers...)
+		searches = append(searches, config.Searches...)
+		for _, option := range config.Options {
+			options[option.Name] = ptr.Deref(option.Value, "")
+		}
+	}
+	var out strings.Builder
+	for _, server := range servers {
+		fmt.Fprintf(&out, "nameserver %s\n", server)
+	}
+	if len(searches) > 0 {
+		fmt.Fprintf(&out, "search %s\n", strings.Join(searches, " "))
+	}
+	if len(options) > 0 {
+		out.WriteString("options")
+		for _, name := range sorted(slices.Collect(maps.Keys(options))) {
+			out.WriteString(" " + name)
+			if value := options[name]; value != "" {
+				out.WriteString(":" + value)
+			}
+		}
+		out.WriteString("\n")
+	}
+	return out.String()
+}
+
 func (w *worker) hostname() string {
 	pod := w.current()
 	switch {
+	case ptr.Deref(pod.Spec.HostnameOverride, "") != "":
+		return *pod.Spec.HostnameOverride
 	case pod.Spec.HostNetwork:
 		return w.k.config.Node
 	case pod.Spec.Hostname != "":

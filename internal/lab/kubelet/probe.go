@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,8 +16,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
-
-	"github.com/causeway-lb/causeway/internal/lab/sandbox"
 )
 
 // eager is how often a probe runs that has not succeeded yet.
@@ -26,9 +23,9 @@ const eager = 250 * time.Millisecond
 
 // probe runs the container's probes until ctx ends. What is to end the
 // container is sent to sick, once.
-func (c *container) probe(ctx context.Context, process *sandbox.Process, sick chan<- string) {
+func (c *container) probe(ctx context.Context, sick chan<- string) {
 	if c.spec.StartupProbe != nil {
-		ok := c.repeat(ctx, "Startup", c.spec.StartupProbe, process, func(ok bool) bool { return ok })
+		ok := c.repeat(ctx, "Startup", c.spec.StartupProbe, func(ok bool) bool { return ok })
 		if ctx.Err() != nil {
 			return
 		}
@@ -44,7 +41,7 @@ func (c *container) probe(ctx context.Context, process *sandbox.Process, sick ch
 	var both sync.WaitGroup
 	if c.spec.ReadinessProbe != nil {
 		both.Go(func() {
-			c.repeat(ctx, "Readiness", c.spec.ReadinessProbe, process, func(ok bool) bool {
+			c.repeat(ctx, "Readiness", c.spec.ReadinessProbe, func(ok bool) bool {
 				c.change(func() { c.ready = ok })
 				return false
 			})
@@ -52,7 +49,7 @@ func (c *container) probe(ctx context.Context, process *sandbox.Process, sick ch
 	}
 	if c.spec.LivenessProbe != nil {
 		both.Go(func() {
-			c.repeat(ctx, "Liveness", c.spec.LivenessProbe, process, func(ok bool) bool {
+			c.repeat(ctx, "Liveness", c.spec.LivenessProbe, func(ok bool) bool {
 				if !ok {
 					sick <- "Liveness probe failed"
 				}
@@ -69,7 +66,7 @@ func (c *container) probe(ctx context.Context, process *sandbox.Process, sick ch
 //
 // Failures count by time, not by number, since eager probes come faster than
 // the period: threshold failures take (threshold - 1) periods.
-func (c *container) repeat(ctx context.Context, kind string, probe *corev1.Probe, process *sandbox.Process, verdict func(bool) bool) bool {
+func (c *container) repeat(ctx context.Context, kind string, probe *corev1.Probe, verdict func(bool) bool) bool {
 	period := time.Duration(or(probe.PeriodSeconds, 10)) * time.Second
 	patience := time.Duration(max(probe.FailureThreshold, 1)-1) * period
 	if !sleep(ctx, time.Duration(probe.InitialDelaySeconds)*time.Second) {
@@ -79,7 +76,7 @@ func (c *container) repeat(ctx context.Context, kind string, probe *corev1.Probe
 	succeeded := int32(0)
 	var failing time.Time
 	for {
-		err := c.probeOnce(ctx, probe, process)
+		err := c.probeOnce(ctx, probe)
 		if ctx.Err() != nil {
 			return false
 		}
@@ -112,12 +109,12 @@ func (c *container) repeat(ctx context.Context, kind string, probe *corev1.Probe
 	}
 }
 
-func (c *container) probeOnce(ctx context.Context, probe *corev1.Probe, process *sandbox.Process) error {
+func (c *container) probeOnce(ctx context.Context, probe *corev1.Probe) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(max(probe.TimeoutSeconds, 1))*time.Second)
 	defer cancel()
 	switch {
 	case probe.Exec != nil:
-		return c.exec(ctx, process, probe.Exec.Command)
+		return c.exec(ctx, probe.Exec.Command)
 	case probe.HTTPGet != nil:
 		return c.httpGet(ctx, probe.HTTPGet)
 	case probe.TCPSocket != nil:
@@ -134,10 +131,10 @@ func (c *container) probeOnce(ctx context.Context, probe *corev1.Probe, process 
 	return fmt.Errorf("probe of a kind that the lab doesn't have")
 }
 
-func (c *container) runHook(ctx context.Context, hook *corev1.LifecycleHandler, process *sandbox.Process) error {
+func (c *container) runHook(ctx context.Context, hook *corev1.LifecycleHandler) error {
 	switch {
 	case hook.Exec != nil:
-		return c.exec(ctx, process, hook.Exec.Command)
+		return c.exec(ctx, hook.Exec.Command)
 	case hook.HTTPGet != nil:
 		return c.httpGet(ctx, hook.HTTPGet)
 	case hook.Sleep != nil:
@@ -146,11 +143,13 @@ func (c *container) runHook(ctx context.Context, hook *corev1.LifecycleHandler, 
 	return nil
 }
 
-// exec runs a command in the container's namespaces and root.
-func (c *container) exec(ctx context.Context, process *sandbox.Process, command []string) error {
-	args := append([]string{"--target", strconv.Itoa(process.PID), "--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd", "--"}, command...)
-	out, err := exec.CommandContext(ctx, "nsenter", args...).CombinedOutput()
+// exec runs a command in the container.
+func (c *container) exec(ctx context.Context, command []string) error {
+	cmd, err := c.enter(ctx, command)
 	if err != nil {
+		return err
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("execute %s: %w: %s", command[0], err, strings.TrimSpace(string(out)))
 	}
 	return nil

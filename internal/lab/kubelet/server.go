@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,10 +16,13 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// serve answers the API server on the kubelet's port until ctx ends: container
-// logs, and /healthz. Only clients that the cluster's authority vouches for as
+// serve answers the API server on the kubelet's port until ctx ends: containers'
+// logs, exec, attach and port-forward, the node's Pods and logs, and /healthz. Only clients that the cluster's authority vouches for as
 // the API server get in.
 func (k *Kubelet) serve(ctx context.Context) error {
 	certificate, err := tls.X509KeyPair(k.config.Serving.Cert, k.config.Serving.Key)
@@ -30,6 +34,9 @@ func (k *Kubelet) serve(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", k.serveLogs)
+	mux.HandleFunc("GET /pods", k.servePods)
+	mux.Handle("GET /logs/", http.StripPrefix("/logs/", http.FileServer(http.Dir(k.config.Logs))))
+	k.handleStreams(mux)
 	server := &http.Server{
 		Addr:              ":" + strconv.Itoa(port),
 		Handler:           apiServerOnly(mux),
@@ -97,6 +104,18 @@ func (k *Kubelet) serveLogs(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+}
+
+// servePods lists the node's Pods.
+func (k *Kubelet) servePods(w http.ResponseWriter, _ *http.Request) {
+	list := corev1.PodList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}}
+	k.mu.Lock()
+	for _, worker := range k.workers {
+		list.Items = append(list.Items, *worker.current())
+	}
+	k.mu.Unlock()
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(&list)
 }
 
 // seekTail goes to where the last lines begin.

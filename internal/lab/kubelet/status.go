@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/utils/ptr"
 )
 
 // status puts together what the Pod's status should say now.
@@ -35,7 +36,13 @@ func (w *worker) status() corev1.PodStatus {
 	for _, c := range w.containers {
 		status.ContainerStatuses = append(status.ContainerStatuses, c.status(w.waiting))
 	}
+	for _, c := range w.ephemeral {
+		status.EphemeralContainerStatuses = append(status.EphemeralContainerStatuses, c.status(w.waiting))
+	}
 	status.Phase = phase(w.pod, status)
+	if w.evicted != "" {
+		status.Phase, status.Reason, status.Message = corev1.PodFailed, "Evicted", w.evicted
+	}
 	status.Conditions = podConditions(w.pod, status, w.networked)
 	return status
 }
@@ -69,7 +76,7 @@ func phase(pod *corev1.Pod, status corev1.PodStatus) corev1.PodPhase {
 		}
 	}
 	for _, c := range status.InitContainerStatuses {
-		if ended := c.State.Terminated; ended != nil && ended.ExitCode != 0 && pod.Spec.RestartPolicy == corev1.RestartPolicyNever {
+		if ended := c.State.Terminated; ended != nil && ended.ExitCode != 0 && !isSidecar(pod, c.Name) && pod.Spec.RestartPolicy == corev1.RestartPolicyNever {
 			return corev1.PodFailed
 		}
 	}
@@ -87,14 +94,24 @@ func phase(pod *corev1.Pod, status corev1.PodStatus) corev1.PodPhase {
 	return corev1.PodSucceeded
 }
 
+// isSidecar reports whether an init container of a Pod is restartable (KEP-753).
+func isSidecar(pod *corev1.Pod, name string) bool {
+	return slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == name && sidecar(&c) })
+}
+
 // podConditions derives the kubelet's conditions; PodScheduled and others'
 // conditions are not among them.
 func podConditions(pod *corev1.Pod, status corev1.PodStatus, networked bool) []corev1.PodCondition {
 	initialized := true
+	ready := status.Phase == corev1.PodRunning
 	for _, c := range status.InitContainerStatuses {
+		if isSidecar(pod, c.Name) {
+			initialized = initialized && ptr.Deref(c.Started, false)
+			ready = ready && c.Ready
+			continue
+		}
 		initialized = initialized && c.State.Terminated != nil && c.State.Terminated.ExitCode == 0
 	}
-	ready := status.Phase == corev1.PodRunning
 	for _, c := range status.ContainerStatuses {
 		ready = ready && c.Ready
 	}
@@ -149,8 +166,11 @@ func statusPatch(pod *corev1.Pod, want corev1.PodStatus) ([]byte, error) {
 	}
 	now := pod.Status.DeepCopy()
 	now.Phase, now.StartTime = want.Phase, want.StartTime
+	if want.Reason != "" {
+		now.Reason, now.Message = want.Reason, want.Message
+	}
 	now.HostIP, now.HostIPs, now.PodIP, now.PodIPs = want.HostIP, want.HostIPs, want.PodIP, want.PodIPs
-	now.InitContainerStatuses, now.ContainerStatuses = want.InitContainerStatuses, want.ContainerStatuses
+	now.InitContainerStatuses, now.ContainerStatuses, now.EphemeralContainerStatuses = want.InitContainerStatuses, want.ContainerStatuses, want.EphemeralContainerStatuses
 	for _, c := range want.Conditions {
 		now.Conditions = slices.DeleteFunc(now.Conditions, func(old corev1.PodCondition) bool { return old.Type == c.Type })
 		now.Conditions = append(now.Conditions, c)
@@ -184,6 +204,7 @@ func statusEqual(got, want corev1.PodStatus) bool {
 	}
 	return got.Phase == want.Phase && got.HostIP == want.HostIP &&
 		equality.Semantic.DeepEqual(got.PodIPs, want.PodIPs) &&
+		equality.Semantic.DeepEqual(coarse(got.EphemeralContainerStatuses), coarse(want.EphemeralContainerStatuses)) &&
 		equality.Semantic.DeepEqual(coarse(got.InitContainerStatuses), coarse(want.InitContainerStatuses)) &&
 		equality.Semantic.DeepEqual(coarse(got.ContainerStatuses), coarse(want.ContainerStatuses))
 }

@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/causeway-lb/causeway/internal/lab"
+	"github.com/causeway-lb/causeway/internal/lab/apt"
 	"github.com/causeway-lb/causeway/internal/lab/kubelet"
 	"github.com/causeway-lb/causeway/internal/lab/network"
 	"github.com/causeway-lb/causeway/test/labtest"
@@ -72,20 +73,11 @@ func program(ctx context.Context, pattern, debian string) (string, error) {
 	if path := find(); path != "" {
 		return path, nil
 	}
-	if _, err := exec.LookPath("apt-get"); err != nil || os.Geteuid() != 0 {
+	if !apt.CanInstall() {
 		return "", fmt.Errorf("%s is missing: sudo apt-get install --no-install-recommends %s", pattern, debian)
 	}
-	const policy = "/usr/sbin/policy-rc.d" // what asks whether services may start
-	if _, err := os.Stat(policy); os.IsNotExist(err) {
-		if err := os.WriteFile(policy, []byte("#!/bin/sh\nexit 101\n"), 0o755); err != nil {
-			return "", err
-		}
-		defer os.Remove(policy)
-	}
-	install := exec.CommandContext(ctx, "apt-get", "-o", "DPkg::Lock::Timeout=300", "install", "-y", "-q", "--no-install-recommends", debian)
-	install.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
-	if out, err := install.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("apt-get install %s: %w\n%s", debian, err, out)
+	if err := apt.Install(ctx, os.Stderr, debian); err != nil {
+		return "", err
 	}
 	if path := find(); path != "" {
 		return path, nil
