@@ -57,6 +57,8 @@ func newBench(t *testing.T) *bench {
 		Addresses: []netip.Addr{b.addr(1), b.addr(2), b.addr(3), b.addr(4)},
 		Ports:     []alloc.PortRange{{First: base, Last: base + 9}},
 		Runtime:   Socket{Network: "unix", Address: b.socket},
+		// Nothing here tries to connect to a server for longer.
+		deleteAfter: time.Second,
 	}
 	for file, text := range map[string]string{b.file: b.config.Render(Socket{Network: "unix", Address: b.socket}), b.config.MapFile: ""} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -34,6 +35,8 @@ type Provisioner struct {
 	mu     sync.Mutex // also keeps changes of HAProxy apart
 	primed bool
 	claims map[frontend]provisioner.Owner
+	// leaving has since when servers, by backend/name, are known to be in maintenance.
+	leaving map[string]time.Time
 }
 
 var _ provisioner.Provisioner = (*Provisioner)(nil)
@@ -44,7 +47,7 @@ func New(c Config) (*Provisioner, error) {
 		return nil, fmt.Errorf("config of HAProxy provisioner: %w", err)
 	}
 	c.setDefaults()
-	return &Provisioner{Config: c, claims: map[frontend]provisioner.Owner{}}, nil
+	return &Provisioner{Config: c, claims: map[frontend]provisioner.Owner{}, leaving: map[string]time.Time{}}, nil
 }
 
 // Class implements provisioner.Provisioner.

@@ -36,6 +36,10 @@ type Config struct {
 	// Holders lists the Services that have been given addresses before; nil
 	// means none. It is called once, before anything is given.
 	Holders func(context.Context) ([]Holder, error)
+
+	// deleteAfter is how long a server is in maintenance before it is deleted; 0 means
+	// retried.
+	deleteAfter time.Duration
 }
 
 // Holder is a Service and the frontends that its status shows.
@@ -71,6 +75,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.Resync == 0 {
 		c.Resync = 30 * time.Second
+	}
+	if c.deleteAfter == 0 {
+		c.deleteAfter = retried
 	}
 }
 

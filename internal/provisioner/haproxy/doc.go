@@ -25,7 +25,8 @@
 //
 // Servers are added before the map leads to them, and the map leads away before
 // they are taken out. A server that goes is set to maintenance, which lets its
-// connections end by themselves, and deleted when they have.
+// connections end by themselves, and deleted when they have, at the earliest once no
+// client can still be trying to connect to it.
 //
 // # Invariants
 //

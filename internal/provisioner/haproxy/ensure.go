@@ -31,6 +31,12 @@ const (
 // connections left.
 const settling = 2 * time.Second
 
+// retried is longer than HAProxy tries to connect a client to one server: four times,
+// by the time-outs of Config.Render. Such a client counts nowhere between two tries,
+// so that "del server" does not wait for it. HAProxy before 2.8.4 then crashes when the
+// client goes on (haproxy#2298): a server has to be in maintenance that long first.
+const retried = 30 * time.Second
+
 // healthCheck is how servers are checked.
 const healthCheck = "check inter 1s fall 2 rise 1"
 
@@ -45,6 +51,7 @@ func (p *Provisioner) Ensure(ctx context.Context, want provisioner.Desired) (pro
 	if err != nil {
 		return provisioner.Result{}, err
 	}
+	maps.DeleteFunc(p.leaving, func(name string, _ time.Time) bool { return !have.has(name) })
 	e := ensuring{p: p, want: want, have: have, used: map[string]bool{}}
 	for _, backend := range have.keys {
 		e.used[backend] = true
@@ -181,6 +188,7 @@ func (e *ensuring) fill(ctx context.Context, backend string, want map[string]ser
 
 // place adds one server, or corrects it.
 func (p *Provisioner) place(ctx context.Context, name string, have server, there bool, want server) error {
+	delete(p.leaving, name)
 	do := func(format string, args ...any) error { return change(ctx, p.Runtime, format, args...) }
 	if !there {
 		check := healthCheck
@@ -221,23 +229,37 @@ func (p *Provisioner) place(ctx context.Context, name string, have server, there
 }
 
 // empty takes servers out of a backend, all but those in keep, and returns how
-// many still have connections. Being deleted by somebody else is fine.
+// many still have connections, or may have. Being deleted by somebody else is fine.
 func (p *Provisioner) empty(ctx context.Context, backend string, have, keep map[string]server) (left int, err error) {
 	for _, name := range slices.Sorted(maps.Keys(have)) {
 		if _, stays := keep[name]; stays {
 			continue
 		}
+		full := backend + "/" + name
+		since, known := p.leaving[full]
 		if !have[name].leaving {
-			if err := ignoreAbsent(change(ctx, p.Runtime, "set server %s/%s state maint", backend, name)); err != nil {
+			if err := ignoreAbsent(change(ctx, p.Runtime, "set server %s state maint", full)); err != nil {
 				return left, err
 			}
+			known = false
 		}
-		err := change(ctx, p.Runtime, "del server %s/%s", backend, name)
+		if !known {
+			since = time.Now()
+			p.leaving[full] = since
+		}
+		if time.Since(since) < p.deleteAfter {
+			left++
+			continue
+		}
+		err := change(ctx, p.Runtime, "del server %s", full)
 		if errors.Is(err, errInUse) {
 			left++
-		} else if err := ignoreAbsent(err); err != nil {
+			continue
+		}
+		if err := ignoreAbsent(err); err != nil {
 			return left, err
 		}
+		delete(p.leaving, full)
 	}
 	return left, nil
 }

@@ -135,6 +135,13 @@ type state struct {
 	servers map[string]map[string]server // by backend and name
 }
 
+// has reports whether there is a server, by backend/name.
+func (s *state) has(name string) bool {
+	backend, server, _ := strings.Cut(name, "/")
+	_, ok := s.servers[backend][server]
+	return ok
+}
+
 // readState asks HAProxy for everything that this package sets.
 func readState(ctx context.Context, r Runtime, mapFile string) (state, error) {
 	keys, err := r.Do(ctx, "show map "+mapFile)
