@@ -243,7 +243,7 @@ func (s *announceStatus) setConflict(conditions *[]metav1.Condition, generation 
 	case meta.FindStatusCondition(*conditions, v1alpha1.AddressConflict) == nil:
 		return
 	default:
-		c.Status, c.Reason, c.Message = metav1.ConditionFalse, "NoConflict", "nobody else uses the address"
+		c.Status, c.Reason, c.Message = metav1.ConditionFalse, "NoConflict", "no other host uses the address"
 	}
 	meta.SetStatusCondition(conditions, c)
 }

@@ -202,7 +202,8 @@ func Eligibility(n *Node, a *Address) Reason {
 	if r := nodeEligibility(n, a.Pool); r != Eligible {
 		return r
 	}
-	return addressEligibility(n, a)
+	r, _ := placeEligibility(n, a, a.edge())
+	return r
 }
 
 // nodeEligibility is the part of Eligibility that is the same for all addresses of a pool.
@@ -222,12 +223,7 @@ func nodeEligibility(n *Node, p *Pool) Reason {
 	return Eligible
 }
 
-func addressEligibility(n *Node, a *Address) Reason {
-	r, _ := placeEligibility(n, a, a.edge())
-	return r
-}
-
-// placeEligibility is addressEligibility with what is computed once an address. routed
+// placeEligibility is the rest of Eligibility, for one address and its edge. routed
 // reports, of an eligible node, that only its default route leads to a: none of its interfaces is in
 // a's subnet, nor named by the pool.
 func placeEligibility(n *Node, a *Address, edge int) (r Reason, routed bool) {

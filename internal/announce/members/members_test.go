@@ -292,7 +292,7 @@ func TestUnreachable(t *testing.T) {
 		t.Error("a node that was never met is unreachable")
 	}
 	m.mu.Lock()
-	p.met = true
+	p.wasAlive = true
 	m.mu.Unlock()
 	if !unreachable() {
 		t.Error("not unreachable by TCP probe and second opinion")

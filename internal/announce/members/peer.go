@@ -36,7 +36,7 @@ type peer struct {
 
 	info     []byte
 	version  uint64 // of info
-	told     uint64 // version of them that it says is the latest
+	latest   uint64 // version of them that it says is the latest
 	puzzle   puzzle
 	has      uint64    // version of this node's Info that it has
 	pushed   time.Time // when they were last sent to it
@@ -64,7 +64,7 @@ type peer struct {
 	waiting   bool          // a request of an earlier tick has no answer
 	mute      time.Duration // for how long none has, while this process ran on time
 
-	met        bool      // it has been alive
+	wasAlive   bool      // it has been alive
 	tcpProbed  time.Time // the last TCP probe
 	tcpProbing bool
 	noKernel   bool // the last TCP probe was not answered by anything
@@ -135,7 +135,7 @@ func (p *peer) sign(now time.Time) {
 	if p.silence > 0 {
 		p.relayed = time.Time{} // the next silence is another
 	}
-	p.heard, p.silence, p.noKernel, p.kernel, p.met = now, 0, false, false, true
+	p.heard, p.silence, p.noKernel, p.kernel, p.wasAlive = now, 0, false, false, true
 	p.waiting, p.mute, p.suspected = false, 0, time.Time{}
 	clear(p.nos)
 }
@@ -216,7 +216,7 @@ func (m *Members) updateState(p *peer, now time.Time) (changed bool) {
 	switch {
 	case alive:
 		p.state = Alive
-	case p.met && p.noKernel && !echoes && p.secondOpinion(now):
+	case p.wasAlive && p.noKernel && !echoes && p.secondOpinion(now):
 		p.state = Unreachable
 	case silent:
 		p.state = HostSilent

@@ -104,7 +104,7 @@ func (m *Members) probe(now time.Time, passed time.Duration) {
 			p.relayed = now
 			m.askRelays(p, now)
 		}
-		if waning && p.met {
+		if waning && p.wasAlive {
 			m.tcpProbe(p, now)
 		}
 	}
@@ -301,12 +301,12 @@ func (m *Members) receive(b []byte, from netip.Addr) {
 	}
 	m.mu.Lock()
 	p := m.peers[m.ids[h.from]]
-	told := false
+	back := false
 	if p != nil && h.to == m.id && slices.Contains(p.all, from) {
-		told = m.take(p, h, b[:headerLength], sealed, nil)
+		back = m.take(p, h, b[:headerLength], sealed, nil)
 	}
 	m.mu.Unlock()
-	if told {
+	if back {
 		m.update()
 	}
 }
@@ -314,7 +314,7 @@ func (m *Members) receive(b []byte, from netip.Addr) {
 // take opens a packet of p's and does what it says, and reports whether p has just come
 // back. A packet that another node has passed on came by way of it, else by is nil.
 // The lock is held.
-func (m *Members) take(p *peer, h header, head, sealed []byte, by *peer) (told bool) {
+func (m *Members) take(p *peer, h header, head, sealed []byte, by *peer) (back bool) {
 	k, body, ok := m.open(p, h, head, sealed)
 	if !ok {
 		return false
@@ -384,7 +384,7 @@ func (m *Members) takePing(p *peer, h header, body []byte, by *peer, now time.Ti
 
 // takeAck takes the answer to a ping of this node's that has just left: p is alive,
 // and this is the process of it that is. The lock is held.
-func (m *Members) takeAck(p *peer, h header, body []byte, now time.Time) (told bool) {
+func (m *Members) takeAck(p *peer, h header, body []byte, now time.Time) (back bool) {
 	s, ok := decodeStatus(body)
 	if !ok {
 		return false
@@ -409,17 +409,17 @@ func (m *Members) takeAck(p *peer, h header, body []byte, now time.Time) (told b
 	} else {
 		p.window.take(h.number)
 	}
-	told = m.proved(p, sent, now)
+	back = m.proved(p, sent, now)
 	p.late, p.stamp, p.stamped = s.late, s.stamp, now
 	m.compare(p, s, now)
-	return told
+	return back
 }
 
 // proved takes the answer to a ping that left at sent, and reports whether p has just
 // come back. The lock is held.
-func (m *Members) proved(p *peer, sent, now time.Time) (told bool) {
-	told = !p.alive
-	if told && now.Sub(p.since) > forgetPings {
+func (m *Members) proved(p *peer, sent, now time.Time) (back bool) {
+	back = !p.alive
+	if back && now.Sub(p.since) > forgetPings {
 		// Pings that waited for the link to come back are answered late; that says
 		// nothing about how quick the peer is.
 		clear(p.pings[:])
@@ -427,15 +427,15 @@ func (m *Members) proved(p *peer, sent, now time.Time) (told bool) {
 		p.roundTrip(now.Sub(sent))
 	}
 	p.sign(now)
-	if told && !p.gossip {
+	if back && !p.gossip {
 		wake(m.joinNow)
 	}
-	return told
+	return back
 }
 
 // compare sends the Info to p again if p reports another version. The lock is held.
 func (m *Members) compare(p *peer, s status, now time.Time) {
-	p.told, p.has = s.version, s.known
+	p.latest, p.has = s.version, s.known
 	if p.has != m.version && now.Sub(p.pushed) >= pushInterval {
 		m.push(p, now)
 	}
@@ -445,7 +445,7 @@ func (m *Members) compare(p *peer, s status, now time.Time) {
 // whatever else came in its name. The lock is held.
 func (m *Members) takeInfo(p *peer, body []byte) {
 	part, ok := decodePart(body)
-	if !ok || part.version == p.version || part.version < p.version && part.version != p.told {
+	if !ok || part.version == p.version || part.version < p.version && part.version != p.latest {
 		return
 	}
 	if whole, ok := p.puzzle.add(part); ok {
@@ -456,7 +456,7 @@ func (m *Members) takeInfo(p *peer, body []byte) {
 
 // pass passes on what p has packed for another node, or takes what another has packed
 // for this one. The lock is held.
-func (m *Members) pass(p *peer, b []byte, now time.Time) (told bool) {
+func (m *Members) pass(p *peer, b []byte, now time.Time) (back bool) {
 	h, sealed, ok := decodeHeader(b)
 	if !ok {
 		return false
@@ -495,7 +495,7 @@ func (m *Members) handle(msg message) {
 		return
 	}
 	now := m.now()
-	told := false
+	back := false
 	if (msg.kind == ping || msg.kind == ack) && len(msg.body) == 2 {
 		p.late = time.Duration(binary.BigEndian.Uint16(msg.body)) * time.Millisecond
 	}
@@ -507,7 +507,7 @@ func (m *Members) handle(msg message) {
 		}
 	case ack:
 		if sent, ok := p.isAnswer(msg.number, now); ok {
-			if told = m.proved(p, sent, now); told && m.oldInfo != nil {
+			if back = m.proved(p, sent, now); back && m.oldInfo != nil {
 				m.sendOld(p, message{kind: infoPart, number: m.oldVersion, body: m.oldInfo})
 			}
 		}
@@ -517,14 +517,14 @@ func (m *Members) handle(msg message) {
 		m.relay(p, msg.target, now)
 	case yes:
 		if t := m.peers[msg.target]; t != nil && t != p && !m.speaksNew(t) {
-			told = !t.alive
+			back = !t.alive
 			t.sign(now)
 		}
 	case no:
 		m.takeNo(p, m.peers[msg.target], now)
 	}
 	m.mu.Unlock()
-	if told {
+	if back {
 		m.update()
 	}
 }
