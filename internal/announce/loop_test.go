@@ -105,6 +105,16 @@ func TestAnnouncersGetTheirKind(t *testing.T) {
 		t.Errorf("next %v, %d and %d steps", wait, layer2.steps, other.steps)
 	}
 
+	layer2.receptions = map[int]elect.Reception{2: elect.Hearing}
+	l.step(now, snap)
+	if wait := l.next(now); wait != 0 {
+		t.Errorf("next %v after an Announcer has found out what comes in", wait)
+	}
+	l.step(now, snap)
+	if got := layer2.desired.Nodes[0].Interfaces[0].Reception; got != elect.Hearing {
+		t.Errorf("reception %d is elected by, want hearing", got)
+	}
+
 	l.leave()
 	l.step(now, snap)
 	if !layer2.desired.Leaving || !other.desired.Leaving || l.active() != 0 {

@@ -98,17 +98,16 @@ type target struct {
 // is reports whether a is being asked for.
 func (t *target) is(a netip.Addr) bool { return len(t.addresses) > 0 && t.addresses[0] == a }
 
-// next goes on to another address.
-func (t *target) next(now time.Time) {
-	*t = target{addresses: t.addresses[1:], all: t.all, turn: t.turn, since: t.since, asked: t.asked}
-	if len(t.addresses) == 0 {
-		t.since = now
-	}
+// restart asks for addresses from now on, and forgets what was found out so far.
+func (t *target) restart(since time.Time, addresses ...netip.Addr) {
+	*t = target{addresses: addresses, all: t.all, turn: t.turn, since: since, asked: t.asked}
 }
 
-// again has it asked for a, which was another's.
-func (t *target) again(now time.Time, a netip.Addr) {
-	*t = target{addresses: []netip.Addr{a}, all: t.all, turn: t.turn, since: now, asked: t.asked}
+// next goes on to another address.
+func (t *target) next(now time.Time) {
+	if t.restart(t.since, t.addresses[1:]...); len(t.addresses) == 0 {
+		t.since = now
+	}
 }
 
 // liveness probes the announcers that this node would succeed, on each port. It
@@ -198,7 +197,7 @@ func (l *liveness) tick(now time.Time, c *cluster, ports map[portKey]*port, late
 		for name, t := range p.peers.targets {
 			if len(t.addresses) == 0 && len(t.all) > 0 && now.Sub(t.since) >= elsewhereInterval {
 				t.turn = (t.turn + 1) % len(t.all)
-				t.again(now, t.all[t.turn])
+				t.restart(now, t.all[t.turn])
 			}
 			for len(t.addresses) > 0 && p.answers(t.addresses[0]) {
 				t.next(now)
@@ -407,7 +406,7 @@ func (l *liveness) advertised(now time.Time, ports map[portKey]*port, p *port, f
 	}
 	for asked, t := range p.peers.targets {
 		if name == asked && len(t.addresses) == 0 && slices.Contains(t.all, m.Address) {
-			t.again(now, m.Address) // it has taken it since
+			t.restart(now, m.Address) // it has taken it since
 		}
 		switch {
 		case name == "" || !t.is(m.Address):
@@ -425,7 +424,7 @@ func (l *liveness) advertised(now time.Time, ports map[portKey]*port, p *port, f
 // before it answers, as after a restart.
 func (l *liveness) probed(now time.Time, p *port, name string, a netip.Addr) {
 	if t := p.peers.targets[name]; t != nil && t.is(a) {
-		*t = target{addresses: t.addresses, all: t.all, turn: t.turn, since: now, asked: t.asked}
+		t.restart(now, t.addresses...)
 	}
 }
 

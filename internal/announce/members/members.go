@@ -399,8 +399,8 @@ func (m *Members) SetInfo(b []byte) error {
 		return fmt.Errorf("set info: %d bytes, at most %d are possible", len(b), MaxInfo)
 	}
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	if bytes.Equal(b, m.info) && m.info != nil {
-		m.mu.Unlock()
 		return nil
 	}
 	m.info = append([]byte{}, b...)
@@ -409,7 +409,6 @@ func (m *Members) SetInfo(b []byte) error {
 	for _, p := range m.peers {
 		m.push(p, now)
 	}
-	m.mu.Unlock()
 	return nil
 }
 
@@ -419,8 +418,8 @@ func (m *Members) SetOldInfo(b []byte) error {
 		return fmt.Errorf("set info for former versions: %d bytes, at most %d are possible", len(b), MaxOldInfo)
 	}
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	if bytes.Equal(b, m.oldInfo) && m.oldInfo != nil {
-		m.mu.Unlock()
 		return nil
 	}
 	m.oldInfo = append([]byte{}, b...)
@@ -430,7 +429,6 @@ func (m *Members) SetOldInfo(b []byte) error {
 			m.sendOld(p, message{kind: infoPart, number: m.oldVersion, body: m.oldInfo})
 		}
 	}
-	m.mu.Unlock()
 	wake(m.infoNow)
 	return nil
 }

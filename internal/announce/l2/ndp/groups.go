@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -65,13 +66,7 @@ func (g *Groups) Set(addresses []netip.Addr) error {
 func (g *Groups) Len() int { return len(g.joined) }
 
 func (g *Groups) join(group netip.Addr) error {
-	at := -1
-	for i := range g.sockets {
-		if g.sockets[i].used < groupsPerSocket {
-			at = i
-			break
-		}
-	}
+	at := slices.IndexFunc(g.sockets, func(s groupSocket) bool { return s.used < groupsPerSocket })
 	if at < 0 {
 		fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
