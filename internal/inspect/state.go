@@ -17,9 +17,9 @@ type Mode struct {
 	Name string
 	// Families are those that the mode programs; none means that it does nothing.
 	Families []model.Family
-	// Slots says that endpoints share connections by model.SlotTable, and else
-	// exactly by their weights.
-	Slots bool
+	// Shares gives the endpoints' shares of new connections where the mode cannot
+	// divide them exactly by weight; nil if it can.
+	Shares func([]model.Endpoint) []float64
 	// Proxies says that a process carries TCP and UDP between two connections:
 	// endpoints see the node's address, and there are Listeners.
 	Proxies bool
@@ -27,9 +27,9 @@ type Mode struct {
 	// ports without a Service are refused there from inside too, and what comes
 	// from such an address is masqueraded.
 	Local bool
-	// LoopbackSlots is into how many equal parts connections to NodePorts at
-	// 127.0.0.1 are divided where they take a way of their own; 0 if they do not.
-	LoopbackSlots int
+	// Loopback gives the endpoints of connections to a NodePort at 127.0.0.1 with
+	// their shares, where these take a way of their own; nil if they do not.
+	Loopback func(inside *model.Target) []Endpoint
 }
 
 // State is what a node's kernel does for Services. Rules are texts for people: the
@@ -62,7 +62,7 @@ type State struct {
 // unspecified address.
 type Frontend struct {
 	// Inside and Outside are the views of package model; the same pointer where the
-	// kernel has one for both.
+	// kernel has one for both, nil where it has none.
 	Inside, Outside *View
 	// Loopback is for connections to 127.0.0.1, nil if they are like those Inside.
 	Loopback *View
@@ -144,6 +144,7 @@ func (k DifferenceKind) String() string { return [...]string{"missing", "extra",
 func NewState(m Mode) State {
 	return State{
 		Mode: m, Frontends: map[model.Key]*Frontend{}, Closed: map[netip.Addr]Closed{},
-		LocalEndpoints: map[netip.Addr]string{}, Hairpin: map[netip.Addr]string{}, Listeners: map[Listener]string{},
+		LocalEndpoints: map[netip.Addr]string{}, Hairpin: map[netip.Addr]string{},
+		Listeners: map[Listener]string{}, Rejected: map[types.NamespacedName]string{},
 	}
 }

@@ -5,6 +5,7 @@ package model
 import (
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // AddrRange is all addresses from First to Last, both included.
@@ -80,4 +81,25 @@ func (r AddrRange) without(o AddrRange) []AddrRange {
 		left = append(left, AddrRange{o.Last.Next(), r.Last})
 	}
 	return left
+}
+
+// AnswersNodePorts says whether NodePorts answer on a local address.
+func (n *Node) AnswersNodePorts(a netip.Addr) bool {
+	return slices.ContainsFunc(n.NodePortRanges(FamilyOf(a)), func(r AddrRange) bool {
+		return r.First.Compare(a) <= 0 && a.Compare(r.Last) <= 0
+	})
+}
+
+// IsLocalPod says whether a packet with this source, in by this interface,
+// comes from a Pod of this node.
+func (n *Node) IsLocalPod(source netip.Addr, iface string) bool {
+	if len(n.PodInterfaces) == 0 {
+		return containsAddr(n.PodCIDRs, source)
+	}
+	return slices.ContainsFunc(n.PodInterfaces, func(pattern string) bool {
+		if prefix, ok := strings.CutSuffix(pattern, "*"); ok {
+			return strings.HasPrefix(iface, prefix)
+		}
+		return iface == pattern
+	})
 }

@@ -11,6 +11,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/causeway-lb/causeway/internal/inspect"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/testkit/modeltest"
@@ -54,9 +55,28 @@ func mustCleanup(t *testing.T, b backend.Backend) {
 	}
 }
 
-// unchanged fails unless a full Sync finds everything in place.
+// inSync fails unless the kernel has what it should.
+func inSync(t *testing.T, b backend.Backend, d model.Desired) {
+	t.Helper()
+	reader, ok := b.(interface {
+		Inspect(context.Context) (inspect.State, error)
+	})
+	if !ok {
+		return
+	}
+	state, err := reader.Inspect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, diff := range inspect.Diff(d, state) {
+		t.Errorf("after Sync: %s", diff)
+	}
+}
+
+// unchanged fails unless the kernel has what it should, and a full Sync finds it so.
 func unchanged(t *testing.T, b backend.Backend, d model.Desired, objects int) {
 	t.Helper()
+	inSync(t, b, d)
 	r := mustSync(t, b, d, nil)
 	if r.Added != 0 || r.Deleted != 0 || r.Drift != 0 {
 		t.Errorf("full Sync found something to do: %+v", r)

@@ -15,8 +15,8 @@
 // of the nodes themselves. Each row is run for IPv4 and IPv6, at three
 // fidelities:
 //
-//   - Decide asks the model (no root);
-//   - a backend's own test can check what it renders (no root);
+//   - inspect.Trace follows the packet through Desired (no root);
+//   - a backend's own test can trace it through what it renders (no root);
 //   - Packets sends real packets through a real kernel, and checks which endpoint
 //     answered and which source address it saw.
 //

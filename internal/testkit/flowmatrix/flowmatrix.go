@@ -15,6 +15,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/inspect"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
@@ -237,8 +238,8 @@ func (r *Row) Source(f model.Family) netip.Addr {
 }
 
 // Packet is the row's first packet at node-1.
-func (r *Row) Packet(f model.Family) model.Packet {
-	p := model.Packet{
+func (r *Row) Packet(f model.Family) inspect.Packet {
+	p := inspect.Packet{
 		Source: r.Source(f), Destination: r.To.addr(f), Port: r.DestinationPort(), Protocol: r.Proto(),
 		Self: r.From.onNode1(), ToSelf: r.To.isNodePort() || r.Bound,
 	}

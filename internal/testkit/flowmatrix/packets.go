@@ -14,6 +14,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/causeway-lb/causeway/internal/inspect"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
@@ -21,7 +22,8 @@ import (
 
 // Packets runs the table with real packets. The test's own namespace, fresh
 // by nstest.Main, becomes node-1; b must work in it. What LimitsOf says that the
-// mode cannot do must not work.
+// mode cannot do must not work. What the kernel has is as it should be, and a trace
+// through it tells what becomes of the packets.
 func Packets(t *testing.T, b backend.Backend) {
 	nstest.Require(t, "ip")
 	net := newNetwork(t)
@@ -35,10 +37,25 @@ func Packets(t *testing.T, b backend.Backend) {
 	}
 }
 
+type inspector interface {
+	Inspect(context.Context) (inspect.State, error)
+}
+
 func (n *network) run(t *testing.T, b backend.Backend, r *Row, f model.Family) {
 	desired, _ := model.Compute(r.Snapshot(f))
 	if _, err := b.Sync(t.Context(), desired, nil); err != nil {
 		t.Fatal(err)
+	}
+	state := inspect.Expected(desired, inspect.Mode{})
+	reader, readable := b.(inspector)
+	if readable {
+		var err error
+		if state, err = reader.Inspect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, d := range inspect.Diff(desired, state) {
+		t.Errorf("after Sync: %s", d)
 	}
 	n.forget(t)
 	if r.Bound {
@@ -51,6 +68,11 @@ func (n *network) run(t *testing.T, b backend.Backend, r *Row, f model.Family) {
 	}
 	want, cannot := LimitsOf(b.Name()).want(r)
 	got := n.observe(t, r, f, cannot)
+	traced := Traced(desired, state, r.Packet(f))
+	unheard := r.Proto() == model.SCTP && traced.Action == model.Reject
+	if readable && !same(traced, got) && !unheard {
+		t.Errorf("%s dials %s: %v, but a trace of the kernel's state says %v", r.From, r.To, got, traced)
+	}
 	if cannot {
 		if same(want, got) {
 			t.Errorf("%s dials %s: %v, which this mode is said not to do: correct its documentation", r.From, r.To, got)

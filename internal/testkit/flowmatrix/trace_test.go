@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/causeway-lb/causeway/internal/inspect"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
@@ -30,8 +31,8 @@ func TestRowsOnDesired(t *testing.T) {
 		for _, f := range r.Families() {
 			t.Run(r.Name+"/"+f.String(), func(t *testing.T) {
 				desired, _ := model.Compute(r.Snapshot(f))
-				if diff := cmp.Diff(r.Want.String(), Decided(&r, &desired, f).String()); diff != "" {
-					t.Errorf("model decides otherwise (-want +got):\n%s", diff)
+				if diff := cmp.Diff(r.Want.String(), Traced(desired, inspect.Expected(desired, inspect.Mode{Families: model.Families[:]}), r.Packet(f)).String()); diff != "" {
+					t.Errorf("the trace ends elsewhere (-want +got):\n%s", diff)
 				}
 			})
 		}
