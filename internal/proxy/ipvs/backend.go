@@ -90,6 +90,7 @@ type (
 	routeKernel interface {
 		read() (routed, own map[netip.Addr]bool, err error)
 		own() (map[netip.Addr]bool, error)
+		listed() (map[netip.Addr]bool, error)
 		add(netip.Addr) error
 		delete(netip.Addr) error
 		remove() error

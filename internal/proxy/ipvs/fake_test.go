@@ -200,6 +200,8 @@ func (k fakeRoutes) own() (map[netip.Addr]bool, error) {
 	return maps.Clone(k.addrs), nil
 }
 
+func (k fakeRoutes) listed() (map[netip.Addr]bool, error) { return maps.Clone(k.routes), nil }
+
 func (k fakeRoutes) add(a netip.Addr) error {
 	return k.try(func() error { k.note(func() string { return "route " + a.String() }); k.routes[a] = true; return nil })
 }

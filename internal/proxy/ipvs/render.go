@@ -92,25 +92,32 @@ func (r *renderer) frontend(out *rendered, svc *model.Service, f *model.Frontend
 // distributed.
 const loopbackSlots = 64
 
-// loopbackPort gives the endpoints of a NodePort their shares of the slots. All
-// those connections are one client's: with affinity there is one endpoint.
+// loopbackPort gives the endpoints of a NodePort their slots.
 func loopbackPort(out *rendered, f *model.Frontend) {
-	endpoints, total, frontend := f.Inside.Endpoints, 0, elements.FrontendKey(f.Key)
-	if f.Inside.Affinity > 0 && len(endpoints) > 0 {
+	frontend := elements.FrontendKey(f.Key)
+	for at, ep := range loopbackTable(f.Inside) {
+		value := append(binary.BigEndian.AppendUint16(ep.Addr().AsSlice(), ep.Port()), 0, 0)
+		key := frontend + string(expr.Word(uint32(at)))
+		out.elements[elementID{Family: model.IPv4, Set: setLoopbackPorts, Key: key}] = string(value)
+	}
+}
+
+// loopbackTable has the endpoint of each slot; it is empty without endpoints. All
+// those connections are one client's: with affinity there is one endpoint.
+func loopbackTable(t *model.Target) (table []netip.AddrPort) {
+	endpoints, total, sum := t.Endpoints, 0, 0
+	if t.Affinity > 0 && len(endpoints) > 0 {
 		endpoints = endpoints[:1]
 	}
 	for i := range endpoints {
 		total += int(endpoints[i].Weight)
 	}
-	at, sum := 0, 0
 	for i := range endpoints {
-		e := &endpoints[i]
-		value := append(binary.BigEndian.AppendUint16(e.AddrPort.Addr().AsSlice(), e.AddrPort.Port()), 0, 0)
-		for sum += int(e.Weight); at < sum*loopbackSlots/total; at++ {
-			key := frontend + string(expr.Word(uint32(at)))
-			out.elements[elementID{Family: model.IPv4, Set: setLoopbackPorts, Key: key}] = string(value)
+		for sum += int(endpoints[i].Weight); len(table) < sum*loopbackSlots/total; {
+			table = append(table, endpoints[i].AddrPort)
 		}
 	}
+	return table
 }
 
 // affinityScheduler is Maglev hashing by the client's address; where the kernel
