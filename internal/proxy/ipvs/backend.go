@@ -114,8 +114,10 @@ type Backend struct {
 	// connected says whether connections to destinations that have active ones may
 	// still be used.
 	connected func(map[destination]bool) (bool, error)
-	now       func() time.Time
-	port      uint32
+	// untrack hands flows by UDP over to another mode.
+	untrack func(endpoints map[netip.AddrPort]bool) error
+	now     func() time.Time
+	port    uint32
 
 	// mu guards the rest: draining goes on between two Syncs.
 	mu sync.Mutex
@@ -180,6 +182,7 @@ func New(cfg Config) (*Backend, error) {
 	}
 	b := newBackend(cfg, servers, newTables(conn, cfg.Families), routes, &firewall{families: cfg.Families})
 	b.port, b.prepare, b.connected = conn.Port(), ensureSettings, connectedTo
+	b.untrack = untrackUDP
 	b.release = func() error {
 		routes.close()
 		return errors.Join(servers.Close(), conn.Close())
@@ -192,6 +195,7 @@ func newBackend(cfg Config, s serverKernel, t tableKernel, r routeKernel, f fire
 		cfg: cfg, servers: s, tables: t, routes: r, firewall: f,
 		now: time.Now, prepare: func() error { return nil }, release: func() error { return nil },
 		connected: func(map[destination]bool) (bool, error) { return true, nil },
+		untrack:   func(map[netip.AddrPort]bool) error { return nil },
 		render:    &renderer{scheduler: cfg.Scheduler, families: cfg.Families, marks: newMarks()},
 		lacking:   map[string]bool{},
 		draining:  map[ipvs.Key]map[netip.AddrPort]time.Time{},

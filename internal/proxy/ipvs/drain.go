@@ -4,10 +4,14 @@ package ipvs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
 
+	"github.com/go-logr/logr"
+
+	"github.com/causeway-lb/causeway/internal/netlink/conntrack"
 	"github.com/causeway-lb/causeway/internal/netlink/ipvs"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
@@ -89,7 +93,7 @@ func (b *Backend) drained(changes []ipvs.Change, key ipvs.Key, reals map[netip.A
 // Leave is Cleanup for a node that has another mode now, which translates new
 // connections before they come here. While virtual servers have connections,
 // those stay, and what leads packets to them; the tables, which would still
-// refuse and mark, go at once. done says that nothing is left; call it again
+// refuse and mark, go at once. Flows by UDP are handed over before. done says that nothing is left; call it again
 // until then.
 func (b *Backend) Leave(ctx context.Context) (done bool, err error) {
 	busy, err := b.quiesce()
@@ -98,6 +102,9 @@ func (b *Backend) Leave(ctx context.Context) (done bool, err error) {
 	}
 	if busy {
 		return false, nil
+	}
+	if err := b.untrack(b.endpoints()); err != nil {
+		logr.FromContextOrDiscard(ctx).Error(err, "Flows by UDP may lose datagrams while IPVS goes")
 	}
 	return true, b.Cleanup(ctx)
 }
@@ -136,8 +143,43 @@ func (b *Backend) quiesce() (busy bool, err error) {
 	if len(active) > 0 {
 		busy, err = b.connected(active)
 	}
-	if busy && err == nil {
-		err = b.tables.retire()
+	if err != nil || !busy {
+		return false, err
 	}
-	return busy, err
+	return true, b.tables.retire()
+}
+
+// endpoints are all real servers.
+func (b *Backend) endpoints() map[netip.AddrPort]bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := map[netip.AddrPort]bool{}
+	for _, server := range b.have.servers {
+		for real := range server.reals {
+			out[real] = true
+		}
+	}
+	return out
+}
+
+// untrackUDP has connection tracking forget the flows by UDP that IPVS translates to
+// these endpoints: from their next datagram on they are the new mode's. No rule of that
+// one is asked about a flow that is known, and here it soon ends.
+func untrackUDP(endpoints map[netip.AddrPort]bool) error {
+	d, err := conntrack.OpenDeleter(nil)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	var errs []error
+	for _, anywhere := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+		filter := conntrack.Filter{Protocol: uint8(model.UDP), To: netip.AddrPortFrom(anywhere, 0)}
+		errs = append(errs, conntrack.List(filter, func(e *conntrack.Entry) error {
+			if !e.Translated() || e.MappedByRule() || !endpoints[e.Endpoint] {
+				return nil
+			}
+			return d.Add(e)
+		}), d.Flush())
+	}
+	return errors.Join(errs...)
 }
