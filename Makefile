@@ -50,8 +50,8 @@ test-vm: deps ## The part of the tests that runs in a virtual machine: IPVS, and
 
 .PHONY: test-changes
 CHANGES ?= 50
-test-changes: deps ## CHANGES=50 changes of the proxy mode in each direction of each pair, under load; without IPVS some minutes, with it an hour
-	CAUSEWAY_MODE_CHANGES=$(CHANGES) go test -count=1 -timeout 180m -v -run TestChangesInARow ./internal/proxy/modes
+test-changes: deps ## CHANGES=50 changes of the proxy mode in each direction of each pair, under load, and one held at every step; without IPVS some minutes, with it an hour
+	CAUSEWAY_MODE_CHANGES=$(CHANGES) go test -count=1 -timeout 180m -v -run 'TestChangesInARow|TestEveryStepOfAChange' ./internal/proxy/modes
 
 bin/vm: FORCE
 	go build -o $@ ./test/vm

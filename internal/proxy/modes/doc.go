@@ -19,11 +19,12 @@
 // # Changing modes
 //
 // After the first success the objects of the modes that were not chosen are
-// removed: first the new mode works, then the old one goes. Connections of
+// removed: first the new mode works, for every packet that is on its way, then the
+// old one goes. Connections of
 // nftables and iptables are the kernel's connection tracking's, which goes on
 // translating them as long as any of the two is there. Those of ipvs are its
 // own: its objects stay behind, without new connections, until those have
-// ended.
+// ended; then flows by UDP are handed over, ahead of its objects' removal.
 //
 // Objects go in an order in which no packet meets half of them: first what
 // packets come in by, then, when those that came in have left, the rest. A table

@@ -90,6 +90,10 @@ type network struct {
 	dials []dial
 	// resends has clients send a datagram again that got no answer.
 	resends bool
+	// sockets are the endpoints'.
+	sockets []syscall.Conn
+	// lostPort is the next port of a client that is not heard.
+	lostPort int
 }
 
 func newNetwork(t *testing.T) *network {
@@ -135,20 +139,24 @@ func newNetwork(t *testing.T) *network {
 			t.Fatal(err)
 		}
 	}
+	n := &network{clients: map[string]*nstest.NS{"client": client, "node": node, "Pod": caller}, perSecond: newPerSecond, dials: mixed, lostPort: lostPorts}
 	for network, all := range endpoints {
 		for _, at := range all {
-			pod.Must(t, func() error { return answer(t, network, at) })
+			pod.Must(t, func() error { return n.answer(t, network, at) })
 		}
 	}
-	return &network{clients: map[string]*nstest.NS{"client": client, "node": node, "Pod": caller}, perSecond: newPerSecond, dials: mixed}
+	return n
 }
 
 // answer echoes what comes to an endpoint in the namespace of the calling thread.
-func answer(t *testing.T, network, at string) error {
+func (n *network) answer(t *testing.T, network, at string) error {
 	if strings.HasPrefix(network, "tcp") {
-		listener, err := net.Listen(network, at)
+		var plain net.ListenConfig
+		plain.SetMultipathTCP(false) // such a socket takes no filter
+		listener, err := plain.Listen(t.Context(), network, at)
 		if err == nil {
 			t.Cleanup(func() { listener.Close() })
+			n.sockets = append(n.sockets, listener.(*net.TCPListener))
 			go echo(listener)
 		}
 		return err
@@ -156,6 +164,7 @@ func answer(t *testing.T, network, at string) error {
 	socket, err := net.ListenPacket(network, at)
 	if err == nil {
 		t.Cleanup(func() { socket.Close() })
+		n.sockets = append(n.sockets, socket.(*net.UDPConn))
 		go echoDatagrams(socket)
 	}
 	return err

@@ -11,6 +11,7 @@ import (
 	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
@@ -222,6 +223,9 @@ func (c *Chooser) removed(ctx context.Context, mode Mode) (present, gone bool, e
 		return false, false, err
 	}
 	defer b.Close()
+	// A packet that was ahead of the new mode's rules when they came would meet neither
+	// mode's, and its connection would stay untranslated.
+	nft.Settle()
 	if l, ok := b.(Leaver); ok {
 		done, err := l.Leave(ctx)
 		return present, done && err == nil, err
