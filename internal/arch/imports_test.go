@@ -59,6 +59,7 @@ var layers = map[string][]string{
 	"internal/allocator":   {"internal/provisioner", "internal/endpointslice"},
 	"internal/provisioner": {"internal/alloc/services", "internal/allocator", "internal/endpointslice", "internal/queue"},
 	"internal/queue":       {"api", "internal"},
+	"internal/inspect":     {"internal/netlink", "internal/proxy/backend", "internal/proxy/elements"},
 	"internal/refcount":    {"api", "internal/proxy", "internal/netlink"},
 	"internal/conntrack":   {"internal/agent", "internal/lab"},
 	"internal/netlink":     {"api", "internal/proxy", "internal/conntrack", "internal/announce", "internal/agent", "internal/lab"},

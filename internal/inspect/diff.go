@@ -39,7 +39,7 @@ type owned struct {
 }
 
 func (o owned) port() string {
-	return cmp.Or(o.PortName, fmt.Sprintf("%d/%s", o.Group.Port, o.Protocol))
+	return cmp.Or(o.PortName, fmt.Sprintf("%d/%s", o.AffinityGroup().Port, o.Protocol))
 }
 
 func (o owned) String() string { return o.Kind.String() + " " + o.Key.String() }

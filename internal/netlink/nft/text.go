@@ -49,7 +49,7 @@ func typesText(ts []Type, data string) string {
 		case TypeService:
 			parts[i] = fmt.Sprint(binary.BigEndian.Uint16(b))
 		case TypeMark:
-			parts[i] = fmt.Sprintf("%#010x", binary.NativeEndian.Uint32(b))
+			parts[i] = fmt.Sprintf("0x%08x", binary.NativeEndian.Uint32(b))
 		default:
 			parts[i] = fmt.Sprintf("%x", b)
 		}

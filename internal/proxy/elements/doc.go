@@ -6,6 +6,7 @@
 //
 //	ID, Map     elements as they are rendered: with their family and set
 //	Tables      writes them, and reads them back
+//	Found       says what they mean, for Inspect of these modes and of nftables
 //
-// It imports packages model and netlink/nft, and no mode.
+// It imports packages model, inspect and netlink/nft, and no mode.
 package elements

@@ -13,6 +13,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/causeway-lb/causeway/internal/inspect"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
@@ -72,6 +73,11 @@ func New(cfg Config) (*Backend, error) {
 
 // Name implements backend.Backend.
 func (b *Backend) Name() string { return "none" }
+
+// Inspect returns an empty State: what another program forwards is its own.
+func (b *Backend) Inspect(context.Context) (inspect.State, error) {
+	return inspect.NewState(inspect.Mode{Name: b.Name()}), nil
+}
 
 // Sync asks the forwarder whether it is up to date; an error says that it is
 // not.

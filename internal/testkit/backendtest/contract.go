@@ -55,28 +55,31 @@ func mustCleanup(t *testing.T, b backend.Backend) {
 	}
 }
 
-// inSync fails unless the kernel has what it should.
-func inSync(t *testing.T, b backend.Backend, d model.Desired) {
+// Differences returns how the kernel is other than d, in words.
+func Differences(t testing.TB, b backend.Backend, d model.Desired) (differences []string) {
 	t.Helper()
 	reader, ok := b.(interface {
 		Inspect(context.Context) (inspect.State, error)
 	})
 	if !ok {
-		return
+		return nil
 	}
 	state, err := reader.Inspect(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, diff := range inspect.Diff(d, state) {
-		t.Errorf("after Sync: %s", diff)
+		differences = append(differences, diff.String())
 	}
+	return differences
 }
 
 // unchanged fails unless the kernel has what it should, and a full Sync finds it so.
 func unchanged(t *testing.T, b backend.Backend, d model.Desired, objects int) {
 	t.Helper()
-	inSync(t, b, d)
+	for _, diff := range Differences(t, b, d) {
+		t.Errorf("after Sync: %s", diff)
+	}
 	r := mustSync(t, b, d, nil)
 	if r.Added != 0 || r.Deleted != 0 || r.Drift != 0 {
 		t.Errorf("full Sync found something to do: %+v", r)

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nftables
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/causeway-lb/causeway/internal/inspect"
+	"github.com/causeway-lb/causeway/internal/netlink/nft"
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/testkit/backendtest"
+	"github.com/causeway-lb/causeway/internal/testkit/modeltest"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
+)
+
+// What somebody takes out of the table is named, and nothing else.
+func TestDifferencesNameWhatIsGone(t *testing.T) {
+	b := newBackend(t)
+	d := desired(2, 2)
+	frontend := string(appendFrontend(nil, d.Services[name(1)].Frontends[0].Key))
+	remove := func(set setID, key string) func() {
+		return func() {
+			var tx nft.Batch
+			tx.DeleteElement(tableOf(model.IPv4), set.String(), nft.Element{Key: key})
+			if err := b.conn.Commit(&tx); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for want, damage := range map[string]func(){
+		"default/svc-1 port 80/TCP: missing ClusterIP 10.96.0.1:80/TCP": remove(setServices, frontend),
+		"default/svc-1 port 80/TCP: missing endpoint 10.128.0.2:8080 of ClusterIP 10.96.0.1:80/TCP (nft element ip causeway endpoints { 10.96.0.1 . tcp . 80 . 0x00000000 })": remove(setEndpoints, frontend+number(0)),
+		"missing refusal of ports without a Service at 10.96.0.1":                                                         remove(setClusterIPs, string(d.Services[name(1)].Frontends[0].Addr.AsSlice())),
+		"other rules of a chain: 0 instead of 2, without \"loadBalancerSourceRanges\" (nft chain ip causeway nat-output)": func() { nstest.Run(t, "nft", "flush", "chain", "ip", "causeway", chainOutput) },
+	} {
+		mustSync(t, b, d)
+		damage()
+		if diff := cmp.Diff([]string{want}, backendtest.Differences(t, b, d)); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+	}
+}
+
+// What is rendered of random Services is what they ask for.
+func TestRenderedEqualsExpected(t *testing.T) {
+	for seed := range uint64(10) {
+		w := modeltest.New(seed)
+		for range 80 {
+			w.Change()
+		}
+		d, _ := model.Compute(w.Snapshot())
+		for _, diff := range inspect.Diff(d, rendered(d, model.Families[:]...)) {
+			t.Errorf("seed %d: %s", seed, diff)
+		}
+	}
+}
