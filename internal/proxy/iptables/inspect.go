@@ -15,7 +15,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
-// Inspect implements backend.Backend: it runs iptables-save and changes nothing.
+// Inspect implements backend.Inspector: it runs iptables-save and changes nothing.
 func (b *Backend) Inspect(ctx context.Context) (inspect.State, error) {
 	s := inspect.NewState(inspect.Mode{Name: "iptables"})
 	for _, f := range b.families {

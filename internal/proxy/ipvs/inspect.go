@@ -25,7 +25,7 @@ type reader struct {
 	led map[ipvs.Key]bool
 }
 
-// Inspect implements backend.Backend: it reads the tables, routes and virtual servers
+// Inspect implements backend.Inspector: it reads the tables, routes and virtual servers
 // and changes nothing.
 func (b *Backend) Inspect(ctx context.Context) (inspect.State, error) {
 	if err := ctx.Err(); err != nil {

@@ -43,7 +43,7 @@ func slotShares(eps []model.Endpoint) []float64 {
 	return shares
 }
 
-// Inspect implements backend.Backend: it reads the tables and changes nothing.
+// Inspect implements backend.Inspector: it reads the tables and changes nothing.
 func (b *Backend) Inspect(ctx context.Context) (inspect.State, error) {
 	all := elements.NewFound[setID](setsOf)
 	var families []model.Family

@@ -74,7 +74,7 @@ func New(cfg Config) (*Backend, error) {
 // Name implements backend.Backend.
 func (b *Backend) Name() string { return "none" }
 
-// Inspect returns an empty State: what another program forwards is its own.
+// Inspect implements backend.Inspector with an empty State: what another program forwards is its own.
 func (b *Backend) Inspect(context.Context) (inspect.State, error) {
 	return inspect.NewState(inspect.Mode{Name: b.Name()}), nil
 }

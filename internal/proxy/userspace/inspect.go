@@ -13,7 +13,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
-// Inspect implements backend.Backend: it reads the tables and changes nothing. The
+// Inspect implements backend.Inspector: it reads the tables and changes nothing. The
 // endpoints are those of the proxy.
 func (b *Backend) Inspect(ctx context.Context) (inspect.State, error) {
 	if err := ctx.Err(); err != nil {

@@ -58,13 +58,7 @@ func mustCleanup(t *testing.T, b backend.Backend) {
 // Differences returns how the kernel is other than d, in words.
 func Differences(t testing.TB, b backend.Backend, d model.Desired) (differences []string) {
 	t.Helper()
-	reader, ok := b.(interface {
-		Inspect(context.Context) (inspect.State, error)
-	})
-	if !ok {
-		return nil
-	}
-	state, err := reader.Inspect(t.Context())
+	state, err := b.(backend.Inspector).Inspect(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,22 +37,14 @@ func Packets(t *testing.T, b backend.Backend) {
 	}
 }
 
-type inspector interface {
-	Inspect(context.Context) (inspect.State, error)
-}
-
 func (n *network) run(t *testing.T, b backend.Backend, r *Row, f model.Family) {
 	desired, _ := model.Compute(r.Snapshot(f))
 	if _, err := b.Sync(t.Context(), desired, nil); err != nil {
 		t.Fatal(err)
 	}
-	state := inspect.Expected(desired, inspect.Mode{})
-	reader, readable := b.(inspector)
-	if readable {
-		var err error
-		if state, err = reader.Inspect(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+	state, err := b.(backend.Inspector).Inspect(t.Context())
+	if err != nil {
+		t.Fatal(err)
 	}
 	for _, d := range inspect.Diff(desired, state) {
 		t.Errorf("after Sync: %s", d)
@@ -70,7 +62,7 @@ func (n *network) run(t *testing.T, b backend.Backend, r *Row, f model.Family) {
 	got := n.observe(t, r, f, cannot)
 	traced := Traced(desired, state, r.Packet(f))
 	unheard := r.Proto() == model.SCTP && traced.Action == model.Reject
-	if readable && !same(traced, got) && !unheard {
+	if !same(traced, got) && !unheard {
 		t.Errorf("%s dials %s: %v, but a trace of the kernel's state says %v", r.From, r.To, got, traced)
 	}
 	if cannot {
