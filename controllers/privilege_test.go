@@ -542,6 +542,7 @@ var _ = Describe("Causeway's namespace", Ordered, func() {
 	It("has the shipped Pods", func(ctx SpecContext) {
 		Expect(k8sClient.Create(ctx, pod(agentAccount.Name, agent), client.DryRunAll)).To(Succeed())
 		Expect(k8sClient.Create(ctx, pod(controllerAccount.Name, func(*corev1.Pod, *corev1.Container) {}), client.DryRunAll)).To(Succeed())
+		Expect(k8sClient.Create(ctx, pod(agentAccount.Name, mounting("/proc/sys/net")), client.DryRunAll)).To(Succeed()) // config/components/conntrack
 	})
 	for name, attempt := range map[string]struct {
 		account string
@@ -551,9 +552,9 @@ var _ = Describe("Causeway's namespace", Ordered, func() {
 		"capabilities for others":          {"default", adding("NET_ADMIN")},
 		"more capabilities for the agents": {agentAccount.Name, adding("SYS_ADMIN")},
 		"the node's processes":             {agentAccount.Name, func(p *corev1.Pod, _ *corev1.Container) { p.Spec.HostPID = true }},
-		"the node's files": {agentAccount.Name, func(p *corev1.Pod, _ *corev1.Container) {
-			p.Spec.Volumes = []corev1.Volume{{Name: "root", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/"}}}}
-		}},
+		"the node's files":                 {agentAccount.Name, mounting("/")},
+		"more of the node's files":         {agentAccount.Name, mounting("/proc/sys")},
+		"the node's settings for others":   {controllerAccount.Name, mounting("/proc/sys/net")},
 		"a privileged container": {agentAccount.Name, func(_ *corev1.Pod, c *corev1.Container) {
 			c.SecurityContext = &corev1.SecurityContext{Privileged: ptr.To(true)}
 		}},
@@ -571,6 +572,12 @@ var _ = Describe("Causeway's namespace", Ordered, func() {
 func adding(capability corev1.Capability) func(*corev1.Pod, *corev1.Container) {
 	return func(_ *corev1.Pod, c *corev1.Container) {
 		c.SecurityContext.Capabilities = &corev1.Capabilities{Add: []corev1.Capability{capability}}
+	}
+}
+
+func mounting(path string) func(*corev1.Pod, *corev1.Container) {
+	return func(p *corev1.Pod, _ *corev1.Container) {
+		p.Spec.Volumes = []corev1.Volume{{Name: "host", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: path}}}}
 	}
 }
 

@@ -65,7 +65,7 @@ func (f *flags) register(cmd *cobra.Command) {
 	fs.BoolVar(&f.conntrack.TCPBeLiberal, "conntrack-tcp-be-liberal", false, "track TCP segments outside the window instead of taking them for invalid")
 	fs.DurationVar(&f.conntrack.UDP, "conntrack-udp-timeout", 0, "how long a UDP flow is tracked that nobody has answered; 0 leaves it")
 	fs.DurationVar(&f.conntrack.UDPStream, "conntrack-udp-timeout-stream", 0, "how long an idle UDP flow is tracked that was answered; 0 leaves it")
-	fs.StringVar(&f.cfg.ProcSys, "proc-sys", "", "where the node's /proc/sys is mounted, if the agent's own is read-only, as in most containers")
+	fs.StringVar(&f.cfg.ProcSys, "proc-sys", "", "where the node's /proc/sys is mounted, if the agent's own is read-only, as in most containers; empty: "+mountedProcSys+" if it exists")
 	fs.BoolVar(&f.announce, "announce", true, "announce LoadBalancer addresses by ARP and NDP")
 	fs.Uint16Var(&f.announcer.GossipPort, "gossip-port", members.Port, "UDP and TCP port of the agents' gossip, the same on all nodes")
 	fs.BoolVar(&f.announcer.KeepDeadNodes, "keep-dead-nodes", false, "keep endpoints on nodes that the agents find dead until the API server knows")
@@ -85,6 +85,9 @@ func (f *flags) register(cmd *cobra.Command) {
 }
 
 func (f *flags) logger() logr.Logger { return zap.New(zap.UseFlagOptions(&f.zap)) }
+
+// mountedProcSys is where config/components/conntrack mounts the node's /proc/sys.
+const mountedProcSys = "/host/proc/sys"
 
 // config parses what needs parsing.
 func (f *flags) config() (agent.Config, error) {
@@ -118,6 +121,10 @@ func (f *flags) config() (agent.Config, error) {
 	if (f.cfg.MetricsCertFile == "") != (f.cfg.MetricsKeyFile == "") {
 		return agent.Config{}, errors.New("--metrics-cert-file and --metrics-key-file go together")
 	}
+	if _, err := os.Stat(mountedProcSys); err == nil && f.cfg.ProcSys == "" {
+		f.cfg.ProcSys = mountedProcSys
+	}
+	f.modes.IPVS.ProcSys = f.cfg.ProcSys
 	if !f.cfg.AnnounceOnly { // else kube-proxy looks after them
 		f.cfg.Parts = append(f.cfg.Parts, agent.Conntrack(f.conntrack, f.cfg.ProcSys, 10*time.Minute))
 	}

@@ -10,7 +10,7 @@
 //
 // The tests (suite) and the program that their Pods run (agnhost) are built from
 // the module k8s.io/kubernetes, once; other images are Debian's programs. The tests
-// run on the client's machine.
+// run on a machine outside of the nodes' LAN.
 //
 // What cannot run here is in unrunnable.txt, with reasons. A spec that skips
 // itself and is not there fails the run, and so does a pattern that matches nothing.

@@ -85,9 +85,13 @@ func run(ctx context.Context, l *lab.Lab, o options) error {
 	return summary.err()
 }
 
-// specs runs Ginkgo on the client's machine.
+// specs runs Ginkgo on a machine outside.
 func specs(ctx context.Context, l *lab.Lab, o options, list unrunnable) error {
 	programs := programsDir()
+	machine, err := outside(l)
+	if err != nil {
+		return err
+	}
 	skip := list.patterns()
 	if o.skip != "" {
 		skip = append(skip, o.skip)
@@ -112,7 +116,7 @@ func specs(ctx context.Context, l *lab.Lab, o options, list unrunnable) error {
 	cmd.Dir = o.out
 	cmd.Env = append(os.Environ(), "PATH="+l.Setup.Programs+":"+os.Getenv("PATH"))
 	fmt.Printf("Running the specs; the log is %s\n", log.Name())
-	if err := l.Machine(lab.Client).Start(cmd); err != nil {
+	if err := machine.Start(cmd); err != nil {
 		return fmt.Errorf("run the specs: %w", err)
 	}
 	if err := cmd.Wait(); err != nil {

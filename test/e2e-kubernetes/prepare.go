@@ -4,17 +4,48 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/causeway-lb/causeway/internal/lab"
+	"github.com/causeway-lb/causeway/internal/lab/network"
 )
 
 // external are the addresses that the specs take for external IPs (RFC 5737,
 // RFC 3849).
 const external = "203.0.113.0/24,2001:db8::cb00:71fa/128"
+
+// outside makes a machine behind the LAN's router, in other ranges than the nodes
+// (RFC 5737, RFC 3849): specs tell by that whether an address was translated.
+func outside(l *lab.Lab) (*network.Namespace, error) {
+	router := l.Machine(lab.LAN)
+	machine, err := network.New("outside")
+	if err != nil {
+		return nil, err
+	}
+	if err := network.Connect(network.End{Namespace: machine, Name: lab.Interface}, network.End{Namespace: router, Name: "outside"}); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(machine.Up(lab.Interface), router.Up("outside"), router.Sysctl("net/ipv4/ip_forward", "1"), router.Sysctl("net/ipv6/conf/all/forwarding", "1")); err != nil {
+		return nil, err
+	}
+	for _, side := range []struct{ machine, router, all string }{
+		{"198.51.100.2/24", "198.51.100.1/24", "0.0.0.0/0"}, {"2001:db8:0:2::2/64", "2001:db8:0:2::1/64", "::/0"},
+	} {
+		inside, gateway := netip.MustParsePrefix(side.machine), netip.MustParsePrefix(side.router)
+		if err := errors.Join(machine.AddAddress(lab.Interface, inside), router.AddAddress("outside", gateway)); err != nil {
+			return nil, err
+		}
+		if err := machine.AddRoute(netip.MustParsePrefix(side.all), gateway.Addr(), lab.Interface); err != nil {
+			return nil, err
+		}
+	}
+	return machine, nil
+}
 
 // prepare makes the cluster that the specs expect: nodes in three zones, Causeway
 // in a proxy mode, a pool, and cluster DNS.
@@ -29,7 +60,7 @@ func prepare(ctx context.Context, l *lab.Lab, o options) error {
 			return err
 		}
 	}
-	if err := l.Apply(ctx, "config/overlays/lab"); err != nil {
+	if err := l.Apply(ctx, "test/e2e-kubernetes/config"); err != nil {
 		return err
 	}
 	patch := fmt.Sprintf(`{"spec":{"template":{"spec":{"containers":[{"name":"agent","args":["--mode=%s","--external-ip-ranges=%s","--localhost-node-ports"]}]}}}}`,

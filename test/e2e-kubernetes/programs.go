@@ -25,7 +25,7 @@ func programsDir() string { return os.Getenv(programsVariable) }
 
 // hostPrograms are what specs and Pods call, by Debian package.
 var hostPrograms = []lab.Dependency{
-	{Program: "busybox", Package: "busybox-static"},
+	{Program: "wget", Package: "wget"},
 	{Program: "nc", Package: "netcat-openbsd"},
 	{Program: "dig", Package: "bind9-dnsutils"},
 	{Program: "socat", Package: "socat"},
@@ -45,18 +45,13 @@ func addImages(ctx context.Context, setup *lab.Setup) error {
 	if err := os.Setenv(programsVariable, dir); err != nil {
 		return err
 	}
-	busybox, err := exec.LookPath("busybox")
-	if err != nil {
-		return err
-	}
 	agnhost, coredns := filepath.Join(dir, "agnhost"), filepath.Join(dir, "coredns")
 	kubernetes, err := moduleDir(ctx, suiteDir(setup.Source), "k8s.io/kubernetes")
 	if err != nil {
 		return err
 	}
 	porter := filepath.Join(kubernetes, "test", "images", "agnhost", "porter")
-	// busybox's wget is that of the image agnhost; Debian's prints other texts.
-	files := map[string]string{"/agnhost": agnhost, "/agnhost-2": agnhost, "/coredns": coredns, "/usr/local/bin/wget": busybox,
+	files := map[string]string{"/agnhost": agnhost, "/agnhost-2": agnhost, "/coredns": coredns, "/etc/wgetrc": filepath.Join(dir, "wgetrc"),
 		"/localhost.crt": filepath.Join(porter, "localhost.crt"), "/localhost.key": filepath.Join(porter, "localhost.key")}
 	for name, image := range map[string]kubelet.Image{
 		"agnhost":                {Files: files, Entrypoint: []string{"/agnhost"}, Args: []string{"pause"}},
@@ -141,5 +136,6 @@ func build(ctx context.Context, source string) (string, error) {
 			return "", err
 		}
 	}
-	return dir, nil
+	// As busybox's wget, which the images have: it tries once.
+	return dir, os.WriteFile(filepath.Join(dir, "wgetrc"), []byte("tries = 1\n"), 0o644)
 }

@@ -36,6 +36,8 @@ type Config struct {
 	DrainTimeout time.Duration
 	// DrainInterval is how often they are counted; 0 is 5 seconds.
 	DrainInterval time.Duration
+	// ProcSys is where the node's /proc/sys can be written; "" is there.
+	ProcSys string
 	// RouteTable is the number of the routing table to use; 0 is
 	// DefaultRouteTable. Nobody else may use it.
 	RouteTable int
@@ -181,7 +183,8 @@ func New(cfg Config) (*Backend, error) {
 		return nil, errors.Join(err, servers.Close(), conn.Close())
 	}
 	b := newBackend(cfg, servers, newTables(conn, cfg.Families), routes, &firewall{families: cfg.Families})
-	b.port, b.prepare, b.connected = conn.Port(), ensureSettings, connectedTo
+	b.port, b.connected = conn.Port(), connectedTo
+	b.prepare = func() error { return ensureSettings(cfg.ProcSys) }
 	b.untrack = untrackUDP
 	b.release = func() error {
 		routes.close()

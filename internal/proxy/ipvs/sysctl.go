@@ -3,6 +3,7 @@
 package ipvs
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -26,12 +27,12 @@ var settings = []struct {
 	{name: "run_estimation", value: "0", optional: true, why: "rates nobody reads cost time with many Services"},
 }
 
-// ensureSettings writes what differs. A container that may not write there can
+// ensureSettings writes what differs, below proc, "" for /proc/sys. A container that may not write there can
 // still run where the node has the right values already.
-func ensureSettings() error {
+func ensureSettings(proc string) error {
 	var errs []error
 	for _, s := range settings {
-		path := filepath.Join("/proc/sys/net/ipv4/vs", s.name)
+		path := filepath.Join(cmp.Or(proc, "/proc/sys"), "net/ipv4/vs", s.name)
 		have, err := os.ReadFile(path)
 		if errors.Is(err, fs.ErrNotExist) && s.optional {
 			continue
