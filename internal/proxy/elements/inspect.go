@@ -3,6 +3,7 @@
 package elements
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
@@ -113,7 +114,8 @@ func (f Found[S]) Admit(frontends map[model.Key]*inspect.Frontend, restricted, r
 			views(id, len(id.Key), func(v *inspect.View) { v.Restricted = true })
 		case ranges:
 			first, _ := netip.AddrFromSlice([]byte(id.Key[len(id.Key)-n:]))
-			last, _ := netip.AddrFromSlice([]byte(id.KeyEnd[len(id.KeyEnd)-n:]))
+			end := cmp.Or(id.KeyEnd, id.Key) // without an end it is one address
+			last, _ := netip.AddrFromSlice([]byte(end[len(end)-n:]))
 			r := inspect.Range{AddrRange: model.AddrRange{First: first, Last: last}, Rule: f.Rule(id)}
 			views(id, len(id.Key)-n, func(v *inspect.View) { v.SourceRanges = append(v.SourceRanges, r) })
 		}

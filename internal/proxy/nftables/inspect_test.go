@@ -3,6 +3,8 @@
 package nftables
 
 import (
+	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -40,6 +42,20 @@ func TestDifferencesNameWhatIsGone(t *testing.T) {
 		if diff := cmp.Diff([]string{want}, backendtest.Differences(t, b, d)); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
+	}
+}
+
+// A source range that somebody adds as a single address has no end.
+func TestInspectOneAddressAsSourceRange(t *testing.T) {
+	b := newBackend(t)
+	d := desired(1, 1)
+	f := &d.Services[name(0)].Frontends[0]
+	f.Restricted, f.SourceRanges = true, []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+	mustSync(t, b, d)
+	nstest.Run(t, "nft", "add", "element", "ip", "causeway", "source-ranges", "{ 10.96.0.0 . tcp . 80 . 198.51.100.1 }")
+	got := backendtest.Differences(t, b, d)
+	if len(got) != 1 || !strings.HasPrefix(got[0], "default/svc-0 port 80/TCP: extra 198.51.100.1 in loadBalancerSourceRanges of ClusterIP 10.96.0.0:80/TCP") {
+		t.Errorf("%q, want one range more", got)
 	}
 }
 
