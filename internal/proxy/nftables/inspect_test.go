@@ -13,6 +13,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/testkit/backendtest"
+	"github.com/causeway-lb/causeway/internal/testkit/flowmatrix"
 	"github.com/causeway-lb/causeway/internal/testkit/modeltest"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
@@ -59,7 +60,8 @@ func TestInspectOneAddressAsSourceRange(t *testing.T) {
 	}
 }
 
-// What is rendered of random Services is what they ask for.
+// What is rendered of random Services is what they ask for, and leads every packet to
+// the same end.
 func TestRenderedEqualsExpected(t *testing.T) {
 	for seed := range uint64(10) {
 		w := modeltest.New(seed)
@@ -67,8 +69,20 @@ func TestRenderedEqualsExpected(t *testing.T) {
 			w.Change()
 		}
 		d, _ := model.Compute(w.Snapshot())
-		for _, diff := range inspect.Diff(d, rendered(d, model.Families[:]...)) {
+		want, have := inspect.Expected(d, inspectMode(model.Families[:]...)), rendered(d, model.Families[:]...)
+		for _, diff := range inspect.Diff(d, have) {
 			t.Errorf("seed %d: %s", seed, diff)
+		}
+		for key := range want.Frontends {
+			source := map[model.Family][]string{model.IPv4: {"10.244.1.2", "192.0.2.100"}, model.IPv6: {"fd00:10:244:1::2", "2001:db8::1"}}
+			for i, s := range source[key.Family()] {
+				for port := range uint16(2) {
+					p := inspect.Packet{Source: netip.MustParseAddr(s), Destination: key.Addr, Port: key.Port + port, Protocol: key.Protocol, Self: i == 0}
+					if w, h := flowmatrix.Traced(d, want, p).String(), flowmatrix.Traced(d, have, p).String(); w != h {
+						t.Errorf("seed %d: %+v: %s, want %s", seed, p, h, w)
+					}
+				}
+			}
 		}
 	}
 }
