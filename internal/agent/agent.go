@@ -316,7 +316,7 @@ func (a *Agent) applied(done syncer.Applied) {
 	a.flows.SetNode(done.Node)
 	a.mode.Store(a.cfg.Backend.Name())
 	a.flows.Changed(done.Changes)
-	if done.Report.Full {
+	if done.Full {
 		// Its buffers are many times what the agent needs from then on.
 		debug.FreeOSMemory()
 	}
@@ -348,7 +348,7 @@ func (a *Agent) drifted(r backend.Report) {
 func (a *Agent) health() healthcheck.Health {
 	s := a.syncer.Status()
 	var refused []string
-	for _, name := range s.Refused {
+	for _, name := range s.Rejected {
 		refused = append(refused, name.String())
 	}
 	late, _ := s.Late(time.Now())

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -286,20 +285,19 @@ type refusable struct {
 	refuse  atomic.Bool
 }
 
-func (b *refusable) Sync(ctx context.Context, want model.Desired, changed []serviceName) (backend.Report, error) {
-	if svc := want.Services[b.service]; svc != nil && b.refuse.Load() {
-		bad := *svc
-		bad.Frontends = slices.Clone(svc.Frontends)
-		f := &bad.Frontends[slices.IndexFunc(bad.Frontends, func(f model.Frontend) bool { return f.Kind == model.ClusterIP })]
-		f.Restricted = true
-		f.SourceRanges = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("192.0.2.128/25")}
-		want.Services = maps.Clone(want.Services)
-		want.Services[b.service] = &bad
-		if changed != nil {
-			changed = append(slices.Clone(changed), b.service)
+func (b *refusable) Apply(ctx context.Context, step backend.Delta) (backend.Report, error) {
+	step.Services = slices.Clone(step.Services)
+	for i, c := range step.Services {
+		if svc := c.New; svc != nil && c.Name == b.service && b.refuse.Load() {
+			bad := *svc
+			bad.Frontends = slices.Clone(svc.Frontends)
+			f := &bad.Frontends[slices.IndexFunc(bad.Frontends, func(f model.Frontend) bool { return f.Kind == model.ClusterIP })]
+			f.Restricted = true
+			f.SourceRanges = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("192.0.2.128/25")}
+			step.Services[i].New = &bad
 		}
 	}
-	return b.Backend.Sync(ctx, want, changed)
+	return b.Backend.Apply(ctx, step)
 }
 
 // keepsOldState has the kernel refuse one of two Services that change, and sees

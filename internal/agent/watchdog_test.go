@@ -13,7 +13,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/events"
 
@@ -32,14 +31,18 @@ type blocking struct {
 func (b *blocking) Name() string                  { return "nftables" }
 func (b *blocking) Close() error                  { return nil }
 func (b *blocking) Cleanup(context.Context) error { return nil }
-func (b *blocking) Sync(context.Context, model.Desired, []types.NamespacedName) (backend.Report, error) {
+func (b *blocking) Apply(context.Context, backend.Delta) (backend.Report, error) {
+	return b.Resync(context.Background(), model.Desired{})
+}
+
+func (b *blocking) Resync(context.Context, model.Desired) (backend.Report, error) {
 	if b.block.Load() {
 		<-b.release
 	}
 	if b.fail.Load() {
 		return backend.Report{}, errors.New("refused")
 	}
-	return backend.Report{Full: true}, nil
+	return backend.Report{}, nil
 }
 
 // A Sync that does not return: the node is not in sync, so that health checks

@@ -139,7 +139,7 @@ func TestResetOfDeletedService(t *testing.T) {
 				for _, s := range services {
 					d.Services[s.Name] = s
 				}
-				if _, err := b.Sync(t.Context(), d, nil); err != nil {
+				if _, err := b.Resync(t.Context(), d); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -12,21 +12,20 @@ import (
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
-// Backend makes one kernel mechanism match a Desired. Methods are called by
-// one goroutine at a time.
+// Backend makes one kernel mechanism match a Desired. One goroutine at a time
+// calls its methods.
 type Backend interface {
 	// Name is the mode's name, for example "nftables".
 	Name() string
-	// Sync makes the kernel match want. It is idempotent and returns only after
-	// the kernel has accepted the change.
-	//
-	// changed names the Services that differ from those of the last successful
-	// Sync, in any order, perhaps twice; the cost follows their number. nil means that anything may differ,
-	// in the kernel too: everything is read back, compared and repaired.
-	// After an error the next Sync does that by itself, whatever changed says.
-	// Neither argument is kept or modified, but the Services that want points
-	// to may be kept, as they never change.
-	Sync(ctx context.Context, want model.Desired, changed []types.NamespacedName) (Report, error)
+	// Resync reads the kernel, compares it with want and repairs what differs.
+	// It returns only after the kernel has accepted the change. want is neither
+	// kept nor modified, but the Services that it points to may be kept.
+	Resync(ctx context.Context, want model.Desired) (Report, error)
+	// Apply makes the kernel follow one step; the cost follows the number of
+	// Services in it. The kernel must be as a successful Resync or Apply left it:
+	// before the first Resync, after Cleanup, and after an error other than a
+	// RejectedError, call Resync.
+	Apply(ctx context.Context, step Delta) (Report, error)
 	// Cleanup removes every object that the backend owns; absent is not an error.
 	Cleanup(ctx context.Context) error
 	// Close releases what the backend holds in this process and leaves the
@@ -34,53 +33,70 @@ type Backend interface {
 	Close() error
 }
 
-// Watcher is a Backend that hears of changes by others to what it owns.
+// Delta is a step from what the kernel has to what it is to have.
+type Delta struct {
+	// Node is that of the last Resync: another node takes a Resync.
+	Node model.Node
+	// Services are the Services that change, each once: Old is what the kernel
+	// has, New what it is to have.
+	Services []model.Change
+}
+
+// Watcher is a Backend that reports changes by other programs to its objects.
 type Watcher interface {
-	// Watch calls notify once as soon as it listens, and then whenever somebody
-	// else may have changed the backend's objects, until ctx ends. It may notify
-	// in vain, never miss.
+	// Watch calls notify once as soon as it listens, and then whenever another
+	// program may have changed the backend's objects, until ctx ends. It may call
+	// it without a reason, and never misses a change.
 	Watch(ctx context.Context, notify func()) error
 }
 
-// Repairer is a Watcher that hears in detail what others changed.
+// Repairer is a Watcher that knows which objects other programs changed.
 type Repairer interface {
 	Watcher
-	// Pinpointed says whether the backend knows where all is that Watch has
-	// notified of since the last Sync. The next Sync then repairs it even if
-	// changed is not nil, which costs less than to read everything back.
+	// Pinpointed reports whether Repair would restore everything that Watch has
+	// reported.
 	Pinpointed() bool
+	// Repair restores the objects that Watch has reported to what had says, which
+	// is what the kernel had before. It reads only those, unlike Resync.
+	Repair(ctx context.Context, had model.Desired) (Report, error)
 }
 
-// Report says what one Sync did.
+// Report is the outcome of one Apply, Resync or Repair.
 type Report struct {
-	// Full says that the kernel was read back and compared.
-	Full bool
 	// Added and Deleted count elements (or rules, virtual servers ...).
 	Added, Deleted int
-	// Drift counts the objects that were not as the last successful Sync had
-	// left them: somebody else's doing, repaired by this Sync.
+	// Drift counts the objects that a Resync or Repair found not to be as they
+	// should: if they had been so before, another program has changed them.
 	Drift int
 	// Objects is the number of objects that the backend now has in the kernel.
 	Objects int
-	// Problems are the parts of Services that the mode cannot do, or could not:
-	// of all Services after a full Sync, else of the changed ones.
+	// Problems are the parts of Services that the mode does not support: of all
+	// Services after a Resync, of the changed ones after an Apply.
 	Problems []model.Problem
-	// Refused are all Services that the kernel does not have as they should be,
-	// because it refuses them, and only them: it keeps what it had. They are
-	// tried again when changed names them, and by every full Sync.
-	Refused []types.NamespacedName
 }
 
 // Add sums up reports, for backends that work family by family.
 func (r Report) Add(o Report) Report {
 	return Report{
-		Full:  r.Full || o.Full,
 		Added: r.Added + o.Added, Deleted: r.Deleted + o.Deleted,
 		Drift: r.Drift + o.Drift, Objects: r.Objects + o.Objects,
 		Problems: slices.Concat(r.Problems, o.Problems),
-		Refused:  slices.Concat(r.Refused, o.Refused),
 	}
 }
+
+// RejectedError reports that a transaction was rejected, by the kernel or because
+// the kernel may not be as it was left, and that the kernel keeps what it had.
+type RejectedError struct {
+	// Services are those whose objects the kernel may have rejected; empty if the
+	// error is about something else. The others may be tried without them.
+	Services []types.NamespacedName
+	// Err is the kernel's answer.
+	Err error
+}
+
+func (e *RejectedError) Error() string { return e.Err.Error() }
+
+func (e *RejectedError) Unwrap() error { return e.Err }
 
 // UnsupportedError says that the kernel lacks what a backend needs.
 type UnsupportedError struct {

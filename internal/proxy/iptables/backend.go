@@ -9,10 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"reflect"
 	"slices"
-
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
@@ -50,18 +47,15 @@ func (c Config) Validate() error {
 // Backend programs iptables. It implements backend.Backend.
 type Backend struct {
 	families []*family
-	// synced says that the fields below and those of families describe the
-	// kernel.
-	synced  bool
-	node    model.Node
-	applied map[types.NamespacedName]*model.Service
+	// node is that of the last Resync, for Inspect; nil before the first.
+	node *model.Node
 }
 
 var _ backend.Backend = (*Backend)(nil)
 
 // New finds the programs. It changes nothing; whether the kernel has what they
-// need shows at the first Sync, as an UnsupportedError. The programs run in
-// the network namespace of the thread that calls Sync.
+// need shows at the first Resync, as an UnsupportedError. The programs run in
+// the network namespace of the thread that calls it.
 func New(cfg Config) (*Backend, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -88,42 +82,35 @@ func (b *Backend) Name() string { return "iptables" }
 // Close has nothing to release.
 func (b *Backend) Close() error { return nil }
 
-// Sync implements backend.Backend. The families are independent of each other:
-// an error in one does not keep the other from being synced.
-func (b *Backend) Sync(ctx context.Context, want model.Desired, changed []types.NamespacedName) (backend.Report, error) {
+// Resync implements backend.Backend.
+func (b *Backend) Resync(ctx context.Context, want model.Desired) (backend.Report, error) {
+	report, err := b.each(ctx, func(f *family) (backend.Report, error) { return f.resync(ctx, want) })
+	if err == nil {
+		b.node = &want.Node
+	}
+	return report, err
+}
+
+// Apply implements backend.Backend.
+func (b *Backend) Apply(ctx context.Context, step backend.Delta) (backend.Report, error) {
+	return b.each(ctx, func(f *family) (backend.Report, error) { return f.change(ctx, step.Services) })
+}
+
+// each programs the families. They are independent of each other: an error in one
+// does not keep the other from being programmed.
+func (b *Backend) each(ctx context.Context, program func(*family) (backend.Report, error)) (backend.Report, error) {
 	if err := ctx.Err(); err != nil {
 		return backend.Report{}, err
 	}
-	full := changed == nil || !b.synced || !reflect.DeepEqual(b.node, want.Node)
-	report := backend.Report{Full: full}
+	var report backend.Report
 	var errs []error
 	for _, f := range b.families {
-		var r backend.Report
-		var err error
-		if full {
-			r, err = f.fullSync(ctx, want, b.synced)
-		} else {
-			r, err = f.change(ctx, want, changed, b.applied)
-		}
+		r, err := program(f)
 		report = report.Add(r)
 		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
-		b.synced = false
 		return report, fmt.Errorf("sync iptables: %w", err)
-	}
-	if full {
-		b.synced, b.node, b.applied = true, want.Node, maps.Clone(want.Services)
-	}
-	if b.applied == nil {
-		b.applied = map[types.NamespacedName]*model.Service{}
-	}
-	for _, name := range changed {
-		if svc := want.Services[name]; svc != nil {
-			b.applied[name] = svc
-		} else {
-			delete(b.applied, name)
-		}
 	}
 	return report, nil
 }
@@ -133,7 +120,7 @@ func (b *Backend) Cleanup(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	b.synced = false
+	b.node = nil
 	var errs []error
 	for _, f := range b.families {
 		errs = append(errs, f.cleanup(ctx))
@@ -213,31 +200,19 @@ func (f *family) remove(r rules, dirty map[chainID]bool) {
 }
 
 // change applies the difference that some Services make.
-func (f *family) change(ctx context.Context, want model.Desired, changed []types.NamespacedName,
-	applied map[types.NamespacedName]*model.Service,
-) (backend.Report, error) {
+func (f *family) change(ctx context.Context, services []model.Change) (backend.Report, error) {
 	dirty := map[chainID]bool{}
-	changed = distinct(changed)
-	for _, name := range changed {
-		f.remove(f.render.service(applied[name]), dirty)
+	for _, c := range services {
+		f.remove(f.render.service(c.Old), dirty)
 	}
-	for _, name := range changed {
-		f.add(f.render.service(want.Services[name]), dirty)
+	for _, c := range services {
+		f.add(f.render.service(c.New), dirty)
 	}
 	return f.write(ctx, dirty, nil)
 }
 
-// distinct leaves one of each name: what is rendered is counted.
-func distinct(names []types.NamespacedName) []types.NamespacedName {
-	seen := map[types.NamespacedName]bool{}
-	for _, n := range names {
-		seen[n] = true
-	}
-	return slices.Collect(maps.Keys(seen))
-}
-
-// fullSync reads the kernel back and makes it match want, whatever it was.
-func (f *family) fullSync(ctx context.Context, want model.Desired, known bool) (backend.Report, error) {
+// resync reads the kernel and makes it match want, whatever it was.
+func (f *family) resync(ctx context.Context, want model.Desired) (backend.Report, error) {
 	before := f.have
 	var jumps bytes.Buffer
 	f.have, f.objects = map[chainID][]string{}, 0
@@ -260,11 +235,7 @@ func (f *family) fullSync(ctx context.Context, want model.Desired, known bool) (
 		}
 		fixes[t] = jumps.String()
 	}
-	if !known {
-		drift = 0
-	} else {
-		drift += differences(before, f.have)
-	}
+	drift += differences(before, f.have)
 	f.want = map[chainID]*chain{}
 	dirty := map[chainID]bool{}
 	for _, c := range constantChains {

@@ -166,7 +166,7 @@ func convergeAfterFaults(t *testing.T, seed uint64) (faults int) {
 		case 0:
 			b = newFakeBackend(f)
 		case 1:
-			_ = b.Cleanup(t.Context())
+			_ = backendtest.Cleanup(t.Context(), b)
 		case 2:
 			story.MasqueradeAll = !story.MasqueradeAll
 		case 3:
@@ -183,7 +183,7 @@ func convergeAfterFaults(t *testing.T, seed uint64) (faults int) {
 		t.Fatalf("seed %d: %v", seed, err)
 	}
 	perfect := newFakeTables()
-	if _, err := newFakeBackend(perfect).Sync(t.Context(), story.Desired(), nil); err != nil {
+	if _, err := backendtest.Sync(t.Context(), newFakeBackend(perfect), story.Desired(), nil); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(perfect.tables, f.tables); diff != "" {
@@ -216,14 +216,14 @@ func TestChangeWritesLittle(t *testing.T) {
 			s := service(i, "10.244.2.1:8080", "10.244.2.2:8080")
 			d.Services[s.Name] = s
 		}
-		if _, err := b.Sync(t.Context(), d, nil); err != nil {
+		if _, err := backendtest.Sync(t.Context(), b, d, nil); err != nil {
 			t.Fatal(err)
 		}
 		f.written = 0
 		s := service(7, "10.244.2.1:8080", "10.244.2.3:8080")
 		d.Services = maps.Clone(d.Services)
 		d.Services[s.Name] = s
-		if _, err := b.Sync(t.Context(), d, []types.NamespacedName{s.Name}); err != nil {
+		if _, err := backendtest.Sync(t.Context(), b, d, []types.NamespacedName{s.Name}); err != nil {
 			t.Fatal(err)
 		}
 		return f.written
@@ -238,7 +238,7 @@ func TestChangeWritesLittle(t *testing.T) {
 func TestJumps(t *testing.T) {
 	f := newFakeTables()
 	b := newFakeBackend(f)
-	if _, err := b.Sync(t.Context(), model.Desired{}, nil); err != nil {
+	if _, err := backendtest.Sync(t.Context(), b, model.Desired{}, nil); err != nil {
 		t.Fatal(err)
 	}
 	want := []string{"-j " + chainPrerouting, "-j SOMEBODY"}
@@ -246,7 +246,7 @@ func TestJumps(t *testing.T) {
 		"as they are": want, "gone": {"-j SOMEBODY"}, "moved": {"-j SOMEBODY", want[0]}, "doubled": {want[0], want[0], "-j SOMEBODY"},
 	} {
 		f.tables[nat]["PREROUTING"] = slices.Clone(spoilt)
-		r, err := b.Sync(t.Context(), model.Desired{}, nil)
+		r, err := backendtest.Sync(t.Context(), b, model.Desired{}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -32,8 +32,8 @@ func (b *Backend) Inspect(ctx context.Context) (inspect.State, error) {
 			r.program = "ip6tables"
 		}
 		r.services()
-		if b.synced {
-			s.Faults = append(s.Faults, r.faults(f.render.node(&b.node), dumps)...)
+		if b.node != nil {
+			s.Faults = append(s.Faults, r.faults(f.render.node(b.node), dumps)...)
 		}
 	}
 	return s, nil

@@ -27,7 +27,7 @@ func TestDifferencesNameWhatIsGone(t *testing.T) {
 	} {
 		f := newFakeTables()
 		b := newFakeBackend(f)
-		if _, err := b.Sync(t.Context(), d, nil); err != nil {
+		if _, err := b.Resync(t.Context(), d); err != nil {
 			t.Fatal(err)
 		}
 		for chain, texts := range f.tables[nat] {

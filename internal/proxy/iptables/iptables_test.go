@@ -83,11 +83,11 @@ func TestPresent(t *testing.T) {
 			if v == "nft" {
 				check(false)
 			}
-			if _, err := b.Sync(t.Context(), model.Desired{}, nil); err != nil {
+			if _, err := backendtest.Sync(t.Context(), b, model.Desired{}, nil); err != nil {
 				t.Fatal(err)
 			}
 			check(true)
-			if err := b.Cleanup(t.Context()); err != nil {
+			if err := backendtest.Cleanup(t.Context(), b); err != nil {
 				t.Fatal(err)
 			}
 			if v == "nft" {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"net/netip"
 	"reflect"
@@ -16,7 +17,6 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/causeway-lb/causeway/internal/netlink/ipvs"
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
@@ -121,14 +121,13 @@ type Backend struct {
 	now     func() time.Time
 	port    uint32
 
-	// mu guards the rest: draining goes on between two Syncs.
+	// mu guards the rest: draining goes on between two calls.
 	mu sync.Mutex
-	// synced says that have and applied describe the kernel.
-	synced  bool
-	node    model.Node
-	applied map[types.NamespacedName]*model.Service
-	want    wanted
-	have    kernel
+	// synced reports whether have describes the kernel, node the node of its rules.
+	synced bool
+	node   model.Node
+	want   wanted
+	have   kernel
 	// probed says that the kernel has Config.Scheduler.
 	probed bool
 	// lacking are schedulers that this kernel turned out not to have.
@@ -209,7 +208,7 @@ func newBackend(cfg Config, s serverKernel, t tableKernel, r routeKernel, f fire
 func (b *Backend) Name() string { return "ipvs" }
 
 // Close ends draining, closes the sockets and leaves the kernel as it is. What
-// still drains is taken up by the next Backend's first Sync.
+// still drains is taken up by the next Backend's first Resync.
 func (b *Backend) Close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -220,36 +219,55 @@ func (b *Backend) Close() error {
 	return b.release()
 }
 
-// Sync implements backend.Backend. A Service's scheduler that the kernel does not
+// Resync implements backend.Backend. A Service's scheduler that the kernel does not
 // have is replaced by Config.Scheduler, and the Service gets a Problem.
-func (b *Backend) Sync(ctx context.Context, want model.Desired, changed []types.NamespacedName) (backend.Report, error) {
+func (b *Backend) Resync(ctx context.Context, want model.Desired) (backend.Report, error) {
+	return b.sync(ctx, maps.Values(want.Services), func() (backend.Report, error) {
+		report, err := b.resync(ctx, want)
+		if err == nil {
+			b.node = want.Node
+		}
+		return report, err
+	})
+}
+
+// Apply implements backend.Backend.
+func (b *Backend) Apply(ctx context.Context, step backend.Delta) (backend.Report, error) {
+	services := func(yield func(*model.Service) bool) {
+		for _, c := range step.Services {
+			if c.New != nil && !yield(c.New) {
+				return
+			}
+		}
+	}
+	return b.sync(ctx, services, func() (backend.Report, error) {
+		if !b.synced { // draining has failed, or been cut short
+			return backend.Report{}, &backend.RejectedError{Err: errors.New("the kernel may not be as it was left")}
+		}
+		t := newTouched()
+		for _, c := range step.Services {
+			b.want.remove(b.render.render(c.Old), t)
+		}
+		for _, c := range step.Services {
+			b.want.add(b.render.render(c.New), t)
+		}
+		return b.apply(t, &rebuilding{node: &b.node})
+	})
+}
+
+// sync has the kernel programmed, and reports the problems of services.
+func (b *Backend) sync(ctx context.Context, services iter.Seq[*model.Service], program func() (backend.Report, error)) (backend.Report, error) {
 	if err := ctx.Err(); err != nil {
 		return backend.Report{}, err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	full := changed == nil || !b.synced || !reflect.DeepEqual(b.node, want.Node)
-	report, err := b.sync(ctx, want, changed, full)
-	report.Full = full
-	if err != nil {
-		b.synced = false
+	report, err := program()
+	if b.synced = err == nil; err != nil {
 		return report, fmt.Errorf("sync ipvs: %w", err)
 	}
-	if full {
-		b.synced, b.node, b.applied = true, want.Node, make(map[types.NamespacedName]*model.Service, len(want.Services))
-		for name, svc := range want.Services {
-			b.applied[name] = svc
-			report.Problems = append(report.Problems, b.problems(svc)...)
-		}
-		return report, nil
-	}
-	for _, name := range distinct(changed) {
-		if svc := want.Services[name]; svc != nil {
-			b.applied[name] = svc
-			report.Problems = append(report.Problems, b.problems(svc)...)
-		} else {
-			delete(b.applied, name)
-		}
+	for svc := range services {
+		report.Problems = append(report.Problems, b.problems(svc)...)
 	}
 	return report, nil
 }
@@ -293,32 +311,8 @@ func hashedAffinity(svc *model.Service) string {
 	return ""
 }
 
-func (b *Backend) sync(ctx context.Context, want model.Desired, changed []types.NamespacedName, full bool) (backend.Report, error) {
-	if full {
-		return b.fullSync(ctx, want)
-	}
-	t := newTouched()
-	changed = distinct(changed)
-	for _, name := range changed {
-		b.want.remove(b.render.render(b.applied[name]), t)
-	}
-	for _, name := range changed {
-		b.want.add(b.render.render(want.Services[name]), t)
-	}
-	return b.apply(t, &rebuilding{node: &b.node})
-}
-
-// distinct leaves one of each name: what is rendered is counted.
-func distinct(names []types.NamespacedName) []types.NamespacedName {
-	seen := map[types.NamespacedName]bool{}
-	for _, n := range names {
-		seen[n] = true
-	}
-	return slices.Collect(maps.Keys(seen))
-}
-
-// fullSync reads the kernel and makes it match want, whatever it was.
-func (b *Backend) fullSync(ctx context.Context, want model.Desired) (backend.Report, error) {
+// resync reads the kernel and makes it match want, whatever it was.
+func (b *Backend) resync(ctx context.Context, want model.Desired) (backend.Report, error) {
 	if err := errors.Join(b.prepare(), b.probe()); err != nil {
 		return backend.Report{}, err
 	}

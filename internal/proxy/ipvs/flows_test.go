@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
+	"github.com/causeway-lb/causeway/internal/testkit/backendtest"
 	"github.com/causeway-lb/causeway/internal/testkit/flowmatrix"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
@@ -28,7 +29,7 @@ func newTestBackend(t testing.TB, cfg Config) *Backend {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := b.Cleanup(context.Background()); err != nil {
+		if err := backendtest.Cleanup(context.Background(), b); err != nil {
 			t.Error(err)
 		}
 		if err := b.Close(); err != nil {

@@ -29,7 +29,7 @@ func TestDifferencesNameWhatIsGone(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			k := newFakeKernel()
 			b := newFakeBackend(k, Config{})
-			if _, err := b.Sync(t.Context(), d, nil); err != nil {
+			if _, err := b.Resync(t.Context(), d); err != nil {
 				t.Fatal(err)
 			}
 			tc.damage(k)

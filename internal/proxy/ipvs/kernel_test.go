@@ -14,6 +14,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/netlink/ipvs"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/testkit/backendtest"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
@@ -38,7 +39,7 @@ func TestKernelDoesNotAnswerARP(t *testing.T) {
 	nstest.Cable(t, nstest.Self(t), "arp0", client, "eth0")
 	nstest.Self(t).Address(t, "arp0", netip.MustParsePrefix("192.0.2.11/24"))
 	client.Address(t, "eth0", netip.MustParsePrefix("192.0.2.100/24"))
-	if _, err := b.Sync(t.Context(), lanService(), nil); err != nil {
+	if _, err := backendtest.Sync(t.Context(), b, lanService(), nil); err != nil {
 		t.Fatal(err)
 	}
 	if resolves(t, client, "192.0.2.200") {
@@ -91,14 +92,14 @@ func TestCleanupLeavesOthersAlone(t *testing.T) {
 	}
 	defer others.Do([]ipvs.Change{{Op: ipvs.DeleteServer, Server: key}})
 	for range 2 {
-		if _, err := b.Sync(t.Context(), lanService(), nil); err != nil {
+		if _, err := backendtest.Sync(t.Context(), b, lanService(), nil); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if servers, err := others.Read(); err != nil || len(servers) != 2 {
 		t.Errorf("%d virtual servers, error %v, want ours and theirs", len(servers), err)
 	}
-	if err := b.Cleanup(t.Context()); err != nil {
+	if err := backendtest.Cleanup(t.Context(), b); err != nil {
 		t.Fatal(err)
 	}
 	servers, err := others.Read()

@@ -12,10 +12,12 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/causeway-lb/causeway/internal/netlink/ipvs"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/testkit"
+	"github.com/causeway-lb/causeway/internal/testkit/backendtest"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
@@ -172,7 +174,7 @@ func inputDrops(t *testing.T, n *network) {
 			defer nstest.Run(t, iptables, "-P", "INPUT", "ACCEPT")
 			for range 2 { // the second one has nothing to do
 				apply(t, b, web(model.TCP, target(addrA), target(addrA)))
-				b.synced = false
+				backendtest.Forget(b)
 			}
 			for _, to := range []string{service, atNodePort} {
 				if s := n.mustDial(t, to, 0); s.who != "A" {
@@ -186,7 +188,7 @@ func inputDrops(t *testing.T, n *network) {
 			if rules := countLines(list, "-A INPUT"); rules != 1 {
 				t.Errorf("%d rules in INPUT, want one:\n%s", rules, list)
 			}
-			if err := b.Cleanup(t.Context()); err != nil {
+			if err := backendtest.Cleanup(t.Context(), b); err != nil {
 				t.Fatal(err)
 			}
 			if list := nstest.Run(t, iptables+"-save", "-t", "filter"); countLines(list, "-A INPUT") != 0 {
@@ -399,8 +401,8 @@ func TestClearedServersComeBack(t *testing.T) {
 			t.Fatal(errs[0])
 		}
 	}
-	d := model.Desired{Node: b.node, Services: b.applied}
-	r, err := b.Sync(t.Context(), d, nil)
+	d := model.Desired{Node: b.node, Services: map[types.NamespacedName]*model.Service{svc.Name: svc}}
+	r, err := backendtest.Sync(t.Context(), b, d, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/netlink/ipvs"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/testkit/backendtest"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
@@ -217,7 +218,7 @@ func apply(t *testing.T, b *Backend, svc *model.Service) {
 		Node:     model.Node{PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.9.1.0/24")}},
 		Services: map[types.NamespacedName]*model.Service{svc.Name: svc},
 	}
-	if _, err := b.Sync(t.Context(), d, []types.NamespacedName{svc.Name}); err != nil {
+	if _, err := backendtest.Sync(t.Context(), b, d, []types.NamespacedName{svc.Name}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -225,7 +226,7 @@ func apply(t *testing.T, b *Backend, svc *model.Service) {
 // remove syncs that the Service has gone.
 func remove(t *testing.T, b *Backend) {
 	t.Helper()
-	if _, err := b.Sync(t.Context(), model.Desired{Node: b.node}, []types.NamespacedName{webName}); err != nil {
+	if _, err := backendtest.Sync(t.Context(), b, model.Desired{Node: b.node}, []types.NamespacedName{webName}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -126,7 +126,7 @@ func inUseFor(t *testing.T, kinds map[Mode]Kind, mode Mode, want model.Desired) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Sync(t.Context(), want, nil); err != nil {
+	if _, err := c.Resync(t.Context(), want); err != nil {
 		t.Fatal(err)
 	}
 	if c.Name() != string(mode) {
@@ -137,7 +137,7 @@ func inUseFor(t *testing.T, kinds map[Mode]Kind, mode Mode, want model.Desired) 
 
 func mustSync(t *testing.T, c *Chooser) {
 	t.Helper()
-	if _, err := c.Sync(t.Context(), desired(), nil); err != nil {
+	if _, err := c.Resync(t.Context(), desired()); err != nil {
 		t.Fatal(err)
 	}
 }

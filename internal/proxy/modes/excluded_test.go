@@ -16,6 +16,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/proxy/ipvs"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/userspace"
+	"github.com/causeway-lb/causeway/internal/testkit/backendtest"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
@@ -73,7 +74,7 @@ func (n *network) excluded(t *testing.T, kind Kind, reset bool) {
 	sync := func(next *model.Service) {
 		t.Helper()
 		d := model.Desired{Node: node, Services: map[types.NamespacedName]*model.Service{name: next}}
-		if _, err := b.Sync(t.Context(), d, []types.NamespacedName{name}); err != nil {
+		if _, err := backendtest.Sync(t.Context(), b, d, []types.NamespacedName{name}); err != nil {
 			t.Fatal(err)
 		}
 		scopes := conntrack.PlanAll([]model.Change{{Name: name, Old: now, New: next}}, reset)

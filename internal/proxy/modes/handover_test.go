@@ -129,7 +129,7 @@ func (l *lan) program(t *testing.T, kind Kind, protocols ...model.Protocol) {
 		}
 	}
 	d.Services[svc.Name] = svc
-	if _, err := b.Sync(t.Context(), d, nil); err != nil {
+	if _, err := b.Resync(t.Context(), d); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"slices"
 
 	"github.com/go-logr/logr"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
@@ -137,18 +136,23 @@ func (c *Chooser) next(why error) error {
 // Name is the name of the mode in use.
 func (c *Chooser) Name() string { return string(c.mode) }
 
-// Sync implements backend.Backend. The first one tries candidates until one
-// can do it; with the next full Syncs what the others left is removed.
-func (c *Chooser) Sync(ctx context.Context, want model.Desired, changed []types.NamespacedName) (backend.Report, error) {
+// Apply implements backend.Backend.
+func (c *Chooser) Apply(ctx context.Context, step backend.Delta) (backend.Report, error) {
+	return c.current.Apply(ctx, step)
+}
+
+// Resync implements backend.Backend. The first one tries candidates until one
+// can do it; it and the next ones remove what the others left.
+func (c *Chooser) Resync(ctx context.Context, want model.Desired) (backend.Report, error) {
 	for {
-		report, err := c.current.Sync(ctx, want, changed)
+		report, err := c.current.Resync(ctx, want)
 		var lacks *backend.UnsupportedError
 		switch {
 		case err == nil:
 			c.fix()
-			if report.Full && c.removeOld(ctx) {
+			if c.removeOld(ctx) {
 				// What the mode in use did for the sake of those is not needed now.
-				_, err = c.current.Sync(ctx, want, nil)
+				_, err = c.current.Resync(ctx, want)
 			}
 			return report, err
 		case c.fixed || !errors.As(err, &lacks) || len(c.left) == 0:
@@ -161,7 +165,6 @@ func (c *Chooser) Sync(ctx context.Context, want model.Desired, changed []types.
 			return report, errors.Join(nextErr, cleanErr)
 		}
 		_ = failed.Close()
-		changed = nil
 	}
 }
 
@@ -185,7 +188,7 @@ func (c *Chooser) fix() {
 
 // removeOld removes the objects of modes that are not in use, and says whether
 // there were any. A mode whose objects can't be removed is tried again with the
-// next full Sync; that is logged, and is not an error of the mode in use.
+// next Resync; that is logged, and is not an error of the mode in use.
 func (c *Chooser) removeOld(ctx context.Context) (some bool) {
 	var left []Mode
 	for _, mode := range c.old {
@@ -273,9 +276,14 @@ func (c *Chooser) Pinpointed() bool {
 	return ok && c.fixed && r.Pinpointed()
 }
 
-// Watch implements backend.Watcher: it waits for the choice, which takes a Sync,
-// and then watches for the mode in use, if that can. Before the choice every
-// Sync is a full one, so that there is nothing to miss.
+// Repair implements backend.Repairer for a mode that is Pinpointed.
+func (c *Chooser) Repair(ctx context.Context, had model.Desired) (backend.Report, error) {
+	return c.current.(backend.Repairer).Repair(ctx, had)
+}
+
+// Watch implements backend.Watcher: it waits for the choice, which takes a Resync,
+// and then watches for the mode in use, if that can. Before the choice there is
+// no other, so that nothing is missed.
 func (c *Chooser) Watch(ctx context.Context, notify func()) error {
 	notify()
 	select {

@@ -12,7 +12,6 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/funcr"
 	"github.com/google/go-cmp/cmp"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
@@ -71,7 +70,11 @@ func (n *node) kinds() map[Mode]Kind {
 
 func (f fake) Name() string { return string(f.mode) }
 
-func (f fake) Sync(_ context.Context, _ model.Desired, changed []types.NamespacedName) (backend.Report, error) {
+func (f fake) Apply(context.Context, backend.Delta) (backend.Report, error) {
+	return backend.Report{}, nil
+}
+
+func (f fake) Resync(context.Context, model.Desired) (backend.Report, error) {
 	switch {
 	case f.lacks[f.mode] == "sync":
 		f.objects[f.mode] = true // it got halfway
@@ -81,7 +84,7 @@ func (f fake) Sync(_ context.Context, _ model.Desired, changed []types.Namespace
 	}
 	f.note("sync %s", f.mode)
 	f.objects[f.mode] = true
-	return backend.Report{Full: changed == nil}, nil
+	return backend.Report{}, nil
 }
 
 func (f fake) Cleanup(context.Context) error {
@@ -139,7 +142,7 @@ func TestChoice(t *testing.T) {
 			n := newNode(t)
 			n.lacks = tc.lacks
 			c, told := choose(t, n, tc.mode)
-			if _, err := c.Sync(t.Context(), model.Desired{}, nil); err != nil {
+			if _, err := c.Resync(t.Context(), model.Desired{}); err != nil {
 				t.Fatal(err)
 			}
 			if c.Name() != string(tc.want) {
@@ -169,7 +172,7 @@ func TestNothingWorks(t *testing.T) {
 	}
 	n.lacks[IPTables], n.lacks[Userspace] = "sync", "sync"
 	c, _ := choose(t, n, Auto)
-	if _, err := c.Sync(t.Context(), model.Desired{}, nil); !errors.As(err, &lacks) {
+	if _, err := c.Resync(t.Context(), model.Desired{}); !errors.As(err, &lacks) {
 		t.Errorf("error %v, want an UnsupportedError", err)
 	}
 }
@@ -179,15 +182,15 @@ func TestFaultsAreNotLacks(t *testing.T) {
 	n := newNode(t)
 	n.fails[NFTables] = true
 	c, told := choose(t, n, Auto)
-	if _, err := c.Sync(t.Context(), model.Desired{}, nil); !errors.Is(err, errBroken) {
+	if _, err := c.Resync(t.Context(), model.Desired{}); !errors.Is(err, errBroken) {
 		t.Errorf("error %v", err)
 	}
 	n.fails[NFTables] = false
-	if _, err := c.Sync(t.Context(), model.Desired{}, nil); err != nil {
+	if _, err := c.Resync(t.Context(), model.Desired{}); err != nil {
 		t.Fatal(err)
 	}
 	n.lacks[NFTables] = "sync" // too late to choose
-	if _, err := c.Sync(t.Context(), model.Desired{}, nil); err == nil || c.Name() != "nftables" || len(*told) != 0 {
+	if _, err := c.Resync(t.Context(), model.Desired{}); err == nil || c.Name() != "nftables" || len(*told) != 0 {
 		t.Errorf("mode %s, error %v, told %q; the choice was made", c.Name(), err, *told)
 	}
 }
@@ -199,13 +202,13 @@ func TestMakeBeforeBreak(t *testing.T) {
 	n.objects[IPTables], n.objects[IPVS], n.busy[IPVS] = true, true, 2
 	n.fails[NFTables] = true
 	c, _ := choose(t, n, Auto)
-	_, _ = c.Sync(t.Context(), model.Desired{}, nil)
+	_, _ = c.Resync(t.Context(), model.Desired{})
 	if len(n.log) > 0 {
 		t.Errorf("before the new mode works: %q", n.log)
 	}
 	n.fails[NFTables] = false
 	for range 4 {
-		if _, err := c.Sync(t.Context(), model.Desired{}, nil); err != nil {
+		if _, err := c.Resync(t.Context(), model.Desired{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -231,7 +234,7 @@ func TestStuckObjectsAreTold(t *testing.T) {
 	ctx := logr.NewContext(t.Context(), funcr.New(func(_, args string) { told = append(told, args) }, funcr.Options{}))
 	sync := func() {
 		t.Helper()
-		if _, err := c.Sync(ctx, model.Desired{}, nil); err != nil {
+		if _, err := c.Resync(ctx, model.Desired{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -266,7 +269,7 @@ func TestWatchBeginsBeforeTheFirstSync(t *testing.T) {
 	began, ended := make(chan struct{}), make(chan error)
 	go func() { ended <- c.Watch(ctx, func() { close(began) }) }()
 	<-began
-	if _, err := c.Sync(t.Context(), model.Desired{}, nil); err != nil {
+	if _, err := c.Resync(t.Context(), model.Desired{}); err != nil {
 		t.Fatal(err)
 	}
 	cancel()
@@ -283,6 +286,9 @@ type knowing struct {
 
 func (k *knowing) Watch(ctx context.Context, notify func()) error { return nil }
 func (k *knowing) Pinpointed() bool                               { return k.pinpointed }
+func (k *knowing) Repair(context.Context, model.Desired) (backend.Report, error) {
+	return backend.Report{}, nil
+}
 
 // Others' doings are known where the mode in use knows them, once it is chosen.
 func TestPinpointedIsTheModesInUse(t *testing.T) {
@@ -298,7 +304,7 @@ func TestPinpointedIsTheModesInUse(t *testing.T) {
 	if c.Pinpointed() {
 		t.Error("before the mode is chosen, all is said to be known")
 	}
-	if _, err := c.Sync(t.Context(), model.Desired{}, nil); err != nil {
+	if _, err := c.Resync(t.Context(), model.Desired{}); err != nil {
 		t.Fatal(err)
 	}
 	if !c.Pinpointed() {
@@ -309,7 +315,7 @@ func TestPinpointedIsTheModesInUse(t *testing.T) {
 		t.Error("the mode in use does not know, and the Chooser does")
 	}
 	other, _ := choose(t, newNode(t), IPTables)
-	if _, err := other.Sync(t.Context(), model.Desired{}, nil); err != nil {
+	if _, err := other.Resync(t.Context(), model.Desired{}); err != nil {
 		t.Fatal(err)
 	}
 	if other.Pinpointed() {

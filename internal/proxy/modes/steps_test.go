@@ -132,7 +132,7 @@ func (s *stepper) change(kinds map[Mode]Kind, to Mode, before func(string)) (nex
 			return err
 		}
 		for range 10 {
-			if _, err = next.Sync(s.t.Context(), desired(), nil); err != nil || len(next.Remaining()) == 0 {
+			if _, err = next.Resync(s.t.Context(), desired()); err != nil || len(next.Remaining()) == 0 {
 				return err
 			}
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/conntrack"
 	"github.com/causeway-lb/causeway/internal/proxy/ipvs"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/testkit/backendtest"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
@@ -104,7 +105,7 @@ func (n *network) flows(t *testing.T, kind Kind) {
 			changes = append(changes, model.Change{Name: now.Name, Old: now})
 			changed = append(changed, now.Name)
 		}
-		if _, err := b.Sync(t.Context(), d, changed); err != nil {
+		if _, err := backendtest.Sync(t.Context(), b, d, changed); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := (conntrack.Table{Node: d.Node}).Clean(conntrack.PlanAll(changes, false)); err != nil {

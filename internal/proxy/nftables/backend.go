@@ -6,13 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"reflect"
-	"slices"
+	"iter"
 	"strings"
 
 	"golang.org/x/sys/unix"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
@@ -29,16 +26,10 @@ type Config struct {
 // backend.Repairer.
 type Backend struct {
 	conn     *nft.Conn
-	families []*family
-	// synced says that the fields below and those of families describe the
-	// kernel. They change only after a commit has succeeded.
-	synced  bool
-	node    model.Node
-	applied map[types.NamespacedName]*model.Service
-	// refused are the Services that are set aside, with what the kernel said.
-	// applied has what the kernel kept of them.
-	refused map[types.NamespacedName]error
-	// heard is what others did since the last Sync.
+	families []*family // change only after a commit has succeeded
+	// node is that of the last Resync, for Inspect; nil before the first.
+	node *model.Node
+	// heard is what other programs did since the last Resync or Repair.
 	heard heard
 }
 
@@ -57,7 +48,7 @@ func New(cfg Config) (*Backend, error) {
 		}
 		return nil, err
 	}
-	b := &Backend{conn: conn, refused: map[types.NamespacedName]error{}}
+	b := &Backend{conn: conn}
 	fams := cfg.Families
 	if len(fams) == 0 {
 		fams = model.Families[:]
@@ -74,60 +65,60 @@ func (b *Backend) Name() string { return "nftables" }
 // Close closes the sockets; the rules stay.
 func (b *Backend) Close() error { return b.conn.Close() }
 
-// Sync implements backend.Backend: one transaction over both families. Only a
+// Resync implements backend.Backend: one transaction over both families. Only a
 // table that does not exist yet is filled by several, before the last one
 // hooks it up.
-func (b *Backend) Sync(ctx context.Context, want model.Desired, changed []types.NamespacedName) (backend.Report, error) {
+func (b *Backend) Resync(ctx context.Context, want model.Desired) (backend.Report, error) {
 	if err := ctx.Err(); err != nil {
 		return backend.Report{}, err
 	}
-	report, err := b.sync(want, changed)
-	if err != nil {
-		b.synced = false
-		return backend.Report{Full: report.Full}, fmt.Errorf("sync nftables: %w", unsupported(err))
-	}
-	b.tellRefused(&report)
-	return report, nil
-}
-
-// sync is Sync without the bookkeeping of failures. A change that the kernel
-// refuses is followed by a full sync, which knows whether somebody else's doing
-// was the reason and else finds out whose elements were.
-func (b *Backend) sync(want model.Desired, changed []types.NamespacedName) (backend.Report, error) {
-	damage := b.heard.take()
-	full := changed == nil || !b.synced || damage.whole || !reflect.DeepEqual(b.node, want.Node)
-	again := slices.Collect(maps.Keys(b.refused))
-	var report, repaired backend.Report
-	var err error
-	if !full {
-		accepted, aside := b.split(changed)
-		again = aside
-		if repaired, err = b.repair(damage); err == nil {
-			report, err = b.change(want, accepted)
-		}
-		full = nft.Refusals(err) != nil
-	}
-	if full {
-		known := maps.Clone(b.refused)
-		report, err = b.isolate(want)
-		report.Full = true
-		for name := range b.refused {
-			if known[name] == nil {
-				again = append(again, name)
+	b.heard.take()
+	report, err := b.resync(want)
+	return report, b.failed(err, func(yield func(*model.Service) bool) {
+		for _, svc := range want.Services {
+			if !yield(svc) {
+				return
 			}
 		}
+	})
+}
+
+// Apply implements backend.Backend: one transaction over both families.
+func (b *Backend) Apply(ctx context.Context, step backend.Delta) (backend.Report, error) {
+	if err := ctx.Err(); err != nil {
+		return backend.Report{}, err
 	}
-	report = report.Add(repaired)
-	if err != nil || len(again) == 0 {
-		return report, err
+	report, err := b.change(step)
+	return report, b.failed(err, func(yield func(*model.Service) bool) {
+		for _, c := range step.Services {
+			if c.Old != nil && !yield(c.Old) || c.New != nil && !yield(c.New) {
+				return
+			}
+		}
+	})
+}
+
+// Repair implements backend.Repairer.
+func (b *Backend) Repair(ctx context.Context, had model.Desired) (backend.Report, error) {
+	if err := ctx.Err(); err != nil {
+		return backend.Report{}, err
 	}
-	more, err := b.retry(want, again)
-	report = report.Add(more)
-	report.Objects = 0
-	for _, f := range b.families {
-		report.Objects += f.objects
+	report, err := b.repair(b.heard.takePinpointed(), had)
+	return report, b.failed(err, func(func(*model.Service) bool) {})
+}
+
+// failed returns err for the caller: a RejectedError, with those of services that
+// have rejected elements, if the kernel rejected the transaction.
+func (b *Backend) failed(err error, services iter.Seq[*model.Service]) error {
+	if err == nil {
+		return nil
 	}
-	return report, err
+	rejections := nft.Refusals(err)
+	err = fmt.Errorf("sync nftables: %w", unsupported(err))
+	if rejections == nil {
+		return err
+	}
+	return &backend.RejectedError{Services: b.blame(services, rejections), Err: err}
 }
 
 // unsupported recognises what a kernel without a feature answers.
@@ -146,16 +137,15 @@ func unsupported(err error) error {
 }
 
 // change applies the difference that some Services make.
-func (b *Backend) change(want model.Desired, changed []types.NamespacedName) (backend.Report, error) {
-	changed = slices.Compact(slices.SortedFunc(slices.Values(changed), compareNames))
+func (b *Backend) change(step backend.Delta) (backend.Report, error) {
 	var tx nft.Batch
 	deltas := make([]*delta, len(b.families))
 	for i, f := range b.families {
 		d := newDelta()
-		for _, name := range changed {
-			d.service(f.render, b.applied[name], want.Services[name])
+		for _, c := range step.Services {
+			d.service(f.render, c.Old, c.New)
 		}
-		f.write(&tx, d, &b.node)
+		f.write(&tx, d, &step.Node)
 		deltas[i] = d
 	}
 	if err := b.conn.Commit(&tx); err != nil {
@@ -165,24 +155,16 @@ func (b *Backend) change(want model.Desired, changed []types.NamespacedName) (ba
 	for i, f := range b.families {
 		report = report.Add(f.applied(deltas[i]))
 	}
-	for _, name := range changed {
-		if svc := want.Services[name]; svc != nil {
-			b.applied[name] = svc
-		} else {
-			delete(b.applied, name)
-		}
-	}
 	return report, nil
 }
 
-// fullSync reads the kernel back and makes it match want, whatever it was.
-func (b *Backend) fullSync(want model.Desired) (backend.Report, error) {
+// resync reads the kernel and makes it match want, whatever it was.
+func (b *Backend) resync(want model.Desired) (backend.Report, error) {
 	var tx nft.Batch
 	plans := make([]*plan, len(b.families))
 	for i, f := range b.families {
 		f.render.masqueradeAll = want.Node.MasqueradeAll
-		expected := b.expected(want, f.render)
-		p, err := f.plan(b.conn, want, expected)
+		p, err := f.plan(b.conn, want)
 		if err != nil {
 			return backend.Report{}, err
 		}
@@ -197,40 +179,13 @@ func (b *Backend) fullSync(want model.Desired) (backend.Report, error) {
 	if err := b.conn.Commit(&tx); err != nil {
 		return backend.Report{}, err
 	}
-	report := backend.Report{Full: true}
+	report := backend.Report{}
 	for i, f := range b.families {
 		f.adopt(plans[i])
 		report = report.Add(plans[i].report)
 	}
-	b.synced, b.node, b.applied = true, want.Node, maps.Clone(want.Services)
-	if b.applied == nil {
-		b.applied = map[types.NamespacedName]*model.Service{}
-	}
+	b.node = &want.Node
 	return report, nil
-}
-
-// expected gives the elements that may differ from the last Sync without
-// anybody's fault, nil if there is no last Sync to compare with.
-func (b *Backend) expected(want model.Desired, r *renderer) map[elementID]bool {
-	if !b.synced || !reflect.DeepEqual(b.node, want.Node) {
-		return nil
-	}
-	ids := map[elementID]bool{}
-	mark := func(e element) { ids[e.id()] = true }
-	for name, svc := range want.Services {
-		if old := b.applied[name]; old != svc {
-			r.service(svc, mark)
-			if old != nil {
-				r.service(old, mark)
-			}
-		}
-	}
-	for name, old := range b.applied {
-		if want.Services[name] == nil {
-			r.service(old, mark)
-		}
-	}
-	return ids
 }
 
 // Cleanup deletes the tables.
@@ -238,7 +193,7 @@ func (b *Backend) Cleanup(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	b.synced = false
+	b.node = nil
 	var tables []nft.Table
 	for _, f := range b.families {
 		tables = append(tables, f.table)
@@ -267,4 +222,4 @@ func (b *Backend) Watch(ctx context.Context, notify func()) error {
 }
 
 // Pinpointed implements backend.Repairer.
-func (b *Backend) Pinpointed() bool { return b.synced && b.heard.pinpointed() }
+func (b *Backend) Pinpointed() bool { return b.heard.pinpointed() }

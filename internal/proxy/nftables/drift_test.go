@@ -27,6 +27,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/syncer"
 	"github.com/causeway-lb/causeway/internal/testkit"
+	"github.com/causeway-lb/causeway/internal/testkit/backendtest"
 	"github.com/causeway-lb/causeway/internal/testkit/modeltest"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
@@ -314,7 +315,7 @@ func (w withLoadBalancers) Input(n types.NamespacedName) (model.Input, bool) {
 func TestEveryDeletedObjectIsRepaired(t *testing.T) {
 	b := newBackend(t)
 	t.Cleanup(func() { // the Syncer has ended by then
-		if err := b.Cleanup(context.Background()); err != nil {
+		if err := backendtest.Cleanup(context.Background(), b); err != nil {
 			t.Error(err)
 		}
 	})
@@ -322,7 +323,7 @@ func TestEveryDeletedObjectIsRepaired(t *testing.T) {
 	node := world.Node
 	node.LocalhostNodePorts, node.MasqueradeAll = true, true
 	node.NodePortAddresses = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/64")}
-	if err := b.Cleanup(t.Context()); err != nil {
+	if err := backendtest.Cleanup(t.Context(), b); err != nil {
 		t.Fatal(err)
 	}
 	nstest.Run(t, "nft", `

@@ -64,8 +64,8 @@ func (b *Backend) Inspect(ctx context.Context) (inspect.State, error) {
 		if have.dormant {
 			faults = append(faults, inspect.Difference{Kind: inspect.Other, What: "flags of the table: dormant", Rule: "nft table " + f.table.String()})
 		}
-		if b.synced {
-			prog := &program{table: f.table, fam: f.fam, node: &b.node}
+		if b.node != nil {
+			prog := &program{table: f.table, fam: f.fam, node: b.node}
 			chains := prog.chains()
 			for id := range f.classes {
 				if u, c, ok := classOf(element{id.set, nft.Element{Key: id.key}}); ok {
@@ -77,9 +77,6 @@ func (b *Backend) Inspect(ctx context.Context) (inspect.State, error) {
 	}
 	s := decode(all, families)
 	s.Faults = append(s.Faults, faults...)
-	for name, err := range b.refused {
-		s.Rejected[name] = err.Error()
-	}
 	return s, nil
 }
 

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/testkit/backendtest"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
@@ -85,7 +86,7 @@ func TestInvalidSegmentsDoNotResetConnections(t *testing.T) {
 
 func mustCleanup(t *testing.T, b *Backend) {
 	t.Helper()
-	if err := b.Cleanup(t.Context()); err != nil {
+	if err := backendtest.Cleanup(t.Context(), b); err != nil {
 		t.Error(err)
 	}
 }

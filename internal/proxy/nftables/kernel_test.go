@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/testkit/backendtest"
 	"github.com/causeway-lb/causeway/internal/testkit/modeltest"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
@@ -66,7 +67,7 @@ func desired(n, endpoints int) model.Desired {
 
 func mustSync(t testing.TB, b *Backend, d model.Desired, changed ...types.NamespacedName) {
 	t.Helper()
-	if _, err := b.Sync(context.Background(), d, changed); err != nil {
+	if _, err := backendtest.Sync(context.Background(), b, d, changed); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -155,11 +156,11 @@ func TestChangeAfterMeddling(t *testing.T) {
 	next := desired(12, 3)
 	delete(next.Services, name(3))
 	changed := []types.NamespacedName{name(3), name(10), name(11)}
-	r, err := b.Sync(t.Context(), next, changed)
-	if err != nil || !r.Full || len(r.Refused) > 0 {
+	r, err := backendtest.Sync(t.Context(), b, next, changed)
+	if err != nil || !r.Full || len(r.Rejected) > 0 {
 		t.Fatalf("Sync: %+v, %v; want a full one that succeeds", r, err)
 	}
-	again, err := b.Sync(t.Context(), next, nil)
+	again, err := backendtest.Sync(t.Context(), b, next, nil)
 	if err != nil || again.Added+again.Deleted+again.Drift != 0 {
 		t.Errorf("after repair: %+v, %v", again, err)
 	}
@@ -174,12 +175,12 @@ func TestRefusedSync(t *testing.T) {
 	mustSync(t, b, d)
 	mustCleanup(t, b)
 	end := nstest.Own(t, "ip causeway")
-	if r, err := b.Sync(t.Context(), d, nil); !errors.Is(err, unix.EPERM) {
+	if r, err := backendtest.Sync(t.Context(), b, d, nil); !errors.Is(err, unix.EPERM) {
 		t.Errorf("Sync: %+v, %v; want a refusal with EPERM", r, err)
 	}
 	end() // the table goes with its owner
-	r, err := b.Sync(t.Context(), d, []types.NamespacedName{})
-	if err != nil || !r.Full || len(r.Refused) > 0 {
+	r, err := backendtest.Sync(t.Context(), b, d, []types.NamespacedName{})
+	if err != nil || !r.Full || len(r.Rejected) > 0 {
 		t.Errorf("next Sync: %+v, %v; want a full one that succeeds", r, err)
 	}
 }
@@ -206,7 +207,7 @@ func TestDriftIsFoundAndRepaired(t *testing.T) {
 	} {
 		t.Run(harm, func(t *testing.T) {
 			nstest.Run(t, "nft", harm)
-			r, err := b.Sync(t.Context(), d, nil)
+			r, err := backendtest.Sync(t.Context(), b, d, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -269,11 +270,11 @@ func TestFrontendChangesOwner(t *testing.T) {
 	moved := service(0, 2)
 	moved.Name = name(7)
 	next := model.Desired{Services: map[types.NamespacedName]*model.Service{name(7): moved, name(1): d.Services[name(1)]}}
-	r, err := b.Sync(t.Context(), next, []types.NamespacedName{name(0), name(7)})
+	r, err := backendtest.Sync(t.Context(), b, next, []types.NamespacedName{name(0), name(7)})
 	if err != nil || r.Added+r.Deleted != 0 {
 		t.Errorf("%+v, %v; want no change in the kernel", r, err)
 	}
-	full, err := b.Sync(t.Context(), next, nil)
+	full, err := backendtest.Sync(t.Context(), b, next, nil)
 	if err != nil || full.Added+full.Deleted+full.Drift != 0 {
 		t.Errorf("%+v, %v; want nothing to repair", full, err)
 	}

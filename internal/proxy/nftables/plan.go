@@ -23,9 +23,6 @@ func decodeClass(key string) class { return class(binary.NativeEndian.Uint32([]b
 type plan struct {
 	f    *family
 	want model.Desired
-	// expected are elements whose difference is no drift; nil means that nothing
-	// can be drift.
-	expected map[elementID]bool
 	// settled says that nobody wrote while the set was read that is being compared.
 	// What is missing else is perhaps not: it is written again, but is no drift.
 	settled bool
@@ -38,7 +35,6 @@ type plan struct {
 	wake bool
 	// chains are to be (re)written, drop are to go.
 	chains []nft.Chain
-	known  map[string]bool
 	drop   []string
 	// del and add hold elements, grouped by set.
 	del nft.Batch
@@ -53,8 +49,8 @@ type plan struct {
 }
 
 // plan reads the kernel and compares.
-func (f *family) plan(c *nft.Conn, want model.Desired, expected map[elementID]bool) (*plan, error) {
-	p := &plan{f: f, want: want, expected: expected, known: map[string]bool{}, loose: map[elementID]nft.Element{}}
+func (f *family) plan(c *nft.Conn, want model.Desired) (*plan, error) {
+	p := &plan{f: f, want: want, loose: map[elementID]nft.Element{}}
 	for id, s := range sets(f.table) {
 		if setID(id).flat() {
 			p.flat[id] = newTable(s.KeyLen(), s.DataLen())
@@ -134,16 +130,12 @@ func (p *plan) isNew(e element) bool {
 	return true
 }
 
-// drift counts somebody else's doing.
-func (p *plan) drift() {
-	if p.expected != nil {
-		p.report.Drift++
-	}
-}
+// drift counts an object that is not as it should be.
+func (p *plan) drift() { p.report.Drift++ }
 
-// driftOf counts it unless the element was to change anyhow.
-func (p *plan) driftOf(set setID, key string) {
-	if p.settled && !p.expected[elementID{set, key}] {
+// elementDrift counts it unless it may be about an element that was not read.
+func (p *plan) elementDrift() {
+	if p.settled {
 		p.drift()
 	}
 }
@@ -207,14 +199,14 @@ func (p *plan) compare(c *nft.Conn, set setID) error {
 			continue
 		}
 		el := nft.Element{Key: string(t.key(i)), Value: string(t.value(i))}
-		p.driftOf(set, el.Key)
+		p.elementDrift()
 		if e.seen {
 			p.remove(set, el)
 		}
 		p.insert(set, el)
 	}
 	for key := range extra {
-		p.driftOf(set, key)
+		p.elementDrift()
 		p.remove(set, nft.Element{Key: key})
 	}
 	return nil
@@ -246,7 +238,7 @@ func (p *plan) compareLoose(c *nft.Conn, set setID) error {
 		if ok && old.Value == e.Value {
 			continue
 		}
-		p.driftOf(set, id.key)
+		p.elementDrift()
 		if ok {
 			p.remove(set, old)
 		}
@@ -258,7 +250,7 @@ func (p *plan) compareLoose(c *nft.Conn, set setID) error {
 			continue // no longer used, which is not worth a word
 		}
 		p.report.Deleted++
-		p.driftOf(set, id.key)
+		p.elementDrift()
 	}
 	return nil
 }
@@ -278,7 +270,7 @@ func (p *plan) replaceRanges(set setID, have map[elementID]nft.Element) {
 	if slices.Equal(old, next) {
 		return
 	}
-	p.driftOf(set, "")
+	p.elementDrift()
 	p.report.Deleted += len(old)
 	if len(old) > 0 {
 		p.del.FlushSet(p.f.table, set.String())
@@ -301,8 +293,9 @@ func (p *plan) planChains(c *nft.Conn, have *tableState) error {
 			return err
 		}
 	}
+	expected := map[string]bool{}
 	for _, ch := range all {
-		p.known[ch.Name] = true
+		expected[ch.Name] = true
 		kernel := have.chains[ch.Name]
 		if kernel != nil && !kernel.PolicyDrop && slices.Equal(kernel.Rules, p.f.form[ch.Name]) {
 			continue
@@ -317,7 +310,7 @@ func (p *plan) planChains(c *nft.Conn, have *tableState) error {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(have.chains)) {
-		if !p.known[name] {
+		if !expected[name] {
 			p.drop = append(p.drop, name)
 			if !unused[name] {
 				p.drift()

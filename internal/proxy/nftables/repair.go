@@ -34,13 +34,23 @@ type heard struct {
 	damage damage
 }
 
-// take empties it.
-func (h *heard) take() damage {
+// takePinpointed empties it, unless the damage is not known in detail.
+func (h *heard) takePinpointed() damage {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.damage.whole {
+		return damage{}
+	}
 	taken := h.damage
 	h.damage = damage{}
 	return taken
+}
+
+// take empties it.
+func (h *heard) take() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.damage = damage{}
 }
 
 func (h *heard) pinpointed() bool {
@@ -90,9 +100,8 @@ func (h *heard) note(c *nft.Change) bool {
 	return true
 }
 
-// repair brings the elements that others touched back to what the last Sync made
-// of them.
-func (b *Backend) repair(h damage) (backend.Report, error) {
+// repair brings the elements that other programs touched back to what had says.
+func (b *Backend) repair(h damage, had model.Desired) (backend.Report, error) {
 	var tx nft.Batch
 	var report backend.Report
 	for _, f := range b.families {
@@ -100,16 +109,19 @@ func (b *Backend) repair(h damage) (backend.Report, error) {
 		if keys == nil {
 			continue
 		}
-		p, err := f.planRepair(b.conn, model.Desired{Node: b.node, Services: b.applied}, keys)
+		p, err := f.planRepair(b.conn, had, keys)
 		if err != nil {
 			return backend.Report{}, err
 		}
 		p.write(&tx)
 		report = report.Add(p.report)
 	}
-	report.Objects = 0 // there are as many as before
 	if err := b.conn.Commit(&tx); err != nil {
 		return backend.Report{}, err
+	}
+	report.Objects = 0
+	for _, f := range b.families { // as many as before
+		report.Objects += f.objects
 	}
 	return report, nil
 }
@@ -117,7 +129,7 @@ func (b *Backend) repair(h damage) (backend.Report, error) {
 // planRepair is plan for some elements: those with the keys of a flat set, and
 // all of any other that has keys.
 func (f *family) planRepair(c *nft.Conn, had model.Desired, keys *setKeys) (*plan, error) {
-	p := &plan{f: f, want: had, expected: map[elementID]bool{}, settled: true, exists: true, loose: map[elementID]nft.Element{}}
+	p := &plan{f: f, want: had, settled: true, exists: true, loose: map[elementID]nft.Element{}}
 	for id, s := range sets(f.table) {
 		if setID(id).flat() && keys[id] != nil {
 			p.flat[id] = newTable(s.KeyLen(), s.DataLen())

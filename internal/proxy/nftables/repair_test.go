@@ -18,6 +18,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/testkit"
+	"github.com/causeway-lb/causeway/internal/testkit/backendtest"
 )
 
 // hearing is a Backend that listens, and somebody else who meddles.
@@ -152,7 +153,7 @@ func TestElementsAreRepairedAlone(t *testing.T) {
 				if !b.Pinpointed() {
 					t.Errorf("%s: not said to be known", name)
 				}
-				report, err := b.Sync(t.Context(), want, none)
+				report, err := backendtest.Sync(t.Context(), b, want, none)
 				if err != nil {
 					t.Fatalf("%s: %v", name, err)
 				}
@@ -193,7 +194,7 @@ func TestElementsAreRepairedAsTheyWere(t *testing.T) {
 	next := desired(10, 3)
 	delete(next.Services, name(4))
 	next.Services[name(5)] = service(5, 2)
-	report, err := b.Sync(t.Context(), next, []types.NamespacedName{name(4), name(5)})
+	report, err := backendtest.Sync(t.Context(), b, next, []types.NamespacedName{name(4), name(5)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +202,7 @@ func TestElementsAreRepairedAsTheyWere(t *testing.T) {
 		t.Errorf("full %v, drift %d, want the two elements to be repaired alone", report.Full, report.Drift)
 	}
 	got := h.other.contents(t)
-	if report, err := b.Sync(t.Context(), next, nil); err != nil || report.Drift != 0 || report.Added+report.Deleted != 0 {
+	if report, err := backendtest.Sync(t.Context(), b, next, nil); err != nil || report.Drift != 0 || report.Added+report.Deleted != 0 {
 		t.Errorf("a full Sync afterwards: %v, drift %d, adds %d and deletes %d", err, report.Drift, report.Added, report.Deleted)
 	}
 	if again := h.other.contents(t); !maps.EqualFunc(again, got, slices.Equal) {
@@ -233,7 +234,7 @@ func TestMoreThanElementsIsReadBackWhole(t *testing.T) {
 		if b.Pinpointed() {
 			t.Errorf("%s: said to be known", what)
 		}
-		report, err := b.Sync(t.Context(), want, []types.NamespacedName{})
+		report, err := backendtest.Sync(t.Context(), b, want, []types.NamespacedName{})
 		if err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}

@@ -20,6 +20,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/testkit"
+	"github.com/causeway-lb/causeway/internal/testkit/backendtest"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
@@ -341,11 +342,11 @@ func TestTakeOver(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer b.Close()
-		r, err := b.Sync(t.Context(), d, nil)
+		r, err := backendtest.Sync(t.Context(), b, d, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return r
+		return r.Report
 	}
 	if r := takeOver(); r.Added+r.Deleted+r.Drift != 0 {
 		t.Errorf("%+v, want nothing done", r)

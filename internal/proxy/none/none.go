@@ -11,8 +11,6 @@ import (
 	"net/url"
 	"time"
 
-	"k8s.io/apimachinery/pkg/types"
-
 	"github.com/causeway-lb/causeway/internal/inspect"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
@@ -79,10 +77,15 @@ func (b *Backend) Inspect(context.Context) (inspect.State, error) {
 	return inspect.NewState(inspect.Mode{Name: b.Name()}), nil
 }
 
-// Sync asks the forwarder whether it is up to date; an error says that it is
+// Resync asks the forwarder whether it is up to date; an error says that it is
 // not.
-func (b *Backend) Sync(ctx context.Context, _ model.Desired, _ []types.NamespacedName) (backend.Report, error) {
-	return backend.Report{Full: true}, b.ask(ctx)
+func (b *Backend) Resync(ctx context.Context, _ model.Desired) (backend.Report, error) {
+	return backend.Report{}, b.ask(ctx)
+}
+
+// Apply is Resync: the forwarder programs the Services itself.
+func (b *Backend) Apply(ctx context.Context, _ backend.Delta) (backend.Report, error) {
+	return backend.Report{}, b.ask(ctx)
 }
 
 func (b *Backend) ask(ctx context.Context) error {
@@ -123,7 +126,7 @@ func starting(body []byte) bool {
 }
 
 // Watch implements backend.Watcher: it notifies when the forwarder stops being
-// up to date. That it is again is found by the Sync that is then tried again.
+// up to date. The Resync that is then tried again finds out when it is again.
 func (b *Backend) Watch(ctx context.Context, notify func()) error {
 	notify()
 	tick := time.NewTicker(b.cfg.Interval)

@@ -6,8 +6,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/causeway-lb/causeway/internal/proxy/backend"
 )
 
 // Metrics of one Syncer.
@@ -21,7 +19,7 @@ type Metrics struct {
 	drift       prometheus.Counter
 	errors      prometheus.Counter
 	inSync      prometheus.Gauge
-	refused     prometheus.Gauge
+	rejected    prometheus.Gauge
 	last        prometheus.Gauge
 
 	kubeProxy *kubeProxy
@@ -60,28 +58,28 @@ func NewMetrics(backendName string) *Metrics {
 		services: counter("changed_services_total", "Services whose rules were changed."),
 		elements: prometheus.NewCounterVec(prometheus.CounterOpts(opts("elements_total",
 			"Elements written to the kernel, by operation: add or delete.")), []string{"operation"}),
-		objects: gauge("elements", "Elements in the kernel."),
-		drift:   counter("drift_total", "Objects that others had changed or deleted, and that were repaired."),
-		errors:  counter("sync_errors_total", "Syncs that the kernel refused."),
-		inSync:  gauge("in_sync", "1 if the kernel matches what it should, else 0."),
-		refused: gauge("refused_services", "Services whose rules the kernel refuses; the others are programmed."),
-		last:    gauge("last_sync_timestamp_seconds", "When a sync last succeeded, in Unix time."),
+		objects:  gauge("elements", "Elements in the kernel."),
+		drift:    counter("drift_total", "Objects that others had changed or deleted, and that were repaired."),
+		errors:   counter("sync_errors_total", "Syncs that the kernel refused."),
+		inSync:   gauge("in_sync", "1 if the kernel matches what it should, else 0."),
+		rejected: gauge("refused_services", "Services whose rules the kernel refuses; the others are programmed."),
+		last:     gauge("last_sync_timestamp_seconds", "When a sync last succeeded, in Unix time."),
 	}
 }
 
 // Collectors are all metrics, to be registered.
 func (m *Metrics) Collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.duration, m.programming, m.noticing, m.services, m.elements, m.objects, m.drift, m.errors, m.inSync, m.refused, m.last}
+	return []prometheus.Collector{m.duration, m.programming, m.noticing, m.services, m.elements, m.objects, m.drift, m.errors, m.inSync, m.rejected, m.last}
 }
 
-func (m *Metrics) synced(r backend.Report, services int, elapsed time.Duration, err error) {
+func (m *Metrics) synced(done *Applied, elapsed time.Duration, err error) {
 	kind := "change"
-	if r.Full {
+	if done.Full {
 		kind = "full"
 	}
 	m.duration.WithLabelValues(kind).Observe(elapsed.Seconds())
 	if m.mode != nil {
-		m.kubeProxy.synced(r.Full, m.mode(), elapsed, err)
+		m.kubeProxy.synced(done.Full, m.mode(), elapsed, err)
 	}
 	if err != nil {
 		m.errors.Inc()
@@ -89,12 +87,13 @@ func (m *Metrics) synced(r backend.Report, services int, elapsed time.Duration, 
 		return
 	}
 	m.inSync.Set(1)
-	if len(r.Refused) > 0 {
+	if len(done.Rejected) > 0 {
 		m.inSync.Set(0)
 	}
-	m.refused.Set(float64(len(r.Refused)))
+	m.rejected.Set(float64(len(done.Rejected)))
 	m.last.SetToCurrentTime()
-	m.services.Add(float64(services))
+	m.services.Add(float64(len(done.Changes)))
+	r := done.Report
 	m.elements.WithLabelValues("add").Add(float64(r.Added))
 	m.elements.WithLabelValues("delete").Add(float64(r.Deleted))
 	m.objects.Set(float64(r.Objects))

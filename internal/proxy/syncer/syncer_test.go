@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -26,9 +27,8 @@ import (
 	"github.com/causeway-lb/causeway/internal/testkit/modeltest"
 )
 
-// kernel is a Backend over a map. Like a real one it trusts changed, reads
-// back only when told that anything may differ or after an error, and checks
-// that what it changes is as it left it.
+// kernel is a Backend over a map. Like a real one it checks that what it changes is
+// as it left it.
 type kernel struct {
 	mu       sync.Mutex
 	services map[types.NamespacedName]*model.Service // what the kernel has
@@ -38,9 +38,8 @@ type kernel struct {
 	notify   func()
 	// fail decides about a Sync: nil is success, done also applies it.
 	fail func() (err error, done bool)
-	// refuse decides about a Service's change; aside are those that were refused.
-	refuse func(types.NamespacedName) bool
-	aside  map[types.NamespacedName]bool
+	// reject decides about a Service's change.
+	reject func(types.NamespacedName) bool
 }
 
 func newKernel() *kernel {
@@ -53,39 +52,58 @@ func (k *kernel) Cleanup(context.Context) error { return nil }
 
 var errStale = errors.New("the kernel is not as the backend left it")
 
-func (k *kernel) Sync(_ context.Context, want model.Desired, changed []types.NamespacedName) (backend.Report, error) {
+func (k *kernel) Resync(_ context.Context, want model.Desired) (backend.Report, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.syncs++
-	full := changed == nil || k.dirty
-	next := maps.Clone(k.services)
-	report := backend.Report{Full: full}
-	if full {
-		for name, svc := range k.services {
-			if !k.dirty && !k.known[name].Equal(svc) {
-				report.Drift++
-			}
-		}
-		next = maps.Clone(want.Services)
-	} else {
-		for _, name := range changed {
-			if !k.known[name].Equal(k.services[name]) {
-				k.dirty = true
-				return backend.Report{}, errStale
-			}
-			if svc := want.Services[name]; svc != nil {
-				next[name] = svc
-			} else {
-				delete(next, name)
-			}
+	var report backend.Report
+	for name, svc := range k.services {
+		if !k.known[name].Equal(svc) {
+			report.Drift++
 		}
 	}
+	return k.commit(maps.Clone(want.Services), maps.Keys(want.Services), report)
+}
+
+func (k *kernel) Apply(_ context.Context, step backend.Delta) (backend.Report, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.dirty {
+		return backend.Report{}, errors.New("applied without a Resync after an error")
+	}
+	next := maps.Clone(k.services)
+	var names []types.NamespacedName
+	for _, c := range step.Services {
+		if !c.Old.Equal(k.known[c.Name]) || !k.known[c.Name].Equal(k.services[c.Name]) {
+			k.dirty = true
+			return backend.Report{}, errStale
+		}
+		names = append(names, c.Name)
+		if c.New != nil {
+			next[c.Name] = c.New
+		} else {
+			delete(next, c.Name)
+		}
+	}
+	return k.commit(next, slices.Values(names), backend.Report{})
+}
+
+// commit makes next what the kernel has, unless it fails or rejects some of names.
+func (k *kernel) commit(next map[types.NamespacedName]*model.Service, names iter.Seq[types.NamespacedName], report backend.Report) (backend.Report, error) {
+	k.syncs++
 	var err error
 	done := true
 	if k.fail != nil {
 		err, done = k.fail()
 	}
-	aside := k.setAside(next, changed)
+	var rejected []types.NamespacedName
+	for name := range names {
+		if k.reject != nil && !next[name].Equal(k.known[name]) && k.reject(name) {
+			rejected = append(rejected, name)
+		}
+	}
+	if err == nil && len(rejected) > 0 {
+		return backend.Report{}, &backend.RejectedError{Services: rejected, Err: errors.New("rejected")}
+	}
 	if err == nil || done {
 		k.services = next
 	}
@@ -93,39 +111,9 @@ func (k *kernel) Sync(_ context.Context, want model.Desired, changed []types.Nam
 	if err != nil {
 		return backend.Report{}, err
 	}
-	k.known, k.aside = maps.Clone(next), aside
+	k.known = maps.Clone(next)
 	report.Objects = len(next)
-	report.Refused = slices.Collect(maps.Keys(aside))
 	return report, nil
-}
-
-// setAside puts what the kernel refuses of next back to what it was.
-func (k *kernel) setAside(next map[types.NamespacedName]*model.Service, changed []types.NamespacedName) map[types.NamespacedName]bool {
-	if k.refuse == nil {
-		return nil
-	}
-	aside := maps.Clone(k.aside)
-	if aside == nil {
-		aside = map[types.NamespacedName]bool{}
-	}
-	tried := changed
-	if changed == nil {
-		tried = slices.Concat(slices.Collect(maps.Keys(next)), slices.Collect(maps.Keys(k.known)))
-	}
-	for _, name := range tried {
-		delete(aside, name)
-		if !next[name].Equal(k.known[name]) && k.refuse(name) {
-			aside[name] = true
-		}
-	}
-	for name := range aside {
-		if old := k.known[name]; old != nil {
-			next[name] = old
-		} else {
-			delete(next, name)
-		}
-	}
-	return aside
 }
 
 func (k *kernel) Watch(ctx context.Context, notify func()) error {
@@ -233,7 +221,7 @@ func TestConverges(t *testing.T) {
 					}
 					return nil, true
 				}
-				k.refuse = func(types.NamespacedName) bool {
+				k.reject = func(types.NamespacedName) bool {
 					rmu.Lock()
 					defer rmu.Unlock()
 					return failing && r.IntN(8) == 0
@@ -303,15 +291,20 @@ func TestDriftIsRepairedAndTold(t *testing.T) {
 type repairer struct {
 	*kernel
 	pinpointed atomic.Bool
-	asked      chan []types.NamespacedName // what each Sync was told of
+	asked      chan string // the calls
 }
 
 func (r *repairer) Pinpointed() bool { return r.pinpointed.Load() }
 
-func (r *repairer) Sync(ctx context.Context, want model.Desired, changed []types.NamespacedName) (backend.Report, error) {
-	report, err := r.kernel.Sync(ctx, want, changed)
-	r.asked <- changed
+func (r *repairer) Resync(ctx context.Context, want model.Desired) (backend.Report, error) {
+	report, err := r.kernel.Resync(ctx, want)
+	r.asked <- "resync"
 	return report, err
+}
+
+func (r *repairer) Repair(context.Context, model.Desired) (backend.Report, error) {
+	r.asked <- "repair"
+	return backend.Report{}, nil
 }
 
 // Everything is read back for others' changes only if the Backend does not know
@@ -322,26 +315,26 @@ func TestWhatIsPinpointedIsNotReadBackWhole(t *testing.T) {
 		for range 50 {
 			w.change()
 		}
-		b := &repairer{kernel: newKernel(), asked: make(chan []types.NamespacedName, 10)}
+		b := &repairer{kernel: newKernel(), asked: make(chan string, 10)}
 		b.pinpointed.Store(true)
 		s := start(t, Config{Backend: b, Source: w, Node: w.w.Node})
-		if <-b.asked != nil {
-			t.Error("the first Sync is no full one")
+		if <-b.asked != "resync" {
+			t.Error("the first call does not read everything back")
 		}
 		untouched := func(map[types.NamespacedName]*model.Service) {}
 		b.harm(untouched)
-		if changed := <-b.asked; changed == nil || len(changed) > 0 {
-			t.Errorf("others changed what is known, and the Sync is about %v", changed)
+		if call := <-b.asked; call != "repair" {
+			t.Errorf("%s of a known change by others, want repair", call)
 		}
 		b.pinpointed.Store(false)
 		b.harm(untouched)
-		if changed := <-b.asked; changed != nil {
-			t.Errorf("others changed what is not known, and the Sync is about %v", changed)
+		if call := <-b.asked; call != "resync" {
+			t.Errorf("%s of an unknown change by others, want resync", call)
 		}
 		b.pinpointed.Store(true)
 		s.Verify()
-		if changed := <-b.asked; changed != nil {
-			t.Errorf("the kernel is to be read back, and the Sync is about %v", changed)
+		if call := <-b.asked; call != "resync" {
+			t.Errorf("%s although the kernel is to be read back, want resync", call)
 		}
 	})
 }
@@ -361,16 +354,16 @@ func TestRefusedServiceIsTriedAgain(t *testing.T) {
 		}
 		var refusing atomic.Bool
 		refusing.Store(true)
-		k.refuse = func(name types.NamespacedName) bool { return name == bad && refusing.Load() }
+		k.reject = func(name types.NamespacedName) bool { return name == bad && refusing.Load() }
 		s := start(t, Config{Backend: k, Source: w, Node: w.w.Node})
 		less := maps.Clone(want)
 		delete(less, bad)
 		testkit.EventuallyTrue(t, 20*time.Second, "the others programmed, and the Service told of", func() bool {
 			st := s.Status()
-			return st.InSync && slices.Equal(st.Refused, []types.NamespacedName{bad}) && equal(less, k.has())
+			return st.InSync && slices.Equal(st.Rejected, []types.NamespacedName{bad}) && equal(less, k.has())
 		})
 		refusing.Store(false)
-		testkit.EventuallyTrue(t, 20*time.Second, "accepted", func() bool { return len(s.Status().Refused) == 0 && equal(want, k.has()) })
+		testkit.EventuallyTrue(t, 20*time.Second, "accepted", func() bool { return len(s.Status().Rejected) == 0 && equal(want, k.has()) })
 	})
 }
 
@@ -517,9 +510,10 @@ func TestBigServicesComeAfterSmallOnes(t *testing.T) {
 		for _, n := range notified {
 			s.Notify(name(n), time.Time{})
 		}
-		dirty, _, _ := s.take()
+		in := s.inbox.take()
+		s.postpone(in.services)
 		var names []string
-		for n := range s.postpone(dirty) {
+		for n := range in.services {
 			names = append(names, n.Name)
 		}
 		slices.Sort(names)

@@ -8,12 +8,10 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
@@ -102,12 +100,11 @@ type Backend struct {
 	port     uint32 // of the netlink socket
 	release  func() error
 
-	// synced says that want and applied describe the kernel.
-	synced  bool
-	node    model.Node
-	beside  bool // IPVS had virtual servers
-	applied map[types.NamespacedName]*model.Service
-	want    refcount.Map[elementID, string]
+	// synced reports whether want describes the kernel, node the node of its rules.
+	synced bool
+	node   model.Node
+	beside bool // IPVS had virtual servers
+	want   refcount.Map[elementID, string]
 
 	notifyMu sync.Mutex
 	notify   func()
@@ -193,22 +190,22 @@ func (b *Backend) Name() string { return "userspace" }
 // Backend listens.
 func (b *Backend) Close() error { return errors.Join(b.proxy.close(), b.release()) }
 
-// Sync implements backend.Backend. Its first call opens the sockets.
-func (b *Backend) Sync(ctx context.Context, want model.Desired, changed []types.NamespacedName) (backend.Report, error) {
+// Resync implements backend.Backend. Its first call opens the sockets.
+func (b *Backend) Resync(ctx context.Context, want model.Desired) (backend.Report, error) {
+	return b.sync(ctx, func() (backend.Report, error) { return b.resync(want) })
+}
+
+// Apply implements backend.Backend.
+func (b *Backend) Apply(ctx context.Context, step backend.Delta) (backend.Report, error) {
+	return b.sync(ctx, func() (backend.Report, error) { return b.change(step.Services) })
+}
+
+func (b *Backend) sync(ctx context.Context, program func() (backend.Report, error)) (backend.Report, error) {
 	if err := ctx.Err(); err != nil {
 		return backend.Report{}, err
 	}
-	full := changed == nil || !b.synced || !reflect.DeepEqual(b.node, want.Node)
-	var report backend.Report
-	var err error
-	if full {
-		report, err = b.full(want)
-	} else {
-		report, err = b.change(want, changed)
-	}
-	report.Full = full
-	if err != nil {
-		b.synced = false
+	report, err := program()
+	if b.synced = err == nil; err != nil {
 		return report, fmt.Errorf("sync userspace: %w", unsupported(err))
 	}
 	report.Objects = len(b.want)
@@ -229,17 +226,14 @@ func unsupported(err error) error {
 }
 
 // change applies the difference that some Services make.
-func (b *Backend) change(want model.Desired, changed []types.NamespacedName) (backend.Report, error) {
+func (b *Backend) change(services []model.Change) (backend.Report, error) {
 	touched := map[elementID]bool{}
 	var added []*model.Service
 	gone := map[model.Key]bool{}
-	changed = slices.Clone(changed)
-	slices.SortFunc(changed, compareNames)
-	changed = slices.Compact(changed)
 	var outs, ins []elements.Map[setID]
 	before := elements.Map[setID]{}
-	for _, name := range changed {
-		old, next := b.applied[name], want.Services[name]
+	for _, c := range services {
+		old, next := c.Old, c.New
 		outs, ins = append(outs, render(old, b.families)), append(ins, render(next, b.families))
 		if old != nil {
 			for i := range old.Frontends {
@@ -278,28 +272,18 @@ func (b *Backend) change(want model.Desired, changed []types.NamespacedName) (ba
 	if len(gone) > 0 {
 		b.proxy.drop(func(k model.Key) bool { return gone[k] }, b.proxy.cfg.ResetTCP)
 	}
-	for _, name := range changed {
-		if svc := want.Services[name]; svc != nil {
-			b.applied[name] = svc
-			report.Problems = append(report.Problems, problems(svc)...)
-		} else {
-			delete(b.applied, name)
-		}
+	for _, svc := range added {
+		report.Problems = append(report.Problems, problems(svc)...)
 	}
-	report.Problems = append(report.Problems, b.limited(changed)...)
+	report.Problems = append(report.Problems, b.limited(services)...)
 	return report, nil
 }
 
 // limited are those of some Services that had connections refused lately.
-func (b *Backend) limited(names []types.NamespacedName) []model.Problem {
-	return slices.DeleteFunc(b.budget.problems(time.Now()), func(p model.Problem) bool { return !slices.Contains(names, p.Service) })
-}
-
-func compareNames(a, b types.NamespacedName) int {
-	if a.Namespace != b.Namespace {
-		return strings.Compare(a.Namespace, b.Namespace)
-	}
-	return strings.Compare(a.Name, b.Name)
+func (b *Backend) limited(services []model.Change) []model.Problem {
+	return slices.DeleteFunc(b.budget.problems(time.Now()), func(p model.Problem) bool {
+		return !slices.ContainsFunc(services, func(c model.Change) bool { return c.Name == p.Service })
+	})
 }
 
 // difference returns the edits from one state of some elements to another.
@@ -317,8 +301,8 @@ func difference(before elements.Map[setID], after refcount.Map[elementID, string
 	return edits, report
 }
 
-// full reads the kernel and makes it match want, whatever it was.
-func (b *Backend) full(want model.Desired) (backend.Report, error) {
+// resync reads the kernel and makes it match want, whatever it was.
+func (b *Backend) resync(want model.Desired) (backend.Report, error) {
 	if err := b.proxy.listen(b.families); err != nil {
 		return backend.Report{}, err
 	}
@@ -370,9 +354,7 @@ func (b *Backend) full(want model.Desired) (backend.Report, error) {
 		return backend.Report{}, err
 	}
 	keys := map[model.Key]bool{}
-	b.applied = make(map[types.NamespacedName]*model.Service, len(services))
 	for _, svc := range services {
-		b.applied[svc.Name] = svc
 		report.Problems = append(report.Problems, problems(svc)...)
 		for i := range svc.Frontends {
 			keys[svc.Frontends[i].Key] = true
@@ -381,7 +363,7 @@ func (b *Backend) full(want model.Desired) (backend.Report, error) {
 	b.proxy.drop(func(k model.Key) bool { return !keys[k] }, b.proxy.cfg.ResetTCP)
 	report.Problems = append(report.Problems, b.budget.problems(time.Now())...)
 	report.Drift = drift
-	b.synced, b.node, b.beside, b.want = true, want.Node, beside, next
+	b.node, b.beside, b.want = want.Node, beside, next
 	return report, nil
 }
 

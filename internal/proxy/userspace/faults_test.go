@@ -15,6 +15,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/proxy/elements"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/testkit/backendtest"
 	"github.com/causeway-lb/causeway/internal/testkit/modeltest"
 	"github.com/causeway-lb/causeway/internal/testkit/nfttest"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
@@ -169,7 +170,7 @@ func TestConvergesAfterFaults(t *testing.T) {
 					}
 					b = fakeBackend(t, k)
 				}
-				if _, err := b.Sync(t.Context(), st.Desired(), names); err == nil {
+				if _, err := backendtest.Sync(t.Context(), b, st.Desired(), names); err == nil {
 					clear(pending)
 				} else if !errors.Is(err, errFault) {
 					t.Fatalf("step %d: %v", step, err)
@@ -177,12 +178,12 @@ func TestConvergesAfterFaults(t *testing.T) {
 			}
 			faults += k.faults + k.nftables.Fault()
 			k.fail(nil)
-			report, err := b.Sync(t.Context(), st.Desired(), nil)
+			report, err := backendtest.Sync(t.Context(), b, st.Desired(), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			perfect := newFakeKernel()
-			if _, err := fakeBackend(t, perfect).Sync(t.Context(), st.Desired(), nil); err != nil {
+			if _, err := backendtest.Sync(t.Context(), fakeBackend(t, perfect), st.Desired(), nil); err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(perfect.elements(t), k.elements(t)); diff != "" {

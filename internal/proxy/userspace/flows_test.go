@@ -22,7 +22,7 @@ func newTestBackend(t testing.TB, cfg Config) *Backend {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := b.Cleanup(context.Background()); err != nil {
+		if err := backendtest.Cleanup(context.Background(), b); err != nil {
 			t.Error(err)
 		}
 		if err := b.Close(); err != nil {

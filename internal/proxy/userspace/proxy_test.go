@@ -22,6 +22,7 @@ import (
 
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/testkit"
+	"github.com/causeway-lb/causeway/internal/testkit/backendtest"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
@@ -63,7 +64,7 @@ func newNode(t *testing.T, cfg Config) *Backend {
 
 func mustSync(t *testing.T, b *Backend, d model.Desired, changed ...types.NamespacedName) {
 	t.Helper()
-	if _, err := b.Sync(t.Context(), d, changed); err != nil {
+	if _, err := backendtest.Sync(t.Context(), b, d, changed); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -508,7 +509,7 @@ func TestDescriptorLimit(t *testing.T) {
 	}
 	mustBeReset(t, "a connection too many")
 	<-told
-	report, err := b.Sync(t.Context(), d, nil)
+	report, err := backendtest.Sync(t.Context(), b, d, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -539,7 +540,7 @@ func TestSCTPIsAProblem(t *testing.T) {
 	sctp.Protocol = model.SCTP
 	svc.Frontends = append(svc.Frontends, sctp)
 	for _, changed := range [][]types.NamespacedName{nil, {web}} {
-		report, err := b.Sync(t.Context(), d, changed)
+		report, err := backendtest.Sync(t.Context(), b, d, changed)
 		if err != nil {
 			t.Fatal(err)
 		}

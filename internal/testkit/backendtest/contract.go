@@ -39,9 +39,9 @@ func world(seed uint64, changes int) *modeltest.World {
 	return w
 }
 
-func mustSync(t *testing.T, b backend.Backend, d model.Desired, changed []types.NamespacedName) backend.Report {
+func mustSync(t *testing.T, b backend.Backend, d model.Desired, changed []types.NamespacedName) Result {
 	t.Helper()
-	r, err := b.Sync(t.Context(), d, changed)
+	r, err := Sync(t.Context(), b, d, changed)
 	if err != nil {
 		t.Fatalf("Sync: %v", err)
 	}
@@ -50,7 +50,7 @@ func mustSync(t *testing.T, b backend.Backend, d model.Desired, changed []types.
 
 func mustCleanup(t *testing.T, b backend.Backend) {
 	t.Helper()
-	if err := b.Cleanup(context.Background()); err != nil {
+	if err := Cleanup(context.Background(), b); err != nil {
 		t.Fatalf("Cleanup: %v", err)
 	}
 }
@@ -177,7 +177,7 @@ func cancelled(t *testing.T, b backend.Backend) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	d, _ := model.Compute(world(4, 10).Snapshot())
-	if _, err := b.Sync(ctx, d, nil); err == nil {
+	if _, err := Sync(ctx, b, d, nil); err == nil {
 		t.Error("Sync with a cancelled context succeeded")
 	}
 	mustSync(t, b, d, []types.NamespacedName{}) // recovers although nothing changed

@@ -60,7 +60,7 @@ func (s *Story) Sync(ctx context.Context, b backend.Backend, full bool) error {
 	if full {
 		changed = nil
 	}
-	_, err := b.Sync(ctx, s.Desired(), changed)
+	_, err := Sync(ctx, b, s.Desired(), changed)
 	if err == nil {
 		clear(s.pending)
 	}

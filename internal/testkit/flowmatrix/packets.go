@@ -39,7 +39,7 @@ func Packets(t *testing.T, b backend.Backend) {
 
 func (n *network) run(t *testing.T, b backend.Backend, r *Row, f model.Family) {
 	desired, _ := model.Compute(r.Snapshot(f))
-	if _, err := b.Sync(t.Context(), desired, nil); err != nil {
+	if _, err := b.Resync(t.Context(), desired); err != nil {
 		t.Fatal(err)
 	}
 	state, err := b.(backend.Inspector).Inspect(t.Context())

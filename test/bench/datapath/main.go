@@ -119,7 +119,7 @@ func (n *network) ours(ctx context.Context, services, rounds int, through, witho
 		return err
 	}
 	defer b.Close()
-	if _, err := b.Sync(ctx, desired(services), nil); err != nil {
+	if _, err := b.Resync(ctx, desired(services)); err != nil {
 		return err
 	}
 	if err := n.rounds(ctx, "ours", services, rounds, through, without); err != nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/vishvananda/netns"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/ipvs"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/test/bench/proxybench"
@@ -93,7 +94,7 @@ func size(ctx context.Context, n int, dial dialer, tell func(figure) error) erro
 		return err
 	}
 	runtime.GC()
-	full, err := count(func() error { _, err := b.Sync(ctx, d, nil); return err })
+	full, err := count(func() error { _, err := b.Resync(ctx, d); return err })
 	if err != nil {
 		return err
 	}
@@ -124,10 +125,11 @@ func follow(ctx context.Context, name string, b *ipvs.Backend, d model.Desired, 
 		f := figure{name, c.metric, nil}
 		for k := range changes {
 			svc := c.next(k)
+			step := backend.Delta{Node: d.Node, Services: []model.Change{{Name: svc.Name, Old: d.Services[svc.Name], New: svc}}}
 			d.Services[svc.Name] = svc
 			took, err := count(func() error {
-				r, err := b.Sync(ctx, d, []types.NamespacedName{svc.Name})
-				if err == nil && (r.Full || r.Added == 0) {
+				r, err := b.Apply(ctx, step)
+				if err == nil && r.Added == 0 {
 					err = fmt.Errorf("%s: not a change: %+v", c.metric, r)
 				}
 				return err

@@ -3,15 +3,21 @@
 package nftables
 
 import (
+	"context"
 	"errors"
+	"maps"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
+	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/testkit/backendtest"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
 
@@ -58,11 +64,11 @@ func TestRefusedServicesAreSetAside(t *testing.T) {
 	}
 	check := func(changed ...types.NamespacedName) {
 		t.Helper()
-		r, err := b.Sync(t.Context(), d, changed)
+		r, err := backendtest.Sync(t.Context(), b, d, changed)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(bad, r.Refused); diff != "" {
+		if diff := cmp.Diff(bad, r.Rejected); diff != "" {
 			t.Errorf("refused (-want +got):\n%s", diff)
 		}
 		if len(r.Problems) != len(bad) || r.Problems[0].Reason != "RulesRefused" {
@@ -78,8 +84,8 @@ func TestRefusedServicesAreSetAside(t *testing.T) {
 
 	t.Run("others change meanwhile", func(t *testing.T) {
 		d.Services[name(5)] = service(5, 2)
-		r, err := b.Sync(t.Context(), d, []types.NamespacedName{name(5)})
-		if err != nil || r.Full || len(r.Refused) != len(bad) {
+		r, err := backendtest.Sync(t.Context(), b, d, []types.NamespacedName{name(5)})
+		if err != nil || r.Full || len(r.Rejected) != len(bad) {
 			t.Errorf("%+v, %v: want a change that does not read back", r, err)
 		}
 		good.Services[name(5)] = d.Services[name(5)]
@@ -88,8 +94,8 @@ func TestRefusedServicesAreSetAside(t *testing.T) {
 		for _, i := range []int{17, 170, 171} {
 			d.Services[name(i)] = service(i, 3)
 		}
-		r, err := b.Sync(t.Context(), d, bad)
-		if err != nil || len(r.Refused)+len(r.Problems) > 0 || r.Full {
+		r, err := backendtest.Sync(t.Context(), b, d, bad)
+		if err != nil || len(r.Rejected)+len(r.Problems) > 0 || r.Full {
 			t.Errorf("%+v, %v: want everybody accepted by a change", r, err)
 		}
 		got := allRules(t)
@@ -115,18 +121,18 @@ func TestRefusedServiceKeepsItsOldRules(t *testing.T) {
 	mustSync(t, b, d)
 
 	next.Services[name(7)] = refusable(7) // had three endpoints without ranges
-	r, err := b.Sync(t.Context(), next, []types.NamespacedName{name(3), name(7)})
-	if err != nil || len(r.Refused) != 1 || r.Drift != 0 {
+	r, err := backendtest.Sync(t.Context(), b, next, []types.NamespacedName{name(3), name(7)})
+	if err != nil || len(r.Rejected) != 1 || r.Drift != 0 {
 		t.Fatalf("%+v, %v: want one Service refused, and no drift", r, err)
 	}
 	if got := allRules(t); got != want {
 		t.Error("the kernel does not have the old Service 7 and the new Service 3")
 	}
 	delete(next.Services, name(7))
-	if r, err := b.Sync(t.Context(), next, []types.NamespacedName{name(7)}); err != nil || len(r.Refused) > 0 {
+	if r, err := backendtest.Sync(t.Context(), b, next, []types.NamespacedName{name(7)}); err != nil || len(r.Rejected) > 0 {
 		t.Errorf("%+v, %v: want the old rules gone with their Service", r, err)
 	}
-	if r, err := b.Sync(t.Context(), next, nil); err != nil || r.Added+r.Deleted+r.Drift > 0 {
+	if r, err := backendtest.Sync(t.Context(), b, next, nil); err != nil || r.Added+r.Deleted+r.Drift > 0 {
 		t.Errorf("%+v, %v: want nothing left to do", r, err)
 	}
 }
@@ -145,13 +151,29 @@ func TestTooManyRefusedServices(t *testing.T) {
 		next.Services[name(i)] = refusable(i)
 		changed = append(changed, name(i))
 	}
-	if r, err := b.Sync(t.Context(), next, changed); err == nil {
+	if r, err := backendtest.Sync(t.Context(), b, next, changed); err == nil {
 		t.Errorf("%+v, want an error", r)
 	}
 	if got := allRules(t); got != want {
 		t.Error("the old state is not whole")
 	}
 	mustSync(t, b, d)
+}
+
+// suspecting is a Backend whose transactions are rejected while they are about more
+// than one of some Services.
+type suspecting struct {
+	*Backend
+	suspects []types.NamespacedName
+}
+
+func (s suspecting) Resync(ctx context.Context, want model.Desired) (backend.Report, error) {
+	for _, name := range s.suspects {
+		if want.Services[name] != nil {
+			return backend.Report{}, &backend.RejectedError{Services: s.suspects, Err: errors.New("bad")}
+		}
+	}
+	return s.Backend.Resync(ctx, want)
 }
 
 // Without the kernel's word about the element, a whole message is suspected,
@@ -169,15 +191,14 @@ func TestBlameOfAWholeMessage(t *testing.T) {
 		})
 	}
 	err := errors.Join(&nft.Error{Op: "add", Err: errors.New("bad"), Table: f.table, Set: use{}.of(setEndpoints).String(), Elements: elements})
-	if got := b.blame(d, err); len(got) != 3 {
-		t.Errorf("%v, want three Services", got)
+	got := b.blame(maps.Values(d.Services), nft.Refusals(err))
+	slices.SortFunc(got, func(a, b types.NamespacedName) int { return strings.Compare(a.Name, b.Name) })
+	if want := []types.NamespacedName{name(1), name(2), name(3)}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
 	}
-	for _, name := range []types.NamespacedName{name(1), name(2), name(3)} {
-		b.refused[name] = err
-	}
-	r, err := b.Sync(t.Context(), d, nil)
+	r, err := backendtest.Sync(t.Context(), &suspecting{b, got}, d, nil)
 	defer mustCleanup(t, b)
-	if err != nil || len(r.Refused) > 0 {
+	if err != nil || len(r.Rejected) > 0 {
 		t.Errorf("%+v, %v: want all accepted in the end", r, err)
 	}
 }
