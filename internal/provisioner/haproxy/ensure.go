@@ -33,7 +33,7 @@ const settling = 2 * time.Second
 
 // retried is longer than HAProxy tries to connect a client to one server: four times,
 // by the time-outs of Config.Render. Such a client counts nowhere between two tries,
-// so that "del server" does not wait for it. HAProxy before 2.8.4 then crashes when the
+// so that "del server" does not wait for it. HAProxy 2.8 and earlier may then crash when the
 // client goes on (haproxy#2298): a server has to be in maintenance that long first.
 const retried = 30 * time.Second
 
