@@ -23,6 +23,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/lab/observe"
 	"github.com/causeway-lb/causeway/internal/lab/reexec"
 	"github.com/causeway-lb/causeway/internal/testkit"
+	"github.com/causeway-lb/causeway/internal/testkit/seccomp"
 )
 
 // Suite is a lab that the tests of a package share.
@@ -64,7 +65,7 @@ func (s *Suite) Main(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	change := func(ctx context.Context, setup *lab.Setup) (err error) {
-		if setup.RuntimeDefault, err = runtimeDefault(); err != nil || s.Change == nil {
+		if setup.RuntimeDefault, err = seccomp.RuntimeDefault(); err != nil || s.Change == nil {
 			return err
 		}
 		return s.Change(ctx, setup)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package labtest
+package seccomp
 
 import (
 	"encoding/binary"
@@ -14,7 +14,7 @@ import (
 // What the filter lets through and what not, of each kind of rule that the profile
 // has.
 func TestRuntimeDefault(t *testing.T) {
-	filter, err := runtimeDefault()
+	filter, err := RuntimeDefault()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package labtest
+// Package seccomp gives tests the seccomp profile that container runtimes give to
+// containers.
+package seccomp
 
 import (
 	"fmt"
 	"math"
+	"unsafe"
 
 	"github.com/elastic/go-seccomp-bpf/arch"
 	profiles "github.com/moby/profiles/seccomp"
@@ -13,10 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// runtimeDefault is the seccomp profile that container runtimes give to a
+// RuntimeDefault returns the seccomp profile that container runtimes give to a
 // container with none of the capabilities for which they allow more: those of
 // config/ are not among these.
-func runtimeDefault() ([]unix.SockFilter, error) {
+func RuntimeDefault() ([]unix.SockFilter, error) {
 	profile, err := profiles.GetDefaultProfile(&specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{}}})
 	if err != nil {
 		return nil, fmt.Errorf("read the default seccomp profile: %w", err)
@@ -26,6 +29,16 @@ func runtimeDefault() ([]unix.SockFilter, error) {
 		return nil, fmt.Errorf("find this machine's system calls: %w", err)
 	}
 	return compile(profile, this)
+}
+
+// Apply confines this process, and what it starts, to a filter from now on.
+func Apply(filter []unix.SockFilter) error {
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&program)))
+	if errno != 0 {
+		return fmt.Errorf("filter system calls: %w", errno)
+	}
+	return nil
 }
 
 // compile translates a profile to what the kernel runs. It knows what default
