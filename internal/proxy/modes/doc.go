@@ -20,7 +20,9 @@
 //
 // After the first success the objects of the modes that were not chosen are
 // removed: first the new mode works, for every packet that is on its way, then the
-// old one goes. Connections of
+// old one goes. Ahead of that the tables of userspace yield: what they capture while no
+// proxy listens must not be noted by connection tracking as not translated, for IPVS
+// would serve it as that. Connections of
 // nftables and iptables are the kernel's connection tracking's, which goes on
 // translating them as long as any of the two is there. Those of ipvs are its
 // own: its objects stay behind, without new connections, until those have

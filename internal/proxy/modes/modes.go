@@ -55,6 +55,9 @@ type Kind struct {
 	// Present says whether there may be objects of an earlier process. Nil means
 	// that Cleanup may always be asked.
 	Present func() (bool, error)
+	// Yield, unless nil, prepares what an earlier process has left for another mode's
+	// taking over, ahead of anything that one does.
+	Yield func(context.Context) error
 }
 
 // Config of a Chooser.
@@ -145,6 +148,7 @@ func (c *Chooser) Apply(ctx context.Context, step backend.Delta) (backend.Report
 // can do it; it and the next ones remove what the others left.
 func (c *Chooser) Resync(ctx context.Context, want model.Desired) (backend.Report, error) {
 	for {
+		c.yield(ctx)
 		report, err := c.current.Resync(ctx, want)
 		var lacks *backend.UnsupportedError
 		switch {
@@ -165,6 +169,22 @@ func (c *Chooser) Resync(ctx context.Context, want model.Desired) (backend.Repor
 			return report, errors.Join(nextErr, cleanErr)
 		}
 		_ = failed.Close()
+	}
+}
+
+// yield has the other modes let the current one take over, unless it has. Where one
+// cannot, that is logged: the change is made all the same.
+func (c *Chooser) yield(ctx context.Context) {
+	if c.fixed {
+		return
+	}
+	for mode, kind := range c.cfg.Kinds {
+		if mode == c.mode || kind.Yield == nil {
+			continue
+		}
+		if err := kind.Yield(ctx); err != nil {
+			logr.FromContextOrDiscard(ctx).Error(err, "Another mode's objects could not be prepared for the change; connections that this node begins meanwhile may be reset", "mode", mode)
+		}
 	}
 }
 

@@ -29,12 +29,14 @@ type node struct {
 	busy    map[Mode]int
 	// stuck is a mode whose objects cannot be removed.
 	stuck Mode
-	log   []string
-	open  int
+	// yields are of modes that do something ahead of another's taking over.
+	yields map[Mode]func(context.Context) error
+	log    []string
+	open   int
 }
 
 func newNode(t *testing.T) *node {
-	return &node{t: t, lacks: map[Mode]string{}, fails: map[Mode]bool{}, objects: map[Mode]bool{}, busy: map[Mode]int{}}
+	return &node{t: t, lacks: map[Mode]string{}, fails: map[Mode]bool{}, objects: map[Mode]bool{}, busy: map[Mode]int{}, yields: map[Mode]func(context.Context) error{}}
 }
 
 func (n *node) note(format string, args ...any) { n.log = append(n.log, fmt.Sprintf(format, args...)) }
@@ -63,6 +65,7 @@ func (n *node) kinds() map[Mode]Kind {
 				return fake{n, mode}, nil
 			},
 			Present: func() (bool, error) { return n.objects[mode], nil },
+			Yield:   n.yields[mode],
 		}
 	}
 	return kinds
@@ -221,6 +224,29 @@ func TestMakeBeforeBreak(t *testing.T) {
 	}
 	if left := c.Remaining(); len(left) > 0 {
 		t.Errorf("remaining %v", left)
+	}
+}
+
+// Other modes yield ahead of what the new one does, and not once it works; one that
+// cannot is told of, and the new mode works all the same.
+func TestOthersYieldFirst(t *testing.T) {
+	n := newNode(t)
+	for _, mode := range []Mode{NFTables, Userspace} {
+		n.yields[mode] = func(context.Context) error { n.note("%s yields", mode); return errBroken }
+	}
+	var told []string
+	ctx := logr.NewContext(t.Context(), funcr.New(func(_, args string) { told = append(told, args) }, funcr.Options{}))
+	c, _ := choose(t, n, NFTables)
+	for range 2 {
+		if _, err := c.Resync(ctx, model.Desired{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff([]string{"userspace yields", "sync nftables", "sync nftables"}, n.log); diff != "" {
+		t.Errorf("steps (-want +got):\n%s", diff)
+	}
+	if len(told) != 1 || !strings.Contains(told[0], string(Userspace)) || !strings.Contains(told[0], errBroken.Error()) {
+		t.Errorf("told %q, want the mode and the reason", told)
 	}
 }
 

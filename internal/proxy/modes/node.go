@@ -47,6 +47,7 @@ func Kinds(c Configs) map[Mode]Kind {
 		Userspace: {
 			Open:    func() (backend.Backend, error) { return opened(userspace.New(c.Userspace)) },
 			Present: userspace.Present,
+			Yield:   userspace.Yield,
 		},
 		None: {Open: func() (backend.Backend, error) { return opened(none.New(c.None)) }},
 	}

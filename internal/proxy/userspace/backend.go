@@ -367,6 +367,34 @@ func (b *Backend) resync(want model.Desired) (backend.Report, error) {
 	return report, nil
 }
 
+// Yield lets another mode take over from a process that has ended: what the tables
+// that it left capture of this node's own TCP is dropped ahead of connection tracking's
+// taking note of it, and what was noted is forgotten. Otherwise the new mode's IPVS,
+// which needs no rule of translation, would serve the repetition of a SYN by a note that
+// says it is not translated, and the connection would end with the note. A Resync undoes
+// it. UDP goes on as it was: whoever sends is told when a datagram is dropped on its way
+// out.
+func Yield(ctx context.Context) error {
+	if present, err := Present(); err != nil || !present {
+		return err
+	}
+	conn, err := nft.Dial()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	t := newTables(conn, model.Families[:])
+	if err := errors.Join(ctx.Err(), t.yield()); err != nil {
+		return fmt.Errorf("yield: %w", err)
+	}
+	nft.Settle() // what was captured by the old rules is noted by now
+	found, _, err := t.read()
+	if err := errors.Join(err, (&keeper{conn: conn, families: model.Families[:]}).forget(found)); err != nil {
+		return fmt.Errorf("yield: %w", err)
+	}
+	return nil
+}
+
 // Cleanup removes rules and routes. What this node itself dialled while no
 // proxy listened, the kernel's connection tracking, where there is some, would
 // go on leading nowhere: that is forgotten. It is so before, as another mode

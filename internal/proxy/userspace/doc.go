@@ -63,7 +63,8 @@
 // Connections end with the agent: they are reset, never closed as if all had
 // been said. While no agent runs, first packets are dropped and not refused,
 // so that whoever connects meanwhile reaches the next one by the repetition
-// that TCP does by itself.
+// that TCP does by itself. Where that uses another mode, the tables yield first (Yield):
+// a SYN of this node is dropped ahead of connection tracking's taking note of it.
 //
 // # Limits
 //

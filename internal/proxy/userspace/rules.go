@@ -52,7 +52,7 @@ func (p *program) chains() []nft.Chain {
 	make := func(name string, hook *nft.Hook, rules ...nft.Rule) nft.Chain {
 		return nft.Chain{Table: tableOf(p.fam), Name: name, Hook: hook, Rules: rules}
 	}
-	cs := []nft.Chain{make(chainRefuse, nil, p.refuse()...), make(chainDivert, nil, p.exprs().MarkWith(mark).Rule(""))}
+	cs := []nft.Chain{make(chainRefuse, nil, p.refuse()...), make(chainDivert, nil, p.divert())}
 	for _, v := range []view{viewInside, viewOutside} {
 		cs = append(cs, make("capture-"+string(v), nil, p.capture(v)...), make("act-"+string(v), nil, p.act("capture-"+string(v))...),
 			make(string(v), nil, p.services(v, "act-"+string(v))...))
@@ -62,6 +62,17 @@ func (p *program) chains() []nft.Chain {
 		make(chainOutput+"-services", nil, p.services(viewInside, "act-"+chainOutput)...),
 		make(chainPrerouting, &nft.Hook{Type: "filter", Num: expr.HookPrerouting, Priority: priority}, p.prerouting()...),
 		make(chainOutput, &nft.Hook{Type: "route", Num: expr.HookOutput, Priority: priority}, p.output()...))
+}
+
+// divert leads what this node sends back to prerouting.
+func (p *program) divert() nft.Rule { return p.exprs().MarkWith(mark).Rule("") }
+
+// yielded is the chain divert while another mode takes over (Yield).
+func (p *program) yielded() nft.Chain {
+	return nft.Chain{Table: tableOf(p.fam), Name: chainDivert, Rules: []nft.Rule{
+		p.exprs().Protocol(uint8(model.TCP)).Drop().Rule("another mode takes over"),
+		p.divert(),
+	}}
 }
 
 func (p *program) prerouting() []nft.Rule {

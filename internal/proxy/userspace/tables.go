@@ -61,6 +61,25 @@ func (t *tables) commit(rebuild []*program, edits []edit) error {
 	return t.Commit(&tx, built)
 }
 
+// yield has the tables that are there drop what they capture of this node's TCP.
+func (t *tables) yield() error {
+	var tx nft.Batch
+	for _, f := range t.families {
+		table := tableOf(f)
+		there, err := t.Conn.Tables(table.Family)
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(there, table.Name) {
+			continue
+		}
+		chain := (&program{fam: f}).yielded()
+		tx.FlushChain(table, chain.Name)
+		tx.AppendRules(chain)
+	}
+	return t.Conn.Commit(&tx)
+}
+
 // remove deletes the tables; absent ones are no error.
 func (t *tables) remove() error {
 	var all []nft.Table
