@@ -31,6 +31,15 @@ type rebuilding struct {
 // and steps that build on the failed one are left out.
 func (b *Backend) apply(t *touched, r *rebuilding) (backend.Report, error) {
 	var report backend.Report
+	// Virtual servers take what this node itself sends at once. Unless connections are
+	// tracked by then, as these tables ask for, the others would have what has begun
+	// meanwhile for new, and in the middle.
+	replies, rest := splitReplies(r.tables)
+	if len(replies) > 0 {
+		if err := b.tables.commit(r.node, replies, nil); err != nil {
+			return report, unsupported(err)
+		}
+	}
 	if err := b.raiseServers(t, &report); err != nil {
 		return report, err
 	}
@@ -48,7 +57,7 @@ func (b *Backend) apply(t *touched, r *rebuilding) (backend.Report, error) {
 	if err := errors.Join(errs...); err != nil {
 		return report, err
 	}
-	if err := b.tables.commit(r.node, r.tables, edits); err != nil {
+	if err := b.tables.commit(r.node, rest, edits); err != nil {
 		return report, unsupported(err)
 	}
 	b.remember(edits, r, &report)
@@ -67,6 +76,18 @@ func (b *Backend) apply(t *touched, r *rebuilding) (backend.Report, error) {
 	errs = append(errs, b.lowerServers(t, &report)...)
 	report.Objects = len(b.have.elements) + len(b.have.routes) + b.want.serving
 	return report, errors.Join(errs...)
+}
+
+// splitReplies returns those of the tables that are of replies, and the rest.
+func splitReplies(tables []nft.Table) (replies, rest []nft.Table) {
+	for _, t := range tables {
+		if slices.ContainsFunc(model.Families[:], func(f model.Family) bool { return t == repliesOf(f) }) {
+			replies = append(replies, t)
+		} else {
+			rest = append(rest, t)
+		}
+	}
+	return replies, rest
 }
 
 func unsupported(err error) error {

@@ -50,7 +50,9 @@
 // # Order
 //
 // What packets are led to exists before they are led there: virtual servers,
-// then the tables, then routes; and the other way round for removal.
+// then the tables, then routes; and the other way round for removal. Ahead of all
+// are the tables of replies, which have connections tracked: what this node itself
+// sends gets to a virtual server without any table.
 //
 // # Replies
 //
