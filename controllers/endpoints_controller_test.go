@@ -113,7 +113,7 @@ var _ = Describe("Endpoints", func() {
 			manager, charge string
 		}{
 			{endpoints.HandBack, endpointslice.RivalManagedByMirror, "False/HandedBack"},
-			{endpoints.TakeOver, endpointslice.ManagedByMirror, "True/InCharge"},
+			{endpoints.TakeOver, endpointslice.ManagedByMirror, "True/Managed"},
 		} {
 			patch := fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}}}`, v1alpha1.EndpointSlicesAnnotation, step.mode)
 			Expect(k8sClient.Patch(ctx, service.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(patch)))).To(Succeed())
@@ -124,7 +124,7 @@ var _ = Describe("Endpoints", func() {
 		}
 		// A rival that makes slices all the same is alive, and not fought.
 		rivalMirror(ctx, service, "198.51.100.1")
-		Eventually(chargeOf(ctx, service)).Should(Equal("True/Contested"))
+		Eventually(chargeOf(ctx, service)).Should(Equal("True/OwnershipConflict"))
 		Consistently(managers(ctx, service)).Should(ConsistOf(endpointslice.ManagedByMirror, endpointslice.RivalManagedByMirror))
 	})
 
@@ -146,7 +146,7 @@ var _ = Describe("Endpoints", func() {
 		rival.Endpoints = []discoveryv1.Endpoint{{Addresses: []string{"198.51.100.1"}}}
 		Expect(k8sClient.Update(ctx, rival)).To(Succeed())
 		Eventually(managers(ctx, service)).Should(ConsistOf(endpointslice.RivalManagedByMirror))
-		Eventually(chargeOf(ctx, service)).Should(Equal("False/StandingBy"))
+		Eventually(chargeOf(ctx, service)).Should(Equal("False/Standby"))
 
 		// Without the object nobody is in charge.
 		Expect(k8sClient.Delete(ctx, endpoints)).To(Succeed())

@@ -239,7 +239,7 @@ var _ = Describe("EndpointSlices", func() {
 				Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{"2001:db8::9"}}},
 			})
 			Eventually(eventsOn(ctx, service)).Should(ContainElement(And(
-				ContainSubstring(endpointslice.ReasonFamilyForeign), ContainSubstring(service.Name+"-six"))))
+				ContainSubstring(endpointslice.ReasonFamilyMismatch), ContainSubstring(service.Name+"-six"))))
 		}
 		newPod(ctx, namespace, "selected-1", "selected", newNode(ctx, "zone-a"), true, "10.244.8.1")
 		Eventually(describe(ctx, selected)).Should(ContainElement("10.244.8.1:80 ready serving"))
@@ -285,7 +285,7 @@ func rivalSlice(ctx context.Context, service *corev1.Service, addresses ...strin
 // chargeOf returns who is in charge of the Service's slices, by its condition.
 func chargeOf(ctx context.Context, service *corev1.Service) func(Gomega) string {
 	return func(g Gomega) string {
-		return serviceCondition(refresh(ctx, service)(g), v1alpha1.ConditionEndpointSlices)
+		return serviceCondition(refresh(ctx, service)(g), v1alpha1.ServiceEndpointSlicesManaged)
 	}
 }
 
@@ -327,10 +327,10 @@ var _ = Describe("EndpointSlices beside kube-controller-manager", func() {
 		rival.Endpoints = []discoveryv1.Endpoint{{Addresses: []string{"10.244.6.1"}}}
 		Expect(k8sClient.Update(ctx, rival)).To(Succeed())
 		Eventually(managers(ctx, service)).Should(ConsistOf(endpointslice.RivalManagedBy))
-		Eventually(charge(ctx)).Should(Equal("False/StandingBy"))
+		Eventually(charge(ctx)).Should(Equal("False/Standby"))
 		Eventually(standingBy).Should(BeNumerically(">=", 1))
 		setMode(ctx, endpoints.TakeOver)
-		Eventually(charge(ctx)).Should(Equal("True/InCharge"))
+		Eventually(charge(ctx)).Should(Equal("True/Managed"))
 		Eventually(standingBy).Should(BeZero())
 	})
 
@@ -343,7 +343,7 @@ var _ = Describe("EndpointSlices beside kube-controller-manager", func() {
 
 		setMode(ctx, endpoints.TakeOver)
 		Eventually(managers(ctx, service)).Should(ConsistOf(endpointslice.ManagedBy))
-		Eventually(charge(ctx)).Should(Equal("True/InCharge"))
+		Eventually(charge(ctx)).Should(Equal("True/Managed"))
 		taken := slicesOf(ctx, service)[0]
 		Expect(taken.UID).To(Equal(handed.UID), "it is the same slice")
 		Expect(describe(ctx, service)()).To(ConsistOf("10.244.6.1:80 ready serving"))
@@ -353,7 +353,7 @@ var _ = Describe("EndpointSlices beside kube-controller-manager", func() {
 		setMode(ctx, endpoints.TakeOver)
 		Eventually(managers(ctx, service)).Should(ConsistOf(endpointslice.ManagedBy))
 		rivalSlice(ctx, service, "10.244.6.1")
-		Eventually(charge(ctx)).Should(Equal("True/Contested"))
+		Eventually(charge(ctx)).Should(Equal("True/OwnershipConflict"))
 		Consistently(managers(ctx, service)).Should(ConsistOf(endpointslice.ManagedBy, endpointslice.RivalManagedBy))
 	})
 
@@ -373,7 +373,7 @@ var _ = Describe("EndpointSlices beside kube-controller-manager", func() {
 		Eventually(describe(ctx, service)).Should(ConsistOf("10.244.6.1:80 ready serving"))
 		before := slicesOf(ctx, service)[0].UID
 		adopt(ctx)
-		Eventually(charge(ctx)).Should(Equal("False/StandingBy"))
+		Eventually(charge(ctx)).Should(Equal("False/Standby"))
 		Consistently(managers(ctx, service)).Should(ConsistOf(endpointslice.RivalManagedBy))
 		Expect(slicesOf(ctx, service)[0].UID).To(Equal(before))
 	})
@@ -382,7 +382,7 @@ var _ = Describe("EndpointSlices beside kube-controller-manager", func() {
 		setMode(ctx, endpoints.TakeOver)
 		Eventually(describe(ctx, service)).Should(ConsistOf("10.244.6.1:80 ready serving"))
 		adopt(ctx)
-		Eventually(charge(ctx)).Should(Equal("False/Contested"))
+		Eventually(charge(ctx)).Should(Equal("False/OwnershipConflict"))
 		Consistently(managers(ctx, service)).Should(ConsistOf(endpointslice.RivalManagedBy))
 	})
 

@@ -60,8 +60,8 @@ var _ = Describe("a shared LoadBalancer address", func() {
 		Eventually(addressesOf(ctx, b)).Should(Equal([]string{s.v4(10)}))
 	},
 		Entry("without a key", func(*corev1.Service) {}, "AddressInUse", "is held by Service"),
-		Entry("with another key", sharing("other", 443), "SharingRefused", "with another sharing key"),
-		Entry("with the same port", sharing("k", 80), "SharingRefused", "port 80/TCP"),
+		Entry("with another key", sharing("other", 443), "SharingNotAllowed", "with another sharing key"),
+		Entry("with the same port", sharing("k", 80), "SharingNotAllowed", "port 80/TCP"),
 	)
 
 	It("reports a port that collides later, at that port", func(ctx SpecContext) {

@@ -61,7 +61,7 @@ var _ = Describe("a LoadBalancerPool", func() {
 		}).
 			Should(Equal([]*v1alpha1.PoolUsage{{Total: 3, Assigned: 2, Excluded: 1}, {Total: 5, Free: 5}}))
 		Eventually(ready(ctx, p, v1alpha1.PoolReady)).Should(Equal("True/Ready"))
-		Eventually(ready(ctx, p, v1alpha1.PoolExhausted)).Should(Equal("True/NoFreeAddress"))
+		Eventually(ready(ctx, p, v1alpha1.PoolAvailable)).Should(Equal("False/NoFreeAddress"))
 		for state, n := range map[string]float64{"assigned": 2, "excluded": 1, "free": 0, "reserved": 0, "quarantined": 0, "draining": 0} {
 			Eventually(poolMetric(p.Name, "IPv4", state)).Should(Equal(n), state)
 		}
@@ -197,10 +197,10 @@ var _ = Describe("a LoadBalancerPool", func() {
 		create(ctx, node)
 		node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: s.v4(10)}}
 		Expect(k8sClient.Status().Update(ctx, node)).To(Succeed())
-		Eventually(ready(ctx, p, v1alpha1.PoolOverlapping)).Should(Equal("True/Overlap"))
+		Eventually(ready(ctx, p, v1alpha1.PoolDisjoint)).Should(Equal("False/Overlap"))
 		Eventually(func(g Gomega) *v1alpha1.PoolUsage { return refresh(ctx, p)(g).Status.IPv4 }).
 			Should(Equal(&v1alpha1.PoolUsage{Total: 7, Excluded: 5, Free: 2}))
-		message := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.PoolOverlapping).Message
+		message := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.PoolDisjoint).Message
 		Expect(message).To(And(ContainSubstring(s.v4(10)+" (node "+node.Name+")"), ContainSubstring("the Pods of node")))
 		svc := s.service(ctx, "web", nil)
 		Eventually(addressesOf(ctx, svc)).Should(Equal([]string{s.v4(11)}))
@@ -213,7 +213,7 @@ var _ = Describe("a LoadBalancerPool", func() {
 	It("in the range of ClusterIPs gives out nothing from there", func(ctx SpecContext) {
 		s := newLBSpec(ctx)
 		p := s.pool(ctx, nil, "10.96.240.0/30")
-		Eventually(ready(ctx, p, v1alpha1.PoolOverlapping)).Should(Equal("True/Overlap"))
+		Eventually(ready(ctx, p, v1alpha1.PoolDisjoint)).Should(Equal("False/Overlap"))
 		Expect(slices.IndexFunc(p.Status.Conditions, func(c metav1.Condition) bool { return strings.Contains(c.Message, "ServiceCIDR kubernetes") })).To(BeNumerically(">=", 0))
 		svc := s.service(ctx, "web", nil)
 		Eventually(allocatedOf(ctx, svc)).Should(Equal("False/PoolExhausted"))

@@ -386,7 +386,7 @@ var _ = Describe("The agent's ServiceAccount", Ordered, func() {
 
 	const announced = `{"status":{"node":%q,"interface":"eth0","since":"2026-01-01T00:00:00Z","conditions":[{"type":"Announced","status":"True","reason":"Announced","message":"m","lastTransitionTime":"2026-01-01T00:00:00Z"}]}}`
 	const nobody = `{"status":{"node":null,"interface":null,"since":null,"conditions":[{"type":"Announced","status":"False","reason":"NoEligibleNode","message":"m","lastTransitionTime":"2026-01-01T00:00:00Z"}]}}`
-	const condition = `{"status":{"conditions":[{"type":"CausewayProxyMode","status":%q,"reason":"InUse","message":"m","lastHeartbeatTime":"2026-01-01T00:00:00Z","lastTransitionTime":"2026-01-01T00:00:00Z"}]}}`
+	const condition = `{"status":{"conditions":[{"type":"CausewayProxyModeSupported","status":%q,"reason":"InUse","message":"m","lastHeartbeatTime":"2026-01-01T00:00:00Z","lastTransitionTime":"2026-01-01T00:00:00Z"}]}}`
 	event := func(reporter, kind, name string) *eventsv1.Event {
 		return &eventsv1.Event{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "e-" + rand8()}, EventTime: metav1.NowMicro(), Type: "Warning", Reason: "R", Action: "A",

@@ -52,12 +52,12 @@ var _ = Describe("what a Service has and what the pools would give it", func() {
 		pool := clusterIPPool(ctx, ns, nil, "10.96.32.0/24")
 		Eventually(inPool(ctx, svc)).Should(Equal("False/OutsidePool"))
 		Eventually(eventsOn(ctx, svc)).Should(ContainElement(ContainSubstring("OutsidePool: ClusterIP " + svc.Spec.ClusterIP + " is not in ClusterIPPool pool-" + ns)))
-		Eventually(poolCondition(ctx, pool, v1alpha1.PoolStrays)).Should(Equal("True/Strays"))
+		Eventually(poolCondition(ctx, pool, v1alpha1.PoolInPolicy)).Should(Equal("False/OutOfPolicy"))
 		Expect(k8sClient.Delete(ctx, svc)).To(Succeed())
 		again := newService(ns, "early", nil)
 		create(ctx, again)
 		Expect(again.Spec.ClusterIP).To(Satisfy(inside("10.96.32.0/24")))
-		Eventually(poolCondition(ctx, pool, v1alpha1.PoolStrays)).Should(Equal("False/None"))
+		Eventually(poolCondition(ctx, pool, v1alpha1.PoolInPolicy)).Should(Equal("True/InPolicy"))
 		Consistently(inPool(ctx, again)).Should(BeEmpty())
 	})
 
@@ -66,7 +66,7 @@ var _ = Describe("what a Service has and what the pools would give it", func() {
 		svc := newService(ns, "early", func(svc *corev1.Service) { svc.Spec.ClusterIP = "10.96.33.5" })
 		create(ctx, svc)
 		pool := clusterIPPool(ctx, other, nil, "10.96.33.0/24")
-		Eventually(inPool(ctx, svc)).Should(Equal("False/ForeignPool"))
+		Eventually(inPool(ctx, svc)).Should(Equal("False/PoolMismatch"))
 		Expect(refresh(ctx, pool)(NewGomega(Fail)).Status.IPv4.Used).To(BeEquivalentTo(1), "what it holds is not free")
 		selectIt := fmt.Sprintf(`{"spec":{"namespaceSelector":{"matchLabels":{%q:%q}}}}`, namespaceLabel, ns)
 		Expect(k8sClient.Patch(ctx, pool, client.RawPatch(types.MergePatchType, []byte(selectIt)))).To(Succeed())
@@ -82,7 +82,7 @@ var _ = Describe("what a Service has and what the pools would give it", func() {
 			Spec:       v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"198.51.100.48/28"}, NamespaceSelector: inNamespace(other)},
 		}
 		create(ctx, pool)
-		Eventually(inPool(ctx, svc)).Should(Equal("False/ForeignPool"))
+		Eventually(inPool(ctx, svc)).Should(Equal("False/PoolMismatch"))
 		selectIt := fmt.Sprintf(`{"spec":{"namespaceSelector":{"matchLabels":{%q:%q}}}}`, namespaceLabel, ns)
 		Expect(k8sClient.Patch(ctx, pool, client.RawPatch(types.MergePatchType, []byte(selectIt)))).To(Succeed())
 		Eventually(inPool(ctx, svc)).Should(BeEmpty())
@@ -91,9 +91,9 @@ var _ = Describe("what a Service has and what the pools would give it", func() {
 	It("tells of ports that the API server refuses, and counts nothing of a pool that is gone", func(ctx SpecContext) {
 		pool := nodePortPool(ctx, newNamespace(ctx), nil, "29990-29999", "31460-31469")
 		condition := func(g Gomega) *metav1.Condition {
-			return meta.FindStatusCondition(refresh(ctx, pool)(g).Status.Conditions, v1alpha1.PoolOutsideNodePortRange)
+			return meta.FindStatusCondition(refresh(ctx, pool)(g).Status.Conditions, v1alpha1.PoolInNodePortRange)
 		}
-		Eventually(condition).Should(And(HaveField("Status", metav1.ConditionTrue), HaveField("Message", HavePrefix("29990-29999: the API server refuses these"))))
+		Eventually(condition).Should(And(HaveField("Status", metav1.ConditionFalse), HaveField("Message", HavePrefix("29990-29999: the API server refuses these"))))
 		Expect(pool.Status.Ports).To(And(HaveField("Capacity", int64(20)), HaveField("Excluded", int64(10)), HaveField("Free", int64(10))))
 		counted := func(g Gomega) (series int) {
 			families, err := metrics.Registry.Gather()
@@ -129,10 +129,10 @@ var _ = Describe("what a Service has and what the pools would give it", func() {
 		pool := clusterIPPool(ctx, ns, nil, "10.97.5.0/24", "10.97.6.1-10.97.6.9")
 		cidr := &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "causeway-pool-" + ns + "-10.97.5.0-24"}}
 		Eventually(refresh(ctx, cidr)).Should(HaveField("Spec.CIDRs", []string{"10.97.5.0/24"}))
-		Eventually(poolCondition(ctx, pool, v1alpha1.PoolOutsideServiceCIDR)).Should(Equal("True/Outside"))
+		Eventually(poolCondition(ctx, pool, v1alpha1.PoolInServiceCIDR)).Should(Equal("False/Outside"))
 		Eventually(func(g Gomega) string {
 			for _, c := range refresh(ctx, pool)(g).Status.Conditions {
-				if c.Type == v1alpha1.PoolOutsideServiceCIDR {
+				if c.Type == v1alpha1.PoolInServiceCIDR {
 					return c.Message
 				}
 			}
@@ -149,15 +149,15 @@ var _ = Describe("what a Service has and what the pools would give it", func() {
 
 	It("tells of a node whose address lies in a pool", func(ctx SpecContext) {
 		pool := clusterIPPool(ctx, newNamespace(ctx), nil, "10.96.38.0/24")
-		Consistently(poolCondition(ctx, pool, v1alpha1.PoolOverlapping)).Should(Equal("False/Apart"))
+		Consistently(poolCondition(ctx, pool, v1alpha1.PoolDisjoint)).Should(Equal("True/NoOverlap"))
 		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "in-the-way-" + rand8()}}
 		create(ctx, node)
 		node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "10.96.38.9"}}
 		Expect(k8sClient.Status().Update(ctx, node)).To(Succeed())
-		Eventually(poolCondition(ctx, pool, v1alpha1.PoolOverlapping)).Should(Equal("True/Overlapping"))
-		Expect(meta.FindStatusCondition(pool.Status.Conditions, v1alpha1.PoolOverlapping).Message).To(HavePrefix("10.96.38.9 is the address of node " + node.Name))
+		Eventually(poolCondition(ctx, pool, v1alpha1.PoolDisjoint)).Should(Equal("False/Overlap"))
+		Expect(meta.FindStatusCondition(pool.Status.Conditions, v1alpha1.PoolDisjoint).Message).To(HavePrefix("10.96.38.9 is the address of node " + node.Name))
 		Expect(k8sClient.Delete(ctx, node)).To(Succeed())
-		Eventually(poolCondition(ctx, pool, v1alpha1.PoolOverlapping)).Should(Equal("False/Apart"))
+		Eventually(poolCondition(ctx, pool, v1alpha1.PoolDisjoint)).Should(Equal("True/NoOverlap"))
 	}, SpecTimeout(time.Minute))
 
 	It("refuses pools that overlap, naming the ranges and the pool", func(ctx SpecContext) {

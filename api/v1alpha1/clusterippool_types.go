@@ -52,7 +52,7 @@ type ClusterIPPoolSpec struct {
 	// Addresses have to lie in one of the cluster's ServiceCIDRs, or the API
 	// server refuses them. For a CIDR that lies in none the controller creates a
 	// ServiceCIDR, and removes it with the pool or the entry; for an inclusive
-	// range it does not, and reports it in the condition OutsideServiceCIDR.
+	// range it does not, and reports it in the condition InServiceCIDR.
 	//
 	// The first address of a CIDR, and the last of an IPv4 CIDR, are not given
 	// out, but for /31, /32, /127 and /128.
@@ -130,10 +130,11 @@ type ClusterIPPoolStatus struct {
 	// +optional
 	IPv6 *AllocationUsage `json:"ipv6,omitempty"`
 
-	// Conditions are Ready (addresses can be given out), Overlapping (part of
-	// the pool belongs to another pool or to a node), OutsideServiceCIDR (the
-	// API server refuses part of the pool) and Strays (Services have addresses
-	// that these selectors and ranges would not give them).
+	// Conditions are Ready (addresses can be given out), Disjoint (no address of
+	// the pool belongs to another pool or to a node), InServiceCIDR (the API
+	// server accepts the whole pool) and InPolicy (Services have the addresses
+	// that the selectors and ranges give them). All are True while there is
+	// nothing to do.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -162,19 +163,19 @@ type AllocationUsage struct {
 }
 
 // Condition types of a ClusterIPPool or NodePortPool, besides PoolReady and
-// PoolOverlapping.
+// PoolDisjoint.
 const (
-	// PoolOutsideServiceCIDR is True when the API server refuses addresses of the
-	// pool because they lie in none of its ServiceCIDRs.
-	PoolOutsideServiceCIDR = "OutsideServiceCIDR"
+	// PoolInServiceCIDR is False when the API server rejects addresses of the
+	// pool because they are in none of its ServiceCIDRs.
+	PoolInServiceCIDR = "InServiceCIDR"
 
-	// PoolOutsideNodePortRange is True when the API server refuses ports of the
-	// pool because they lie outside its --service-node-port-range.
-	PoolOutsideNodePortRange = "OutsideNodePortRange"
+	// PoolInNodePortRange is False when the API server rejects ports of the
+	// pool because they are outside its --service-node-port-range.
+	PoolInNodePortRange = "InNodePortRange"
 
-	// PoolStrays is True when Services have values of the pool that do not select
-	// them, or the pool selects Services whose values are not from it.
-	PoolStrays = "Strays"
+	// PoolInPolicy is False when Services that the pool does not select have its
+	// values, or Services that it selects have values from elsewhere.
+	PoolInPolicy = "InPolicy"
 )
 
 // ClusterIPPoolList is a list of ClusterIPPools.

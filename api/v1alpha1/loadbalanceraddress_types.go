@@ -171,7 +171,8 @@ type LoadBalancerAddressStatus struct {
 	Since *metav1.Time `json:"since,omitempty"`
 
 	// Conditions are Announced (with the reason of each node when none is
-	// eligible) and Conflict (somebody else on the LAN answers for the address).
+	// eligible) and Uncontested (no other host on the LAN answers for the address;
+	// absent until one has).
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -184,9 +185,9 @@ const (
 	// AddressAnnounced is True while a node answers ARP or NDP for the address.
 	AddressAnnounced = "Announced"
 
-	// AddressConflict is True while somebody else on the LAN answers for the
-	// address (RFC 5227); it is not announced then.
-	AddressConflict = "Conflict"
+	// AddressUncontested is False while another host on the LAN answers for the
+	// address (RFC 5227). It is absent until one has.
+	AddressUncontested = "Uncontested"
 )
 
 // LoadBalancerAddressList is a list of LoadBalancerAddresses.

@@ -47,7 +47,7 @@ type LoadBalancerPoolSpec struct {
 	// pool: the admission webhook refuses that and says which.
 	//
 	// Addresses that turn out to belong to a node, to the Pods or to the
-	// Services are skipped and reported in the condition Overlapping.
+	// Services are skipped and reported in the condition Disjoint.
 	//
 	// The first and the last address of an IPv4 CIDR, the first of an IPv6 one,
 	// and IPv4 addresses that end in .0 or .255 are given out last, for they may
@@ -290,9 +290,9 @@ type LoadBalancerPoolStatus struct {
 	// +optional
 	IPv6 *PoolUsage `json:"ipv6,omitempty"`
 
-	// Conditions are Ready (addresses can be given out), Overlapping (part of
-	// the pool belongs to something else and is not given out) and Exhausted (a
-	// family has no free address left).
+	// Conditions are Ready (addresses can be given out), Disjoint (no address of
+	// the pool belongs to something else) and Available (each family has a free
+	// address). All are True while there is nothing to do.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -335,12 +335,12 @@ const (
 	// Disabled, Invalid, Deleting.
 	PoolReady = "Ready"
 
-	// PoolOverlapping is True when addresses of the pool belong to another pool,
+	// PoolDisjoint is False when addresses of the pool belong to another pool,
 	// a node, the Pods or the Services. They are not given out.
-	PoolOverlapping = "Overlapping"
+	PoolDisjoint = "Disjoint"
 
-	// PoolExhausted is True when a family of the pool has no free address.
-	PoolExhausted = "Exhausted"
+	// PoolAvailable is False when a family of the pool has no free address.
+	PoolAvailable = "Available"
 )
 
 // LoadBalancerPoolList is a list of LoadBalancerPools.

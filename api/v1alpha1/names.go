@@ -69,9 +69,10 @@ const (
 	// where kube-controller-manager could too: auto, take-over or hand-back.
 	EndpointSlicesAnnotation = "causeway.dev/endpoint-slices"
 
-	// ConditionEndpointSlices on a Service is true while Causeway keeps its
-	// EndpointSlices. It is absent where that was never in question.
-	ConditionEndpointSlices = "causeway.dev/EndpointSlices"
+	// ServiceEndpointSlicesManaged is the condition of a Service that is True while
+	// Causeway manages its EndpointSlices. It is absent where no other controller
+	// could.
+	ServiceEndpointSlicesManaged = "causeway.dev/EndpointSlicesManaged"
 
 	// GossipSecret is the Secret in SystemNamespace that holds the agents'
 	// gossip keys, made by the controller.
@@ -103,10 +104,10 @@ const (
 	// by another Service, too. It is absent while all is well.
 	ConditionInPool = "causeway.dev/InPool"
 
-	// NodeProxyMode is the condition of a Node that says which proxy mode its
-	// agent uses: True where that is the one that was asked for, or the best that
-	// auto knows.
-	NodeProxyMode = "CausewayProxyMode"
+	// NodeProxyModeSupported is the condition of a Node that says which proxy mode
+	// its agent uses: True if that is the one asked for, or the best that auto
+	// knows.
+	NodeProxyModeSupported = "CausewayProxyModeSupported"
 
 	// ManagedByLabel with the value ManagedBy marks objects that the controller
 	// made for itself: ServiceCIDRs and, with the API's own label, IPAddresses.

@@ -46,7 +46,7 @@ type NodePortPoolSpec struct {
 	// They must not overlap each other or another NodePortPool: the admission
 	// webhook refuses that and says which. Ports outside the API server's
 	// --service-node-port-range, which it refuses, are given to nobody and
-	// reported in the condition OutsideNodePortRange.
+	// reported in the condition InNodePortRange.
 	//
 	// +required
 	// +listType=set
@@ -133,10 +133,10 @@ type NodePortPoolStatus struct {
 	// +optional
 	Ports *AllocationUsage `json:"ports,omitempty"`
 
-	// Conditions are Ready (ports can be given out), Overlapping (part of the
-	// pool belongs to another pool), OutsideNodePortRange (the API server refuses
-	// part of the pool) and Strays (Services have ports that these selectors and
-	// ranges would not give them).
+	// Conditions are Ready (ports can be given out), Disjoint (no port of the pool
+	// belongs to another pool), InNodePortRange (the API server accepts the whole
+	// pool) and InPolicy (Services have the ports that the selectors and ranges
+	// give them). All are True while there is nothing to do.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

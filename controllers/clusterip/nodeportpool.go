@@ -59,8 +59,8 @@ func (r *NodePortPoolReconciler) Reconcile(ctx context.Context, req reconcile.Re
 	_, worse := alloc.ParsePortRanges("spec.reservedPorts", pool.Spec.ReservedPorts)
 	pool.Status.ObservedGeneration = pool.Generation
 	setConditions(&pool.Status.Conditions, pool.Generation, errors.Join(bad, worse),
-		finding{v1alpha1.PoolOverlapping, ports.Overlaps, "Overlapping", "a port can be in one pool only: change one of them", "Apart"},
-		finding{v1alpha1.PoolOutsideNodePortRange, ports.Outside, "Outside", "the API server refuses these, which are not in its --service-node-port-range as the controller's flag of that name says: take them out, or change the flags of both", "Inside"},
+		finding{v1alpha1.PoolDisjoint, ports.Overlaps, "Overlap", "a port can be in one pool only: change one of them", "NoOverlap"},
+		finding{v1alpha1.PoolInNodePortRange, ports.Outside, "Outside", "the API server refuses these, which are not in its --service-node-port-range as the controller's flag of that name says: take them out, or change the flags of both", "Inside"},
 		servicesOutside(r.problems.of(pool.Name, false)),
 	)
 	return reconcile.Result{RequeueAfter: passing(ports.Stats)}, writeStatus(ctx, r.client, before, &pool, before.Status, pool.Status)

@@ -98,8 +98,8 @@ func (r *ClusterIPPoolReconciler) Reconcile(ctx context.Context, req reconcile.R
 	}
 	pool.Status.ObservedGeneration = pool.Generation
 	setConditions(&pool.Status.Conditions, pool.Generation, errors.Join(invalid, fault),
-		finding{v1alpha1.PoolOverlapping, slices.Concat(v4.Overlaps, v6.Overlaps, nodes), "Overlapping", "an address can have one meaning only: change one of them", "Apart"},
-		finding{v1alpha1.PoolOutsideServiceCIDR, append(v4.Outside, v6.Outside...), "Outside", "the API server refuses these: create a ServiceCIDR that has them, or write them as CIDRs for Causeway to create it", "Inside"},
+		finding{v1alpha1.PoolDisjoint, slices.Concat(v4.Overlaps, v6.Overlaps, nodes), "Overlap", "an address can have one meaning only: change one of them", "NoOverlap"},
+		finding{v1alpha1.PoolInServiceCIDR, append(v4.Outside, v6.Outside...), "Outside", "the API server refuses these: create a ServiceCIDR that has them, or write them as CIDRs for Causeway to create it", "Inside"},
 		servicesOutside(r.problems.of(pool.Name, true)),
 	)
 	if err := writeStatus(ctx, r.client, before, &pool, before.Status, pool.Status); err != nil {

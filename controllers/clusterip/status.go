@@ -60,27 +60,28 @@ func usage(s alloc.Stats) *v1alpha1.AllocationUsage {
 	}
 }
 
-// finding is a condition that is True when there is something to list.
+// finding is a condition that is False when there is something to list.
 type finding struct {
 	conditionType string
 	found         []string
-	reason        string // when True
-	advice        string // appended when True
-	fine          string // reason when False
+	reason        string // when False
+	advice        string // appended when False
+	fine          string // reason when True
 }
 
 // servicesOutside lists the Services that have other values than the pool would
 // give them.
 func servicesOutside(found []string) finding {
-	return finding{v1alpha1.PoolStrays, found, "Strays", "see the condition " + v1alpha1.ConditionInPool + " of these Services", "None"}
+	return finding{v1alpha1.PoolInPolicy, found, "OutOfPolicy", "see the condition " + v1alpha1.ConditionInPool + " of these Services", "InPolicy"}
 }
 
 // setConditions writes the findings and PoolReady into a pool's conditions.
 func setConditions(conditions *[]metav1.Condition, generation int64, invalid error, findings ...finding) {
+	v1alpha1.RemoveFormer(conditions)
 	for _, f := range findings {
-		c := metav1.Condition{Type: f.conditionType, Status: metav1.ConditionFalse, Reason: f.fine, ObservedGeneration: generation}
+		c := metav1.Condition{Type: f.conditionType, Status: metav1.ConditionTrue, Reason: f.fine, ObservedGeneration: generation}
 		if len(f.found) > 0 {
-			c.Status, c.Reason, c.Message = metav1.ConditionTrue, f.reason, quote.List(f.found)+": "+f.advice
+			c.Status, c.Reason, c.Message = metav1.ConditionFalse, f.reason, quote.List(f.found)+": "+f.advice
 		}
 		meta.SetStatusCondition(conditions, c)
 	}

@@ -52,12 +52,12 @@ func (m Mode) Validate() error {
 	return fmt.Errorf("endpoint slices mode %s: use auto, take-over or hand-back", quote.Text(string(m)))
 }
 
-// Reasons of the condition v1alpha1.ConditionEndpointSlices.
+// Reasons of the condition v1alpha1.ServiceEndpointSlicesManaged.
 const (
-	reasonInCharge   = "InCharge"
-	reasonStandingBy = "StandingBy"
+	reasonManaged    = "Managed"
+	reasonStandingBy = "Standby"
 	reasonHandedBack = "HandedBack"
-	reasonConflict   = "Contested"
+	reasonConflict   = "OwnershipConflict"
 	reasonWrongMode  = "ModeInvalid"
 )
 
@@ -208,25 +208,27 @@ func modeOf(service *corev1.Service, otherwise Mode) (Mode, error) {
 // publishOwnership writes the condition, if there is something to say, or if what
 // it says has ceased to be true. Most Services never have it, and cost no write.
 func publishOwnership(ctx context.Context, writer client.Client, service *corev1.Service, d *decision) error {
-	old := meta.FindStatusCondition(service.Status.Conditions, v1alpha1.ConditionEndpointSlices)
-	if old == nil && d.reason == "" {
+	old := meta.FindStatusCondition(service.Status.Conditions, v1alpha1.ServiceEndpointSlicesManaged)
+	former := meta.FindStatusCondition(service.Status.Conditions, v1alpha1.FormerServiceEndpointSlices)
+	if old == nil && former == nil && d.reason == "" {
 		return nil
 	}
 	wanted := metav1.Condition{
-		Type: v1alpha1.ConditionEndpointSlices, Status: metav1.ConditionFalse, Reason: d.reason, Message: d.message,
+		Type: v1alpha1.ServiceEndpointSlicesManaged, Status: metav1.ConditionFalse, Reason: d.reason, Message: d.message,
 		ObservedGeneration: service.Generation,
 	}
 	if d.keep {
 		wanted.Status = metav1.ConditionTrue
 	}
 	if d.reason == "" {
-		wanted.Reason, wanted.Message = reasonInCharge, "Causeway keeps the slices"
+		wanted.Reason, wanted.Message = reasonManaged, "Causeway keeps the slices"
 	}
-	if old != nil && old.Status == wanted.Status && old.Reason == wanted.Reason && old.Message == wanted.Message {
+	if former == nil && old != nil && old.Status == wanted.Status && old.Reason == wanted.Reason && old.Message == wanted.Message {
 		return nil
 	}
 	changed := service.DeepCopy()
 	meta.SetStatusCondition(&changed.Status.Conditions, wanted)
+	meta.RemoveStatusCondition(&changed.Status.Conditions, v1alpha1.FormerServiceEndpointSlices)
 	return patchStatus(ctx, writer, service, changed)
 }
 
@@ -234,18 +236,20 @@ func publishOwnership(ctx context.Context, writer client.Client, service *corev1
 // nor the other controller would make.
 func dropOwnership(ctx context.Context, writer client.Client, service *corev1.Service) error {
 	changed := service.DeepCopy()
-	if !meta.RemoveStatusCondition(&changed.Status.Conditions, v1alpha1.ConditionEndpointSlices) {
+	current := meta.RemoveStatusCondition(&changed.Status.Conditions, v1alpha1.ServiceEndpointSlicesManaged)
+	former := meta.RemoveStatusCondition(&changed.Status.Conditions, v1alpha1.FormerServiceEndpointSlices)
+	if !current && !former {
 		return nil
 	}
 	return patchStatus(ctx, writer, service, changed)
 }
 
-// patchStatus changes the one condition and leaves the others, which have other
+// patchStatus changes the condition and leaves the others, which have other
 // writers: that is what a strategic merge does.
 func patchStatus(ctx context.Context, writer client.Client, before, changed *corev1.Service) error {
 	err := writer.Status().Patch(ctx, changed, client.StrategicMergeFrom(before))
 	if client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("write condition %s: %w", v1alpha1.ConditionEndpointSlices, err)
+		return fmt.Errorf("write condition %s: %w", v1alpha1.ServiceEndpointSlicesManaged, err)
 	}
 	return nil
 }

@@ -322,7 +322,7 @@ func (p *slicePass) foreignFamilies() []endpointslice.Problem {
 		return nil
 	}
 	slices.Sort(names)
-	return []endpointslice.Problem{{Reason: endpointslice.ReasonFamilyForeign, Message: fmt.Sprintf(
+	return []endpointslice.Problem{{Reason: endpointslice.ReasonFamilyMismatch, Message: fmt.Sprintf(
 		"EndpointSlice %s has an addressType that is not among the Service's ipFamilies, so nothing uses it; delete it or change ipFamilyPolicy",
 		names[0])}}
 }

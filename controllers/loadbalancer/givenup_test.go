@@ -22,7 +22,7 @@ var _ = DescribeTable("addresses of the status that a Service gives up",
 			Expect(recorder.Events).To(BeEmpty())
 			return
 		}
-		Expect(recorder.Events).To(Receive(And(ContainSubstring("AddressesGivenUp"), ContainSubstring("gives up "+told+":"))))
+		Expect(recorder.Events).To(Receive(And(ContainSubstring("AddressesReleased"), ContainSubstring("gives up "+told+":"))))
 	},
 	Entry("one of a family", addressList("192.0.2.1", "2001:db8::1"), nil, addressList("192.0.2.1", "2001:db8::1"), ""),
 	Entry("two of IPv4", addressList("192.0.2.1", "192.0.2.2", "2001:db8::1"), nil, addressList("192.0.2.1", "2001:db8::1"), "192.0.2.2"),

@@ -162,6 +162,7 @@ func (r *PoolReconciler) report(ctx context.Context, obj *v1alpha1.LoadBalancerP
 	obj.Status.ObservedGeneration = obj.Generation
 	obj.Status.IPv4, obj.Status.IPv6 = report.IPv4, report.IPv6
 	conditions := poolConditions(obj, report, users)
+	v1alpha1.RemoveFormer(&obj.Status.Conditions)
 	for _, c := range conditions {
 		c.ObservedGeneration = obj.Generation
 		meta.SetStatusCondition(&obj.Status.Conditions, c)
@@ -177,12 +178,8 @@ func (r *PoolReconciler) report(ctx context.Context, obj *v1alpha1.LoadBalancerP
 		if before != nil && before.Status == c.Status && before.Reason == c.Reason {
 			continue
 		}
-		good := c.Status == metav1.ConditionTrue
-		if c.Type != v1alpha1.PoolReady {
-			good = !good
-		}
 		switch {
-		case !good:
+		case c.Status != metav1.ConditionTrue:
 			r.Recorder.Eventf(obj, nil, corev1.EventTypeWarning, c.Reason, c.Type, "%s", quote.Note(c.Message))
 		case before != nil:
 			r.Recorder.Eventf(obj, nil, corev1.EventTypeNormal, c.Reason, c.Type, "%s", quote.Note(c.Message))
@@ -191,7 +188,7 @@ func (r *PoolReconciler) report(ctx context.Context, obj *v1alpha1.LoadBalancerP
 	return nil
 }
 
-// poolConditions are Ready, Overlapping and Exhausted.
+// poolConditions are Ready, Disjoint and Available.
 func poolConditions(obj *v1alpha1.LoadBalancerPool, report pool.Report, users []string) []metav1.Condition {
 	ready := metav1.Condition{Type: v1alpha1.PoolReady, Status: metav1.ConditionTrue, Reason: "Ready", Message: "Addresses can be given out"}
 	_, err := pool.FromPool(obj)
@@ -205,16 +202,16 @@ func poolConditions(obj *v1alpha1.LoadBalancerPool, report pool.Report, users []
 	case obj.Spec.Disabled:
 		ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, "Disabled", "spec.disabled is set: what is assigned stays, nothing new is given out"
 	}
-	overlapping := metav1.Condition{Type: v1alpha1.PoolOverlapping, Status: metav1.ConditionFalse, Reason: "NoOverlap", Message: "All addresses are the pool's own"}
+	disjoint := metav1.Condition{Type: v1alpha1.PoolDisjoint, Status: metav1.ConditionTrue, Reason: "NoOverlap", Message: "All addresses are the pool's own"}
 	if len(report.Excluded) > 0 {
 		var parts []string
 		for _, e := range report.Excluded {
 			parts = append(parts, e.String())
 		}
-		overlapping.Status, overlapping.Reason = metav1.ConditionTrue, "Overlap"
-		overlapping.Message = fmt.Sprintf("Not given out: %s. Take these addresses out of spec.addresses", quote.List(parts))
+		disjoint.Status, disjoint.Reason = metav1.ConditionFalse, "Overlap"
+		disjoint.Message = fmt.Sprintf("Not given out: %s. Take these addresses out of spec.addresses", quote.List(parts))
 	}
-	exhausted := metav1.Condition{Type: v1alpha1.PoolExhausted, Status: metav1.ConditionFalse, Reason: "Free", Message: "There are free addresses"}
+	available := metav1.Condition{Type: v1alpha1.PoolAvailable, Status: metav1.ConditionTrue, Reason: "Free", Message: "There are free addresses"}
 	var full []string
 	for family, u := range map[string]*v1alpha1.PoolUsage{"IPv4": report.IPv4, "IPv6": report.IPv6} {
 		if u != nil && u.Total > 0 && u.Free == 0 {
@@ -223,8 +220,8 @@ func poolConditions(obj *v1alpha1.LoadBalancerPool, report pool.Report, users []
 	}
 	if len(full) > 0 {
 		slices.Sort(full)
-		exhausted.Status, exhausted.Reason = metav1.ConditionTrue, "NoFreeAddress"
-		exhausted.Message = fmt.Sprintf("No %s address is free: add addresses to the pool, or delete Services that no longer need theirs", strings.Join(full, " and no "))
+		available.Status, available.Reason = metav1.ConditionFalse, "NoFreeAddress"
+		available.Message = fmt.Sprintf("No %s address is free: add addresses to the pool, or delete Services that no longer need theirs", strings.Join(full, " and no "))
 	}
-	return []metav1.Condition{ready, overlapping, exhausted}
+	return []metav1.Condition{ready, disjoint, available}
 }

@@ -109,7 +109,7 @@ func (r *ServiceReconciler) reportGivenUp(svc *corev1.Service, req provisioner.R
 	if len(lost) == 0 || len(req.Addresses) > 0 {
 		return
 	}
-	r.event(svc, corev1.EventTypeWarning, "AddressesGivenUp", "Allocate", fmt.Sprintf(
+	r.event(svc, corev1.EventTypeWarning, "AddressesReleased", "Allocate", fmt.Sprintf(
 		"The status showed several addresses of one family; of these the Service gives up %s: list all that it needs in annotation %s",
 		joinAddrs(lost), v1alpha1.AddressesAnnotation))
 }

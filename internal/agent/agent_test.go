@@ -325,7 +325,7 @@ func keepsOldState(t *testing.T, kube kubernetes.Interface, base string, b *refu
 		t.Fatal(err)
 	}
 
-	testkit.Eventually(t, 10*time.Second, "counted", func() error { return metricAbove("causeway_proxy_refused_services", 0) })
+	testkit.Eventually(t, 10*time.Second, "counted", func() error { return metricAbove("causeway_proxy_rejected_services", 0) })
 	if v, err := metric("causeway_proxy_in_sync"); err != nil || v != 0 {
 		t.Errorf("metric in_sync is %v (%v), want 0", v, err)
 	}
@@ -346,7 +346,7 @@ func keepsOldState(t *testing.T, kube kubernetes.Interface, base string, b *refu
 			return err
 		}
 		for _, e := range events.Items {
-			if e.Reason == "RulesRefused" && e.Regarding.Name == "web" && strings.Contains(e.Note, "source-ranges") {
+			if e.Reason == "RulesRejected" && e.Regarding.Name == "web" && strings.Contains(e.Note, "source-ranges") {
 				return nil
 			}
 		}

@@ -230,20 +230,23 @@ func (s *announceStatus) desired(record *v1alpha1.LoadBalancerAddress, r announc
 		announced.Message = "No node may announce it. " + r.Reason
 	}
 	meta.SetStatusCondition(&out.Conditions, announced)
-	s.setConflict(&out.Conditions, record.Generation, r)
+	s.setUncontested(&out.Conditions, record.Generation, r)
 	return out
 }
 
-// setConflict keeps the condition Conflict, which is absent until there is one.
-func (s *announceStatus) setConflict(conditions *[]metav1.Condition, generation int64, r announce.Report) {
-	c := metav1.Condition{Type: v1alpha1.AddressConflict, ObservedGeneration: generation}
+// setUncontested writes the condition Uncontested, which is absent until there is a
+// conflict, in place of what former versions wrote.
+func (s *announceStatus) setUncontested(conditions *[]metav1.Condition, generation int64, r announce.Report) {
+	c := metav1.Condition{Type: v1alpha1.AddressUncontested, ObservedGeneration: generation}
+	had := v1alpha1.Contested(*conditions) != nil || meta.FindStatusCondition(*conditions, v1alpha1.AddressUncontested) != nil
+	v1alpha1.RemoveFormer(conditions)
 	switch {
 	case !r.ConflictingHost.IsZero():
-		c.Status, c.Reason, c.Message = metav1.ConditionTrue, "AddressInUse", describe(r, s.env.NodeName)
-	case meta.FindStatusCondition(*conditions, v1alpha1.AddressConflict) == nil:
+		c.Status, c.Reason, c.Message = metav1.ConditionFalse, "AddressInUse", describe(r, s.env.NodeName)
+	case !had:
 		return
 	default:
-		c.Status, c.Reason, c.Message = metav1.ConditionFalse, "NoConflict", "no other host uses the address"
+		c.Status, c.Reason, c.Message = metav1.ConditionTrue, "NoConflict", "no other host uses the address"
 	}
 	meta.SetStatusCondition(conditions, c)
 }
@@ -271,7 +274,7 @@ func (s *announceStatus) event(name string, old, r announce.Report) {
 		s.env.Recorder.Eventf(ref, nil, corev1.EventTypeWarning, "AddressConflict", "Announce", "%s", describe(r, s.env.NodeName))
 	}
 	if r.Unreachable != old.Unreachable && r.Unreachable != "" {
-		s.env.Recorder.Eventf(ref, nil, corev1.EventTypeWarning, "AnnouncerSilent", "Announce", "%s", silent(r))
+		s.env.Recorder.Eventf(ref, nil, corev1.EventTypeWarning, "AnnouncerUnreachable", "Announce", "%s", silent(r))
 	}
 	if r.State == announce.NoEligibleNode && old.State != announce.NoEligibleNode {
 		s.env.Recorder.Eventf(ref, nil, corev1.EventTypeWarning, "NoEligibleNode", "Announce", "%s", r.Reason)

@@ -300,8 +300,8 @@ func TestAnnouncer(t *testing.T) {
 		if err := c.Get(t.Context(), client.ObjectKeyFromObject(announced), &record); err != nil {
 			return err
 		}
-		cond := meta.FindStatusCondition(record.Status.Conditions, v1alpha1.AddressConflict)
-		if cond == nil || cond.Status != metav1.ConditionTrue || !strings.Contains(cond.Message, stranger.String()) || record.Status.Node != "node-1" {
+		cond := meta.FindStatusCondition(record.Status.Conditions, v1alpha1.AddressUncontested)
+		if cond == nil || cond.Status != metav1.ConditionFalse || !strings.Contains(cond.Message, stranger.String()) || record.Status.Node != "node-1" {
 			return fmt.Errorf("node %q, condition %+v", record.Status.Node, cond)
 		}
 		return hasEvent(kubernetes.NewForConfigOrDie(cfg), "AddressConflict")

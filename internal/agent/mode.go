@@ -84,7 +84,7 @@ func (r *ModeReporter) Chosen(mode modes.Mode) {
 }
 
 // ModeCondition is the condition on the Node.
-const ModeCondition corev1.NodeConditionType = v1alpha1.NodeProxyMode
+const ModeCondition corev1.NodeConditionType = v1alpha1.NodeProxyModeSupported
 
 // condition is nil before the choice.
 func (r *ModeReporter) condition() *corev1.NodeCondition {
@@ -99,25 +99,30 @@ func (r *ModeReporter) condition() *corev1.NodeCondition {
 		LastHeartbeatTime: now, LastTransitionTime: now,
 	}
 	if r.why != "" {
-		c.Status, c.Reason, c.Message = corev1.ConditionFalse, "FellBack", r.why
+		c.Status, c.Reason, c.Message = corev1.ConditionFalse, "Fallback", r.why
 	}
 	return c
 }
 
-// setCondition writes the condition, unless the Node has it.
+// setCondition writes the condition, unless the Node has it, and removes the one of
+// former versions.
 func (r *ModeReporter) setCondition(ctx context.Context, env Env) error {
 	want := r.condition()
 	if want == nil {
 		return nil
 	}
 	if n := env.Store.Node(env.NodeName); n != nil {
+		current, former := false, false
 		for _, have := range n.Status.Conditions {
-			if have.Type == want.Type && have.Status == want.Status && have.Message == want.Message {
-				return nil
-			}
+			current = current || have.Type == want.Type && have.Status == want.Status && have.Message == want.Message
+			former = former || have.Type == v1alpha1.FormerNodeProxyMode
+		}
+		if current && !former {
+			return nil
 		}
 	}
-	patch, err := json.Marshal(map[string]any{"status": map[string]any{"conditions": []any{want}}})
+	conditions := []any{want, map[string]any{"$patch": "delete", "type": v1alpha1.FormerNodeProxyMode}}
+	patch, err := json.Marshal(map[string]any{"status": map[string]any{"conditions": conditions}})
 	if err != nil {
 		return err
 	}

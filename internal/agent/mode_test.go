@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/tools/events"
 
+	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/proxy/modes"
 	"github.com/causeway-lb/causeway/internal/testkit"
 )
@@ -28,7 +29,9 @@ func TestModeReporter(t *testing.T) {
 	r.FellBack(modes.IPVS, modes.NFTables, errors.New("kernel lacks IPVS"))
 	recorder := events.NewFakeRecorder(4)
 	registry := prometheus.NewRegistry()
-	kube := fake.NewClientset(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1"}})
+	kube := fake.NewClientset(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1"}, Status: corev1.NodeStatus{
+		Conditions: []corev1.NodeCondition{{Type: v1alpha1.FormerNodeProxyMode, Status: corev1.ConditionTrue, Reason: "InUse"}}, // of a former version
+	}})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
@@ -57,7 +60,7 @@ func TestModeReporter(t *testing.T) {
 			return err
 		}
 		if cs := node.Status.Conditions; len(cs) != 1 || cs[0].Type != ModeCondition || cs[0].Status != corev1.ConditionFalse ||
-			cs[0].Reason != "FellBack" || !strings.Contains(cs[0].Message, "uses iptables instead") {
+			cs[0].Reason != "Fallback" || !strings.Contains(cs[0].Message, "uses iptables instead") {
 			return fmt.Errorf("conditions %v", cs)
 		}
 		return nil

@@ -3,6 +3,7 @@
 package allocator
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,8 +30,11 @@ import (
 // API server's own allocator.
 const (
 	releasedAtAnnotation = "causeway.dev/released-at"
-	untilAnnotation      = "causeway.dev/rests-until"
+	untilAnnotation      = "causeway.dev/quarantined-until"
 	releasedByAnnotation = "causeway.dev/released-by"
+
+	// formerUntilAnnotation is what versions up to 0.1 call untilAnnotation.
+	formerUntilAnnotation = "causeway.dev/rests-until"
 )
 
 const (
@@ -182,7 +186,7 @@ func isReservation(ip metav1.Object) bool {
 // readReservation returns what an IPAddress of ours says; false for others.
 func readReservation(ip metav1.Object) (owner alloc.Owner, since, until time.Time, ok bool) {
 	since, err1 := time.Parse(time.RFC3339, ip.GetAnnotations()[releasedAtAnnotation])
-	until, err2 := time.Parse(time.RFC3339, ip.GetAnnotations()[untilAnnotation])
+	until, err2 := time.Parse(time.RFC3339, cmp.Or(ip.GetAnnotations()[untilAnnotation], ip.GetAnnotations()[formerUntilAnnotation]))
 	namespace, name, err3 := toolscache.SplitMetaNamespaceKey(ip.GetAnnotations()[releasedByAnnotation])
 	return alloc.Owner{Namespace: namespace, Name: name}, since, until, isReservation(ip) && errors.Join(err1, err2, err3) == nil
 }

@@ -116,7 +116,7 @@ const (
 	ReasonPortUnknown       = "EndpointPortUnknown"
 	ReasonHostnameDuplicate = "EndpointHostnameDuplicate"
 	ReasonHintsUnavailable  = "TopologyHintsUnavailable"
-	ReasonFamilyForeign     = "EndpointSliceFamilyForeign"
+	ReasonFamilyMismatch     = "EndpointSliceFamilyMismatch"
 	ReasonMirrorTruncated   = "EndpointMirrorTruncated"
 	ReasonNotMirrored       = "EndpointsNotMirrored"
 	ReasonSelectorInvalid   = "SelectorInvalid"

@@ -112,10 +112,10 @@ func counts(byNode map[string]int) string {
 
 // keeper says who keeps the slices, where that is in question.
 func (e *explainer) keeper() {
-	c := e.condition(v1alpha1.ConditionEndpointSlices)
+	c := e.condition(v1alpha1.ServiceEndpointSlicesManaged)
 	switch {
 	case c == nil:
-	case c.Reason == "Contested" || c.Reason == "ModeInvalid":
+	case c.Reason == "OwnershipConflict" || c.Reason == "ModeInvalid":
 		e.add(Wrong, "%s", c.Message)
 	case c.Status == metav1.ConditionFalse:
 		e.add(Note, "Causeway does not keep its EndpointSlices: %s", c.Message)

@@ -113,7 +113,7 @@ func (e *explainer) deletion() {
 func (e *explainer) annotations() {
 	for _, p := range provisioner.AnnotationProblems(e.svc, false) {
 		level := Wrong
-		if p.Reason == provisioner.ReasonAnnotationForeign {
+		if p.Reason == provisioner.ReasonAnnotationUnsupported {
 			level = Note
 		}
 		e.add(level, "%s", strings.ToUpper(p.Message[:1])+p.Message[1:])

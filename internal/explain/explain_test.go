@@ -75,7 +75,7 @@ func TestReport(t *testing.T) {
 	node := func(name string) corev1.Node {
 		return corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{
 			{Type: corev1.NodeReady, Status: corev1.ConditionTrue},
-			{Type: v1alpha1.NodeProxyMode, Status: corev1.ConditionTrue, Message: "Proxy mode nftables is in use"},
+			{Type: v1alpha1.NodeProxyModeSupported, Status: corev1.ConditionTrue, Message: "Proxy mode nftables is in use"},
 		}}}
 	}
 	agent := func(name string) corev1.Pod {
@@ -89,7 +89,7 @@ func TestReport(t *testing.T) {
 				Type: corev1.ServiceTypeClusterIP, ClusterIP: "10.96.1.2", ClusterIPs: []string{"10.96.1.2"}, Ports: []corev1.ServicePort{{Port: 53, Protocol: corev1.ProtocolUDP}},
 				InternalTrafficPolicy: ptr.To(corev1.ServiceInternalTrafficPolicyLocal),
 			},
-			Status: corev1.ServiceStatus{Conditions: []metav1.Condition{{Type: v1alpha1.ConditionEndpointSlices, Status: metav1.ConditionFalse, Reason: "StandingBy", Message: "kube-controller-manager keeps the slices"}}},
+			Status: corev1.ServiceStatus{Conditions: []metav1.Condition{{Type: v1alpha1.ServiceEndpointSlicesManaged, Status: metav1.ConditionFalse, Reason: "Standby", Message: "kube-controller-manager keeps the slices"}}},
 		},
 		Slices: []discoveryv1.EndpointSlice{{Endpoints: []discoveryv1.Endpoint{
 			{Addresses: []string{"192.0.2.80"}, NodeName: ptr.To("node-1")},
@@ -103,7 +103,7 @@ func TestReport(t *testing.T) {
 			{Type: "Warning", Reason: "EndpointPortUnknown", Message: "port 53", Count: 3, LastTimestamp: metav1.Time{Time: now.Add(-5 * time.Minute)}},
 		},
 	}
-	f.Nodes[1].Status.Conditions[1] = corev1.NodeCondition{Type: v1alpha1.NodeProxyMode, Status: corev1.ConditionFalse, Message: "Proxy mode ipvs cannot be used on this node, which uses nftables instead: no ip_vs"}
+	f.Nodes[1].Status.Conditions[1] = corev1.NodeCondition{Type: v1alpha1.NodeProxyModeSupported, Status: corev1.ConditionFalse, Message: "Proxy mode ipvs cannot be used on this node, which uses nftables instead: no ip_vs"}
 	report := Explain(f)
 	var got strings.Builder
 	if _, err := report.WriteTo(&got); err != nil {

@@ -74,7 +74,7 @@ func (e *explainer) ingress(in *corev1.LoadBalancerIngress) {
 		return
 	}
 	record := &e.Records[i]
-	if c := meta.FindStatusCondition(record.Status.Conditions, v1alpha1.AddressConflict); c != nil && c.Status == metav1.ConditionTrue {
+	if c := v1alpha1.Contested(record.Status.Conditions); c != nil {
 		e.add(Wrong, "Two hosts use %s: %s", in.IP, c.Message).Do = "Take the address off the other host, or take it out of pool " + record.Spec.Pool
 	}
 	if record.Status.Node != "" {

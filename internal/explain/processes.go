@@ -38,7 +38,7 @@ func (e *explainer) processes() {
 			}
 		}
 		for _, c := range node.Status.Conditions {
-			if c.Type == v1alpha1.NodeProxyMode {
+			if c.Type == v1alpha1.NodeProxyModeSupported || c.Type == v1alpha1.FormerNodeProxyMode {
 				modes[c.Message] = append(modes[c.Message], node.Name)
 				fellBack = fellBack || c.Status == corev1.ConditionFalse
 			}

@@ -113,7 +113,7 @@ func TestNames(t *testing.T) {
 			if got := strings.Contains(w.Body.String(), "tenant"); got != tc.want {
 				t.Errorf("%s %s: %s names Services: %v, want %v", tc.name, path, w.Body, got, tc.want)
 			}
-			if !strings.Contains(w.Body.String(), `"refusedServices":1`) {
+			if !strings.Contains(w.Body.String(), `"rejectedServices":1`) {
 				t.Errorf("%s %s: %s does not count them", tc.name, path, w.Body)
 			}
 			if counted != w.Code {

@@ -54,9 +54,9 @@ type kernel struct {
 	InSync bool `json:"inSync"`
 	// BehindSince is there while something is to be programmed.
 	BehindSince *time.Time `json:"behindSince,omitempty"`
-	// RefusedServices counts Refused, which names them, as Error may: that is for
+	// RejectedServices counts Refused, which names them, as Error may: that is for
 	// who asks on the node itself, or was authorized.
-	RefusedServices int      `json:"refusedServices,omitempty"`
+	RejectedServices int      `json:"rejectedServices,omitempty"`
 	Refused         []string `json:"refused,omitempty"`
 	Error           string   `json:"error,omitempty"`
 }
@@ -112,7 +112,7 @@ func local(r *http.Request) bool {
 func write(w http.ResponseWriter, h *Health, status int, healthy bool, eligible *bool, names bool) {
 	now := time.Now()
 	r := response{LastUpdated: h.LastUpdated, CurrentTime: now, NodeEligible: eligible, Healthy: healthy,
-		Kernel: kernel{InSync: h.InSync && !h.Late && len(h.Refused) == 0, RefusedServices: len(h.Refused)}}
+		Kernel: kernel{InSync: h.InSync && !h.Late && len(h.Refused) == 0, RejectedServices: len(h.Refused)}}
 	if status == http.StatusOK {
 		r.LastUpdated = now // as kube-proxy has it: what is healthy is up to date
 	}

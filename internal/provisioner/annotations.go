@@ -18,7 +18,7 @@ import (
 // Reasons of AnnotationProblems.
 const (
 	ReasonAnnotationUnknown = "AnnotationUnknown"
-	ReasonAnnotationForeign = "AnnotationForeign"
+	ReasonAnnotationUnsupported = "AnnotationUnsupported"
 )
 
 // ours are the annotations of Causeway's that a Service can have.
@@ -103,10 +103,10 @@ func AnnotationProblems(svc *corev1.Service, metalLBHeeded bool) []AnnotationPro
 			switch {
 			case own != "" && metalLBHeeded:
 			case own != "":
-				out = append(out, AnnotationProblem{ReasonAnnotationForeign, fmt.Sprintf(
+				out = append(out, AnnotationProblem{ReasonAnnotationUnsupported, fmt.Sprintf(
 					"annotation %s is %s's and does nothing unless the controller has --metallb-annotations: use %s", key, product, own)})
 			default:
-				out = append(out, AnnotationProblem{ReasonAnnotationForeign, fmt.Sprintf(
+				out = append(out, AnnotationProblem{ReasonAnnotationUnsupported, fmt.Sprintf(
 					"annotation %s is %s's and does nothing here: take it away, or see what %s can do", quote.Name(key), product, strings.Join(ours[:3], ", "))})
 			}
 		}

@@ -35,12 +35,12 @@ func TestAnnotationProblems(t *testing.T) {
 		{name: "case", svc: annotated("causeway.dev/Pool", "a"), reason: ReasonAnnotationUnknown, message: "did you mean causeway.dev/pool?"},
 		{name: "prefix", svc: annotated("causway.dev/sharing-key", "a"), reason: ReasonAnnotationUnknown, message: "did you mean causeway.dev/sharing-key?"},
 		{name: "of slices, not of Services", svc: annotated("causeway.dev/weight", "9"), reason: ReasonAnnotationUnknown},
-		{name: "MetalLB's", svc: annotated("metallb.io/address-pool", "a"), reason: ReasonAnnotationForeign, message: "use causeway.dev/pool"},
+		{name: "MetalLB's", svc: annotated("metallb.io/address-pool", "a"), reason: ReasonAnnotationUnsupported, message: "use causeway.dev/pool"},
 		{name: "MetalLB's, heeded", svc: annotated("metallb.io/address-pool", "a"), heeded: true},
-		{name: "MetalLB's that there is nothing for", svc: annotated("metallb.io/ip-allocated-from-pool", "a"), heeded: true, reason: ReasonAnnotationForeign, message: "is MetalLB's"},
-		{name: "MetalLB's former", svc: annotated("metallb.universe.tf/allow-shared-ip", "a"), reason: ReasonAnnotationForeign, message: "use causeway.dev/sharing-key"},
-		{name: "kube-vip's", svc: annotated("kube-vip.io/loadbalancerIPs", "192.0.2.1"), reason: ReasonAnnotationForeign, message: "is kube-vip's"},
-		{name: "Cilium's", svc: annotated("lbipam.cilium.io/ips", "192.0.2.1"), reason: ReasonAnnotationForeign, message: "is Cilium's"},
+		{name: "MetalLB's that there is nothing for", svc: annotated("metallb.io/ip-allocated-from-pool", "a"), heeded: true, reason: ReasonAnnotationUnsupported, message: "is MetalLB's"},
+		{name: "MetalLB's former", svc: annotated("metallb.universe.tf/allow-shared-ip", "a"), reason: ReasonAnnotationUnsupported, message: "use causeway.dev/sharing-key"},
+		{name: "kube-vip's", svc: annotated("kube-vip.io/loadbalancerIPs", "192.0.2.1"), reason: ReasonAnnotationUnsupported, message: "is kube-vip's"},
+		{name: "Cilium's", svc: annotated("lbipam.cilium.io/ips", "192.0.2.1"), reason: ReasonAnnotationUnsupported, message: "is Cilium's"},
 	} {
 		got := AnnotationProblems(test.svc, test.heeded)
 		if test.reason == "" {

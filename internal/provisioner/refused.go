@@ -27,9 +27,9 @@ const (
 	ReasonAddressNotAllowed = "AddressNotAllowed"
 	// ReasonAddressInUse: another Service holds the address asked for.
 	ReasonAddressInUse = "AddressInUse"
-	// ReasonSharingRefused: it could be shared, but the keys or ports do not
+	// ReasonSharingNotAllowed: it could be shared, but the keys or ports do not
 	// allow it.
-	ReasonSharingRefused = "SharingRefused"
+	ReasonSharingNotAllowed = "SharingNotAllowed"
 	// ReasonLimit: the namespace or the Service has as many addresses of the pool
 	// as it may.
 	ReasonLimit = "LimitReached"

@@ -455,13 +455,13 @@ func TestCheck(t *testing.T) {
 		tenant string
 		want   []string
 	}{
-		{thief, "red", []string{"ForeignPool: spec.externalIPs[1]"}},
+		{thief, "red", []string{"PoolMismatch: spec.externalIPs[1]"}},
 		{a, "blue", []string{"Duplicate: ClusterIP 10.96.8.7 is held by Service shop/c, too"}},
 		{c, "blue", []string{"Duplicate: ClusterIP 10.96.8.7 is held by Service shop/a, too", "OutsidePool: NodePort 30200 is not in NodePortPool blue, which serves this Service"}},
 		{a, "red", []string{
 			"Duplicate: ClusterIP 10.96.8.7 is held by Service shop/c, too",
-			"ForeignPool: ClusterIP 10.96.8.7 belongs to ClusterIPPool blue, which does not select this Service",
-			"ForeignPool: NodePort 30107 belongs to NodePortPool blue, which does not select this Service",
+			"PoolMismatch: ClusterIP 10.96.8.7 belongs to ClusterIPPool blue, which does not select this Service",
+			"PoolMismatch: NodePort 30107 belongs to NodePortPool blue, which does not select this Service",
 		}},
 	} {
 		if diff := cmp.Diff(tc.want, texts(tc.svc, tc.tenant)); diff != "" {

@@ -15,7 +15,7 @@ import (
 
 // Problem is something wrong with what a stored Service has.
 type Problem struct {
-	// Reason is Duplicate, ForeignPool or OutsidePool.
+	// Reason is Duplicate, PoolMismatch or OutsidePool.
 	Reason string
 	// Message says what is wrong and what to do.
 	Message string
@@ -28,7 +28,7 @@ type Problem struct {
 // The reasons of problems, worst first.
 const (
 	Duplicate   = "Duplicate"
-	ForeignPool = "ForeignPool"
+	PoolMismatch = "PoolMismatch"
 	OutsidePool = "OutsidePool"
 )
 
@@ -58,7 +58,7 @@ func (v *values[V]) check(who subject, has []V) []Problem {
 		switch owners, selected := v.having(value, who); {
 		case selected:
 		case len(owners) > 0:
-			out = append(out, Problem{Reason: ForeignPool, Pools: slices.Concat(owners, mine), AddressPools: !v.unrecorded, Message: fmt.Sprintf(
+			out = append(out, Problem{Reason: PoolMismatch, Pools: slices.Concat(owners, mine), AddressPools: !v.unrecorded, Message: fmt.Sprintf(
 				"%s belongs to %s %s, which does not select this Service: delete the Service and create it again, or have the pool select it",
 				text, v.resource, strings.Join(owners, ", "))})
 		case len(mine) > 0:

@@ -53,7 +53,7 @@ func (a *Allocations) checkStored(svc *corev1.Service, who subject) []Problem {
 	var out []Problem
 	for _, f := range a.external(svc) {
 		if resource, owners := a.foreign(f.addr, who); len(owners) > 0 {
-			p := Problem{Reason: ForeignPool, Message: fmt.Sprintf(
+			p := Problem{Reason: PoolMismatch, Message: fmt.Sprintf(
 				"%s: %s belongs to %s %s, which does not select this Service: take the address out, or have the pool select it",
 				f.field, f.addr, resource, strings.Join(owners, ", "))}
 			if resource == "ClusterIPPool" {

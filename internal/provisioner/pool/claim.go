@@ -71,20 +71,20 @@ func (p *planner) join(r Record) *provisioner.Refused {
 			"%s is held by %s: ask for another address, or give both Services the same value of annotation %s and different ports",
 			r.Address, p.named(others[0]), v1alpha1.SharingKeyAnnotation)
 	case p.req.SharingKey != r.SharingKey:
-		return p.refuse(provisioner.ReasonSharingRefused, r.Address,
+		return p.refuse(provisioner.ReasonSharingNotAllowed, r.Address,
 			"%s is held by %s with another sharing key: give both the same value of annotation %s, or ask for another address",
 			r.Address, p.named(others[0]), v1alpha1.SharingKeyAnnotation)
 	case len(others) >= maxSharers:
-		return p.refuse(provisioner.ReasonSharingRefused, r.Address,
+		return p.refuse(provisioner.ReasonSharingNotAllowed, r.Address,
 			"%s is shared by %d Services, the most there can be: use another address or sharing key", r.Address, len(others))
 	}
 	if other, apart := p.apart(others); apart {
-		return p.refuse(provisioner.ReasonSharingRefused, r.Address,
+		return p.refuse(provisioner.ReasonSharingNotAllowed, r.Address,
 			"%s is held by %s, which has externalTrafficPolicy: Local and other Pods, and kube-proxy serves the Pods of one node only: "+
 				"use externalTrafficPolicy: Cluster for one of them, the same Pods, or another address or sharing key", r.Address, p.named(other))
 	}
 	if other, port, clash := clashing(p.req.Ports, others, p.ports); clash {
-		return p.refuse(provisioner.ReasonSharingRefused, r.Address,
+		return p.refuse(provisioner.ReasonSharingNotAllowed, r.Address,
 			"port %d/%s of %s is taken by %s, which shares the address: use another port, address or sharing key",
 			port.Port, port.Protocol, r.Address, p.named(other))
 	}
@@ -118,7 +118,7 @@ func (p *planner) parted(keep []netip.Addr) *provisioner.Refused {
 			continue
 		}
 		if other, apart := p.apart(owners[:first]); apart {
-			all = append(all, p.refuse(provisioner.ReasonSharingRefused, a,
+			all = append(all, p.refuse(provisioner.ReasonSharingNotAllowed, a,
 				"%s is shared with %s, which has externalTrafficPolicy: Local and other Pods by now, and kube-proxy serves the Pods of one node only: "+
 					"use externalTrafficPolicy: Cluster for one of them, the same Pods, or another sharing key", a, p.named(other)))
 		}

@@ -179,7 +179,7 @@ func FromAddress(a *v1alpha1.LoadBalancerAddress) (Record, error) {
 	if c := meta.FindStatusCondition(a.Status.Conditions, v1alpha1.AddressAnnounced); c != nil {
 		r.Announcement.Status, r.Announcement.Reason, r.Announcement.Message = c.Status, c.Reason, c.Message
 	}
-	if c := meta.FindStatusCondition(a.Status.Conditions, v1alpha1.AddressConflict); c != nil && c.Status == metav1.ConditionTrue {
+	if c := v1alpha1.Contested(a.Status.Conditions); c != nil {
 		r.Announcement.Conflict = c.Message
 	}
 	if a.Spec.ReleasedAt != nil {

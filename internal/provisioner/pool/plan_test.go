@@ -389,7 +389,7 @@ func TestShareWithPolicyLocal(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if test.shares != (got.Unmet == nil) || got.Unmet != nil && (got.Unmet.Reason != provisioner.ReasonSharingRefused || !strings.Contains(got.Unmet.Message, "externalTrafficPolicy: Cluster")) {
+			if test.shares != (got.Unmet == nil) || got.Unmet != nil && (got.Unmet.Reason != provisioner.ReasonSharingNotAllowed || !strings.Contains(got.Unmet.Message, "externalTrafficPolicy: Cluster")) {
 				t.Errorf("asked for: unmet %+v, want shared: %v", got.Unmet, test.shares)
 			}
 			w.consistent(t)

@@ -178,7 +178,7 @@ func TestPartedByAChange(t *testing.T) {
 		if first.Unmet != nil || len(first.Addresses) != 1 || len(later.Addresses) != 1 || first.Addresses[0] != later.Addresses[0] {
 			t.Fatalf("%s: %+v and %+v", change.name, first, later)
 		}
-		if change.told != (later.Unmet != nil) || later.Enough && change.told || later.Unmet != nil && later.Unmet.Reason != provisioner.ReasonSharingRefused {
+		if change.told != (later.Unmet != nil) || later.Enough && change.told || later.Unmet != nil && later.Unmet.Reason != provisioner.ReasonSharingNotAllowed {
 			t.Errorf("%s: the later one's unmet is %+v", change.name, later.Unmet)
 		}
 	}

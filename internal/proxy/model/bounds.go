@@ -105,7 +105,7 @@ func (c *computation) limitEntries(used []*slice, entries int) {
 }
 
 func (c *computation) tooMany(n, limit int) {
-	c.problem("TooManySlots", "%d entries of endpoints, over all ports and addresses, are more than the %d that a node has for one Service: "+
+	c.problem("TooManyEndpoints", "%d entries of endpoints, over all ports and addresses, are more than the %d that a node has for one Service: "+
 		"this node forwards to some of the endpoints, other nodes to others, or gives up their weights; use fewer ports, addresses or endpoints, or several Services", n, limit)
 }
 

@@ -112,12 +112,12 @@ func TestSlotsAreBounded(t *testing.T) {
 		reasons  string
 		fraction float64 // of the bound that is used at least
 	}{
-		{"ports and endpoints", big(2000, 70), "TooManySlots", 0.9},
-		{"more entries than are looked at", big(4000, 140), "TooManySlots", 0.9},
+		{"ports and endpoints", big(2000, 70), "TooManyEndpoints", 0.9},
+		{"more entries than are looked at", big(4000, 140), "TooManyEndpoints", 0.9},
 		{"ordinary for some", big(15, 1000), "", 0},
-		{"more endpoints", big(40, 2500), "TooManySlots", 0.4},
-		{"weights", weighted(big(200, 60)), "TooManySlots", 0.05},
-		{"external IPs", external(2000), "TooManyFrontends TooManySlots", 0.5},
+		{"more endpoints", big(40, 2500), "TooManyEndpoints", 0.4},
+		{"weights", weighted(big(200, 60)), "TooManyEndpoints", 0.05},
+		{"external IPs", external(2000), "TooManyFrontends TooManyEndpoints", 0.5},
 		{"a large but ordinary one", big(3, 5000), "", 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -149,7 +149,7 @@ func TestSlotsAreBounded(t *testing.T) {
 			if !out.Equal(again) {
 				t.Error("the same input gives something else")
 			}
-			if other, _ := model.ComputeService(tc.in, node("node-2")); tc.reasons == "TooManySlots" && tc.name != "weights" && other.Equal(out) {
+			if other, _ := model.ComputeService(tc.in, node("node-2")); tc.reasons == "TooManyEndpoints" && tc.name != "weights" && other.Equal(out) {
 				t.Error("all nodes leave out the same endpoints")
 			}
 		})

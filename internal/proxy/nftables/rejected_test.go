@@ -51,7 +51,7 @@ func lacking(d model.Desired, names ...types.NamespacedName) model.Desired {
 
 // What the kernel refuses of some Services holds nobody else up, whether the
 // table is new, there already, or a few Services change.
-func TestRefusedServicesAreSetAside(t *testing.T) {
+func TestRejectedServicesAreSetAside(t *testing.T) {
 	b := newBackend(t)
 	defer mustCleanup(t, b)
 	d := desired(300, 3)
@@ -71,7 +71,7 @@ func TestRefusedServicesAreSetAside(t *testing.T) {
 		if diff := cmp.Diff(bad, r.Rejected); diff != "" {
 			t.Errorf("refused (-want +got):\n%s", diff)
 		}
-		if len(r.Problems) != len(bad) || r.Problems[0].Reason != "RulesRefused" {
+		if len(r.Problems) != len(bad) || r.Problems[0].Reason != "RulesRejected" {
 			t.Errorf("problems %v, want one for each", r.Problems)
 		}
 		if got := allRules(t); got != want {
@@ -139,7 +139,7 @@ func TestRefusedServiceKeepsItsOldRules(t *testing.T) {
 
 // If the kernel refuses more Services than can be bad by themselves, the Sync
 // fails as a whole and the old state stays.
-func TestTooManyRefusedServices(t *testing.T) {
+func TestTooManyRejectedServices(t *testing.T) {
 	b := newBackend(t)
 	defer mustCleanup(t, b)
 	d := desired(1000, 2)

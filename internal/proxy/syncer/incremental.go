@@ -78,8 +78,8 @@ func (k *Incremental) Program(ctx context.Context, want model.Desired, changed i
 	done.Rejected = slices.SortedFunc(maps.Keys(k.rejected), compareNames)
 	for _, name := range done.Rejected {
 		done.Report.Problems = append(done.Report.Problems, model.Problem{
-			Service: name, Reason: "RulesRefused",
-			Message: fmt.Sprintf("the kernel refuses this Service's rules and keeps what it had; other Services are not affected, and it is tried again: %v", k.rejected[name]),
+			Service: name, Reason: "RulesRejected",
+			Message: fmt.Sprintf("the kernel rejects this Service's rules and keeps what it had; other Services are not affected, and it is tried again: %v", k.rejected[name]),
 		})
 	}
 	return done, nil

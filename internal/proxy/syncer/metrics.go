@@ -62,7 +62,7 @@ func NewMetrics(backendName string) *Metrics {
 		drift:    counter("drift_total", "Objects that others had changed or deleted, and that were repaired."),
 		errors:   counter("sync_errors_total", "Syncs that the kernel refused."),
 		inSync:   gauge("in_sync", "1 if the kernel matches what it should, else 0."),
-		rejected: gauge("refused_services", "Services whose rules the kernel refuses; the others are programmed."),
+		rejected: gauge("rejected_services", "Services whose rules the kernel rejects; the others are programmed."),
 		last:     gauge("last_sync_timestamp_seconds", "When a sync last succeeded, in Unix time."),
 	}
 }

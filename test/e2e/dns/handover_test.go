@@ -171,7 +171,7 @@ func TestHandOver(t *testing.T) {
 				return err
 			}
 			got := "none"
-			if c := meta.FindStatusCondition(s.Status.Conditions, v1alpha1.ConditionEndpointSlices); c != nil {
+			if c := meta.FindStatusCondition(s.Status.Conditions, v1alpha1.ServiceEndpointSlicesManaged); c != nil {
 				got = string(c.Status) + "/" + c.Reason
 			}
 			n, managers := observed.state()
@@ -191,9 +191,9 @@ func TestHandOver(t *testing.T) {
 
 	stopRival()
 	setMode("take-over")
-	want(4, endpointslice.ManagedBy, "True/InCharge")
+	want(4, endpointslice.ManagedBy, "True/Managed")
 	change(t, ctx, deployment, `{"spec":{"replicas":5}}`)
-	want(5, endpointslice.ManagedBy, "True/InCharge")
+	want(5, endpointslice.ManagedBy, "True/Managed")
 	labtest.More(t, ctx, 40, generator) // what has gone wrong may show late
 
 	none(t, generator.Stop())

@@ -191,7 +191,7 @@ func policyLocal(t *testing.T) {
 			return err
 		}
 		c := meta.FindStatusCondition(other.Status.Conditions, v1alpha1.ServiceAllocated)
-		if c == nil || c.Reason != "SharingRefused" || !strings.Contains(c.Message, "externalTrafficPolicy: Cluster") {
+		if c == nil || c.Reason != "SharingNotAllowed" || !strings.Contains(c.Message, "externalTrafficPolicy: Cluster") {
 			return fmt.Errorf("condition %+v", c)
 		}
 		return nil
