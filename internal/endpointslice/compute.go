@@ -116,7 +116,7 @@ const (
 	ReasonPortUnknown       = "EndpointPortUnknown"
 	ReasonHostnameDuplicate = "EndpointHostnameDuplicate"
 	ReasonHintsUnavailable  = "TopologyHintsUnavailable"
-	ReasonFamilyMismatch     = "EndpointSliceFamilyMismatch"
+	ReasonFamilyMismatch    = "EndpointSliceFamilyMismatch"
 	ReasonMirrorTruncated   = "EndpointMirrorTruncated"
 	ReasonNotMirrored       = "EndpointsNotMirrored"
 	ReasonSelectorInvalid   = "SelectorInvalid"

@@ -57,8 +57,8 @@ type kernel struct {
 	// RejectedServices counts Refused, which names them, as Error may: that is for
 	// who asks on the node itself, or was authorized.
 	RejectedServices int      `json:"rejectedServices,omitempty"`
-	Refused         []string `json:"refused,omitempty"`
-	Error           string   `json:"error,omitempty"`
+	Refused          []string `json:"refused,omitempty"`
+	Error            string   `json:"error,omitempty"`
 }
 
 // Config of a Handler.

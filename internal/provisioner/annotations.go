@@ -17,7 +17,7 @@ import (
 
 // Reasons of AnnotationProblems.
 const (
-	ReasonAnnotationUnknown = "AnnotationUnknown"
+	ReasonAnnotationUnknown     = "AnnotationUnknown"
 	ReasonAnnotationUnsupported = "AnnotationUnsupported"
 )
 

@@ -27,9 +27,9 @@ type Problem struct {
 
 // The reasons of problems, worst first.
 const (
-	Duplicate   = "Duplicate"
+	Duplicate    = "Duplicate"
 	PoolMismatch = "PoolMismatch"
-	OutsidePool = "OutsidePool"
+	OutsidePool  = "OutsidePool"
 )
 
 // Check returns what is wrong with the values of a Service that was observed,

@@ -54,7 +54,8 @@ func TestProgrammingLatency(t *testing.T) {
 			t.Errorf("%d latencies of what happened before the start", count)
 		}
 		failing.Store(true)
-		for range 20 { // some changes concern no frontend
+		time.Sleep(time.Millisecond) // what comes now comes after the start
+		for range 20 {               // some changes concern no frontend
 			s.Notify(w.change(), time.Now())
 		}
 		testkit.EventuallyTrue(t, 20*time.Second, "refused", func() bool { return s.Status().Err != nil })

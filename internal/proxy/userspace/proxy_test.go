@@ -540,6 +540,8 @@ func TestSCTPIsAProblem(t *testing.T) {
 	sctp.Protocol = model.SCTP
 	svc.Frontends = append(svc.Frontends, sctp)
 	for _, changed := range [][]types.NamespacedName{nil, {web}} {
+		again := *svc // a Service that changes is another one
+		d.Services[web] = &again
 		report, err := backendtest.Sync(t.Context(), b, d, changed)
 		if err != nil {
 			t.Fatal(err)

@@ -19,10 +19,10 @@ import (
 
 // product are the trees whose packages write conditions and events, and not those in
 // them that do not: the announcer's reasons are sentences, of which the agent makes
-// conditions.
+// conditions, and those of a packet's way are sentences too.
 var (
 	product = []string{"api", "cmd", "controllers", "internal"}
-	not     = []string{"internal/lab", "internal/testkit", "internal/announce"}
+	not     = []string{"internal/lab", "internal/testkit", "internal/announce", "internal/inspect"}
 )
 
 // TestConditionsAndEvents: the reference has each condition and each reason, and
