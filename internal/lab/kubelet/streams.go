@@ -182,16 +182,8 @@ func (c *container) AttachContainer(ctx context.Context, _, _, _ string, in io.R
 	if process == nil {
 		return fmt.Errorf("container %s does not run", c.spec.Name)
 	}
-	if in != nil {
-		if stdin == nil {
-			return fmt.Errorf("container %s has no stdin", c.spec.Name)
-		}
-		go func() {
-			_, _ = io.Copy(stdin, in)
-			if c.spec.StdinOnce {
-				stdin.Close()
-			}
-		}()
+	if in != nil && stdin == nil {
+		return fmt.Errorf("container %s has no stdin", c.spec.Name)
 	}
 	if out == nil {
 		out = errOut
@@ -203,6 +195,14 @@ func (c *container) AttachContainer(ctx context.Context, _, _, _ string, in io.R
 	defer log.Close()
 	if _, err := log.Seek(0, io.SeekEnd); err != nil {
 		return err
+	}
+	if in != nil { // not before: the answer belongs to this client
+		go func() {
+			_, _ = io.Copy(stdin, in)
+			if c.spec.StdinOnce {
+				stdin.Close()
+			}
+		}()
 	}
 	for ended := false; ; {
 		if out != nil {
