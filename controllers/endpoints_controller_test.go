@@ -40,12 +40,12 @@ func describeEndpoints(ctx context.Context, service *corev1.Service) func(Gomega
 	}
 }
 
-// rivalMirror makes a slice as kube-controller-manager does from an Endpoints
+// otherMirror makes a slice as kube-controller-manager does from an Endpoints
 // object.
-func rivalMirror(ctx context.Context, service *corev1.Service, addresses ...string) *discoveryv1.EndpointSlice {
+func otherMirror(ctx context.Context, service *corev1.Service, addresses ...string) *discoveryv1.EndpointSlice {
 	GinkgoHelper()
-	slice := rivalSlice(ctx, service, addresses...)
-	slice.Labels[discoveryv1.LabelManagedBy] = endpointslice.RivalManagedByMirror
+	slice := otherSlice(ctx, service, addresses...)
+	slice.Labels[discoveryv1.LabelManagedBy] = endpointslice.KubeManagedByMirror
 	Expect(k8sClient.Update(ctx, slice)).To(Succeed())
 	return slice
 }
@@ -112,7 +112,7 @@ var _ = Describe("Endpoints", func() {
 			mode            endpoints.Mode
 			manager, charge string
 		}{
-			{endpoints.HandBack, endpointslice.RivalManagedByMirror, "False/HandedBack"},
+			{endpoints.HandBack, endpointslice.KubeManagedByMirror, "False/HandedBack"},
 			{endpoints.TakeOver, endpointslice.ManagedByMirror, "True/Managed"},
 		} {
 			patch := fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}}}`, v1alpha1.EndpointSlicesAnnotation, step.mode)
@@ -122,10 +122,10 @@ var _ = Describe("Endpoints", func() {
 			Expect(slicesOf(ctx, service)[0].UID).To(Equal(before))
 			Expect(describe(ctx, service)()).To(ConsistOf("198.51.100.1:8080 ready"))
 		}
-		// A rival that makes slices all the same is alive, and not fought.
-		rivalMirror(ctx, service, "198.51.100.1")
+		// Another controller that makes slices all the same is alive, and not fought.
+		otherMirror(ctx, service, "198.51.100.1")
 		Eventually(chargeOf(ctx, service)).Should(Equal("True/OwnershipConflict"))
-		Consistently(managers(ctx, service)).Should(ConsistOf(endpointslice.ManagedByMirror, endpointslice.RivalManagedByMirror))
+		Consistently(managers(ctx, service)).Should(ConsistOf(endpointslice.ManagedByMirror, endpointslice.KubeManagedByMirror))
 	})
 
 	It("that are mirrored by another are left to it once its slices cover ours", func(ctx SpecContext) {
@@ -141,11 +141,11 @@ var _ = Describe("Endpoints", func() {
 		create(ctx, endpoints)
 		Eventually(managers(ctx, service)).Should(ConsistOf(endpointslice.ManagedByMirror))
 		Expect(chargeOf(ctx, service)(Default)).To(BeEmpty(), "there is nothing to say")
-		rival := rivalMirror(ctx, service)
-		Consistently(managers(ctx, service)).Should(ConsistOf(endpointslice.ManagedByMirror, endpointslice.RivalManagedByMirror))
-		rival.Endpoints = []discoveryv1.Endpoint{{Addresses: []string{"198.51.100.1"}}}
-		Expect(k8sClient.Update(ctx, rival)).To(Succeed())
-		Eventually(managers(ctx, service)).Should(ConsistOf(endpointslice.RivalManagedByMirror))
+		other := otherMirror(ctx, service)
+		Consistently(managers(ctx, service)).Should(ConsistOf(endpointslice.ManagedByMirror, endpointslice.KubeManagedByMirror))
+		other.Endpoints = []discoveryv1.Endpoint{{Addresses: []string{"198.51.100.1"}}}
+		Expect(k8sClient.Update(ctx, other)).To(Succeed())
+		Eventually(managers(ctx, service)).Should(ConsistOf(endpointslice.KubeManagedByMirror))
 		Eventually(chargeOf(ctx, service)).Should(Equal("False/Standby"))
 
 		// Without the object nobody is in charge.
@@ -222,7 +222,7 @@ var _ = Describe("Endpoints", func() {
 		return service
 	}
 	labelled := func(e *corev1.Endpoints) { //nolint:staticcheck
-		e.Labels = map[string]string{endpointslice.LegacyManagedByLabel: endpointslice.LegacyRivalManagedBy}
+		e.Labels = map[string]string{endpointslice.LegacyManagedByLabel: endpointslice.LegacyKubeManagedBy}
 	}
 	annotated := func(e *corev1.Endpoints) { //nolint:staticcheck
 		e.Annotations = map[string]string{corev1.EndpointsLastChangeTriggerTime: "2024-01-01T00:00:00Z"}

@@ -259,14 +259,14 @@ var _ = Describe("EndpointSlices", func() {
 	})
 })
 
-// rivalSlice makes a slice as kube-controller-manager does.
-func rivalSlice(ctx context.Context, service *corev1.Service, addresses ...string) *discoveryv1.EndpointSlice {
+// otherSlice makes a slice as kube-controller-manager does.
+func otherSlice(ctx context.Context, service *corev1.Service, addresses ...string) *discoveryv1.EndpointSlice {
 	GinkgoHelper()
 	slice := &discoveryv1.EndpointSlice{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: service.Namespace, GenerateName: service.Name + "-",
 			Labels: map[string]string{
-				discoveryv1.LabelServiceName: service.Name, discoveryv1.LabelManagedBy: endpointslice.RivalManagedBy,
+				discoveryv1.LabelServiceName: service.Name, discoveryv1.LabelManagedBy: endpointslice.KubeManagedBy,
 			},
 			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(service, corev1.SchemeGroupVersion.WithKind("Service"))},
 		},
@@ -320,13 +320,13 @@ var _ = Describe("EndpointSlices beside kube-controller-manager", func() {
 		newPod(ctx, namespace, "web-1", "web", newNode(ctx, "zone-a"), true, "10.244.6.1")
 	})
 
-	It("are withdrawn once the rival's cover them, and the Service says so", func(ctx SpecContext) {
+	It("are withdrawn once the other controller's cover them, and the Service says so", func(ctx SpecContext) {
 		Eventually(describe(ctx, service)).Should(ConsistOf("10.244.6.1:80 ready serving"))
-		rival := rivalSlice(ctx, service) // empty: it covers nothing
-		Consistently(managers(ctx, service)).Should(ConsistOf(endpointslice.ManagedBy, endpointslice.RivalManagedBy))
-		rival.Endpoints = []discoveryv1.Endpoint{{Addresses: []string{"10.244.6.1"}}}
-		Expect(k8sClient.Update(ctx, rival)).To(Succeed())
-		Eventually(managers(ctx, service)).Should(ConsistOf(endpointslice.RivalManagedBy))
+		other := otherSlice(ctx, service) // empty: it covers nothing
+		Consistently(managers(ctx, service)).Should(ConsistOf(endpointslice.ManagedBy, endpointslice.KubeManagedBy))
+		other.Endpoints = []discoveryv1.Endpoint{{Addresses: []string{"10.244.6.1"}}}
+		Expect(k8sClient.Update(ctx, other)).To(Succeed())
+		Eventually(managers(ctx, service)).Should(ConsistOf(endpointslice.KubeManagedBy))
 		Eventually(charge(ctx)).Should(Equal("False/Standby"))
 		Eventually(standingBy).Should(BeNumerically(">=", 1))
 		setMode(ctx, endpoints.TakeOver)
@@ -337,7 +337,7 @@ var _ = Describe("EndpointSlices beside kube-controller-manager", func() {
 	It("are taken over and handed back in place", func(ctx SpecContext) {
 		Eventually(describe(ctx, service)).Should(ConsistOf("10.244.6.1:80 ready serving"))
 		setMode(ctx, endpoints.HandBack)
-		Eventually(managers(ctx, service)).Should(ConsistOf(endpointslice.RivalManagedBy))
+		Eventually(managers(ctx, service)).Should(ConsistOf(endpointslice.KubeManagedBy))
 		Eventually(charge(ctx)).Should(Equal("False/HandedBack"))
 		handed := slicesOf(ctx, service)[0]
 
@@ -349,12 +349,12 @@ var _ = Describe("EndpointSlices beside kube-controller-manager", func() {
 		Expect(describe(ctx, service)()).To(ConsistOf("10.244.6.1:80 ready serving"))
 	})
 
-	It("do not fight a rival that is alive", func(ctx SpecContext) {
+	It("do not fight another controller that is alive", func(ctx SpecContext) {
 		setMode(ctx, endpoints.TakeOver)
 		Eventually(managers(ctx, service)).Should(ConsistOf(endpointslice.ManagedBy))
-		rivalSlice(ctx, service, "10.244.6.1")
+		otherSlice(ctx, service, "10.244.6.1")
 		Eventually(charge(ctx)).Should(Equal("True/OwnershipConflict"))
-		Consistently(managers(ctx, service)).Should(ConsistOf(endpointslice.ManagedBy, endpointslice.RivalManagedBy))
+		Consistently(managers(ctx, service)).Should(ConsistOf(endpointslice.ManagedBy, endpointslice.KubeManagedBy))
 	})
 
 	// kube-controller-manager takes what has its name for its own: it makes the
@@ -369,21 +369,21 @@ var _ = Describe("EndpointSlices beside kube-controller-manager", func() {
 		}
 	}
 
-	It("are left to a rival that adopts them", func(ctx SpecContext) {
+	It("are left to another controller that adopts them", func(ctx SpecContext) {
 		Eventually(describe(ctx, service)).Should(ConsistOf("10.244.6.1:80 ready serving"))
 		before := slicesOf(ctx, service)[0].UID
 		adopt(ctx)
 		Eventually(charge(ctx)).Should(Equal("False/Standby"))
-		Consistently(managers(ctx, service)).Should(ConsistOf(endpointslice.RivalManagedBy))
+		Consistently(managers(ctx, service)).Should(ConsistOf(endpointslice.KubeManagedBy))
 		Expect(slicesOf(ctx, service)[0].UID).To(Equal(before))
 	})
 
-	It("are left for a while to a rival that adopts them in mode take-over", func(ctx SpecContext) {
+	It("are left for a while to another controller that adopts them in mode take-over", func(ctx SpecContext) {
 		setMode(ctx, endpoints.TakeOver)
 		Eventually(describe(ctx, service)).Should(ConsistOf("10.244.6.1:80 ready serving"))
 		adopt(ctx)
 		Eventually(charge(ctx)).Should(Equal("False/OwnershipConflict"))
-		Consistently(managers(ctx, service)).Should(ConsistOf(endpointslice.RivalManagedBy))
+		Consistently(managers(ctx, service)).Should(ConsistOf(endpointslice.KubeManagedBy))
 	})
 
 	It("keep the name that an earlier version gave them until it cannot come back", func(ctx SpecContext) {

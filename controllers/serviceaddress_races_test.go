@@ -153,14 +153,14 @@ var _ = Describe("a state that is behind, or ahead", func() {
 			tell(ctx, b, gone, nil)
 		}}
 		tell(ctx, b, nil, svc)
-		Expect(b.Correct(ctx, slow, services.OwnerOf(svc))).To(Succeed())
-		Expect(allocationsOf(b).Addresses(corev1.IPv4Protocol).Has(services.OwnerOf(svc))).To(BeEmpty())
+		Expect(b.Correct(ctx, slow, alloc.OwnerOf(svc))).To(Succeed())
+		Expect(allocationsOf(b).Addresses(corev1.IPv4Protocol).Has(alloc.OwnerOf(svc))).To(BeEmpty())
 
 		By("one that it has not heard of yet")
 		late := newService(svc.Namespace, "late", nil)
 		create(ctx, late)
 		Expect(b.Correct(ctx, k8sClient, alloc.Owner{Namespace: late.Namespace, Name: late.Name, UID: "request"})).To(Succeed())
-		Expect(allocationsOf(b).Addresses(corev1.IPv4Protocol).Has(services.OwnerOf(late))).To(HaveLen(1))
+		Expect(allocationsOf(b).Addresses(corev1.IPv4Protocol).Has(alloc.OwnerOf(late))).To(HaveLen(1))
 	})
 
 	It("takes no address for booked for ever that was freed while it looked", func(ctx SpecContext) {

@@ -53,7 +53,7 @@ func (r *ClusterIPPoolReconciler) setup(mgr ctrl.Manager, changes *queue.Debounc
 		Named("clusterippool").
 		For(&v1alpha1.ClusterIPPool{}).
 		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(func(context.Context, client.Object) []reconcile.Request {
-			changes.Touch() // one look at all pools for any number of nodes
+			changes.Enqueue() // one look at all pools for any number of nodes
 			return nil
 		}), builder.WithPredicates(predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 			before, after := e.ObjectOld.(*corev1.Node), e.ObjectNew.(*corev1.Node)

@@ -62,14 +62,14 @@ func SetupWithManager(mgr ctrl.Manager, opts Options) error {
 	addressPools := every(func() client.ObjectList { return &v1alpha1.ClusterIPPoolList{} })
 	portPools := every(func() client.ObjectList { return &v1alpha1.NodePortPoolList{} })
 	touched := every(func() client.ObjectList { return &corev1.ServiceList{} })
-	changed := func() { addressPools.Touch(); portPools.Touch() }
+	changed := func() { addressPools.Enqueue(); portPools.Enqueue() }
 	a, err := allocator.New(mgr, allocator.Config{
 		Namespace: opts.SystemNamespace, Peers: opts.Peers, Services: config,
 		Changed: func(c allocator.Change) {
 			changed()
-			touched.TouchKeys(c.Sharing...)
+			touched.EnqueueKeys(c.Sharing...)
 			if c.Pools {
-				touched.Touch()
+				touched.Enqueue()
 			}
 		},
 	})

@@ -147,11 +147,11 @@ func (r *LegacyReconciler) standsBy(view *endpointslice.View, existing *corev1.E
 	}
 	if existing != nil {
 		manager, labelled := existing.Labels[endpointslice.LegacyManagedByLabel]
-		other := manager == endpointslice.LegacyRivalManagedBy || !labelled && len(endpointslice.Rivals(view.Service, view.Slices)) > 0
+		other := manager == endpointslice.LegacyKubeManagedBy || !labelled && len(endpointslice.KubeManaged(view.Service, view.Slices)) > 0
 		return 0, other
 	}
 	age := now.Sub(view.Service.CreationTimestamp.Time)
-	if r.source.index.RivalSlices() > 0 && age < graceForOther {
+	if r.source.index.KubeManagedSlices() > 0 && age < graceForOther {
 		return graceForOther - age, true
 	}
 	return 0, false

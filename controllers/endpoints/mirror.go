@@ -126,8 +126,8 @@ func (r *MirrorReconciler) decide(view *endpointslice.View, endpoints *corev1.En
 	state := r.states.of(name)
 	o := ownership{
 		service: view.Service, mode: r.Mode, controller: "endpointslice-mirroring-controller",
-		ours: endpointslice.Mirrored(view.Slices), others: endpointslice.RivalMirrored(view.Slices),
-		began: began, otherActive: r.source.index.RivalSlices() > 0, history: state.history,
+		ours: endpointslice.Mirrored(view.Slices), others: endpointslice.KubeMirrored(view.Slices),
+		began: began, otherActive: r.source.index.KubeManagedSlices() > 0, history: state.history,
 	}
 	d := o.decide(now)
 	state.history = d.history
@@ -156,7 +156,7 @@ func (r *MirrorReconciler) nothingToMirror(ctx context.Context, writer *sliceWri
 	}
 	former := endpointslice.Owned(view.Service, view.Slices)
 	if mode, _ := modeOf(view.Service, r.Mode); mode == TakeOver {
-		former = append(former, slices.DeleteFunc(endpointslice.Rivals(view.Service, view.Slices), func(slice *discoveryv1.EndpointSlice) bool {
+		former = append(former, slices.DeleteFunc(endpointslice.KubeManaged(view.Service, view.Slices), func(slice *discoveryv1.EndpointSlice) bool {
 			return !endpointslice.SliceStandsForPods(slice)
 		})...)
 	}
@@ -194,7 +194,7 @@ func (r *MirrorReconciler) giveWay(ctx context.Context, writer *sliceWriter, vie
 	if len(mirrored) == 0 {
 		return ctrl.Result{}, nil
 	}
-	if len(endpointslice.Owned(view.Service, view.Slices))+len(endpointslice.Rivals(view.Service, view.Slices)) == 0 {
+	if len(endpointslice.Owned(view.Service, view.Slices))+len(endpointslice.KubeManaged(view.Service, view.Slices)) == 0 {
 		return ctrl.Result{RequeueAfter: time.Second}, nil
 	}
 	return ctrl.Result{}, writer.delete(ctx, mirrored)

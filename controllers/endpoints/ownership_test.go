@@ -34,24 +34,24 @@ var _ = DescribeTable("who is in charge of slices",
 		Expect(got.message == "").To(Equal(got.reason == ""), "a reason comes with a message: %q", got.message)
 	},
 	Entry("nobody, auto", Auto, nil, decision{keep: true, history: history{alone: true}}),
-	Entry("nobody, and a rival about that gets a moment for a new Service", Auto, func(c *ownership) {
+	Entry("nobody, and another controller about that gets a moment for a new Service", Auto, func(c *ownership) {
 		c.otherActive, c.began = true, c.began.Add(time.Hour-time.Second)
 	}, decision{again: graceForOther - time.Second, history: history{alone: true}}),
-	Entry("nobody, and a rival about that has had its moment", Auto, func(c *ownership) { c.otherActive = true },
+	Entry("nobody, and another controller about that has had its moment", Auto, func(c *ownership) { c.otherActive = true },
 		decision{keep: true, history: history{alone: true}}),
-	Entry("a rival, auto", Auto, func(c *ownership) { c.others = slicesOf("a") },
+	Entry("another controller, auto", Auto, func(c *ownership) { c.others = slicesOf("a") },
 		decision{reason: reasonStandingBy}),
-	Entry("ours, and a rival's that cover them", Auto, func(c *ownership) { c.ours, c.others = slicesOf("a"), slicesOf("a", "b") },
+	Entry("ours, and another controller's that cover them", Auto, func(c *ownership) { c.ours, c.others = slicesOf("a"), slicesOf("a", "b") },
 		decision{reason: reasonStandingBy, withdraw: slicesOf("a")}),
-	Entry("ours, and a rival's that do not cover them", Auto, func(c *ownership) { c.ours, c.others = slicesOf("a", "b"), slicesOf("a") },
+	Entry("ours, and another controller's that do not cover them", Auto, func(c *ownership) { c.ours, c.others = slicesOf("a", "b"), slicesOf("a") },
 		decision{keep: true, slices: slicesOf("a", "b")}),
-	Entry("a rival's, taken over", TakeOver, func(c *ownership) { c.others = slicesOf("a") },
+	Entry("another controller's, taken over", TakeOver, func(c *ownership) { c.others = slicesOf("a") },
 		decision{keep: true, slices: slicesOf("a")}),
-	Entry("a rival's that were there before us", TakeOver, func(c *ownership) { c.ours, c.others = slicesOf("a"), slicesOf("b") },
+	Entry("another controller's that were there before us", TakeOver, func(c *ownership) { c.ours, c.others = slicesOf("a"), slicesOf("b") },
 		decision{keep: true, slices: slicesOf("a", "b")}),
-	Entry("a rival's that came later: it is alive", TakeOver, func(c *ownership) { c.ours, c.others, c.alone = slicesOf("a"), slicesOf("b"), true },
+	Entry("another controller's that came later: it is alive", TakeOver, func(c *ownership) { c.ours, c.others, c.alone = slicesOf("a"), slicesOf("b"), true },
 		decision{keep: true, slices: slicesOf("a"), reason: reasonConflict, history: history{alone: true}}),
-	Entry("a rival that has taken ours is left alone at first", TakeOver, func(c *ownership) { c.others, c.alone = slicesOf("a"), true },
+	Entry("another controller that has taken ours is left alone at first", TakeOver, func(c *ownership) { c.others, c.alone = slicesOf("a"), true },
 		decision{reason: reasonConflict, history: history{alone: true}, again: yieldMin}),
 	Entry("and tried again then", TakeOver, func(c *ownership) {
 		c.others, c.alone, c.yielded = slicesOf("a"), true, yielded{until: time.Unix(1_000_000, 0), wait: yieldMin}

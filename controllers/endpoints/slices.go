@@ -227,8 +227,8 @@ func (p *slicePass) run(ctx context.Context) (ctrl.Result, error) {
 func (p *slicePass) decide(now time.Time) decision {
 	o := ownership{
 		service: p.view.Service, mode: p.r.Mode, controller: "endpointslice-controller",
-		ours: endpointslice.Owned(p.view.Service, p.view.Slices), others: endpointslice.Rivals(p.view.Service, p.view.Slices),
-		began: p.view.Service.CreationTimestamp.Time, otherActive: p.r.source.index.RivalSlices() > 0,
+		ours: endpointslice.Owned(p.view.Service, p.view.Slices), others: endpointslice.KubeManaged(p.view.Service, p.view.Slices),
+		began: p.view.Service.CreationTimestamp.Time, otherActive: p.r.source.index.KubeManagedSlices() > 0,
 		history: p.state.history,
 	}
 	d := o.decide(now)

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/netaddr"
 	"github.com/causeway-lb/causeway/internal/provisioner"
 	"github.com/causeway-lb/causeway/internal/provisioner/haproxy"
@@ -67,7 +68,7 @@ func holdersOf(ctx context.Context, c client.Reader, class string) ([]haproxy.Ho
 		if svc.Annotations[v1alpha1.ProvisionerAnnotation] != class {
 			continue
 		}
-		h := haproxy.Holder{Owner: provisioner.OwnerOf(svc), Ports: portsOf(svc)}
+		h := haproxy.Holder{Owner: alloc.OwnerOf(svc), Ports: portsOf(svc)}
 		for _, in := range svc.Status.LoadBalancer.Ingress {
 			if addr, ok := netaddr.Parse(in.IP); ok {
 				h.Addresses = append(h.Addresses, addr)

@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/provisioner"
 	"github.com/causeway-lb/causeway/internal/provisioner/pool"
 	"github.com/causeway-lb/causeway/internal/queue"
@@ -86,7 +87,7 @@ type TrafficReader interface {
 func (r *ServiceReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	svc := &corev1.Service{}
 	if err := r.Client.Get(ctx, req.NamespacedName, svc); apierrors.IsNotFound(err) {
-		return ctrl.Result{}, r.forget(ctx, provisioner.Owner{Namespace: req.Namespace, Name: req.Name})
+		return ctrl.Result{}, r.forget(ctx, alloc.Owner{Namespace: req.Namespace, Name: req.Name})
 	} else if err != nil {
 		return ctrl.Result{}, fmt.Errorf("get Service: %w", err)
 	}
@@ -143,7 +144,7 @@ func (r *ServiceReconciler) serve(ctx context.Context, svc *corev1.Service, p pr
 func (r *ServiceReconciler) begin(ctx context.Context, svc *corev1.Service, class string) error {
 	before := svc.Annotations[v1alpha1.ProvisionerAnnotation]
 	if old, ok := r.Registry.Class(before); ok && before != class {
-		if err := r.letGo(ctx, old, provisioner.OwnerOf(svc)); err != nil {
+		if err := r.letGo(ctx, old, alloc.OwnerOf(svc)); err != nil {
 			return err
 		}
 	}
@@ -167,7 +168,7 @@ func (r *ServiceReconciler) allocate(ctx context.Context, svc *corev1.Service, p
 	if err == nil {
 		err = p.Capabilities().Check(p.Class(), req)
 	}
-	var refused *provisioner.Refused
+	var refused *provisioner.AllocationError
 	if errors.As(err, &refused) { // what it has stays as it is
 		return provisioner.Allocation{Addresses: req.Current, Unmet: refused}, nil
 	}
@@ -219,7 +220,7 @@ func (r *ServiceReconciler) ensure(ctx context.Context, svc *corev1.Service, p p
 // else's.
 func (r *ServiceReconciler) stop(ctx context.Context, svc *corev1.Service) error {
 	class, ours := svc.Annotations[v1alpha1.ProvisionerAnnotation]
-	owner := provisioner.OwnerOf(svc)
+	owner := alloc.OwnerOf(svc)
 	held := r.Index.Held(owner)
 	if !ours && len(held) == 0 {
 		r.waiting.remove(client.ObjectKeyFromObject(svc))
@@ -251,7 +252,7 @@ func (r *ServiceReconciler) stop(ctx context.Context, svc *corev1.Service) error
 // forget has every provisioner let go of a Service. All of them, because the
 // class may have changed while no controller watched; one that knows nothing of the
 // Service does nothing.
-func (r *ServiceReconciler) forget(ctx context.Context, owner provisioner.Owner) error {
+func (r *ServiceReconciler) forget(ctx context.Context, owner alloc.Owner) error {
 	key := types.NamespacedName{Namespace: owner.Namespace, Name: owner.Name}
 	r.waiting.remove(key)
 	r.remote.Delete(key)
@@ -267,7 +268,7 @@ func (r *ServiceReconciler) forget(ctx context.Context, owner provisioner.Owner)
 
 // letGo stops serving before it releases, so that no other Service is given an
 // address that is still served.
-func (r *ServiceReconciler) letGo(ctx context.Context, p provisioner.Provisioner, owner provisioner.Owner) error {
+func (r *ServiceReconciler) letGo(ctx context.Context, p provisioner.Provisioner, owner alloc.Owner) error {
 	if err := p.Remove(ctx, owner); err != nil {
 		return fmt.Errorf("stop serving %s by class %s: %w", owner, p.Class(), err)
 	}

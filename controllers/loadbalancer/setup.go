@@ -23,6 +23,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/provisioner"
 	"github.com/causeway-lb/causeway/internal/provisioner/pool"
 	"github.com/causeway-lb/causeway/internal/queue"
@@ -105,8 +106,8 @@ func SetupWithManager(mgr ctrl.Manager, opts Options) error {
 
 // cached returns a function that answers from the cache; the zero value when the
 // cache knows no such Service.
-func cached[T any](c client.Reader, of func(*corev1.Service) T) func(provisioner.Owner) T {
-	return func(o provisioner.Owner) (out T) {
+func cached[T any](c client.Reader, of func(*corev1.Service) T) func(alloc.Owner) T {
+	return func(o alloc.Owner) (out T) {
 		svc := &corev1.Service{}
 		if err := c.Get(context.Background(), client.ObjectKey{Namespace: o.Namespace, Name: o.Name}, svc); err == nil {
 			out = of(svc)

@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/netaddr"
 	"github.com/causeway-lb/causeway/internal/provisioner"
 	"github.com/causeway-lb/causeway/internal/provisioner/pool"
@@ -33,7 +34,7 @@ const everyChange queue.Kind = 1
 
 type keys = []types.NamespacedName
 
-func keysOf(owners []provisioner.Owner) keys {
+func keysOf(owners []alloc.Owner) keys {
 	out := make(keys, 0, len(owners))
 	for _, o := range owners {
 		out = append(out, types.NamespacedName{Namespace: o.Namespace, Name: o.Name})
@@ -57,7 +58,7 @@ func (r *ServiceReconciler) watches(ctx context.Context) []queue.Watch {
 // may concern: those that share an address with it, or would like to.
 func (r *ServiceReconciler) watchServices() queue.Watch {
 	affected := func(svc *corev1.Service) keys {
-		owner := provisioner.OwnerOf(svc)
+		owner := alloc.OwnerOf(svc)
 		out := keysOf(r.Index.Sharers(owner))
 		for _, a := range r.Index.Held(owner) {
 			out = append(out, r.waiting.forAddr(a)...)
@@ -85,10 +86,10 @@ func (r *ServiceReconciler) watchAddresses(ctx context.Context) queue.Watch {
 		if existed && before.Version == rec.Version {
 			before = rec // our own write: what else changed was seen before
 		}
-		r.pools.Touch(before.Pool, rec.Pool, r.Index.PoolFor(rec.Address))
+		r.pools.Enqueue(before.Pool, rec.Pool, r.Index.PoolFor(rec.Address))
 		out := slices.Concat(keysOf(rec.Owners), keysOf(before.Owners))
 		if rec.ReservedFor.Name != "" {
-			out = append(out, keysOf([]provisioner.Owner{rec.ReservedFor})...)
+			out = append(out, keysOf([]alloc.Owner{rec.ReservedFor})...)
 		}
 		return append(out, r.waiting.forAddr(rec.Address)...)
 	}, func(last *v1alpha1.LoadBalancerAddress) keys {
@@ -99,7 +100,7 @@ func (r *ServiceReconciler) watchAddresses(ctx context.Context) queue.Watch {
 		known, there := r.Index.Lookup(rec.Address)
 		r.Index.Delete(rec.Address, rec.UID)
 		home := r.Index.PoolFor(rec.Address)
-		r.pools.Touch(rec.Pool, home)
+		r.pools.Enqueue(rec.Pool, home)
 		owners, next := keysOf(rec.Owners), r.waiting.freed(rec.Address, home)
 		if byHand := there && known.UID == rec.UID; !byHand || len(owners) == 0 {
 			return append(owners, next...)
@@ -114,7 +115,7 @@ func (r *ServiceReconciler) watchAddresses(ctx context.Context) queue.Watch {
 // its reconciler says why.
 func (r *ServiceReconciler) watchPools() queue.Watch {
 	changed := func(names ...string) keys {
-		r.pools.Touch(append(names, r.Index.Pools()...)...)
+		r.pools.Enqueue(append(names, r.Index.Pools()...)...)
 		return append(r.waiting.all(), keysOf(r.Index.Mismatched())...)
 	}
 	return queue.On(&v1alpha1.LoadBalancerPool{}, everyChange, func(_, now *v1alpha1.LoadBalancerPool) keys {
@@ -147,7 +148,7 @@ func watchExclusions[T client.Object](r *ServiceReconciler, example T, of func(T
 		if !r.Index.SetExclusions(fmt.Sprintf("%T/%s", object, object.GetName()), exclusions) {
 			return nil
 		}
-		r.pools.Touch(r.Index.Pools()...)
+		r.pools.Enqueue(r.Index.Pools()...)
 		return r.waiting.all()
 	}
 	return queue.On(example, everyChange,

@@ -29,7 +29,7 @@ func sourceSpec(t *testing.T) *ServiceReconciler {
 		t.Fatal(err)
 	}
 	r.Index.SetPool(p)
-	r.waiting.add(types.NamespacedName{Namespace: "ns", Name: "waits"}, &provisioner.Refused{
+	r.waiting.add(types.NamespacedName{Namespace: "ns", Name: "waits"}, &provisioner.AllocationError{
 		Families: []corev1.IPFamily{corev1.IPv4Protocol}, Full: []provisioner.FullPool{{Pool: "a", Family: corev1.IPv4Protocol}},
 		Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")},
 	})

@@ -37,7 +37,7 @@ func newWaiting() *waiting {
 }
 
 // add makes key wait; it keeps its turn if it waits already.
-func (w *waiting) add(key types.NamespacedName, refused *provisioner.Refused) {
+func (w *waiting) add(key types.NamespacedName, refused *provisioner.AllocationError) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	turn := w.waiters[key].turn

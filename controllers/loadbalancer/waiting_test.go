@@ -17,8 +17,8 @@ import (
 func TestWaitingWakesTheLongestWaiterAndWhoAsks(t *testing.T) {
 	w := newWaiting()
 	key := func(name string) types.NamespacedName { return types.NamespacedName{Namespace: "ns", Name: name} }
-	waits := func(pools ...provisioner.FullPool) *provisioner.Refused {
-		return &provisioner.Refused{Families: []corev1.IPFamily{corev1.IPv4Protocol}, Full: pools}
+	waits := func(pools ...provisioner.FullPool) *provisioner.AllocationError {
+		return &provisioner.AllocationError{Families: []corev1.IPFamily{corev1.IPv4Protocol}, Full: pools}
 	}
 	four := func(pool string) provisioner.FullPool {
 		return provisioner.FullPool{Pool: pool, Family: corev1.IPv4Protocol}
@@ -34,7 +34,7 @@ func TestWaitingWakesTheLongestWaiterAndWhoAsks(t *testing.T) {
 	w.add(key("both"), both)
 	w.add(key("first"), waits(four("a"), four("b")))
 	w.add(key("second"), waits(four("a")))
-	w.add(key("asking"), &provisioner.Refused{Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}})
+	w.add(key("asking"), &provisioner.AllocationError{Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}})
 	w.add(key("six"), waits(six("a"))) // keeps its turn
 
 	freed := func(addr, pool string) []string {

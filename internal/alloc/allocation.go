@@ -2,7 +2,11 @@
 
 package alloc
 
-import "time"
+import (
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
 
 // Owner is the Service that has a value.
 type Owner struct {
@@ -10,9 +14,14 @@ type Owner struct {
 	// Name is empty for a Service that the API server has not named yet
 	// (generateName).
 	Name string
-	// UID tells a Service from an earlier one of the same name. Before the API
-	// server has given one, it is that of the request.
+	// UID distinguishes a Service from an earlier one of the same name. Before the
+	// API server has given one, it is that of the request; empty where no UID counts.
 	UID string
+}
+
+// OwnerOf returns a stored Service as an owner.
+func OwnerOf(svc *corev1.Service) Owner {
+	return Owner{Namespace: svc.Namespace, Name: svc.Name, UID: string(svc.UID)}
 }
 
 // String returns namespace/name.
@@ -23,8 +32,9 @@ func (o Owner) String() string {
 	return o.Namespace + "/" + o.Name
 }
 
-// same reports whether two owners are one Service by name, or one request.
-func (o Owner) same(other Owner) bool {
+// Is reports whether two owners are one Service by name, whatever the UID, or one
+// request.
+func (o Owner) Is(other Owner) bool {
 	if o.Name != "" || other.Name != "" {
 		return o.Namespace == other.Namespace && o.Name == other.Name
 	}

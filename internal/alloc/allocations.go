@@ -126,7 +126,7 @@ func (l *Allocations[V]) reclaim(p *pool[V], ask Ask, namespace string) bool {
 		seen[end.value] = true
 		for _, allocation := range l.allocations[end.value] {
 			of := allocation.Owner.Namespace
-			if allocation.State != Pending || allocation.Owner.same(ask.Owner) || namespace != "" && of != namespace || ask.Now.Sub(allocation.Since) < ghostAfter {
+			if allocation.State != Pending || allocation.Owner.Is(ask.Owner) || namespace != "" && of != namespace || ask.Now.Sub(allocation.Since) < ghostAfter {
 				continue
 			}
 			ghosts[of]++
@@ -182,7 +182,7 @@ func (l *Allocations[V]) Take(v V, ask Ask) error {
 	for _, allocation := range l.allocations[v] {
 		switch {
 		case allocation.State < Pending:
-		case allocation.Owner.same(ask.Owner):
+		case allocation.Owner.Is(ask.Owner):
 			if allocation.State == Pending { // pending for as long as the last request says
 				l.cut(v, func(allocation Allocation[V]) bool { return allocation.State == Pending })
 				l.pick(v, ask)
@@ -217,7 +217,7 @@ func (l *Allocations[V]) pick(v V, ask Ask) {
 // is as before, and so is what the owner is remembered to have had.
 func (l *Allocations[V]) Drop(v V, owner Owner) {
 	l.cut(v, func(allocation Allocation[V]) bool {
-		undone := allocation.State == Pending && allocation.Owner.same(owner)
+		undone := allocation.State == Pending && allocation.Owner.Is(owner)
 		if undone && allocation.novel {
 			l.memory.drop(owner, v)
 		}

@@ -491,10 +491,10 @@ func (w *walk) step() {
 			}
 		}
 	case 3:
-		own := slices.ContainsFunc(w.l.Of(v), func(allocation Allocation[uint16]) bool { return allocation.Owner.same(o) })
+		own := slices.ContainsFunc(w.l.Of(v), func(allocation Allocation[uint16]) bool { return allocation.Owner.Is(o) })
 		err := w.l.Take(v, ask)
 		for other, values := range w.has {
-			if err == nil && !own && !other.same(o) && slices.Contains(values, v) {
+			if err == nil && !own && !other.Is(o) && slices.Contains(values, v) {
 				w.t.Fatalf("%s took %d, which %s holds", o, v, other)
 			}
 		}

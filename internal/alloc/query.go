@@ -23,7 +23,7 @@ func (l *Allocations[V]) Remembers(owner Owner) []V { return l.memory.of(owner) 
 // Mine reports whether the owner, going by its name, has the value, held or pending.
 func (l *Allocations[V]) Mine(v V, owner Owner) bool {
 	return slices.ContainsFunc(l.allocations[v], func(allocation Allocation[V]) bool {
-		return allocation.State >= Pending && allocation.Owner.same(owner)
+		return allocation.State >= Pending && allocation.Owner.Is(owner)
 	})
 }
 

@@ -19,6 +19,7 @@ import (
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
+	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/alloc/services"
 	"github.com/causeway-lb/causeway/internal/queue"
 )
@@ -278,7 +279,7 @@ func (a *Allocator) release(ctx context.Context, ask services.Request, former []
 				return false, fmt.Errorf("release IPAddress %s: %w", addr, err)
 			}
 		case !slices.Contains(ask.Service.Spec.ClusterIPs, addr.String()) && ask.Service.Spec.ClusterIP != addr.String():
-			a.State.Deny(addr, services.OwnerOf(ask.Service), &ip)
+			a.State.Deny(addr, alloc.OwnerOf(ask.Service), &ip)
 			again = true
 		}
 	}

@@ -161,7 +161,7 @@ func (s *State) observe(svc *corev1.Service) Change {
 		return Change{}
 	}
 	s.seen[svc.UID] = svc.ResourceVersion
-	owner := services.OwnerOf(svc)
+	owner := alloc.OwnerOf(svc)
 	return sharing(owner, s.allocations.Observe(svc, s.now()))
 }
 
@@ -216,7 +216,7 @@ func (s *State) tell(c Change) {
 func (s *State) forgetService(svc *corev1.Service) Change {
 	s.newestService = newer(s.newestService, svc.ResourceVersion)
 	delete(s.seen, svc.UID)
-	owner := services.OwnerOf(svc)
+	owner := alloc.OwnerOf(svc)
 	return sharing(owner, s.allocations.Forget(owner, s.now()))
 }
 

@@ -179,7 +179,7 @@ func TestMetadataOfSlices(t *testing.T) {
 		t.Errorf("the slice is called %s/%s", list[0].Namespace, list[0].Name)
 	}
 	diff(t, "labels", map[string]string{
-		"team": "blue", discoveryv1.LabelManagedBy: RivalManagedBy, v1alpha1.EndpointSliceKeeperLabel: v1alpha1.EndpointSliceKeeper, discoveryv1.LabelServiceName: "web", corev1.IsHeadlessService: "",
+		"team": "blue", discoveryv1.LabelManagedBy: KubeManagedBy, v1alpha1.EndpointSliceKeeperLabel: v1alpha1.EndpointSliceKeeper, discoveryv1.LabelServiceName: "web", corev1.IsHeadlessService: "",
 	}, list[0].Labels)
 	diff(t, "annotations", map[string]string{corev1.EndpointsLastChangeTriggerTime: "2026-05-04T03:02:01Z"}, list[0].Annotations)
 	diff(t, "owners", []metav1.OwnerReference{{

@@ -51,5 +51,5 @@
 // # Non-goals
 //
 // Reading or writing the API, the clock, and deciding whether another controller
-// manages a Service, beyond listing its slices (see Rivals).
+// manages a Service, beyond listing its slices (see KubeManaged).
 package endpointslice

@@ -27,8 +27,8 @@ const (
 	// is our value of it.
 	LegacyManagedByLabel = "endpoints.kubernetes.io/managed-by"
 	LegacyManagedBy      = "endpoint-controller.causeway.dev"
-	// LegacyRivalManagedBy is kube-controller-manager's value.
-	LegacyRivalManagedBy = "endpoint-controller"
+	// LegacyKubeManagedBy is kube-controller-manager's value.
+	LegacyKubeManagedBy = "endpoint-controller"
 
 	overCapacity = "truncated"
 )
@@ -38,7 +38,7 @@ const (
 // 1.33, the annotation that only a controller writes, and stands for Pods.
 func Generated(endpoints *corev1.Endpoints) bool { //nolint:staticcheck
 	switch endpoints.Labels[LegacyManagedByLabel] {
-	case LegacyManagedBy, LegacyRivalManagedBy:
+	case LegacyManagedBy, LegacyKubeManagedBy:
 		return true
 	}
 	_, written := endpoints.Annotations[corev1.EndpointsLastChangeTriggerTime]

@@ -108,7 +108,7 @@ func TestLegacyLabelsAndTakeOver(t *testing.T) {
 	service.Spec.ClusterIP = corev1.ClusterIPNone
 	existing := &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{ //nolint:staticcheck
 		Namespace: "shop", Name: "web", ResourceVersion: "7",
-		Labels:      map[string]string{LegacyManagedByLabel: LegacyRivalManagedBy},
+		Labels:      map[string]string{LegacyManagedByLabel: LegacyKubeManagedBy},
 		Annotations: map[string]string{"mine": "kept", corev1.EndpointsLastChangeTriggerTime: "2020-01-01T00:00:00Z"},
 	}}
 	before := existing.DeepCopy()

@@ -32,13 +32,13 @@ import (
 //
 // An Index is safe for concurrent use.
 type Index struct {
-	mu         sync.RWMutex
-	namespaces map[string]*namespaceIndex
-	nodes      map[string]*nodeEntry
-	auto       map[*serviceEntry]struct{} // Services with topology-mode: Auto
-	rivals     int                        // slices that a rival manages
-	shares     Shares
-	sharesOld  bool // shares must be computed again
+	mu          sync.RWMutex
+	namespaces  map[string]*namespaceIndex
+	nodes       map[string]*nodeEntry
+	auto        map[*serviceEntry]struct{} // Services with topology-mode: Auto
+	kubeManaged int                        // slices that another controller manages
+	shares      Shares
+	sharesOld   bool // shares must be computed again
 }
 
 // pair is one label.
@@ -175,12 +175,12 @@ func (e *serviceEntry) triggered(at time.Time) {
 	}
 }
 
-// RivalSlices returns how many slices in the cluster a rival manages (see
-// Rivals). Above 0, another controller is or has been at work.
-func (x *Index) RivalSlices() int {
+// KubeManagedSlices returns how many slices in the cluster another controller manages (see
+// KubeManaged). Above 0, another controller is or has been at work.
+func (x *Index) KubeManagedSlices() int {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	return x.rivals
+	return x.kubeManaged
 }
 
 // Names returns the names of all Services, with a selector or without, and of

@@ -139,7 +139,7 @@ func (x *Index) SetSlice(slice *discoveryv1.EndpointSlice) []types.NamespacedNam
 		return nil
 	}
 	entry.slices[slice.Name] = slice
-	x.rivals += rival(slice) - rival(old)
+	x.kubeManaged += kubeManaged(slice) - kubeManaged(old)
 	return []types.NamespacedName{name}
 }
 
@@ -176,7 +176,7 @@ func (x *Index) removeSlice(slice *discoveryv1.EndpointSlice, ours bool) []types
 	}
 	if same {
 		delete(entry.slices, slice.Name)
-		x.rivals -= rival(known)
+		x.kubeManaged -= kubeManaged(known)
 	}
 	x.drop(x.namespaces[name.Namespace], entry)
 	if !same {
@@ -201,8 +201,8 @@ func newer(a, b *discoveryv1.EndpointSlice) bool {
 	return order > 0
 }
 
-func rival(slice *discoveryv1.EndpointSlice) int {
-	if slice != nil && isRival(slice) {
+func kubeManaged(slice *discoveryv1.EndpointSlice) int {
+	if slice != nil && isKubeManaged(slice) {
 		return 1
 	}
 	return 0

@@ -219,9 +219,9 @@ func (d *indexDriver) empty(t *testing.T) {
 	for _, slice := range d.model.slices {
 		d.index.DeleteSlice(slice)
 	}
-	if x := d.index; len(x.namespaces)+len(x.nodes)+len(x.auto)+x.rivals > 0 {
-		t.Errorf("left over: %d namespaces, %d nodes, %d Services with hints, %d rival slices",
-			len(x.namespaces), len(x.nodes), len(x.auto), x.rivals)
+	if x := d.index; len(x.namespaces)+len(x.nodes)+len(x.auto)+x.kubeManaged > 0 {
+		t.Errorf("left over: %d namespaces, %d nodes, %d Services with hints, %d slices of another controller",
+			len(x.namespaces), len(x.nodes), len(x.auto), x.kubeManaged)
 	}
 }
 

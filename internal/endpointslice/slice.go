@@ -22,16 +22,16 @@ import (
 // label endpointslice.kubernetes.io/managed-by.
 const (
 	// ManagedBy names Causeway as the keeper of the slices of a Service with a
-	// selector. Their label has the rival's value, which clients and the
+	// selector. Their label has the other controller's value, which clients and the
 	// conformance tests look for, and v1alpha1.EndpointSliceKeeperLabel beside it.
 	// Earlier versions made ManagedBy the label's value; see Input.OwnName.
 	ManagedBy = "endpointslice-controller.causeway.dev"
 	// ManagedByMirror marks the slices that mirror a hand-made Endpoints object.
 	ManagedByMirror = "endpointslicemirroring-controller.causeway.dev"
-	// RivalManagedBy and RivalManagedByMirror are those of
+	// KubeManagedBy and KubeManagedByMirror are those of
 	// kube-controller-manager.
-	RivalManagedBy       = "endpointslice-controller.k8s.io"
-	RivalManagedByMirror = "endpointslicemirroring-controller.k8s.io"
+	KubeManagedBy       = "endpointslice-controller.k8s.io"
+	KubeManagedByMirror = "endpointslicemirroring-controller.k8s.io"
 )
 
 // LabelsOf returns the labels of a Service's slices: the Service's own, the
@@ -56,12 +56,12 @@ func LabelsOf(service *corev1.Service, ownName bool) map[string]string {
 
 // Manager says who keeps a slice of the Service, nil if it is not known:
 // ManagedBy for Causeway, else the label's value. Of slices that have the
-// rival's value those with the keeper's label are ours, unless the label may be
-// the Service's, from which the rival copies it: such a Service's slices have
+// other's value those with the keeper's label are ours, unless the label may be
+// the Service's, from which the other controller copies it: such a Service's slices have
 // ManagedBy for a label.
 func Manager(service *corev1.Service, slice *discoveryv1.EndpointSlice) string {
 	manager := slice.Labels[discoveryv1.LabelManagedBy]
-	if manager != RivalManagedBy || slice.Labels[v1alpha1.EndpointSliceKeeperLabel] != v1alpha1.EndpointSliceKeeper {
+	if manager != KubeManagedBy || slice.Labels[v1alpha1.EndpointSliceKeeperLabel] != v1alpha1.EndpointSliceKeeper {
 		return manager
 	}
 	if service != nil {

@@ -21,7 +21,7 @@
 //     what changed, and may be called again after any error or restart.
 //   - Allocate never takes away an address that the Service holds, unless the
 //     Service itself asks for something else and that has been given already.
-//   - A request that cannot be met is a *Refused, which names the cause and what
+//   - A request that cannot be met is an *AllocationError, which names the cause and what
 //     to do. Any other error is a fault, worth retrying.
 //   - Capabilities are compared with the request before a provisioner is called.
 //

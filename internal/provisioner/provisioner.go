@@ -9,6 +9,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/causeway-lb/causeway/internal/alloc"
 )
 
 // Provisioner gives Services addresses and serves them there. Its methods are
@@ -30,13 +32,13 @@ type Provisioner interface {
 
 	// Reserve makes req.Owner hold these addresses, for each family of which it
 	// holds none: they are in the Service's status, and clients use them. An
-	// address that cannot be held is a *Refused; the others are held all the
+	// address that cannot be held is an *AllocationError; the others are held all the
 	// same.
 	Reserve(ctx context.Context, req Request, addrs []netip.Addr) error
 
 	// Release lets go of all that the Service of this name holds, whatever its
 	// UID. Holding nothing is not an error.
-	Release(ctx context.Context, owner Owner) error
+	Release(ctx context.Context, owner alloc.Owner) error
 
 	// Ensure serves the Service as described, and answers where it can be
 	// reached. It is called again when anything in want changes, and after
@@ -44,23 +46,8 @@ type Provisioner interface {
 	Ensure(ctx context.Context, want Desired) (Result, error)
 
 	// Remove stops serving the Service. Being absent is not an error.
-	Remove(ctx context.Context, owner Owner) error
+	Remove(ctx context.Context, owner alloc.Owner) error
 }
-
-// Owner is a Service.
-type Owner struct {
-	Namespace string
-	Name      string
-	// UID tells a Service from an earlier one of the same name. It may be empty
-	// in Release and Remove.
-	UID string
-}
-
-// String gives namespace/name.
-func (o Owner) String() string { return o.Namespace + "/" + o.Name }
-
-// Is tells whether both name the same Service, whatever the UID.
-func (o Owner) Is(other Owner) bool { return o.Namespace == other.Namespace && o.Name == other.Name }
 
 // Capabilities is what a provisioner can do; the zero value can do nothing.
 type Capabilities struct {
@@ -95,7 +82,7 @@ type Port struct {
 
 // Request is what a Service asks for. It holds no references into the Service.
 type Request struct {
-	Owner Owner
+	Owner alloc.Owner
 	// Families are the Service's, primary first; one or two.
 	Families []corev1.IPFamily
 	// Policy says how many of them are needed.
@@ -131,7 +118,7 @@ type Allocation struct {
 	// Unmet says which part of the request is not met and why; nil when all is.
 	// Addresses may be non-empty besides: what was held before, or the one
 	// family of PreferDualStack that there is.
-	Unmet *Refused
+	Unmet *AllocationError
 	// Enough tells that what is not met is not required, as the second family of
 	// PreferDualStack.
 	Enough bool
@@ -139,7 +126,7 @@ type Allocation struct {
 
 // Desired is a Service as it should be served.
 type Desired struct {
-	Owner     Owner
+	Owner     alloc.Owner
 	Addresses []netip.Addr
 	Ports     []ServicePort
 	// Nodes that may take traffic; nil unless Capabilities.NeedsNodes.

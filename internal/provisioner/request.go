@@ -20,18 +20,13 @@ import (
 // MaxAddresses is how many addresses a Service can ask for.
 const MaxAddresses = 16
 
-// OwnerOf names a Service.
-func OwnerOf(svc *corev1.Service) Owner {
-	return Owner{Namespace: svc.Namespace, Name: svc.Name, UID: string(svc.UID)}
-}
-
 // ParseRequest reads what a Service of type LoadBalancer asks for. The
 // annotation causeway.dev/addresses goes before the deprecated
-// spec.loadBalancerIP. An error is a *Refused with ReasonInvalidRequest; the
+// spec.loadBalancerIP. An error is an *AllocationError with ReasonInvalidRequest; the
 // request's Current is right all the same.
 func ParseRequest(svc *corev1.Service, namespaceLabels map[string]string) (Request, error) {
 	req := Request{
-		Owner:           OwnerOf(svc),
+		Owner:           alloc.OwnerOf(svc),
 		Families:        slices.Clone(svc.Spec.IPFamilies),
 		Policy:          corev1.IPFamilyPolicySingleStack,
 		Pool:            strings.TrimSpace(svc.Annotations[v1alpha1.PoolAnnotation]),
@@ -110,7 +105,7 @@ func requestedAddresses(svc *corev1.Service) ([]netip.Addr, error) {
 }
 
 // Check compares a request with what a provisioner can do. An error is a
-// *Refused with ReasonUnsupported that names everything it cannot do.
+// *AllocationError with ReasonUnsupported that names everything it cannot do.
 func (c Capabilities) Check(class string, req Request) error {
 	var cannot []string
 	for _, p := range req.Ports {
@@ -141,7 +136,7 @@ func (c Capabilities) Check(class string, req Request) error {
 	if len(cannot) == 0 {
 		return nil
 	}
-	return &Refused{Reason: ReasonUnsupported, Message: fmt.Sprintf(
+	return &AllocationError{Reason: ReasonUnsupported, Message: fmt.Sprintf(
 		"The load balancer class %s cannot %s: change the Service, or make it again with another spec.loadBalancerClass",
 		class, strings.Join(cannot, ", nor "))}
 }
@@ -169,8 +164,8 @@ func joinFamilies(families []corev1.IPFamily) string {
 	return strings.Join(words, " and ")
 }
 
-func invalid(format string, args ...any) *Refused {
-	return &Refused{Reason: ReasonInvalidRequest, Message: fmt.Sprintf(format, args...)}
+func invalid(format string, args ...any) *AllocationError {
+	return &AllocationError{Reason: ReasonInvalidRequest, Message: fmt.Sprintf(format, args...)}
 }
 
 // DesiredOf describes how a Service is to be served at its addresses, all but
@@ -178,7 +173,7 @@ func invalid(format string, args ...any) *Refused {
 // refuses them.
 func DesiredOf(svc *corev1.Service, addrs []netip.Addr) Desired {
 	d := Desired{
-		Owner: OwnerOf(svc), Addresses: slices.Clone(addrs),
+		Owner: alloc.OwnerOf(svc), Addresses: slices.Clone(addrs),
 		LocalPolicy:      svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
 		ClientIPAffinity: svc.Spec.SessionAffinity == corev1.ServiceAffinityClientIP,
 	}

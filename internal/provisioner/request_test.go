@@ -16,6 +16,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/alloc"
 )
 
 func service(change func(*corev1.Service)) *corev1.Service {
@@ -54,7 +55,7 @@ func TestParseRequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Request{
-		Owner:     Owner{Namespace: "ns", Name: "web", UID: "1"},
+		Owner:     alloc.Owner{Namespace: "ns", Name: "web", UID: "1"},
 		Families:  []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol},
 		Policy:    corev1.IPFamilyPolicyPreferDualStack,
 		Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::7"), netip.MustParseAddr("192.0.2.8")},
@@ -83,7 +84,7 @@ func TestParseRequestRefuses(t *testing.T) {
 		"192.0.2.1,192.0.2.2,192.0.2.3,192.0.2.4,192.0.2.5,192.0.2.6,192.0.2.7,192.0.2.8,192.0.2.9,192.0.2.10,192.0.2.11,192.0.2.12,192.0.2.13,192.0.2.14,192.0.2.15,192.0.2.16,192.0.2.17": "ask for at most 16",
 	} {
 		_, err := ParseRequest(service(func(svc *corev1.Service) { svc.Annotations[v1alpha1.AddressesAnnotation] = asked }), nil)
-		var refused *Refused
+		var refused *AllocationError
 		if !errors.As(err, &refused) || refused.Reason != ReasonInvalidRequest || !strings.Contains(refused.Message, message) {
 			t.Errorf("%q: %v, want ...%s...", asked, err, message)
 		}
@@ -152,7 +153,7 @@ func TestCapabilities(t *testing.T) {
 	} {
 		req := base
 		change(&req)
-		var refused *Refused
+		var refused *AllocationError
 		if err := able.Check("c", req); !errors.As(err, &refused) || refused.Reason != ReasonUnsupported || !strings.Contains(refused.Message, what) {
 			t.Errorf("%s: %v", what, err)
 		}
@@ -167,7 +168,7 @@ func TestDesiredOf(t *testing.T) {
 		svc.Spec.LoadBalancerSourceRanges = []string{" 198.51.100.7/24", "nonsense"}
 	})
 	want := Desired{
-		Owner:     OwnerOf(svc),
+		Owner:     alloc.OwnerOf(svc),
 		Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.7")},
 		Ports: []ServicePort{
 			{Name: "http", Port: Port{corev1.ProtocolTCP, 80}, NodePort: 30080},
@@ -187,9 +188,9 @@ func (n named) Class() string                                       { return str
 func (named) Capabilities() Capabilities                            { return Capabilities{} }
 func (named) Allocate(context.Context, Request) (Allocation, error) { return Allocation{}, nil }
 func (named) Reserve(context.Context, Request, []netip.Addr) error  { return nil }
-func (named) Release(context.Context, Owner) error                  { return nil }
+func (named) Release(context.Context, alloc.Owner) error            { return nil }
 func (named) Ensure(context.Context, Desired) (Result, error)       { return Result{}, nil }
-func (named) Remove(context.Context, Owner) error                   { return nil }
+func (named) Remove(context.Context, alloc.Owner) error             { return nil }
 
 func TestRegistry(t *testing.T) {
 	r, err := NewRegistry("a", named("a"), named("b"))

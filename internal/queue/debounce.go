@@ -33,56 +33,56 @@ func Soonest(a, b time.Duration) time.Duration {
 	return a
 }
 
-// Debouncer is a controller's source that turns any number of calls of Touch
+// Debouncer is a controller's source that turns any number of calls of Enqueue
 // within an interval into one event for each object. Safe for concurrent use;
-// Touch does not block.
+// Enqueue does not block.
 type Debouncer struct {
 	interval time.Duration
 	all      func(context.Context) []reconcile.Request
 
-	mu       sync.Mutex
-	flush    func() // nil before the controller starts
-	touched  map[reconcile.Request]struct{}
-	everyone bool
-	armed    bool
+	mu         sync.Mutex
+	flush      func() // nil before the controller starts
+	pending    map[reconcile.Request]struct{}
+	everything bool
+	armed      bool
 }
 
-// NewDebouncer returns a Debouncer. all lists what Touch without names stands
+// NewDebouncer returns a Debouncer. all lists what Enqueue without names stands
 // for; nil for nothing.
 func NewDebouncer(interval time.Duration, all func(context.Context) []reconcile.Request) *Debouncer {
-	return &Debouncer{interval: interval, all: all, touched: map[reconcile.Request]struct{}{}}
+	return &Debouncer{interval: interval, all: all, pending: map[reconcile.Request]struct{}{}}
 }
 
-// Touch enqueues the cluster-scoped objects of these names, or everything when
+// Enqueue enqueues the cluster-scoped objects of these names, or everything when
 // no name is given, after the interval or when the controller starts. Empty
 // names are ignored.
-func (d *Debouncer) Touch(names ...string) {
+func (d *Debouncer) Enqueue(names ...string) {
 	var keys []types.NamespacedName
 	for _, name := range names {
 		if name != "" {
 			keys = append(keys, types.NamespacedName{Name: name})
 		}
 	}
-	d.touch(len(names) == 0 && d.all != nil, keys)
+	d.enqueue(len(names) == 0 && d.all != nil, keys)
 }
 
-// TouchKeys enqueues the objects of these names and namespaces, as Touch does; no
+// EnqueueKeys enqueues the objects of these names and namespaces, as Enqueue does; no
 // keys mean none.
-func (d *Debouncer) TouchKeys(keys ...types.NamespacedName) { d.touch(false, keys) }
+func (d *Debouncer) EnqueueKeys(keys ...types.NamespacedName) { d.enqueue(false, keys) }
 
-func (d *Debouncer) touch(everyone bool, keys []types.NamespacedName) {
+func (d *Debouncer) enqueue(everything bool, keys []types.NamespacedName) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.everyone = d.everyone || everyone
+	d.everything = d.everything || everything
 	for _, key := range keys {
-		d.touched[reconcile.Request{NamespacedName: key}] = struct{}{}
+		d.pending[reconcile.Request{NamespacedName: key}] = struct{}{}
 	}
 	d.arm()
 }
 
 // arm sets the timer if there is something to enqueue. The lock is held.
 func (d *Debouncer) arm() {
-	if d.flush != nil && !d.armed && (d.everyone || len(d.touched) > 0) {
+	if d.flush != nil && !d.armed && (d.everything || len(d.pending) > 0) {
 		d.armed = true
 		time.AfterFunc(d.interval, d.flush)
 	}
@@ -95,13 +95,13 @@ func (d *Debouncer) Source() source.Source {
 		defer d.mu.Unlock()
 		d.flush = func() {
 			d.mu.Lock()
-			touched, everyone := d.touched, d.everyone
-			d.touched, d.everyone, d.armed = map[reconcile.Request]struct{}{}, false, false
+			pending, everything := d.pending, d.everything
+			d.pending, d.everything, d.armed = map[reconcile.Request]struct{}{}, false, false
 			d.mu.Unlock()
-			for request := range touched {
+			for request := range pending {
 				queue.Add(request)
 			}
-			if !everyone || ctx.Err() != nil {
+			if !everything || ctx.Err() != nil {
 				return
 			}
 			for _, request := range d.all(ctx) {

@@ -6,7 +6,7 @@
 // (Debouncer), writes that are spaced (WriteThrottle), and the times of retries.
 //
 //	informers ──On──> index ──keys──> Source ──> queues of the controllers
-//	changes in memory ──Touch──> Debouncer ────────┘
+//	changes in memory ──Enqueue──> Debouncer ────────┘
 //
 // controller-runtime's own source.Kind feeds one controller; an index that
 // several read from would be updated several times, and none of them would know

@@ -164,7 +164,7 @@ func TestSourceFeedsSeveralControllers(t *testing.T) {
 	}
 }
 
-// Any number of calls of Touch, also before the controller starts, make one event
+// Any number of calls of Enqueue, also before the controller starts, make one event
 // for each object, an interval later.
 func TestDebouncer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -173,11 +173,11 @@ func TestDebouncer(t *testing.T) {
 		})
 		q := workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[reconcile.Request]())
 		defer q.ShutDown()
-		d.Touch("a", "")
+		d.Enqueue("a", "")
 		if err := d.Source().Start(t.Context(), q); err != nil {
 			t.Fatal(err)
 		}
-		d.Touch("a")
+		d.Enqueue("a")
 		time.Sleep(999 * time.Millisecond)
 		if q.Len() != 0 {
 			t.Error("an event before the interval is over")
@@ -187,8 +187,8 @@ func TestDebouncer(t *testing.T) {
 		if got := names(q); !slices.Equal(got, []string{"a"}) {
 			t.Errorf("events %v, want one of a", got)
 		}
-		d.Touch()
-		d.Touch()
+		d.Enqueue()
+		d.Enqueue()
 		time.Sleep(time.Second)
 		synctest.Wait()
 		if got := names(q); !slices.Equal(got, []string{"all"}) {

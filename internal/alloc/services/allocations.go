@@ -94,17 +94,12 @@ func (a *Allocations) Addresses(family corev1.IPFamily) *alloc.Allocations[netip
 // Ports returns the allocations of ports.
 func (a *Allocations) Ports() *alloc.Allocations[uint16] { return a.ports.Allocations }
 
-// OwnerOf returns a stored Service as an owner.
-func OwnerOf(svc *corev1.Service) alloc.Owner {
-	return alloc.Owner{Namespace: svc.Namespace, Name: svc.Name, UID: string(svc.UID)}
-}
-
 // Observe says that the API has this Service. It returns the other owners that
 // have, or had until now, a value in common with it, if its values changed: what
 // Check finds about them may have changed too.
 func (a *Allocations) Observe(svc *corev1.Service, now time.Time) []alloc.Owner {
 	v4, v6, ports := valuesOf(svc)
-	return a.observe(OwnerOf(svc), v4, v6, ports, now)
+	return a.observe(alloc.OwnerOf(svc), v4, v6, ports, now)
 }
 
 // Forget says that the API no longer has the Service of this owner. It returns

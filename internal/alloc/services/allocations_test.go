@@ -231,7 +231,7 @@ func TestDryRunLeavesNoTrace(t *testing.T) {
 	for lease := range b.ports.All() {
 		t.Errorf("a dry run left %v", lease)
 	}
-	if got := b.ports.Remembers(OwnerOf(req.Service)); len(got) > 0 {
+	if got := b.ports.Remembers(alloc.OwnerOf(req.Service)); len(got) > 0 {
 		t.Errorf("a dry run is remembered: %v", got)
 	}
 }
@@ -242,7 +242,7 @@ func TestComesBackAfterADryRunAndARefusal(t *testing.T) {
 	b := fixture(t)
 	svc := stored(named("web", ips("10.96.8.7"), nodePorts(30107)), Grant{})
 	b.Observe(svc, t0)
-	b.Forget(OwnerOf(svc), t0)
+	b.Forget(alloc.OwnerOf(svc), t0)
 	now := t0.Add(time.Minute) // what was released is certain to be free
 	dry := request(named("web", nodePorts(0)), "blue", now)
 	dry.DryRun = true
@@ -330,7 +330,7 @@ func TestComesBackToWhatItHad(t *testing.T) {
 	}
 	svc := stored(named("web", spec...), first)
 	b.Observe(svc, t0)
-	b.Forget(OwnerOf(svc), t0)
+	b.Forget(alloc.OwnerOf(svc), t0)
 	for i := range 3 { // strangers meanwhile
 		if _, err := b.Admit(request(named(fmt.Sprint("other", i)), "blue", t0)); err != nil {
 			t.Fatal(err)
@@ -415,7 +415,7 @@ func TestRestIsForTheNameThatHadItBefore(t *testing.T) {
 		released = released.Add(time.Hour)
 		svc := stored(named(name, ips("10.96.8.7"), nodePorts(30107)), Grant{})
 		b.Observe(svc, released)
-		b.Forget(OwnerOf(svc), released)
+		b.Forget(alloc.OwnerOf(svc), released)
 	}
 	for _, tc := range []struct {
 		after time.Duration
@@ -432,7 +432,7 @@ func TestRestIsForTheNameThatHadItBefore(t *testing.T) {
 		if got := g.ClusterIPs[0] == "10.96.8.7"; got != tc.again {
 			t.Errorf("%s after the release: ClusterIP %s", tc.after, g.ClusterIPs[0])
 		}
-		b.Forget(OwnerOf(req.Service), req.Now)
+		b.Forget(alloc.OwnerOf(req.Service), req.Now)
 	}
 }
 

@@ -38,7 +38,7 @@ func (a *Allocations) Check(svc *corev1.Service, namespaceLabels map[string]stri
 	if exempt(svc) {
 		return nil
 	}
-	who := subject{owner: OwnerOf(svc), labels: labels.Set(svc.Labels), namespaceLabels: labels.Set(namespaceLabels)}
+	who := subject{owner: alloc.OwnerOf(svc), labels: labels.Set(svc.Labels), namespaceLabels: labels.Set(namespaceLabels)}
 	v4, v6, ports := valuesOf(svc)
 	out := slices.Concat(a.ports.check(who, ports), a.addresses[corev1.IPv4Protocol].check(who, v4),
 		a.addresses[corev1.IPv6Protocol].check(who, v6), a.checkStored(svc, who))

@@ -167,7 +167,7 @@ var testNodePort = basePort() + 20
 func (b *bench) serve(t *testing.T, p *Provisioner, nodes []provisioner.Node, change func(*provisioner.Desired)) (netip.Addr, provisioner.Result) {
 	t.Helper()
 	req := provisioner.Request{
-		Owner: provisioner.Owner{Namespace: "ns", Name: "web", UID: "1"}, Families: []corev1.IPFamily{corev1.IPv4Protocol},
+		Owner: alloc.Owner{Namespace: "ns", Name: "web", UID: "1"}, Families: []corev1.IPFamily{corev1.IPv4Protocol},
 		Policy: corev1.IPFamilyPolicySingleStack, Ports: []provisioner.Port{{Protocol: corev1.ProtocolTCP, Port: b.port(0)}},
 	}
 	held, err := p.Allocate(t.Context(), req)

@@ -34,7 +34,7 @@ type Provisioner struct {
 
 	mu     sync.Mutex // also keeps changes of HAProxy apart
 	primed bool
-	claims map[frontend]provisioner.Owner
+	claims map[frontend]alloc.Owner
 	// leaving has since when servers, by backend/name, are known to be in maintenance.
 	leaving map[string]time.Time
 }
@@ -47,7 +47,7 @@ func New(c Config) (*Provisioner, error) {
 		return nil, fmt.Errorf("config of HAProxy provisioner: %w", err)
 	}
 	c.setDefaults()
-	return &Provisioner{Config: c, claims: map[frontend]provisioner.Owner{}, leaving: map[string]time.Time{}}, nil
+	return &Provisioner{Config: c, claims: map[frontend]alloc.Owner{}, leaving: map[string]time.Time{}}, nil
 }
 
 // Class implements provisioner.Provisioner.
@@ -89,7 +89,7 @@ func (p *Provisioner) prime(ctx context.Context) error {
 
 // claim takes what is free of an address's ports, and tells whether that is all
 // of those that HAProxy is bound to.
-func (p *Provisioner) claim(o provisioner.Owner, a netip.Addr, ports []provisioner.Port) bool {
+func (p *Provisioner) claim(o alloc.Owner, a netip.Addr, ports []provisioner.Port) bool {
 	all := true
 	for _, port := range ports {
 		f := frontend{a, port}
@@ -112,17 +112,17 @@ func (p *Provisioner) bound(port provisioner.Port) bool {
 }
 
 // free tells whether all bound ports of an address are free or the owner's.
-func (p *Provisioner) free(o provisioner.Owner, a netip.Addr, ports []provisioner.Port) (provisioner.Owner, bool) {
+func (p *Provisioner) free(o alloc.Owner, a netip.Addr, ports []provisioner.Port) (alloc.Owner, bool) {
 	for _, port := range ports {
 		if holder, taken := p.claims[frontend{a, port}]; taken && !holder.Is(o) {
 			return holder, false
 		}
 	}
-	return provisioner.Owner{}, true
+	return alloc.Owner{}, true
 }
 
 // held are the owner's addresses, in the order of the config.
-func (p *Provisioner) held(o provisioner.Owner) []netip.Addr {
+func (p *Provisioner) held(o alloc.Owner) []netip.Addr {
 	var out []netip.Addr
 	for _, a := range p.Addresses {
 		for f, holder := range p.claims {
@@ -168,7 +168,7 @@ func (p *Provisioner) Allocate(ctx context.Context, req provisioner.Request) (pr
 		}
 		// An edit of another Service may help, and it does not tell: the pending
 		// retry finds out.
-		out.Unmet = &provisioner.Refused{Reason: reason, Message: strings.Join(unmet, "; "), Addresses: req.Addresses}
+		out.Unmet = &provisioner.AllocationError{Reason: reason, Message: strings.Join(unmet, "; "), Addresses: req.Addresses}
 		if out.Enough = asked && met >= req.Required(); !out.Enough {
 			out.Addresses = held
 			return out, nil
@@ -251,13 +251,13 @@ func (p *Provisioner) Reserve(ctx context.Context, req provisioner.Request, addr
 		p.claim(req.Owner, a, req.Ports)
 	}
 	if len(refused) > 0 {
-		return &provisioner.Refused{Reason: provisioner.ReasonAddressInUse, Message: strings.Join(refused, "; "), Addresses: addrs}
+		return &provisioner.AllocationError{Reason: provisioner.ReasonAddressInUse, Message: strings.Join(refused, "; "), Addresses: addrs}
 	}
 	return nil
 }
 
 // Release implements provisioner.Provisioner.
-func (p *Provisioner) Release(_ context.Context, owner provisioner.Owner) error {
+func (p *Provisioner) Release(_ context.Context, owner alloc.Owner) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for f, holder := range p.claims {
@@ -270,7 +270,7 @@ func (p *Provisioner) Release(_ context.Context, owner provisioner.Owner) error 
 
 // Remove implements provisioner.Provisioner. For a Service that claims nothing
 // HAProxy is not asked.
-func (p *Provisioner) Remove(ctx context.Context, owner provisioner.Owner) error {
+func (p *Provisioner) Remove(ctx context.Context, owner alloc.Owner) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err := p.prime(ctx); err != nil {

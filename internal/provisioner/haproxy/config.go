@@ -44,7 +44,7 @@ type Config struct {
 
 // Holder is a Service and the frontends that its status shows.
 type Holder struct {
-	Owner     provisioner.Owner
+	Owner     alloc.Owner
 	Addresses []netip.Addr
 	Ports     []provisioner.Port
 }

@@ -224,7 +224,7 @@ func TestRemoveAndPortErrors(t *testing.T) {
 	}
 	b.serve(t, p, nodes, nil)
 	testkit.Eventually(t, patience, "served", func() error { _, err := ask(t, b.addr(1), b.port(0)); return err })
-	if err := p.Remove(t.Context(), provisioner.Owner{Namespace: "ns", Name: "web"}); err != nil {
+	if err := p.Remove(t.Context(), alloc.Owner{Namespace: "ns", Name: "web"}); err != nil {
 		t.Fatal(err)
 	}
 	if who, err := ask(t, b.addr(1), b.port(0)); err == nil {
@@ -240,7 +240,7 @@ func TestUnreachable(t *testing.T) {
 	if _, err := p.Ensure(t.Context(), provisioner.Desired{}); err == nil {
 		t.Error("an HAProxy that is not there is configured")
 	}
-	if err := p.Remove(t.Context(), provisioner.Owner{Namespace: "ns", Name: "stranger"}); err != nil {
+	if err := p.Remove(t.Context(), alloc.Owner{Namespace: "ns", Name: "stranger"}); err != nil {
 		t.Errorf("remove a stranger: %v", err)
 	}
 }
@@ -259,7 +259,7 @@ func TestIPv6(t *testing.T) {
 	nodes[0].Addresses = append(nodes[0].Addresses, six)
 	p := start(t, b.config)
 	req := provisioner.Request{
-		Owner: provisioner.Owner{Namespace: "ns", Name: "web", UID: "1"}, Policy: corev1.IPFamilyPolicyRequireDualStack,
+		Owner: alloc.Owner{Namespace: "ns", Name: "web", UID: "1"}, Policy: corev1.IPFamilyPolicyRequireDualStack,
 		Families: []corev1.IPFamily{corev1.IPv6Protocol, corev1.IPv4Protocol}, Ports: []provisioner.Port{{Protocol: corev1.ProtocolTCP, Port: b.port(0)}},
 	}
 	held, err := p.Allocate(t.Context(), req)

@@ -32,7 +32,7 @@ func TestServersAreDeletedOnceNobodyIsRetried(t *testing.T) {
 			Class: "c", Addresses: []netip.Addr{addr1}, Ports: []alloc.PortRange{{First: 80, Last: 80}}, Slots: 1, Runtime: f,
 		})
 		req := provisioner.Request{
-			Owner: provisioner.Owner{Namespace: "ns", Name: "web", UID: "1"}, Families: []corev1.IPFamily{corev1.IPv4Protocol},
+			Owner: alloc.Owner{Namespace: "ns", Name: "web", UID: "1"}, Families: []corev1.IPFamily{corev1.IPv4Protocol},
 			Policy: corev1.IPFamilyPolicySingleStack, Ports: []provisioner.Port{{Protocol: corev1.ProtocolTCP, Port: 80}},
 		}
 		held, err := p.Allocate(t.Context(), req)
@@ -126,7 +126,7 @@ func TestKilledAmidAChange(t *testing.T) {
 	var services []provisioner.Desired
 	for i := range uint16(3) {
 		req := provisioner.Request{
-			Owner: provisioner.Owner{Namespace: "ns", Name: fmt.Sprint("web-", i), UID: "1"}, Families: []corev1.IPFamily{corev1.IPv4Protocol},
+			Owner: alloc.Owner{Namespace: "ns", Name: fmt.Sprint("web-", i), UID: "1"}, Families: []corev1.IPFamily{corev1.IPv4Protocol},
 			Policy: corev1.IPFamilyPolicySingleStack, Ports: []provisioner.Port{{Protocol: corev1.ProtocolTCP, Port: b.port(i)}},
 		}
 		held, err := p.Allocate(t.Context(), req)

@@ -20,28 +20,28 @@ import (
 const maxSharers = 256
 
 // claim says how this very address could be taken, or why not.
-func (p *planner) claim(a netip.Addr) (take, *provisioner.Refused) {
-	t, refused := p.adopt(a)
-	if refused != nil {
-		return take{}, refused
+func (p *planner) claim(a netip.Addr) (take, *provisioner.AllocationError) {
+	t, unmet := p.adopt(a)
+	if unmet != nil {
+		return take{}, unmet
 	}
 	if containing := p.x.poolFor(a); containing != nil {
-		refused = p.from(containing, a, t.record)
+		unmet = p.from(containing, a, t.record)
 	}
-	return t, refused
+	return t, unmet
 }
 
 // adopt is claim without asking the pool whether it gives the address.
-func (p *planner) adopt(a netip.Addr) (take, *provisioner.Refused) {
+func (p *planner) adopt(a netip.Addr) (take, *provisioner.AllocationError) {
 	t := take{addr: a}
 	if r, ok := p.x.records[a]; ok {
 		t.record = &r
-		if refused := p.join(r); refused != nil {
-			return take{}, refused
+		if unmet := p.join(r); unmet != nil {
+			return take{}, unmet
 		}
 	}
 	if _, inFlight := p.x.inFlight[a]; inFlight {
-		return take{}, p.refuse(provisioner.ReasonAddressInUse, a, "%s is being given to another Service: ask for another address", a)
+		return take{}, addressError(provisioner.ReasonAddressInUse, a, "%s is being given to another Service: ask for another address", a)
 	}
 	if containing := p.x.poolFor(a); containing != nil {
 		t.pool = containing.Name
@@ -52,9 +52,9 @@ func (p *planner) adopt(a netip.Addr) (take, *provisioner.Refused) {
 }
 
 // join says why a record cannot be this Service's (too).
-func (p *planner) join(r Record) *provisioner.Refused {
+func (p *planner) join(r Record) *provisioner.AllocationError {
 	if r.ReservedFor.Name != "" && !r.ReservedFor.Is(p.req.Owner) {
-		return p.refuse(provisioner.ReasonAddressNotAllowed, r.Address,
+		return addressError(provisioner.ReasonAddressNotAllowed, r.Address,
 			"%s is reserved for %s: ask for another address, or change spec.reservedFor of LoadBalancerAddress %s",
 			r.Address, p.named(r.ReservedFor), v1alpha1.LoadBalancerAddressName(r.Address))
 	}
@@ -63,28 +63,28 @@ func (p *planner) join(r Record) *provisioner.Refused {
 	case len(others) == 0:
 		return nil
 	case !inNamespace(others, p.req.Owner.Namespace) && !p.sharedByAll(r.Address):
-		return p.refuse(provisioner.ReasonAddressInUse, r.Address,
+		return addressError(provisioner.ReasonAddressInUse, r.Address,
 			"%s is held by %s: ask for another address (a sharing key counts in one namespace, unless the pool has sharing: Cluster)",
 			r.Address, p.named(others[0]))
 	case p.req.SharingKey == "" || r.SharingKey == "":
-		return p.refuse(provisioner.ReasonAddressInUse, r.Address,
+		return addressError(provisioner.ReasonAddressInUse, r.Address,
 			"%s is held by %s: ask for another address, or give both Services the same value of annotation %s and different ports",
 			r.Address, p.named(others[0]), v1alpha1.SharingKeyAnnotation)
 	case p.req.SharingKey != r.SharingKey:
-		return p.refuse(provisioner.ReasonSharingNotAllowed, r.Address,
+		return addressError(provisioner.ReasonSharingNotAllowed, r.Address,
 			"%s is held by %s with another sharing key: give both the same value of annotation %s, or ask for another address",
 			r.Address, p.named(others[0]), v1alpha1.SharingKeyAnnotation)
 	case len(others) >= maxSharers:
-		return p.refuse(provisioner.ReasonSharingNotAllowed, r.Address,
+		return addressError(provisioner.ReasonSharingNotAllowed, r.Address,
 			"%s is shared by %d Services, the most there can be: use another address or sharing key", r.Address, len(others))
 	}
 	if other, apart := p.apart(others); apart {
-		return p.refuse(provisioner.ReasonSharingNotAllowed, r.Address,
+		return addressError(provisioner.ReasonSharingNotAllowed, r.Address,
 			"%s is held by %s, which has externalTrafficPolicy: Local and other Pods, and kube-proxy serves the Pods of one node only: "+
 				"use externalTrafficPolicy: Cluster for one of them, the same Pods, or another address or sharing key", r.Address, p.named(other))
 	}
 	if other, port, clash := clashing(p.req.Ports, others, p.ports); clash {
-		return p.refuse(provisioner.ReasonSharingNotAllowed, r.Address,
+		return addressError(provisioner.ReasonSharingNotAllowed, r.Address,
 			"port %d/%s of %s is taken by %s, which shares the address: use another port, address or sharing key",
 			port.Port, port.Protocol, r.Address, p.named(other))
 	}
@@ -93,7 +93,7 @@ func (p *planner) join(r Record) *provisioner.Refused {
 
 // named names another Service to this one's owner, who is not told of those of
 // other namespaces.
-func (p *planner) named(o provisioner.Owner) string {
+func (p *planner) named(o alloc.Owner) string {
 	if o.Namespace != p.req.Owner.Namespace {
 		return "a Service of another namespace"
 	}
@@ -109,8 +109,8 @@ func (p *planner) sharedByAll(a netip.Addr) bool {
 // parted says that addresses which the Service keeps were shared first by others
 // that have policy Local and other Pods, as came about by a change of either:
 // what comes is dropped for one of them. Who came first is not told.
-func (p *planner) parted(keep []netip.Addr) *provisioner.Refused {
-	var all []*provisioner.Refused
+func (p *planner) parted(keep []netip.Addr) *provisioner.AllocationError {
+	var all []*provisioner.AllocationError
 	for _, a := range keep {
 		owners := p.x.records[a].Owners
 		first := slices.IndexFunc(owners, p.req.Owner.Is)
@@ -118,7 +118,7 @@ func (p *planner) parted(keep []netip.Addr) *provisioner.Refused {
 			continue
 		}
 		if other, apart := p.apart(owners[:first]); apart {
-			all = append(all, p.refuse(provisioner.ReasonSharingNotAllowed, a,
+			all = append(all, addressError(provisioner.ReasonSharingNotAllowed, a,
 				"%s is shared with %s, which has externalTrafficPolicy: Local and other Pods by now, and kube-proxy serves the Pods of one node only: "+
 					"use externalTrafficPolicy: Cluster for one of them, the same Pods, or another sharing key", a, p.named(other)))
 		}
@@ -128,20 +128,20 @@ func (p *planner) parted(keep []netip.Addr) *provisioner.Refused {
 
 // apart finds one of the others whose Pods cannot be reached from the nodes
 // that this Service's policy leaves.
-func (p *planner) apart(others []provisioner.Owner) (provisioner.Owner, bool) {
+func (p *planner) apart(others []alloc.Owner) (alloc.Owner, bool) {
 	if p.localPods == nil || p.req.LocalPods == "" {
-		return provisioner.Owner{}, false
+		return alloc.Owner{}, false
 	}
 	for _, o := range others {
 		if pods := p.localPods(o); pods != "" && pods != p.req.LocalPods {
 			return o, true
 		}
 	}
-	return provisioner.Owner{}, false
+	return alloc.Owner{}, false
 }
 
 // clashing finds the first of ports that one of the others has.
-func clashing(ports []provisioner.Port, others []provisioner.Owner, of PortsFunc) (provisioner.Owner, provisioner.Port, bool) {
+func clashing(ports []provisioner.Port, others []alloc.Owner, of PortsFunc) (alloc.Owner, provisioner.Port, bool) {
 	for _, o := range others {
 		for _, port := range of(o) {
 			if slices.Contains(ports, port) {
@@ -149,21 +149,21 @@ func clashing(ports []provisioner.Port, others []provisioner.Owner, of PortsFunc
 			}
 		}
 	}
-	return provisioner.Owner{}, provisioner.Port{}, false
+	return alloc.Owner{}, provisioner.Port{}, false
 }
 
 // from says why the address's pool does not give it to the Service.
-func (p *planner) from(containing *poolState, a netip.Addr, record *Record) *provisioner.Refused {
+func (p *planner) from(containing *poolState, a netip.Addr, record *Record) *provisioner.AllocationError {
 	reservedForIt := record != nil && record.ReservedFor.Name != ""
 	if p.req.Pool != "" && containing.Name != p.req.Pool {
-		return &provisioner.Refused{Reason: provisioner.ReasonInvalidRequest, Message: fmt.Sprintf(
+		return &provisioner.AllocationError{Reason: provisioner.ReasonInvalidRequest, Message: fmt.Sprintf(
 			"%s belongs to pool %s, but annotation %s asks for pool %s: change one of them", a, containing.Name, v1alpha1.PoolAnnotation, quote.Name(p.req.Pool))}
 	}
 	if containing.Disabled {
-		return p.refuse(provisioner.ReasonAddressNotAllowed, a, "%s belongs to pool %s, which is disabled: enable it or ask for another address", a, containing.Name)
+		return addressError(provisioner.ReasonAddressNotAllowed, a, "%s belongs to pool %s, which is disabled: enable it or ask for another address", a, containing.Name)
 	}
 	if which, ok := containing.admits(p.req); !ok && !reservedForIt {
-		return p.refuse(provisioner.ReasonAddressNotAllowed, a,
+		return addressError(provisioner.ReasonAddressNotAllowed, a,
 			"%s belongs to pool %s, whose %s does not admit the Service: change the labels or ask for another address", a, containing.Name, which)
 	}
 	shared := record != nil && inNamespace(record.others(p.req.Owner), p.req.Owner.Namespace)
@@ -172,7 +172,7 @@ func (p *planner) from(containing *poolState, a netip.Addr, record *Record) *pro
 	}
 	for _, e := range containing.excluded {
 		if addresses.Contains(e.Range, a) {
-			return p.refuse(provisioner.ReasonAddressNotAllowed, a,
+			return addressError(provisioner.ReasonAddressNotAllowed, a,
 				"%s is in pool %s but belongs to %s too: ask for another address, or take %s out of the pool", a, containing.Name, e.Why, addresses.Text(e.Range))
 		}
 	}
@@ -180,16 +180,16 @@ func (p *planner) from(containing *poolState, a netip.Addr, record *Record) *pro
 }
 
 // limited waits for an address of the pool that its namespace gives back.
-func (p *planner) limited(s *poolState, f corev1.IPFamily, why string) *provisioner.Refused {
-	return &provisioner.Refused{Reason: provisioner.ReasonLimit, Families: []corev1.IPFamily{f},
+func (p *planner) limited(s *poolState, f corev1.IPFamily, why string) *provisioner.AllocationError {
+	return &provisioner.AllocationError{Reason: provisioner.ReasonLimit, Families: []corev1.IPFamily{f},
 		Full:    []provisioner.FullPool{{Pool: s.Name, Family: f}},
 		Message: fmt.Sprintf("%s: delete Services that no longer need theirs, ask for fewer, or have an administrator raise it", upperFirst(why))}
 }
 
 func upperFirst(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 
-func (p *planner) outside(a netip.Addr) *provisioner.Refused {
-	return p.refuse(provisioner.ReasonOutsidePools, a,
+func (p *planner) outside(a netip.Addr) *provisioner.AllocationError {
+	return addressError(provisioner.ReasonOutsidePools, a,
 		"%s is in no LoadBalancerPool: ask for an address of %s, or add it to a pool", a, p.ranges(alloc.FamilyOf(a)))
 }
 
@@ -210,7 +210,7 @@ func (p *planner) ranges(f corev1.IPFamily) string {
 }
 
 // nothing says why no pool has an address of the family for the request.
-func (p *planner) nothing(f corev1.IPFamily) *provisioner.Refused {
+func (p *planner) nothing(f corev1.IPFamily) *provisioner.AllocationError {
 	var excuses, exhausted, limits []string
 	var full []provisioner.FullPool
 	named := false
@@ -234,7 +234,7 @@ func (p *planner) nothing(f corev1.IPFamily) *provisioner.Refused {
 			full = append(full, provisioner.FullPool{Pool: s.Name, Family: f})
 		}
 	}
-	r := &provisioner.Refused{Reason: provisioner.ReasonNoPool, Families: []corev1.IPFamily{f}, Full: full}
+	r := &provisioner.AllocationError{Reason: provisioner.ReasonNoPool, Families: []corev1.IPFamily{f}, Full: full}
 	switch {
 	case len(exhausted) > 0:
 		r.Reason = provisioner.ReasonPoolExhausted
@@ -265,13 +265,13 @@ func (s *poolState) exhausted(f corev1.IPFamily) string {
 	return text
 }
 
-// refuse waits for the address.
-func (p *planner) refuse(reason string, a netip.Addr, format string, args ...any) *provisioner.Refused {
-	return &provisioner.Refused{Reason: reason, Addresses: []netip.Addr{a}, Message: fmt.Sprintf(format, args...)}
+// addressError is an AllocationError that the address, once free, may end.
+func addressError(reason string, a netip.Addr, format string, args ...any) *provisioner.AllocationError {
+	return &provisioner.AllocationError{Reason: reason, Addresses: []netip.Addr{a}, Message: fmt.Sprintf(format, args...)}
 }
 
-// merge makes one of several refusals: the first one's reason, all messages.
-func merge(all []*provisioner.Refused) *provisioner.Refused {
+// merge makes one AllocationError of several: the first one's reason, all messages.
+func merge(all []*provisioner.AllocationError) *provisioner.AllocationError {
 	if len(all) == 0 {
 		return nil
 	}

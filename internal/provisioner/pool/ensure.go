@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/provisioner"
 )
 
@@ -110,10 +111,10 @@ func rank(s metav1.ConditionStatus) int {
 }
 
 // Sharers returns the other Services that hold an address together with owner.
-func (x *Index) Sharers(owner provisioner.Owner) []provisioner.Owner {
+func (x *Index) Sharers(owner alloc.Owner) []alloc.Owner {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	var out []provisioner.Owner
+	var out []alloc.Owner
 	for a := range x.byOwner[nameOf(owner)] {
 		r := x.records[a]
 		out = append(out, r.others(owner)...)

@@ -138,11 +138,11 @@ func (p *Pool) has(f corev1.IPFamily) bool {
 type Record struct {
 	Address    netip.Addr
 	Pool       string
-	Owners     []provisioner.Owner
+	Owners     []alloc.Owner
 	SharingKey string
 	Reserved   bool
 	// ReservedFor and ReleasedBy have no UID; the zero Owner means none.
-	ReservedFor, ReleasedBy provisioner.Owner
+	ReservedFor, ReleasedBy alloc.Owner
 	ReleasedAt              time.Time
 	// Announcement is what the agents say of the address.
 	Announcement Announcement
@@ -186,19 +186,19 @@ func FromAddress(a *v1alpha1.LoadBalancerAddress) (Record, error) {
 		r.ReleasedAt = a.Spec.ReleasedAt.Time
 	}
 	for _, s := range a.Spec.Services {
-		r.Owners = append(r.Owners, provisioner.Owner{Namespace: s.Namespace, Name: s.Name, UID: s.UID})
+		r.Owners = append(r.Owners, alloc.Owner{Namespace: s.Namespace, Name: s.Name, UID: s.UID})
 	}
 	return r, nil
 }
 
-func ownerName(n *v1alpha1.ServiceName) provisioner.Owner {
+func ownerName(n *v1alpha1.ServiceName) alloc.Owner {
 	if n == nil {
-		return provisioner.Owner{}
+		return alloc.Owner{}
 	}
-	return provisioner.Owner{Namespace: n.Namespace, Name: n.Name}
+	return alloc.Owner{Namespace: n.Namespace, Name: n.Name}
 }
 
-func serviceName(o provisioner.Owner) *v1alpha1.ServiceName {
+func serviceName(o alloc.Owner) *v1alpha1.ServiceName {
 	if o.Name == "" {
 		return nil
 	}
@@ -206,11 +206,11 @@ func serviceName(o provisioner.Owner) *v1alpha1.ServiceName {
 }
 
 // holds reports whether a Service of this name is among the owners.
-func (r *Record) holds(o provisioner.Owner) bool { return slices.ContainsFunc(r.Owners, o.Is) }
+func (r *Record) holds(o alloc.Owner) bool { return slices.ContainsFunc(r.Owners, o.Is) }
 
 // others are the owners but o.
-func (r *Record) others(o provisioner.Owner) []provisioner.Owner {
-	var out []provisioner.Owner
+func (r *Record) others(o alloc.Owner) []alloc.Owner {
+	var out []alloc.Owner
 	for _, x := range r.Owners {
 		if !x.Is(o) {
 			out = append(out, x)

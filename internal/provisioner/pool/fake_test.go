@@ -201,8 +201,8 @@ func addrs(texts ...string) []netip.Addr {
 	return out
 }
 
-func owner(name string) provisioner.Owner {
-	return provisioner.Owner{Namespace: "ns", Name: name, UID: "uid-of-" + name}
+func owner(name string) alloc.Owner {
+	return alloc.Owner{Namespace: "ns", Name: name, UID: "uid-of-" + name}
 }
 
 // request is one for an IPv4 address and port 80.
@@ -238,7 +238,7 @@ func newWorld(s *store, pools ...Pool) *world {
 	index := NewIndex()
 	p, err := New(Config{
 		Index: index, Records: s, Now: func() time.Time { return noon },
-		Ports: func(o provisioner.Owner) []provisioner.Port { return w.ports[o.String()] },
+		Ports: func(o alloc.Owner) []provisioner.Port { return w.ports[o.String()] },
 	})
 	if err != nil {
 		panic(err)

@@ -13,7 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 
 	"github.com/causeway-lb/causeway/internal/alloc"
-	"github.com/causeway-lb/causeway/internal/provisioner"
 )
 
 // Exclusion is a range that belongs to something else and is not given out.
@@ -36,10 +35,10 @@ type Index struct {
 	byAge      []*poolState           // oldest first: the first that contains an address has it
 	exclusions map[string][]Exclusion // by source
 	records    map[netip.Addr]Record
-	inFlight   map[netip.Addr]provisioner.Owner // reserved for a Service, API call under way
+	inFlight   map[netip.Addr]alloc.Owner // reserved for a Service, API call under way
 
 	// Derived from records.
-	byOwner, reservedFor, releasedBy map[provisioner.Owner]addrSet
+	byOwner, reservedFor, releasedBy map[alloc.Owner]addrSet
 	bySharingKey                     map[string]addrSet
 	orphans                          addrSet // released, and in no pool
 }
@@ -66,9 +65,9 @@ type tenant struct {
 // NewIndex returns an empty index.
 func NewIndex() *Index {
 	return &Index{
-		pools: map[string]*poolState{}, exclusions: map[string][]Exclusion{}, records: map[netip.Addr]Record{}, inFlight: map[netip.Addr]provisioner.Owner{},
-		byOwner: map[provisioner.Owner]addrSet{}, reservedFor: map[provisioner.Owner]addrSet{},
-		releasedBy: map[provisioner.Owner]addrSet{}, bySharingKey: map[string]addrSet{}, orphans: addrSet{},
+		pools: map[string]*poolState{}, exclusions: map[string][]Exclusion{}, records: map[netip.Addr]Record{}, inFlight: map[netip.Addr]alloc.Owner{},
+		byOwner: map[alloc.Owner]addrSet{}, reservedFor: map[alloc.Owner]addrSet{},
+		releasedBy: map[alloc.Owner]addrSet{}, bySharingKey: map[string]addrSet{}, orphans: addrSet{},
 	}
 }
 
@@ -257,8 +256,8 @@ func (x *Index) count(r Record, by int64) {
 }
 
 // inNamespace reports whether one of the owners is in the namespace.
-func inNamespace(owners []provisioner.Owner, namespace string) bool {
-	return slices.ContainsFunc(owners, func(o provisioner.Owner) bool { return o.Namespace == namespace })
+func inNamespace(owners []alloc.Owner, namespace string) bool {
+	return slices.ContainsFunc(owners, func(o alloc.Owner) bool { return o.Namespace == namespace })
 }
 
 // mark makes an address unavailable to find, in every pool that contains it.
@@ -343,8 +342,8 @@ func remove[K comparable](m map[K]addrSet, k K, a netip.Addr) {
 }
 
 // nameOf drops the UID.
-func nameOf(o provisioner.Owner) provisioner.Owner {
-	return provisioner.Owner{Namespace: o.Namespace, Name: o.Name}
+func nameOf(o alloc.Owner) alloc.Owner {
+	return alloc.Owner{Namespace: o.Namespace, Name: o.Name}
 }
 
 func sorted(s addrSet) []netip.Addr {

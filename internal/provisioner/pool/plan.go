@@ -15,12 +15,12 @@ import (
 
 // PortsFunc returns the ports of a Service, for sharing; nil when there is no
 // such Service.
-type PortsFunc func(provisioner.Owner) []provisioner.Port
+type PortsFunc func(alloc.Owner) []provisioner.Port
 
 // sharing is what is asked about others that hold an address: see Config.
 type sharing struct {
 	ports     PortsFunc
-	localPods func(provisioner.Owner) string
+	localPods func(alloc.Owner) string
 }
 
 // plan is what makes an owner hold what it asks for: keep and drop are held
@@ -28,7 +28,7 @@ type sharing struct {
 type plan struct {
 	keep, drop []netip.Addr
 	take       []take
-	unmet      *provisioner.Refused
+	unmet      *provisioner.AllocationError
 	enough     bool // what is unmet is not required
 }
 
@@ -61,7 +61,7 @@ func (x *Index) ReserveExactly(req provisioner.Request, addrs []netip.Addr, othe
 	return x.reserve(p.adoptAll(addrs), req.Owner)
 }
 
-func (x *Index) reserve(decided plan, owner provisioner.Owner) plan {
+func (x *Index) reserve(decided plan, owner alloc.Owner) plan {
 	for _, t := range decided.take {
 		x.inFlight[t.addr] = owner
 		x.mark(t.addr)
@@ -111,7 +111,7 @@ type planner struct {
 	keep  []netip.Addr
 	taken []take
 	met   map[corev1.IPFamily]bool
-	unmet []*provisioner.Refused
+	unmet []*provisioner.AllocationError
 }
 
 func (p *planner) adoptAll(addrs []netip.Addr) plan {

@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/provisioner"
 )
 
@@ -39,7 +40,7 @@ func TestAllocate(t *testing.T) {
 		{name: "lowest address of the first range", pools: []Pool{pool("a", "192.0.2.50-192.0.2.60", "192.0.2.10-192.0.2.20")},
 			req: request("web"), want: []string{"192.0.2.50"}},
 		{name: "next range when the first is full", pools: []Pool{pool("a", "192.0.2.50/32", "192.0.2.10/32")},
-			records: []Record{{Address: addr("192.0.2.50"), Pool: "a", Owners: []provisioner.Owner{owner("x")}}},
+			records: []Record{{Address: addr("192.0.2.50"), Pool: "a", Owners: []alloc.Owner{owner("x")}}},
 			req:     request("web"), want: []string{"192.0.2.10"}},
 		{name: "no pool at all", req: request("web"), unmet: provisioner.ReasonNoPool, message: "No LoadBalancerPool has IPv4 addresses: create one"},
 		{name: "pool of the other family", pools: []Pool{pool("a", "2001:db8::/120")}, req: request("web"),
@@ -67,7 +68,7 @@ func TestAllocate(t *testing.T) {
 			exclude: []Exclusion{{Range: AddrRange(addr("192.0.2.1")), Why: "node n"}},
 			req:     request("web", func(r *provisioner.Request) { r.Addresses = addrs("192.0.2.1") }), unmet: provisioner.ReasonAddressNotAllowed, message: "belongs to node n too"},
 		{name: "all requested addresses or none", pools: []Pool{pool("a", "192.0.2.1-192.0.2.3")},
-			records: []Record{{Address: addr("192.0.2.2"), Pool: "a", Owners: []provisioner.Owner{owner("x")}}},
+			records: []Record{{Address: addr("192.0.2.2"), Pool: "a", Owners: []alloc.Owner{owner("x")}}},
 			req:     request("web", func(r *provisioner.Request) { r.Addresses = addrs("192.0.2.1", "192.0.2.2") }), unmet: provisioner.ReasonAddressInUse, message: "held by Service ns/x"},
 		{name: "requested address of one family, the other chosen", pools: []Pool{pool("a", "192.0.2.0/24", "2001:db8::1-2001:db8::9")},
 			req:  request("web", dual(corev1.IPFamilyPolicyRequireDualStack), func(r *provisioner.Request) { r.Addresses = addrs("2001:db8::5") }),
@@ -86,26 +87,26 @@ func TestAllocate(t *testing.T) {
 			req: request("web", dual(corev1.IPFamilyPolicyRequireDualStack)), want: []string{"192.0.2.7", "2001:db8::7"}},
 		{name: "second family from the pool of the first", pools: []Pool{
 			with(pool("a", "2001:db8:a::/120"), func(p *Pool) { p.Priority = 9 }), pool("b", "192.0.2.7/32", "2001:db8:b::/120")},
-			records: []Record{{Address: addr("192.0.2.7"), Pool: "b", Owners: []provisioner.Owner{owner("web")}}},
+			records: []Record{{Address: addr("192.0.2.7"), Pool: "b", Owners: []alloc.Owner{owner("web")}}},
 			req:     request("web", dual(corev1.IPFamilyPolicyRequireDualStack)), want: []string{"192.0.2.7", "2001:db8:b::1"}},
 		{name: "held address stays though its pool is gone", pools: []Pool{pool("b", "198.51.100.0/24")},
-			records: []Record{{Address: addr("192.0.2.7"), Pool: "a", Owners: []provisioner.Owner{owner("web")}}},
+			records: []Record{{Address: addr("192.0.2.7"), Pool: "a", Owners: []alloc.Owner{owner("web")}}},
 			req:     request("web"), want: []string{"192.0.2.7"}},
 		{name: "held address stays though its pool admits it no longer", pools: []Pool{with(pool("a", "192.0.2.0/24"), func(p *Pool) { p.Services = gold })},
-			records: []Record{{Address: addr("192.0.2.7"), Pool: "a", Owners: []provisioner.Owner{owner("web")}}},
+			records: []Record{{Address: addr("192.0.2.7"), Pool: "a", Owners: []alloc.Owner{owner("web")}}},
 			req:     request("web"), want: []string{"192.0.2.7"}},
 		{name: "of two held addresses the one in the status stays", pools: []Pool{pool("a", "192.0.2.0/24")},
 			records: []Record{
-				{Address: addr("192.0.2.3"), Pool: "a", Owners: []provisioner.Owner{owner("web")}},
-				{Address: addr("192.0.2.7"), Pool: "a", Owners: []provisioner.Owner{owner("web")}}},
+				{Address: addr("192.0.2.3"), Pool: "a", Owners: []alloc.Owner{owner("web")}},
+				{Address: addr("192.0.2.7"), Pool: "a", Owners: []alloc.Owner{owner("web")}}},
 			req: request("web", func(r *provisioner.Request) { r.Current = addrs("192.0.2.7") }), want: []string{"192.0.2.7"}},
 		{name: "other pool asked for, and full: the address stays", pools: []Pool{pool("a", "192.0.2.0/24"), pool("b", "198.51.100.1/32")},
 			records: []Record{
-				{Address: addr("192.0.2.3"), Pool: "a", Owners: []provisioner.Owner{owner("web")}},
-				{Address: addr("198.51.100.1"), Pool: "b", Owners: []provisioner.Owner{owner("x")}}},
+				{Address: addr("192.0.2.3"), Pool: "a", Owners: []alloc.Owner{owner("web")}},
+				{Address: addr("198.51.100.1"), Pool: "b", Owners: []alloc.Owner{owner("x")}}},
 			req: request("web", func(r *provisioner.Request) { r.Pool = "b" }), want: []string{"192.0.2.3"}, unmet: provisioner.ReasonPoolExhausted, message: "pool b has 1 assigned"},
 		{name: "other pool asked for", pools: []Pool{pool("a", "192.0.2.0/24"), pool("b", "198.51.100.1/32")},
-			records: []Record{{Address: addr("192.0.2.3"), Pool: "a", Owners: []provisioner.Owner{owner("web")}}},
+			records: []Record{{Address: addr("192.0.2.3"), Pool: "a", Owners: []alloc.Owner{owner("web")}}},
 			req:     request("web", func(r *provisioner.Request) { r.Pool = "b" }), want: []string{"198.51.100.1"}},
 		{name: "reservation goes first, even from a pool that does not admit it", pools: []Pool{pool("a", "192.0.2.0/24"), with(pool("b", "198.51.100.0/24"), func(p *Pool) { p.Services = gold })},
 			records: []Record{{Address: addr("198.51.100.9"), Pool: "b", Reserved: true, ReservedFor: nameOf(owner("web"))}},
@@ -119,15 +120,15 @@ func TestAllocate(t *testing.T) {
 			records: []Record{{Address: addr("192.0.2.2"), Pool: "a", ReleasedAt: noon, ReleasedBy: nameOf(owner("web"))}},
 			req:     request("web"), want: []string{"192.0.2.2"}},
 		{name: "sharing goes before a new address", pools: []Pool{pool("a", "192.0.2.0/24")},
-			records: []Record{{Address: addr("192.0.2.9"), Pool: "a", SharingKey: "k", Owners: []provisioner.Owner{owner("x")}}},
+			records: []Record{{Address: addr("192.0.2.9"), Pool: "a", SharingKey: "k", Owners: []alloc.Owner{owner("x")}}},
 			ports:   map[string][]provisioner.Port{"ns/x": {{Protocol: corev1.ProtocolTCP, Port: 443}}},
 			req:     request("web", func(r *provisioner.Request) { r.SharingKey = "k" }), want: []string{"192.0.2.9"}},
 		{name: "same port of the other protocol can share", pools: []Pool{pool("a", "192.0.2.0/24")},
-			records: []Record{{Address: addr("192.0.2.9"), Pool: "a", SharingKey: "k", Owners: []provisioner.Owner{owner("x")}}},
+			records: []Record{{Address: addr("192.0.2.9"), Pool: "a", SharingKey: "k", Owners: []alloc.Owner{owner("x")}}},
 			ports:   map[string][]provisioner.Port{"ns/x": {{Protocol: corev1.ProtocolUDP, Port: 80}}},
 			req:     request("web", func(r *provisioner.Request) { r.SharingKey = "k" }), want: []string{"192.0.2.9"}},
 		{name: "who stops sharing gets an address of its own", pools: []Pool{pool("a", "192.0.2.0/24")},
-			records: []Record{{Address: addr("192.0.2.9"), Pool: "a", SharingKey: "k", Owners: []provisioner.Owner{owner("web"), owner("x")}}},
+			records: []Record{{Address: addr("192.0.2.9"), Pool: "a", SharingKey: "k", Owners: []alloc.Owner{owner("web"), owner("x")}}},
 			req:     request("web"), want: []string{"192.0.2.1"}},
 		{name: "network and broadcast addresses last: other ranges first", pools: []Pool{pool("a", "192.0.2.128/30", "192.0.2.7/32")},
 			records: held("192.0.2.129", "192.0.2.130"), req: request("web"), want: []string{"192.0.2.7"}},
@@ -231,10 +232,10 @@ func sameRecord(a, b Record) bool {
 
 func TestOrderOfEventsIsIrrelevant(t *testing.T) {
 	records := []Record{
-		{Address: addr("192.0.2.1"), Pool: "a", UID: "1", Version: "11", Owners: []provisioner.Owner{owner("x")}},
+		{Address: addr("192.0.2.1"), Pool: "a", UID: "1", Version: "11", Owners: []alloc.Owner{owner("x")}},
 		{Address: addr("192.0.2.2"), Pool: "a", UID: "2", Version: "12", ReleasedAt: noon, ReleasedBy: nameOf(owner("y"))},
 		{Address: addr("192.0.2.3"), Pool: "a", UID: "3", Version: "13", Reserved: true},
-		{Address: addr("192.0.2.9"), Pool: "a", UID: "4", Version: "14", Owners: []provisioner.Owner{owner("z")}},
+		{Address: addr("192.0.2.9"), Pool: "a", UID: "4", Version: "14", Owners: []alloc.Owner{owner("z")}},
 	}
 	p := with(pool("a", "192.0.2.0/29"), func(p *Pool) { p.Quarantine = time.Minute; p.AvoidBuggyIPs = true })
 	exclusions := []Exclusion{{Range: AddrRange(addr("192.0.2.4")), Why: "node n"}}
@@ -268,7 +269,7 @@ func TestOrderOfEventsIsIrrelevant(t *testing.T) {
 
 // with0 is an older version of a record, of another owner.
 func with0(r Record) Record {
-	r.Version, r.Owners = "9", []provisioner.Owner{owner("old")}
+	r.Version, r.Owners = "9", []alloc.Owner{owner("old")}
 	return r
 }
 
@@ -344,7 +345,7 @@ func TestLargeIPv6PoolIsCheap(t *testing.T) {
 func held(addresses ...string) []Record {
 	var out []Record
 	for _, a := range addrs(addresses...) {
-		out = append(out, Record{Address: a, Pool: "a", Owners: []provisioner.Owner{owner("x")}})
+		out = append(out, Record{Address: a, Pool: "a", Owners: []alloc.Owner{owner("x")}})
 	}
 	return out
 }
@@ -369,10 +370,10 @@ func TestShareWithPolicyLocal(t *testing.T) {
 	} {
 		t.Run(strings.ReplaceAll(test.name, " ", "_"), func(t *testing.T) {
 			s := newStore(1, 0)
-			s.put(Record{Address: addr("192.0.2.9"), Pool: "a", SharingKey: "k", UID: "u", Owners: []provisioner.Owner{owner("x")}})
+			s.put(Record{Address: addr("192.0.2.9"), Pool: "a", SharingKey: "k", UID: "u", Owners: []alloc.Owner{owner("x")}})
 			w := newWorld(s, pool("a", "192.0.2.0/24"))
 			if !test.forwarded {
-				w.LocalPods = func(provisioner.Owner) string { return test.theirs }
+				w.LocalPods = func(alloc.Owner) string { return test.theirs }
 			}
 			w.watch.catchUp(-1)
 			asks := func(r *provisioner.Request) { r.SharingKey, r.LocalPods = "k", test.mine }

@@ -41,7 +41,7 @@ type Config struct {
 	// set where nodes drop what comes for a Service of policy Local and has no
 	// endpoint there, as kube-proxy does: such Services can share an address
 	// only if they have the same Pods. Nil: nodes forward it.
-	LocalPods func(provisioner.Owner) string
+	LocalPods func(alloc.Owner) string
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// Lost, if set, is called whenever a race for an address is lost.
@@ -170,13 +170,13 @@ func (p *Provisioner) take(ctx context.Context, req provisioner.Request, t take)
 	if t.record == nil {
 		return p.write(ctx, t.addr, "create", p.Index.Commit, func() (Record, error) {
 			return p.Records.Create(ctx, Record{
-				Address: t.addr, Pool: t.pool, SharingKey: req.SharingKey, Owners: []provisioner.Owner{req.Owner},
+				Address: t.addr, Pool: t.pool, SharingKey: req.SharingKey, Owners: []alloc.Owner{req.Owner},
 			})
 		})
 	}
 	want := *t.record
 	want.Pool, want.SharingKey = t.pool, req.SharingKey
-	want.ReleasedAt, want.ReleasedBy = time.Time{}, provisioner.Owner{}
+	want.ReleasedAt, want.ReleasedBy = time.Time{}, alloc.Owner{}
 	want.Owners = append(want.others(req.Owner), req.Owner)
 	return p.write(ctx, t.addr, "update", p.Index.Commit, func() (Record, error) { return p.Records.Update(ctx, want) })
 }
@@ -208,7 +208,7 @@ func (p *Provisioner) correct(ctx context.Context, req provisioner.Request, a ne
 }
 
 // Release implements provisioner.Provisioner.
-func (p *Provisioner) Release(ctx context.Context, owner provisioner.Owner) error {
+func (p *Provisioner) Release(ctx context.Context, owner alloc.Owner) error {
 	var errs []error
 	for _, a := range p.Index.Held(owner) {
 		err := errLost
@@ -222,7 +222,7 @@ func (p *Provisioner) Release(ctx context.Context, owner provisioner.Owner) erro
 
 // release takes owner out of a record. When that leaves no owner the record goes
 // into quarantine, or immediately, unless it is a reservation.
-func (p *Provisioner) release(ctx context.Context, owner provisioner.Owner, a netip.Addr) error {
+func (p *Provisioner) release(ctx context.Context, owner alloc.Owner, a netip.Addr) error {
 	have, ok := p.Index.Lookup(a)
 	if !ok || !have.holds(owner) {
 		return nil
@@ -296,7 +296,7 @@ func (p *Provisioner) learn(ctx context.Context, a netip.Addr) error {
 
 // Remove implements provisioner.Provisioner: the agents stop by themselves when
 // the record is released.
-func (p *Provisioner) Remove(context.Context, provisioner.Owner) error { return nil }
+func (p *Provisioner) Remove(context.Context, alloc.Owner) error { return nil }
 
 // arrange orders what a plan leaves in the Service's hands: as asked for, then
 // by the Service's families.

@@ -14,6 +14,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/provisioner"
 )
 
@@ -153,7 +154,7 @@ func TestReserve(t *testing.T) {
 	if got := w.Index.Held(owner("web")); len(got) != 1 || got[0] != addr("192.0.2.77") {
 		t.Errorf("held: %v", got)
 	}
-	var refused *provisioner.Refused
+	var refused *provisioner.AllocationError
 	if err := w.Reserve(t.Context(), request("thief"), addrs("192.0.2.77")); !errors.As(err, &refused) || refused.Reason != provisioner.ReasonAddressInUse {
 		t.Errorf("somebody else's address: %v", err)
 	}
@@ -280,7 +281,7 @@ func BenchmarkAllocate(b *testing.B) {
 		b.Run(fmt.Sprintf("held=%d", held), func(b *testing.B) {
 			w := newWorld(newStore(1, 0), pool("a", "198.18.0.0/16"))
 			for i := range held {
-				w.Index.Put(Record{Address: addresses.Add(addr("198.18.0.0"), uint64(i)), Pool: "a", UID: "u", Version: "1", Owners: []provisioner.Owner{owner(fmt.Sprint("h", i))}})
+				w.Index.Put(Record{Address: addresses.Add(addr("198.18.0.0"), uint64(i)), Pool: "a", UID: "u", Version: "1", Owners: []alloc.Owner{owner(fmt.Sprint("h", i))}})
 			}
 			req := request("web")
 			for b.Loop() {

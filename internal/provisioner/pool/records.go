@@ -15,7 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
-	"github.com/causeway-lb/causeway/internal/provisioner"
+	"github.com/causeway-lb/causeway/internal/alloc"
 )
 
 // What can become of a write to a record.
@@ -119,7 +119,7 @@ func outcome(err error) error {
 	return err
 }
 
-func references(owners []provisioner.Owner) []v1alpha1.ServiceReference {
+func references(owners []alloc.Owner) []v1alpha1.ServiceReference {
 	out := make([]v1alpha1.ServiceReference, 0, len(owners))
 	for _, o := range owners {
 		out = append(out, v1alpha1.ServiceReference{Namespace: o.Namespace, Name: o.Name, UID: o.UID})

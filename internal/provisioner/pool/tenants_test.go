@@ -9,13 +9,14 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/provisioner"
 )
 
 // of makes the request that of another namespace's Service.
 func of(namespace, name string) func(*provisioner.Request) {
 	return func(r *provisioner.Request) {
-		r.Owner = provisioner.Owner{Namespace: namespace, Name: name, UID: namespace + name}
+		r.Owner = alloc.Owner{Namespace: namespace, Name: name, UID: namespace + name}
 	}
 }
 
@@ -63,10 +64,10 @@ func TestRefusalsNameNoOtherNamespace(t *testing.T) {
 	for _, sharedByAll := range []bool{false, true} {
 		w := newWorld(newStore(1, 0), with(pool("a", "192.0.2.1-192.0.2.9"), func(p *Pool) { p.SharedByAll = sharedByAll }))
 		w.ports = map[string][]provisioner.Port{"blue/secret-shop": {{Protocol: corev1.ProtocolTCP, Port: 80}}}
-		w.LocalPods = func(provisioner.Owner) string { return "blue/app=secret" }
+		w.LocalPods = func(alloc.Owner) string { return "blue/app=secret" }
 		allocate(t, w, request("x", of("blue", "secret-shop"), func(r *provisioner.Request) { r.SharingKey = "k" }))
 		s := w.store
-		s.put(Record{Address: addr("192.0.2.9"), Pool: "a", UID: "u", Reserved: true, ReservedFor: provisioner.Owner{Namespace: "blue", Name: "secret-shop"}})
+		s.put(Record{Address: addr("192.0.2.9"), Pool: "a", UID: "u", Reserved: true, ReservedFor: alloc.Owner{Namespace: "blue", Name: "secret-shop"}})
 		w.watch.catchUp(-1)
 		for _, change := range []func(*provisioner.Request){
 			func(*provisioner.Request) {},
@@ -112,7 +113,7 @@ func TestMaxPerNamespace(t *testing.T) {
 			t.Errorf("%s: unmet %+v", test.name, got.Unmet)
 		}
 	}
-	if err := w.Release(t.Context(), provisioner.Owner{Namespace: "blue", Name: "web-0"}); err != nil {
+	if err := w.Release(t.Context(), alloc.Owner{Namespace: "blue", Name: "web-0"}); err != nil {
 		t.Fatal(err)
 	}
 	w.watch.catchUp(-1)
@@ -153,7 +154,7 @@ func TestMaxPerService(t *testing.T) {
 func TestPartedByAChange(t *testing.T) {
 	w := newWorld(newStore(1, 0), pool("a", "192.0.2.1-192.0.2.9"))
 	pods := map[string]string{}
-	w.LocalPods = func(o provisioner.Owner) string { return pods[o.Name] }
+	w.LocalPods = func(o alloc.Owner) string { return pods[o.Name] }
 	asking := func(name string, port uint16) provisioner.Allocation {
 		t.Helper()
 		return allocate(t, w, request(name, func(r *provisioner.Request) {

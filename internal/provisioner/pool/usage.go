@@ -13,7 +13,6 @@ import (
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/alloc"
-	"github.com/causeway-lb/causeway/internal/provisioner"
 )
 
 // maxCount is the largest integer that every JSON reader keeps exactly.
@@ -124,10 +123,10 @@ func (x *Index) Orphans() []Record {
 
 // Mismatched returns the Services whose record names another pool than the one
 // that the address belongs to; their records want an update.
-func (x *Index) Mismatched() []provisioner.Owner {
+func (x *Index) Mismatched() []alloc.Owner {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	var out []provisioner.Owner
+	var out []alloc.Owner
 	for _, r := range x.records {
 		if containing := x.poolFor(r.Address); containing != nil && containing.Name != r.Pool {
 			out = append(out, r.Owners...)
@@ -137,7 +136,7 @@ func (x *Index) Mismatched() []provisioner.Owner {
 }
 
 // Held returns the addresses that a Service of this name holds, in order.
-func (x *Index) Held(owner provisioner.Owner) []netip.Addr {
+func (x *Index) Held(owner alloc.Owner) []netip.Addr {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return sorted(x.byOwner[nameOf(owner)])

@@ -160,7 +160,7 @@ func (r *run) refuses(change func(*provisioner.Request)) {
 	r.Helper()
 	req := r.request("incapable", 0)
 	change(&req)
-	var refused *provisioner.Refused
+	var refused *provisioner.AllocationError
 	if _, _, err := r.reconcile(r.Context(), req); !errors.As(err, &refused) || refused.Reason != provisioner.ReasonUnsupported {
 		r.Errorf("%+v: %v, want a refusal with reason %s", req, err, provisioner.ReasonUnsupported)
 	}

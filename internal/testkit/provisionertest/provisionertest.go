@@ -14,6 +14,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/provisioner"
 )
 
@@ -57,7 +58,7 @@ func (c *Cluster) Services() []Service {
 }
 
 // Ports are those of a Service.
-func (c *Cluster) Ports(o provisioner.Owner) []provisioner.Port {
+func (c *Cluster) Ports(o alloc.Owner) []provisioner.Port {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.services[o.Name].Request.Ports
@@ -117,7 +118,7 @@ func (r *run) restart() { r.p = r.start(r.T, r.cluster) }
 // request is a Service of one port, the i-th.
 func (r *run) request(name string, i int) provisioner.Request {
 	return provisioner.Request{
-		Owner:    provisioner.Owner{Namespace: "conformance", Name: name, UID: "uid-" + name},
+		Owner:    alloc.Owner{Namespace: "conformance", Name: name, UID: "uid-" + name},
 		Families: []corev1.IPFamily{r.subject.Family}, Policy: corev1.IPFamilyPolicySingleStack,
 		Ports: []provisioner.Port{{Protocol: corev1.ProtocolTCP, Port: r.subject.Ports[i]}},
 	}
@@ -126,7 +127,7 @@ func (r *run) request(name string, i int) provisioner.Request {
 // reconcile does what the controller does, and returns the allocation and the
 // result. Allocation.Unmet is for the caller to judge.
 func (r *run) reconcile(ctx context.Context, req provisioner.Request) (provisioner.Allocation, provisioner.Result, error) {
-	var refused *provisioner.Refused
+	var refused *provisioner.AllocationError
 	if err := r.p.Capabilities().Check(r.p.Class(), req); err != nil {
 		return provisioner.Allocation{}, provisioner.Result{}, err
 	}

@@ -48,6 +48,7 @@ import (
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/controllers"
 	"github.com/causeway-lb/causeway/controllers/loadbalancer"
+	"github.com/causeway-lb/causeway/internal/alloc"
 	"github.com/causeway-lb/causeway/internal/lab/controlplane"
 	"github.com/causeway-lb/causeway/internal/provisioner"
 	"github.com/causeway-lb/causeway/internal/provisioner/pool"
@@ -173,7 +174,7 @@ func (s *records) Get(_ context.Context, a netip.Addr) (pool.Record, error) {
 func allocate(ctx context.Context, services int) (float64, error) {
 	index := pool.NewIndex()
 	kept := &records{all: map[netip.Addr]pool.Record{}}
-	p, err := pool.New(pool.Config{Index: index, Records: kept, Ports: func(provisioner.Owner) []provisioner.Port { return nil }})
+	p, err := pool.New(pool.Config{Index: index, Records: kept, Ports: func(alloc.Owner) []provisioner.Port { return nil }})
 	if err != nil {
 		return 0, err
 	}

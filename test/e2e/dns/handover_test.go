@@ -126,7 +126,7 @@ func (o *sliceObserver) stop() []string {
 // what ends them.
 func startRival(t *testing.T) (stop func()) {
 	t.Helper()
-	log, err := os.Create(filepath.Join(cluster.Setup.State, "logs", "rival.log"))
+	log, err := os.Create(filepath.Join(cluster.Setup.State, "logs", "other.log"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,10 +184,10 @@ func TestHandOver(t *testing.T) {
 	want(3, endpointslice.ManagedBy, "none")
 
 	setMode("hand-back")
-	want(3, endpointslice.RivalManagedBy, "False/HandedBack")
+	want(3, endpointslice.KubeManagedBy, "False/HandedBack")
 	stopRival := startRival(t)
 	change(t, ctx, deployment, `{"spec":{"replicas":4}}`)
-	want(4, endpointslice.RivalManagedBy, "False/HandedBack")
+	want(4, endpointslice.KubeManagedBy, "False/HandedBack")
 
 	stopRival()
 	setMode("take-over")
@@ -207,21 +207,21 @@ func TestHandOver(t *testing.T) {
 func TestStandBy(t *testing.T) {
 	ctx := need(t)
 	startRival(t)
-	// A Service that is the rival's: from it Causeway learns that there is one.
-	first, _ := deploy(t, ctx, "rivals", 1)
+	// A Service that is the other controller's: from it Causeway learns that there is one.
+	first, _ := deploy(t, ctx, "others", 1)
 	patch := fmt.Sprintf(`{"metadata":{"annotations":{%q:"hand-back"}}}`, v1alpha1.EndpointSlicesAnnotation)
 	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: first.Name}}
 	if err := api.Patch(ctx, s, client.RawPatch(types.MergePatchType, []byte(patch))); err != nil {
 		t.Fatal(err)
 	}
-	testkit.Eventually(t, 20*time.Second, "slices of the rival", func() error {
+	testkit.Eventually(t, 20*time.Second, "slices of the other controller", func() error {
 		list, err := cluster.Kubernetes.DiscoveryV1().EndpointSlices("default").List(ctx,
-			metav1.ListOptions{LabelSelector: discoveryv1.LabelManagedBy + "=" + endpointslice.RivalManagedBy})
+			metav1.ListOptions{LabelSelector: discoveryv1.LabelManagedBy + "=" + endpointslice.KubeManagedBy})
 		if err != nil {
 			return err
 		}
 		for i := range list.Items {
-			if endpointslice.Manager(nil, &list.Items[i]) == endpointslice.RivalManagedBy {
+			if endpointslice.Manager(nil, &list.Items[i]) == endpointslice.KubeManagedBy {
 				return nil
 			}
 		}
@@ -232,8 +232,8 @@ func TestStandBy(t *testing.T) {
 	if _, err := get(ctx, address); err != nil {
 		t.Error(err)
 	}
-	testkit.Eventually(t, 20*time.Second, "two endpoints of the rival alone", func() error {
-		if n, managers := observed.state(); n != 2 || !slices.Equal(managers, []string{endpointslice.RivalManagedBy}) {
+	testkit.Eventually(t, 20*time.Second, "two endpoints of the other controller alone", func() error {
+		if n, managers := observed.state(); n != 2 || !slices.Equal(managers, []string{endpointslice.KubeManagedBy}) {
 			return fmt.Errorf("%d endpoints of %v", n, managers)
 		}
 		return nil

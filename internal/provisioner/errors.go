@@ -8,7 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Reasons of a Refused; they are the reasons of the condition
+// Reasons of a AllocationError; they are the reasons of the condition
 // causeway.dev/Allocated and of the events, too.
 const (
 	// ReasonInvalidRequest: the Service contradicts itself, or an annotation
@@ -35,9 +35,9 @@ const (
 	ReasonLimit = "LimitReached"
 )
 
-// Refused says why a request is not met and what to do about it. Trying again
+// AllocationError says why a request is not met and what to do about it. Trying again
 // helps only after something else has changed.
-type Refused struct {
+type AllocationError struct {
 	// Reason is one of the constants above.
 	Reason string
 	// Message names the cause and what to do, as a sentence for users.
@@ -59,4 +59,4 @@ type FullPool struct {
 }
 
 // Error gives the message.
-func (r *Refused) Error() string { return r.Message }
+func (r *AllocationError) Error() string { return r.Message }

@@ -11,24 +11,24 @@ import (
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 )
 
-// rivalsOf returns copies of slices as kube-controller-manager would name them.
-func rivalsOf(list []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
-	var rivals []*discoveryv1.EndpointSlice
+// othersOf returns copies of slices as kube-controller-manager would name them.
+func othersOf(list []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
+	var others []*discoveryv1.EndpointSlice
 	for _, slice := range list {
-		rival := slice.DeepCopy()
-		rival.Name += "-rival"
-		rival.Labels[discoveryv1.LabelManagedBy] = RivalManagedBy
-		delete(rival.Labels, v1alpha1.EndpointSliceKeeperLabel)
-		rivals = append(rivals, rival)
+		other := slice.DeepCopy()
+		other.Name += "-other"
+		other.Labels[discoveryv1.LabelManagedBy] = KubeManagedBy
+		delete(other.Labels, v1alpha1.EndpointSliceKeeperLabel)
+		others = append(others, other)
 	}
-	return rivals
+	return others
 }
 
 func TestTakeOverInPlace(t *testing.T) {
 	service := testService()
 	service.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
 	ours := apply(t, nil, Compute(Input{Service: service, Pods: testPods(150), Nodes: testNodes}))
-	theirs := rivalsOf(ours)
+	theirs := othersOf(ours)
 	plan := Compute(Input{Service: service, Pods: testPods(150), Nodes: testNodes, Slices: theirs})
 	if len(plan.Update) != 2 || plan.Writes() != 2 {
 		t.Fatalf("%d writes, want two updates", plan.Writes())
@@ -51,7 +51,7 @@ func TestCovers(t *testing.T) {
 	service.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
 	ours := apply(t, nil, Compute(Input{Service: service, Pods: testPods(3), Nodes: testNodes}))
 	change := func(f func(*discoveryv1.EndpointSlice)) []*discoveryv1.EndpointSlice {
-		theirs := rivalsOf(ours)
+		theirs := othersOf(ours)
 		f(theirs[0])
 		return theirs
 	}
@@ -91,13 +91,13 @@ func TestForeignFamilies(t *testing.T) {
 	diff(t, "names", []string{"wrong", "name"}, got)
 }
 
-// A rival may put more endpoints into a slice than we do. What does not fit is
+// Another controller may put more endpoints into a slice than we do. What does not fit is
 // elsewhere before the slice loses it.
 func TestTakeOverOfLargeSlices(t *testing.T) {
 	service := testService()
 	service.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
 	in := Input{Service: service, Pods: testPods(250), Nodes: testNodes, MaxEndpoints: 1000}
-	in.Slices = rivalsOf(apply(t, nil, Compute(in)))
+	in.Slices = othersOf(apply(t, nil, Compute(in)))
 	in.MaxEndpoints = 0
 	plan := Compute(in)
 	if len(plan.Create) != 2 || len(plan.Update) != 0 || len(plan.Shrink) != 1 || plan.Writes() != 3 {
@@ -125,16 +125,16 @@ func TestOwnName(t *testing.T) {
 	}
 }
 
-// A label that the Service has is no sign of who keeps its slices: the rival
+// A label that the Service has is no sign of who keeps its slices: the other controller
 // copies it.
 func TestKeeperLabelOfService(t *testing.T) {
 	service := testService()
 	service.Labels[v1alpha1.EndpointSliceKeeperLabel] = v1alpha1.EndpointSliceKeeper
 	ours := apply(t, nil, Compute(Input{Service: service, Pods: testPods(3), Nodes: testNodes}))
 	theirs := ours[0].DeepCopy()
-	theirs.Labels[discoveryv1.LabelManagedBy] = RivalManagedBy
+	theirs.Labels[discoveryv1.LabelManagedBy] = KubeManagedBy
 	list := append([]*discoveryv1.EndpointSlice{theirs}, ours...)
-	if owned, rivals := Owned(service, list), Rivals(service, list); len(owned) != 2 || len(rivals) != 1 {
-		t.Errorf("%d are ours and %d the rival's, want 2 and 1", len(owned), len(rivals))
+	if owned, others := Owned(service, list), KubeManaged(service, list); len(owned) != 2 || len(others) != 1 {
+		t.Errorf("%d are ours and %d the other controller's, want 2 and 1", len(owned), len(others))
 	}
 }

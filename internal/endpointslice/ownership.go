@@ -20,21 +20,21 @@ func Mirrored(list []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
 	return managedBy(nil, list, ManagedByMirror)
 }
 
-// Rivals returns the slices that another controller makes from the same
+// KubeManaged returns the slices that another controller makes from the same
 // selector: those of kube-controller-manager. Slices that a user wrote, or that
-// bear any other manager's name, add endpoints and are nobody's rivals.
-func Rivals(service *corev1.Service, list []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
-	return managedBy(service, list, RivalManagedBy)
+// have any other manager's name, add endpoints and conflict with none.
+func KubeManaged(service *corev1.Service, list []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
+	return managedBy(service, list, KubeManagedBy)
 }
 
-// RivalMirrored returns the slices that kube-controller-manager made from an
+// KubeMirrored returns the slices that kube-controller-manager made from an
 // Endpoints object.
-func RivalMirrored(list []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
-	return managedBy(nil, list, RivalManagedByMirror)
+func KubeMirrored(list []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
+	return managedBy(nil, list, KubeManagedByMirror)
 }
 
-func isRival(slice *discoveryv1.EndpointSlice) bool {
-	return Manager(nil, slice) == RivalManagedBy
+func isKubeManaged(slice *discoveryv1.EndpointSlice) bool {
+	return Manager(nil, slice) == KubeManagedBy
 }
 
 // managedBy selects the slices of one manager.
@@ -79,17 +79,17 @@ func Covers(theirs, ours []*discoveryv1.EndpointSlice) bool {
 	return covered
 }
 
-// HandBack returns copies of the slices with the rival's name on them. Their
-// contents stay as they are: kube-controller-manager finds its slices as if it
-// had made them, and nothing is missing or doubled meanwhile.
+// HandBack returns copies of the slices that are labelled as managed by
+// kube-controller-manager, with the same contents, so that no endpoint is missing or
+// doubled meanwhile.
 func HandBack(ours []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
 	list := make([]*discoveryv1.EndpointSlice, len(ours))
 	for i, slice := range ours {
 		list[i] = slice.DeepCopy()
-		list[i].Labels[discoveryv1.LabelManagedBy] = RivalManagedBy
+		list[i].Labels[discoveryv1.LabelManagedBy] = KubeManagedBy
 		delete(list[i].Labels, v1alpha1.EndpointSliceKeeperLabel)
 		if slice.Labels[discoveryv1.LabelManagedBy] == ManagedByMirror {
-			list[i].Labels[discoveryv1.LabelManagedBy] = RivalManagedByMirror
+			list[i].Labels[discoveryv1.LabelManagedBy] = KubeManagedByMirror
 		}
 	}
 	return list
@@ -101,7 +101,7 @@ func ForeignFamilies(list []*discoveryv1.EndpointSlice, families []discoveryv1.A
 	var names []string
 	for _, slice := range list {
 		switch slice.Labels[discoveryv1.LabelManagedBy] {
-		case ManagedBy, ManagedByMirror, RivalManagedBy, RivalManagedByMirror:
+		case ManagedBy, ManagedByMirror, KubeManagedBy, KubeManagedByMirror:
 			continue
 		}
 		if !containsFamily(families, slice.AddressType) {
