@@ -94,14 +94,27 @@ var products = []string{"cmd/agent", "cmd/controller", "cmd/causeway"}
 var development = []string{"internal/testkit", "internal/lab", "test", "cmd/causeway-lab"}
 
 type listed struct {
-	ImportPath string
-	Imports    []string
-	Deps       []string
+	ImportPath, Dir string
+	Export          string // file of export data; of listExports
+	GoFiles         []string
+	Imports         []string
+	Deps            []string
 }
 
 func list(t *testing.T) []listed {
 	t.Helper()
-	cmd := exec.Command("go", "list", "-json=ImportPath,Imports,Deps", module+"...")
+	return golist(t, "-json=ImportPath,Dir,GoFiles,Imports,Deps", module+"...")
+}
+
+// listExports returns packages, of this module or not, with their export data.
+func listExports(t *testing.T, paths []string) []listed {
+	t.Helper()
+	return golist(t, append([]string{"-export", "-json=ImportPath,Export"}, paths...)...)
+}
+
+func golist(t *testing.T, args ...string) []listed {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"list"}, args...)...)
 	out, err := cmd.Output()
 	if err != nil {
 		var exit *exec.ExitError
