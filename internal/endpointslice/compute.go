@@ -242,12 +242,13 @@ func (s *podSet) targets(family discoveryv1.AddressType, service *corev1.Service
 			}
 			continue
 		}
-		serving, terminating := Ready(pod), pod.DeletionTimestamp != nil
 		targets = append(targets, target{
 			key:     pod.Name,
 			address: address, more: more,
-			ready:     ready(pod, service),
-			lifecycle: true, serving: serving, terminating: terminating,
+			conditions: conditions{
+				ready:     ready(pod, service),
+				lifecycle: true, serving: Ready(pod), terminating: pod.DeletionTimestamp != nil,
+			},
 			node: pod.Spec.NodeName, zone: s.list[i].zone, hostname: hostname(pod, service),
 			pod:   pod,
 			group: s.list[i].group,

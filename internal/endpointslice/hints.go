@@ -32,11 +32,11 @@ func (l *layout) setHints(family discoveryv1.AddressType, targets []target, in *
 	zone, node := closeHints(in.Service)
 	for i := range targets {
 		t := &targets[i]
-		if zone && t.ready {
-			t.hintZone = t.zone
+		if zone && t.conditions.ready {
+			t.hint.zone = t.zone
 		}
-		if node && t.ready {
-			t.hintNode = t.node
+		if node && t.conditions.ready {
+			t.hint.node = t.node
 		}
 	}
 }
@@ -77,7 +77,7 @@ func (l *layout) readHints(family discoveryv1.AddressType, targets []target) {
 		}
 	}
 	for i := range targets {
-		targets[i].wasHinted = hinted[targets[i].key]
+		targets[i].hint.before = hinted[targets[i].key]
 	}
 }
 
@@ -133,7 +133,7 @@ type zoneLoad struct {
 func assignZones(targets []target, shares Shares) string {
 	var ready []*target
 	for i := range targets {
-		if targets[i].ready {
+		if targets[i].conditions.ready {
 			ready = append(ready, &targets[i])
 		}
 	}
@@ -153,7 +153,7 @@ func assignZones(targets []target, shares Shares) string {
 	}
 	homeless := &zoneLoad{}
 	for _, t := range ready {
-		load := byZone[t.wasHinted]
+		load := byZone[t.hint.before]
 		if load == nil {
 			load = byZone[t.zone]
 		}
@@ -165,7 +165,7 @@ func assignZones(targets []target, shares Shares) string {
 	rebalance(loads, homeless)
 	for _, load := range loads {
 		for _, t := range load.members {
-			t.hintZone = load.name
+			t.hint.zone = load.name
 		}
 	}
 	return ""

@@ -103,7 +103,7 @@ func (m *mirror) add(subset *corev1.EndpointSubset) { //nolint:staticcheck
 	}
 	room := MaxMirrored
 	for i := range subset.Addresses {
-		m.addAddress(&subset.Addresses[i], target{group: group, ready: true}, key, &room)
+		m.addAddress(&subset.Addresses[i], target{group: group, conditions: conditions{ready: true}}, key, &room)
 	}
 	for i := range subset.NotReadyAddresses {
 		m.addAddress(&subset.NotReadyAddresses[i], target{group: group}, key, &room)

@@ -20,9 +20,7 @@ type target struct {
 	address string
 	more    []string // further addresses of the same family, as good as always none
 
-	ready bool
-	// lifecycle says that serving and terminating are known (for Pods).
-	lifecycle, serving, terminating bool
+	conditions conditions
 
 	node, zone, hostname string // "" for none
 
@@ -30,37 +28,47 @@ type target struct {
 	pod *corev1.Pod
 	ref *corev1.ObjectReference
 
-	// hintZone and hintNode say who should prefer this endpoint, "" for no hint.
-	// wasHinted is the one zone hint of the existing endpoint.
-	hintZone, hintNode string
-	wasHinted          string
+	hint hint
 
 	group  int32 // the port list it belongs to
 	placed bool  // it has a place in a slice
+}
+
+// conditions are those of an endpoint.
+type conditions struct {
+	ready bool
+	// lifecycle says that serving and terminating are known (for Pods).
+	lifecycle, serving, terminating bool
+}
+
+// hint says which clients should prefer an endpoint: those in a zone, those on a
+// node; "" for no hint.
+type hint struct {
+	zone, node string
+	before     string // the one zone hint of the existing endpoint
 }
 
 // matches tells whether the endpoint is exactly what the target asks for. The
 // resource version in the target reference is nobody's business.
 func (t *target) matches(endpoint *discoveryv1.Endpoint) bool {
 	return t.matchesAddresses(endpoint.Addresses) &&
-		t.matchesConditions(&endpoint.Conditions) &&
+		t.conditions.matches(&endpoint.Conditions) &&
 		equalText(endpoint.NodeName, t.node) &&
 		equalText(endpoint.Zone, t.zone) &&
 		equalText(endpoint.Hostname, t.hostname) &&
 		t.matchesReference(endpoint.TargetRef) &&
-		t.matchesHints(endpoint.Hints)
+		t.hint.matches(endpoint.Hints)
 }
 
 func (t *target) matchesAddresses(addresses []string) bool {
 	return len(addresses) == 1+len(t.more) && addresses[0] == t.address && slices.Equal(addresses[1:], t.more)
 }
 
-func (t *target) matchesConditions(conditions *discoveryv1.EndpointConditions) bool {
-	if !t.lifecycle {
-		return isTrue(conditions.Ready, t.ready) && conditions.Serving == nil && conditions.Terminating == nil
+func (c *conditions) matches(got *discoveryv1.EndpointConditions) bool {
+	if !c.lifecycle {
+		return isTrue(got.Ready, c.ready) && got.Serving == nil && got.Terminating == nil
 	}
-	return isTrue(conditions.Ready, t.ready) && isTrue(conditions.Serving, t.serving) &&
-		isTrue(conditions.Terminating, t.terminating)
+	return isTrue(got.Ready, c.ready) && isTrue(got.Serving, c.serving) && isTrue(got.Terminating, c.terminating)
 }
 
 func (t *target) matchesReference(got *corev1.ObjectReference) bool {
@@ -76,48 +84,47 @@ func (t *target) matchesReference(got *corev1.ObjectReference) bool {
 	return want == have
 }
 
-func (t *target) matchesHints(hints *discoveryv1.EndpointHints) bool {
-	if hints == nil {
-		return t.hintZone == "" && t.hintNode == ""
+func (h *hint) matches(got *discoveryv1.EndpointHints) bool {
+	if got == nil || h.zone == "" && h.node == "" {
+		return got == nil && h.zone == "" && h.node == "" // an empty hint is not the same as none
 	}
-	zones, nodes := hints.ForZones, hints.ForNodes
-	switch {
-	case t.hintZone == "" && t.hintNode == "":
-		return false // an empty hint is not the same as none
-	case t.hintZone == "" && len(zones) > 0, t.hintZone != "" && (len(zones) != 1 || zones[0].Name != t.hintZone):
-		return false
-	case t.hintNode == "" && len(nodes) > 0, t.hintNode != "" && (len(nodes) != 1 || nodes[0].Name != t.hintNode):
-		return false
+	return slices.Equal(got.ForZones, h.forZones()) && slices.Equal(got.ForNodes, h.forNodes())
+}
+
+func (h *hint) forZones() []discoveryv1.ForZone {
+	if h.zone == "" {
+		return nil
 	}
-	return true
+	return []discoveryv1.ForZone{{Name: h.zone}}
+}
+
+func (h *hint) forNodes() []discoveryv1.ForNode {
+	if h.node == "" {
+		return nil
+	}
+	return []discoveryv1.ForNode{{Name: h.node}}
 }
 
 // endpoint returns the target as a slice holds it, sharing no memory.
 func (t *target) endpoint() discoveryv1.Endpoint {
 	endpoint := discoveryv1.Endpoint{
 		Addresses:  append([]string{t.address}, t.more...),
-		Conditions: discoveryv1.EndpointConditions{Ready: new(t.ready)},
+		Conditions: discoveryv1.EndpointConditions{Ready: new(t.conditions.ready)},
 		NodeName:   textOrNil(t.node),
 		Zone:       textOrNil(t.zone),
 		Hostname:   textOrNil(t.hostname),
 		TargetRef:  copyOf(t.ref),
 	}
-	if t.lifecycle {
-		endpoint.Conditions.Serving, endpoint.Conditions.Terminating = new(t.serving), new(t.terminating)
+	if t.conditions.lifecycle {
+		endpoint.Conditions.Serving, endpoint.Conditions.Terminating = new(t.conditions.serving), new(t.conditions.terminating)
 	}
 	if t.pod != nil {
 		endpoint.TargetRef = &corev1.ObjectReference{
 			Kind: "Pod", Namespace: t.pod.Namespace, Name: t.pod.Name, UID: t.pod.UID,
 		}
 	}
-	if t.hintZone != "" || t.hintNode != "" {
-		endpoint.Hints = &discoveryv1.EndpointHints{}
-	}
-	if t.hintZone != "" {
-		endpoint.Hints.ForZones = []discoveryv1.ForZone{{Name: t.hintZone}}
-	}
-	if t.hintNode != "" {
-		endpoint.Hints.ForNodes = []discoveryv1.ForNode{{Name: t.hintNode}}
+	if t.hint.zone != "" || t.hint.node != "" {
+		endpoint.Hints = &discoveryv1.EndpointHints{ForZones: t.hint.forZones(), ForNodes: t.hint.forNodes()}
 	}
 	return endpoint
 }
