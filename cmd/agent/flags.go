@@ -43,7 +43,7 @@ type flags struct {
 func (f *flags) register(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.StringVar(&f.kubeconfig, "kubeconfig", os.Getenv("KUBECONFIG"), "file that says how to reach the API server; empty: as a Pod's ServiceAccount")
-	fs.StringVar(&f.cfg.NodeName, "node-name", os.Getenv("NODE_NAME"), "Kubernetes name of this node")
+	fs.StringVar(&f.cfg.Node.Name, "node-name", os.Getenv("NODE_NAME"), "Kubernetes name of this node")
 	fs.StringVar(&f.cfg.HealthAddress, "health-address", ":10256", "address of /healthz, /livez and /readyz; empty switches them off")
 	fs.StringVar(&f.cfg.MetricsAddress, "metrics-address", "127.0.0.1:10249", "address of /metrics and /proxyMode, which anybody may ask who reaches it; empty switches it off")
 	fs.StringVar(&f.cfg.SecureMetricsAddress, "secure-metrics-address", "", "address of the same by TLS, for whom the API server lets get /metrics (nonResourceURLs), such as ':7963'; needs the ClusterRole system:auth-delegator; empty switches it off")
@@ -51,13 +51,13 @@ func (f *flags) register(cmd *cobra.Command) {
 	fs.StringVar(&f.cfg.MetricsKeyFile, "metrics-key-file", "", "key of --metrics-cert-file")
 	fs.DurationVar(&f.cfg.Resync, "resync", 10*time.Minute, "how often the kernel is read back without a reason")
 	fs.StringSliceVar(&f.podCIDRs, "pod-cidrs", nil, "ranges of the Pods of this node; empty: the Node's spec.podCIDRs")
-	fs.StringSliceVar(&f.cfg.PodInterfaces, "pod-interfaces", nil, "interfaces that this node's Pods send through, 'cali*' for a prefix; used instead of ranges")
+	fs.StringSliceVar(&f.cfg.Node.PodInterfaces, "pod-interfaces", nil, "interfaces that this node's Pods send through, 'cali*' for a prefix; used instead of ranges")
 	fs.StringSliceVar(&f.nodePortAddresses, "node-port-addresses", nil, "ranges of local addresses that NodePorts answer on; empty: all but loopback")
-	fs.BoolVar(&f.cfg.LocalhostNodePorts, "localhost-node-ports", false, "NodePorts answer on 127.0.0.1 too; needs net.ipv4.conf.all.route_localnet=1")
+	fs.BoolVar(&f.cfg.Node.LocalhostNodePorts, "localhost-node-ports", false, "NodePorts answer on 127.0.0.1 too; needs net.ipv4.conf.all.route_localnet=1")
 	fs.StringSliceVar(&f.externalIPRanges, "external-ip-ranges", nil, "ranges that spec.externalIPs of Services may use; empty: none (CVE-2020-8554)")
-	fs.BoolVar(&f.cfg.MasqueradeAll, "masquerade-all", false, "masquerade every connection to a Service, but for externalTrafficPolicy Local from outside")
+	fs.BoolVar(&f.cfg.Node.MasqueradeAll, "masquerade-all", false, "masquerade every connection to a Service, but for externalTrafficPolicy Local from outside")
 	fs.BoolVar(&f.cfg.ResetTCP, "reset-tcp", false, "answer a client whose TCP connection leads to an endpoint that is gone, or whom source ranges or a traffic policy no longer admit, with a reset at its next segment or keepalive probe, instead of leaving it; needs nf_tables, in every mode")
-	fs.StringVar(&f.cfg.ServiceProxyName, "service-proxy-name", "", "serve the Services with this value of the label service.kubernetes.io/service-proxy-name instead of those without")
+	fs.StringVar(&f.cfg.Node.ServiceProxyName, "service-proxy-name", "", "serve the Services with this value of the label service.kubernetes.io/service-proxy-name instead of those without")
 	fs.IntVar(&f.conntrack.MaxPerCore, "conntrack-max-per-core", 32*1024, "connections that the node tracks, per core, up to 1048576; never lowered; 0 leaves the limit and ignores --conntrack-min")
 	fs.IntVar(&f.conntrack.Min, "conntrack-min", 128*1024, "connections that the node tracks at least")
 	fs.DurationVar(&f.conntrack.TCPEstablished, "conntrack-tcp-timeout-established", 24*time.Hour, "how long an idle TCP connection is tracked; 0 leaves it")
@@ -96,9 +96,9 @@ func (f *flags) config() (agent.Config, error) {
 		raw  []string
 		to   *[]netip.Prefix
 	}{
-		{"pod-cidrs", f.podCIDRs, &f.cfg.PodCIDRs},
-		{"node-port-addresses", f.nodePortAddresses, &f.cfg.NodePortAddresses},
-		{"external-ip-ranges", f.externalIPRanges, &f.cfg.ExternalIPRanges},
+		{"pod-cidrs", f.podCIDRs, &f.cfg.Node.PodCIDRs},
+		{"node-port-addresses", f.nodePortAddresses, &f.cfg.Node.NodePortAddresses},
+		{"external-ip-ranges", f.externalIPRanges, &f.cfg.Node.ExternalIPRanges},
 	} {
 		prefixes, err := parsePrefixes(p.raw)
 		if err != nil {

@@ -92,7 +92,7 @@ func serve(ctx context.Context, f *flags) error {
 	if err != nil {
 		return err
 	}
-	log.Info("Starting agent", "version", version.String(), "node", cfg.NodeName, "backend", b.Name())
+	log.Info("Starting agent", "version", version.String(), "node", cfg.Node.Name, "backend", b.Name())
 	if err := a.Run(ctx); err != nil {
 		return err
 	}

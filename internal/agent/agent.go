@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -36,8 +35,9 @@ import (
 
 // Config of an Agent.
 type Config struct {
-	// NodeName is the Kubernetes name of this node.
-	NodeName string
+	// Node is what the flags say of this node. The Node object adds its addresses
+	// and zone, and its PodCIDRs if neither these nor PodInterfaces are set.
+	Node model.Node
 	// REST is how to reach the API server.
 	REST *rest.Config
 	// Backend programs the kernel. The Agent does not close it.
@@ -54,15 +54,6 @@ type Config struct {
 	ProcSys string
 	// Resync is how often the kernel is read back without a reason.
 	Resync time.Duration
-
-	// See model.Node. PodCIDRs are the Node object's if both are empty.
-	PodCIDRs           []netip.Prefix
-	PodInterfaces      []string
-	NodePortAddresses  []netip.Prefix
-	LocalhostNodePorts bool
-	ExternalIPRanges   []netip.Prefix
-	MasqueradeAll      bool
-	ServiceProxyName   string
 
 	// AnnounceOnly says that somebody else forwards, such as kube-proxy: no
 	// Service is programmed, and neither health check ports nor flows are looked
@@ -111,7 +102,7 @@ func (c *Config) loadBalancers() bool {
 // Validate says what is missing.
 func (c *Config) Validate() error {
 	var errs []error
-	if c.NodeName == "" {
+	if c.Node.Name == "" {
 		errs = append(errs, errors.New("the node's name is not known: set --node-name or the environment variable NODE_NAME"))
 	}
 	if c.REST == nil || c.Backend == nil {
@@ -151,8 +142,8 @@ func New(cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	a := &Agent{cfg: cfg, clients: cl, store: NewStore(), registry: prometheus.NewRegistry()}
-	a.store.self = cfg.NodeName
-	a.checks = healthcheck.NewServices(func() bool { h := a.health(); return h.Started && h.InSync && !h.Late }, cfg.NodePortAddresses...)
+	a.store.self = cfg.Node.Name
+	a.checks = healthcheck.NewServices(func() bool { h := a.health(); return h.Started && h.InSync && !h.Late }, cfg.Node.NodePortAddresses...)
 	metrics := syncer.NewMetrics(cfg.Backend.Name())
 	a.registry.MustRegister(metrics.Collectors()...)
 	a.kubeProxy = newKubeProxyMetrics()
@@ -232,7 +223,7 @@ func (a *Agent) Run(ctx context.Context) error {
 
 func (a *Agent) env() Env {
 	return Env{
-		NodeName: a.cfg.NodeName, Store: a.store, Kube: a.clients.kube, Causeway: a.clients.causeway,
+		NodeName: a.cfg.Node.Name, Store: a.store, Kube: a.clients.kube, Causeway: a.clients.causeway,
 		Syncer: a.syncer, SetDeadNodes: a.setDeadNodes, Recorder: a.recorder, Registry: a.registry,
 	}
 }
@@ -252,7 +243,7 @@ func (a *Agent) proxy(ctx context.Context) error {
 		log.Info("Pods of this node cannot be told from others, so their connections to endpoints elsewhere are masqueraded: " +
 			"give the Node spec.podCIDRs, or set --pod-cidrs or --pod-interfaces")
 	}
-	if a.cfg.LocalhostNodePorts {
+	if a.cfg.Node.LocalhostNodePorts {
 		if err := routeLocalnet(a.cfg.ProcSys); err != nil {
 			log.Error(err, "NodePorts will not answer on 127.0.0.1: set net.ipv4.conf.all.route_localnet=1 on the node, or drop --localhost-node-ports")
 		}
@@ -285,7 +276,7 @@ func (a *Agent) changed(e Event) {
 			a.syncer.Notify(e.Name, e.Trigger)
 		}
 	case KindNode:
-		if e.Name.Name == a.cfg.NodeName {
+		if e.Name.Name == a.cfg.Node.Name {
 			a.refreshNode()
 		}
 	}
@@ -303,7 +294,7 @@ func (a *Agent) setDeadNodes(names []string) {
 func (a *Agent) refreshNode() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	next := a.cfg.modelNode(a.store.Node(a.cfg.NodeName), a.dead)
+	next := a.cfg.modelNode(a.store.Node(a.cfg.Node.Name), a.dead)
 	if reflect.DeepEqual(next, a.node) {
 		return
 	}
@@ -340,7 +331,7 @@ func (a *Agent) healthCheck(c model.Change) {
 }
 
 func (a *Agent) drifted(r backend.Report) {
-	a.problems.warnNode(a.cfg.NodeName, "RulesRepaired",
+	a.problems.warnNode(a.cfg.Node.Name, "RulesRepaired",
 		fmt.Sprintf("Somebody changed %d objects of the %s rules on this node; they are repaired", r.Drift, a.cfg.Backend.Name()))
 }
 
@@ -355,6 +346,6 @@ func (a *Agent) health() healthcheck.Health {
 	return healthcheck.Health{
 		Started: s.Started, InSync: s.InSync, Late: late, Behind: s.Behind, Stuck: a.watchdog.stuck(),
 		Refused: refused, Err: s.Err, LastUpdated: s.LastSync,
-		NodeEligible: eligible(a.store.Node(a.cfg.NodeName)),
+		NodeEligible: eligible(a.store.Node(a.cfg.Node.Name)),
 	}
 }

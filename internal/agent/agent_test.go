@@ -79,9 +79,9 @@ func newNftables(t *testing.T) *nftables.Backend {
 func startAgent(t *testing.T, cfg *rest.Config, b backend.Backend) *running {
 	t.Helper()
 	a, err := New(Config{
-		NodeName: "node-1", REST: cfg, Backend: b,
+		REST: cfg, Backend: b,
 		HealthAddress: "127.0.0.1:10256", MetricsAddress: "127.0.0.1:10249",
-		ExternalIPRanges: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")},
+		Node: model.Node{Name: "node-1", ExternalIPRanges: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}},
 	})
 	if err != nil {
 		t.Fatal(err)

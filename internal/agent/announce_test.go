@@ -29,6 +29,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/announce/l2/arp"
 	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
 	"github.com/causeway-lb/causeway/internal/announce/members"
+	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/syncer"
 	"github.com/causeway-lb/causeway/internal/testkit"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
@@ -263,7 +264,7 @@ func TestAnnouncer(t *testing.T) {
 		t.Fatal(err)
 	}
 	announced := createAnnounced(t, c)
-	runAgent(t, Config{NodeName: "node-1", REST: cfg, Backend: newNftables(t), Parts: []Part{Announcer(AnnouncerConfig{})}})
+	runAgent(t, Config{Node: model.Node{Name: "node-1"}, REST: cfg, Backend: newNftables(t), Parts: []Part{Announcer(AnnouncerConfig{})}})
 
 	var record v1alpha1.LoadBalancerAddress
 	testkit.Eventually(t, 20*time.Second, "announced", func() error {

@@ -17,6 +17,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/causeway-lb/causeway/internal/announce/members"
+	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/testkit"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
@@ -68,7 +69,7 @@ func TestEndpointsOnDeadNodes(t *testing.T) {
 					}
 				}
 			}}
-			runAgent(t, Config{NodeName: "node-1", REST: cfg, Backend: newNftables(t), Parts: []Part{told}})
+			runAgent(t, Config{Node: model.Node{Name: "node-1"}, REST: cfg, Backend: newNftables(t), Parts: []Part{told}})
 			testkit.Eventually(t, 20*time.Second, "served by both", servedBy(2))
 			views <- map[string]members.Member{"node-2": {State: members.Unreachable}}
 			if tc.keep {

@@ -10,6 +10,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
 // FuzzSnapshot feeds whatever the API's types can hold, which is more than an API
@@ -66,7 +67,7 @@ func FuzzSnapshot(f *testing.F) {
 		if _, changed := b.make(store, true, false); changed {
 			t.Error("the same Store counts as changed")
 		}
-		config := Config{NodeName: "node-1"}
+		config := Config{Node: model.Node{Name: "node-1"}}
 		config.modelNode(n, nil)
 	})
 }

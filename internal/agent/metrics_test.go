@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/testkit"
 	"github.com/causeway-lb/causeway/internal/testkit/nstest"
 )
@@ -49,7 +50,7 @@ func TestSecureMetrics(t *testing.T) {
 		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: "default", Name: "prometheus"}},
 	}, metav1.CreateOptions{})
 	must(t, err)
-	runAgent(t, Config{NodeName: "node-1", REST: cfg, Backend: newNftables(t), SecureMetricsAddress: "192.0.2.10:7963"})
+	runAgent(t, Config{Node: model.Node{Name: "node-1"}, REST: cfg, Backend: newNftables(t), SecureMetricsAddress: "192.0.2.10:7963"})
 	c := &http.Client{
 		Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true},
 		Timeout:   10 * time.Second,

@@ -12,20 +12,10 @@ import (
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
-// modelNode joins what the flags say with what the Node object says; node may
-// be nil.
+// modelNode joins Config.Node with the Node object, which may be nil.
 func (c *Config) modelNode(node *corev1.Node, dead []string) model.Node {
-	n := model.Node{
-		Name:               c.NodeName,
-		PodCIDRs:           c.PodCIDRs,
-		PodInterfaces:      c.PodInterfaces,
-		NodePortAddresses:  c.NodePortAddresses,
-		LocalhostNodePorts: c.LocalhostNodePorts,
-		ExternalIPRanges:   c.ExternalIPRanges,
-		MasqueradeAll:      c.MasqueradeAll,
-		ServiceProxyName:   c.ServiceProxyName,
-		DeadNodes:          slices.Sorted(slices.Values(dead)),
-	}
+	n := c.Node
+	n.DeadNodes = slices.Sorted(slices.Values(dead))
 	if node == nil {
 		return n
 	}

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
+	"github.com/causeway-lb/causeway/internal/proxy/model"
 	"github.com/causeway-lb/causeway/internal/proxy/none"
 )
 
@@ -91,7 +92,7 @@ func TestFactsOfTheMachineStay(t *testing.T) {
 			t.Run(tc.name+", seen by "+self, func(t *testing.T) {
 				idle, err := none.New(none.Config{})
 				must(t, err)
-				a, err := New(Config{NodeName: self, REST: &rest.Config{Host: "http://192.0.2.10"}, Backend: idle})
+				a, err := New(Config{Node: model.Node{Name: self}, REST: &rest.Config{Host: "http://192.0.2.10"}, Backend: idle})
 				must(t, err)
 				a.store.Listen(a.changed)
 				f := a.store.nodeFeed()

@@ -51,7 +51,7 @@ func (b *blocking) Resync(context.Context, model.Desired) (backend.Report, error
 func TestSyncThatDoesNotReturn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &blocking{release: make(chan struct{})}
-		a, err := New(Config{NodeName: "node-1", REST: &rest.Config{Host: "http://192.0.2.10"}, Backend: b})
+		a, err := New(Config{Node: model.Node{Name: "node-1"}, REST: &rest.Config{Host: "http://192.0.2.10"}, Backend: b})
 		must(t, err)
 		a.problems = newProblemEvents(a.store, events.NewFakeRecorder(8))
 		fill(t, a.store, nodeWithFacts("uid-1"))

@@ -8,7 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Reasons of a AllocationError; they are the reasons of the condition
+// Reasons of an AllocationError; they are the reasons of the condition
 // causeway.dev/Allocated and of the events, too.
 const (
 	// ReasonInvalidRequest: the Service contradicts itself, or an annotation
