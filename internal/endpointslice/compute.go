@@ -138,9 +138,7 @@ func Compute(in Input) Plan {
 	}
 	layout.dropOtherFamilies(families)
 	plan := layout.finish()
-	plan.Problems = append(append(plan.Problems, pods.problems...), portProblems(ports)...)
-	plan.Problems = append(plan.Problems, hostnameProblems(pods.list, in.Service)...)
-	plan.Problems = append(plan.Problems, selectorProblems(&in)...)
+	plan.Problems = slices.Concat(plan.Problems, pods.problems, portProblems(ports), hostnameProblems(pods.list, in.Service), selectorProblems(&in))
 	slices.SortFunc(plan.Problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Message, b.Message))
 	})
@@ -155,16 +153,21 @@ func Families(service *corev1.Service) []discoveryv1.AddressType {
 	for _, family := range service.Spec.IPFamilies {
 		families = append(families, discoveryv1.AddressType(family))
 	}
-	if len(families) > 0 {
+	switch {
+	case len(families) > 0:
 		return families
+	case isHeadless(service):
+		return []discoveryv1.AddressType{discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6}
 	}
-	if !isHeadless(service) {
-		if addr, ok := netaddr.Parse(service.Spec.ClusterIP); ok && addr.Is6() {
-			return []discoveryv1.AddressType{discoveryv1.AddressTypeIPv6}
-		}
-		return []discoveryv1.AddressType{discoveryv1.AddressTypeIPv4}
+	return []discoveryv1.AddressType{familyOf(service.Spec.ClusterIP)}
+}
+
+// familyOf returns the address type of an IP address; IPv4 for what is none.
+func familyOf(ip string) discoveryv1.AddressType {
+	if addr, ok := netaddr.Parse(ip); ok && addr.Is6() {
+		return discoveryv1.AddressTypeIPv6
 	}
-	return []discoveryv1.AddressType{discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6}
+	return discoveryv1.AddressTypeIPv4
 }
 
 // isHeadless tells whether the Service has no ClusterIP.
@@ -220,12 +223,10 @@ func publishedPods(in *Input, ports *portResolver) podSet {
 }
 
 func hasInvalidAddress(pod *corev1.Pod) bool {
-	for i := range pod.Status.PodIPs {
-		if _, ok := netaddr.Parse(pod.Status.PodIPs[i].IP); !ok {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(pod.Status.PodIPs, func(ip corev1.PodIP) bool {
+		_, ok := netaddr.Parse(ip.IP)
+		return !ok
+	})
 }
 
 // targets returns one target per Pod that has an address of the family. It takes

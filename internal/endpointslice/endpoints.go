@@ -97,12 +97,7 @@ func ComputeEndpoints(service *corev1.Service, pods []*corev1.Pod, existing *cor
 }
 
 func legacyLabels(service *corev1.Service) map[string]string {
-	labels := make(map[string]string, len(service.Labels)+2)
-	maps.Copy(labels, service.Labels)
-	delete(labels, corev1.IsHeadlessService)
-	if isHeadless(service) {
-		labels[corev1.IsHeadlessService] = ""
-	}
+	labels := copiedLabels(service)
 	labels[LegacyManagedByLabel] = LegacyManagedBy
 	return labels
 }
@@ -193,10 +188,7 @@ func legacyFamily(service *corev1.Service, pod *corev1.Pod) discoveryv1.AddressT
 	if len(service.Spec.IPFamilies) > 0 || !isHeadless(service) {
 		return Families(service)[0]
 	}
-	if addr, ok := netaddr.Parse(pod.Status.PodIP); ok && addr.Is6() {
-		return discoveryv1.AddressTypeIPv6
-	}
-	return discoveryv1.AddressTypeIPv4
+	return familyOf(pod.Status.PodIP)
 }
 
 // servedPorts returns each distinct port, with the Pods that serve it.

@@ -184,19 +184,11 @@ func (x *Index) DeletePod(name types.NamespacedName) []types.NamespacedName {
 // the same endpoints. That a terminating Pod's deadline moves, or that its
 // containers end one after the other, makes no difference.
 func samePodForEndpoints(a, b *corev1.Pod) bool {
-	if a.UID != b.UID || a.Spec.NodeName != b.Spec.NodeName ||
-		a.Spec.Hostname != b.Spec.Hostname || a.Spec.Subdomain != b.Spec.Subdomain ||
-		Published(a) != Published(b) || Ready(a) != Ready(b) ||
-		(a.DeletionTimestamp == nil) != (b.DeletionTimestamp == nil) ||
-		len(a.Status.PodIPs) != len(b.Status.PodIPs) {
-		return false
-	}
-	for i := range a.Status.PodIPs {
-		if a.Status.PodIPs[i] != b.Status.PodIPs[i] {
-			return false
-		}
-	}
-	return true
+	return a.UID == b.UID && a.Spec.NodeName == b.Spec.NodeName &&
+		a.Spec.Hostname == b.Spec.Hostname && a.Spec.Subdomain == b.Spec.Subdomain &&
+		Published(a) == Published(b) && Ready(a) == Ready(b) &&
+		(a.DeletionTimestamp == nil) == (b.DeletionTimestamp == nil) &&
+		slices.Equal(a.Status.PodIPs, b.Status.PodIPs)
 }
 
 // relabel moves the Pod from the old labels' pairs to the new ones', and links

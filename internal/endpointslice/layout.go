@@ -235,12 +235,7 @@ func (p *packing) heir(existing *discoveryv1.EndpointSlice, byKey map[string]int
 }
 
 func (l *layout) mayAdopt(slice *discoveryv1.EndpointSlice) bool {
-	for _, uid := range l.adoptable {
-		if ownedBy(slice, uid) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(l.adoptable, func(uid types.UID) bool { return ownedBy(slice, uid) })
 }
 
 // keepSlice returns the draft with those endpoints of the slice that are wanted

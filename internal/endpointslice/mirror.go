@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 
 	"github.com/causeway-lb/causeway/internal/netaddr"
 )
@@ -131,9 +132,7 @@ func (m *mirror) addAddress(address *corev1.EndpointAddress, t target, ports por
 		family = discoveryv1.AddressTypeIPv6
 	}
 	t.address, t.hostname, t.ref = canonical(address.IP, addr), address.Hostname, address.TargetRef
-	if address.NodeName != nil {
-		t.node = *address.NodeName
-	}
+	t.node = ptr.Deref(address.NodeName, "")
 	t.key = mirrorKey(t.address, t.hostname, ports)
 	if m.targets[family] == nil {
 		m.targets[family] = map[string]target{}
@@ -154,11 +153,7 @@ func mirroredKey(endpoint *discoveryv1.Endpoint, ports portKey) (string, bool) {
 	if len(endpoint.Addresses) != 1 {
 		return "", false
 	}
-	name := ""
-	if endpoint.Hostname != nil {
-		name = *endpoint.Hostname
-	}
-	return mirrorKey(endpoint.Addresses[0], name, ports), true
+	return mirrorKey(endpoint.Addresses[0], ptr.Deref(endpoint.Hostname, ""), ports), true
 }
 
 func mirrorPorts(ports []corev1.EndpointPort) []discoveryv1.EndpointPort {

@@ -3,8 +3,11 @@
 package endpointslice
 
 import (
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 )
@@ -39,18 +42,11 @@ func isKubeManaged(slice *discoveryv1.EndpointSlice) bool {
 
 // managedBy selects the slices of one manager.
 func managedBy(service *corev1.Service, list []*discoveryv1.EndpointSlice, manager string) []*discoveryv1.EndpointSlice {
-	var selected []*discoveryv1.EndpointSlice
-	for _, slice := range list {
-		if Manager(service, slice) == manager {
-			selected = append(selected, slice)
-		}
-	}
-	return selected
+	return slices.DeleteFunc(slices.Clone(list), func(slice *discoveryv1.EndpointSlice) bool { return Manager(service, slice) != manager })
 }
 
-// Covers tells whether each address that the slices in ours serve as ready is
-// served as ready by a slice in theirs too, on the same ports, so that ours can
-// go without a gap.
+// Covers reports whether the slices in theirs serve each address that those in ours
+// serve as ready, on the same ports, so that ours can be deleted without a gap.
 func Covers(theirs, ours []*discoveryv1.EndpointSlice) bool {
 	type place struct {
 		family  discoveryv1.AddressType
@@ -65,11 +61,9 @@ func Covers(theirs, ours []*discoveryv1.EndpointSlice) bool {
 			}
 			ports := keyOfPorts(slice.Ports)
 			for i := range slice.Endpoints {
-				endpoint := &slice.Endpoints[i]
-				if ready := endpoint.Conditions.Ready; ready != nil && !*ready || len(endpoint.Addresses) == 0 {
-					continue
+				if endpoint := &slice.Endpoints[i]; ptr.Deref(endpoint.Conditions.Ready, true) && len(endpoint.Addresses) > 0 {
+					visit(place{slice.AddressType, ports, endpoint.Addresses[0]})
 				}
-				visit(place{slice.AddressType, ports, endpoint.Addresses[0]})
 			}
 		}
 	}
@@ -104,18 +98,9 @@ func ForeignFamilies(list []*discoveryv1.EndpointSlice, families []discoveryv1.A
 		case ManagedBy, ManagedByMirror, KubeManagedBy, KubeManagedByMirror:
 			continue
 		}
-		if !containsFamily(families, slice.AddressType) {
+		if !slices.Contains(families, slice.AddressType) {
 			names = append(names, slice.Name)
 		}
 	}
 	return names
-}
-
-func containsFamily(families []discoveryv1.AddressType, family discoveryv1.AddressType) bool {
-	for _, f := range families {
-		if f == family {
-			return true
-		}
-	}
-	return false
 }

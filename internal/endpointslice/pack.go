@@ -31,12 +31,7 @@ func (p *packing) pour(d *draft, waiting []int32) []int32 {
 
 // written returns the drafts that will be written, fullest first.
 func (g *packingGroup) written() []*draft {
-	var list []*draft
-	for _, d := range g.drafts {
-		if d.write {
-			list = append(list, d)
-		}
-	}
+	list := slices.DeleteFunc(slices.Clone(g.drafts), func(d *draft) bool { return !d.write })
 	slices.SortFunc(list, fullestFirst)
 	return list
 }

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
 )
 
 // portKey identifies a list of ports whatever its order: slices with equal keys
@@ -29,21 +30,12 @@ func keyOfPorts(ports []discoveryv1.EndpointPort) portKey {
 }
 
 func keyOfPort(port *discoveryv1.EndpointPort) string {
-	number, protocol := "*", corev1.ProtocolTCP
+	number := "*"
 	if port.Port != nil {
 		number = strconv.Itoa(int(*port.Port))
 	}
-	if port.Protocol != nil {
-		protocol = *port.Protocol
-	}
-	name, application := "", ""
-	if port.Name != nil {
-		name = *port.Name
-	}
-	if port.AppProtocol != nil {
-		application = *port.AppProtocol
-	}
-	return name + "|" + string(protocol) + "|" + number + "|" + application
+	protocol := ptr.Deref(port.Protocol, corev1.ProtocolTCP)
+	return ptr.Deref(port.Name, "") + "|" + string(protocol) + "|" + number + "|" + ptr.Deref(port.AppProtocol, "")
 }
 
 // portResolver finds the port list of each Pod of a Service, and numbers the
@@ -106,14 +98,11 @@ func (r *portResolver) group(pod *corev1.Pod) int32 {
 func (r *portResolver) list() []discoveryv1.EndpointPort {
 	list := make([]discoveryv1.EndpointPort, 0, len(r.ports))
 	for i := range r.ports {
-		if r.numbers[i] == 0 {
-			continue
+		if port := &r.ports[i]; r.numbers[i] != 0 {
+			list = append(list, discoveryv1.EndpointPort{
+				Name: new(port.Name), Port: new(r.numbers[i]), Protocol: new(port.Protocol), AppProtocol: copyOf(port.AppProtocol),
+			})
 		}
-		port := &r.ports[i]
-		name, number, protocol := port.Name, r.numbers[i], port.Protocol
-		list = append(list, discoveryv1.EndpointPort{
-			Name: &name, Port: &number, Protocol: &protocol, AppProtocol: copyOf(port.AppProtocol),
-		})
 	}
 	return list
 }
@@ -123,6 +112,5 @@ func copyOf[T any](p *T) *T {
 	if p == nil {
 		return nil
 	}
-	value := *p
-	return &value
+	return new(*p)
 }

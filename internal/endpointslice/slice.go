@@ -38,12 +38,7 @@ const (
 // three that the API reserves, on which the Service's values are ignored, and
 // the keeper's. With ownName they are as in Input.OwnName.
 func LabelsOf(service *corev1.Service, ownName bool) map[string]string {
-	labels := make(map[string]string, len(service.Labels)+4)
-	maps.Copy(labels, service.Labels)
-	delete(labels, corev1.IsHeadlessService)
-	if isHeadless(service) {
-		labels[corev1.IsHeadlessService] = ""
-	}
+	labels := copiedLabels(service)
 	labels[discoveryv1.LabelServiceName] = service.Name
 	if _, copied := service.Labels[v1alpha1.EndpointSliceKeeperLabel]; copied || ownName {
 		labels[discoveryv1.LabelManagedBy] = ManagedBy
@@ -51,6 +46,18 @@ func LabelsOf(service *corev1.Service, ownName bool) map[string]string {
 	}
 	labels[discoveryv1.LabelManagedBy] = v1alpha1.EndpointSliceManagedBy
 	labels[v1alpha1.EndpointSliceKeeperLabel] = v1alpha1.EndpointSliceKeeper
+	return labels
+}
+
+// copiedLabels returns a Service's labels as its slices and its Endpoints object have
+// them, with room for more.
+func copiedLabels(service *corev1.Service) map[string]string {
+	labels := make(map[string]string, len(service.Labels)+4)
+	maps.Copy(labels, service.Labels)
+	delete(labels, corev1.IsHeadlessService)
+	if isHeadless(service) {
+		labels[corev1.IsHeadlessService] = ""
+	}
 	return labels
 }
 
@@ -98,19 +105,9 @@ func (t *template) upToDate(slice *discoveryv1.EndpointSlice) bool {
 	if t.annotations == nil {
 		return true
 	}
-	kept := len(slice.Annotations)
-	if _, ok := slice.Annotations[corev1.EndpointsLastChangeTriggerTime]; ok {
-		kept--
-	}
-	if kept != len(t.annotations) {
-		return false
-	}
-	for key, value := range t.annotations {
-		if got, ok := slice.Annotations[key]; !ok || got != value {
-			return false
-		}
-	}
-	return true
+	has := maps.Clone(slice.Annotations)
+	delete(has, corev1.EndpointsLastChangeTriggerTime)
+	return maps.Equal(has, t.annotations)
 }
 
 // create returns a new slice without endpoints.
@@ -144,10 +141,7 @@ func (t *template) dress(slice *discoveryv1.EndpointSlice) {
 	}
 	delete(slice.Annotations, corev1.EndpointsLastChangeTriggerTime)
 	if !t.triggerTime.IsZero() {
-		if slice.Annotations == nil {
-			slice.Annotations = map[string]string{}
-		}
-		slice.Annotations[corev1.EndpointsLastChangeTriggerTime] = t.triggerTime.UTC().Format(time.RFC3339Nano)
+		metav1.SetMetaDataAnnotation(&slice.ObjectMeta, corev1.EndpointsLastChangeTriggerTime, t.triggerTime.UTC().Format(time.RFC3339Nano))
 	}
 }
 
@@ -169,12 +163,7 @@ func (t *template) name(family discoveryv1.AddressType, taken map[string]bool) s
 }
 
 func ownedBy(slice *discoveryv1.EndpointSlice, uid types.UID) bool {
-	for i := range slice.OwnerReferences {
-		if slice.OwnerReferences[i].UID == uid {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(slice.OwnerReferences, func(ref metav1.OwnerReference) bool { return ref.UID == uid })
 }
 
 func ownerReference(kind, name string, uid types.UID) metav1.OwnerReference {

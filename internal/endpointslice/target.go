@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/utils/ptr"
 )
 
 // target is an endpoint that a family of a Service should have. It is compared
@@ -138,10 +139,7 @@ func textOrNil(text string) *string {
 
 // equalText compares an optional string with one where "" means none.
 func equalText(got *string, want string) bool {
-	if got == nil {
-		return want == ""
-	}
-	return want != "" && *got == want
+	return (got == nil) == (want == "") && ptr.Deref(got, "") == want
 }
 
 func isTrue(got *bool, want bool) bool { return got != nil && *got == want }
