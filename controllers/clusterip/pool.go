@@ -139,8 +139,11 @@ func (r *ClusterIPPoolReconciler) ensureCIDRs(ctx context.Context, pool *v1alpha
 	wanted := map[string]bool{}
 	var errs []error
 	for _, rg := range ranges {
+		if !rg.Prefix.IsValid() {
+			continue
+		}
 		name := cidrName(pool.Name, rg.Prefix)
-		if !rg.Prefix.IsValid() || hasCIDR(list.Items, name, rg.Prefix) {
+		if hasCIDR(list.Items, name, rg.Prefix) {
 			continue
 		}
 		wanted[name] = true
@@ -171,11 +174,8 @@ func hasCIDR(cidrs []networkingv1.ServiceCIDR, but string, p netip.Prefix) bool 
 		if c.Name == but || !c.DeletionTimestamp.IsZero() {
 			continue
 		}
-		for _, s := range c.Spec.CIDRs {
-			q, ok := netaddr.ParsePrefix(s)
-			if ok && q.Bits() <= p.Bits() && q.Contains(p.Addr()) {
-				return true
-			}
+		if slices.ContainsFunc(netaddr.ParsePrefixes(c.Spec.CIDRs), func(q netip.Prefix) bool { return q.Bits() <= p.Bits() && q.Contains(p.Addr()) }) {
+			return true
 		}
 	}
 	return false
@@ -183,9 +183,6 @@ func hasCIDR(cidrs []networkingv1.ServiceCIDR, but string, p netip.Prefix) bool 
 
 // cidrName is the name of a pool's ServiceCIDR: causeway-blue-10.96.64.0-20.
 func cidrName(pool string, p netip.Prefix) string {
-	if !p.IsValid() {
-		return ""
-	}
 	address := strings.ReplaceAll(p.Addr().StringExpanded(), ":", "-")
 	return "causeway-" + pool + "-" + address + "-" + strconv.Itoa(p.Bits())
 }
@@ -218,11 +215,7 @@ func (r *ClusterIPPoolReconciler) removeCIDRs(ctx context.Context, pool string, 
 
 func (r *ClusterIPPoolReconciler) inUse(c *networkingv1.ServiceCIDR) (yes bool) {
 	r.state.With(func(a *services.Allocations, _ time.Time) {
-		for _, s := range c.Spec.CIDRs {
-			if p, ok := netaddr.ParsePrefix(s); ok {
-				yes = yes || a.InUse(p)
-			}
-		}
+		yes = slices.ContainsFunc(netaddr.ParsePrefixes(c.Spec.CIDRs), a.InUse)
 	})
 	return yes
 }

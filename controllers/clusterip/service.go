@@ -60,10 +60,10 @@ type ServiceReconciler struct {
 // +kubebuilder:rbac:groups=causeway.dev,resources=clusterippools/finalizers,verbs=update
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
-// setup adds the reconciler to a manager. touched is when the allocator knows
-// changed pools and Services that share a value, which may be later than the
-// watches here.
-func (r *ServiceReconciler) setup(mgr ctrl.Manager, touched *queue.Debouncer) error {
+// setup adds the reconciler to a manager. changedServices are those that a change of
+// pools concerns or that share a value, once the allocator knows, which may be later
+// than the watches here.
+func (r *ServiceReconciler) setup(mgr ctrl.Manager, changedServices *queue.Debouncer) error {
 	all := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []reconcile.Request {
 		return queue.List(ctx, r.Client, &corev1.ServiceList{})
 	})
@@ -76,7 +76,7 @@ func (r *ServiceReconciler) setup(mgr ctrl.Manager, touched *queue.Debouncer) er
 		For(&corev1.Service{}).
 		Watches(&v1alpha1.ClusterIPPool{}, all, changed).
 		Watches(&v1alpha1.NodePortPool{}, all, changed).
-		WatchesRawSource(touched.Source()).
+		WatchesRawSource(changedServices.Source()).
 		Watches(&corev1.Namespace{}, inNamespace, builder.WithPredicates(predicate.LabelChangedPredicate{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
 		Complete(r)

@@ -4,16 +4,16 @@ package clusterip
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
-
-	corev1 "k8s.io/api/core/v1"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/alloc"
@@ -61,15 +61,15 @@ func SetupWithManager(mgr ctrl.Manager, opts Options) error {
 	}
 	addressPools := every(func() client.ObjectList { return &v1alpha1.ClusterIPPoolList{} })
 	portPools := every(func() client.ObjectList { return &v1alpha1.NodePortPoolList{} })
-	touched := every(func() client.ObjectList { return &corev1.ServiceList{} })
+	changedServices := every(func() client.ObjectList { return &corev1.ServiceList{} })
 	changed := func() { addressPools.Enqueue(); portPools.Enqueue() }
 	a, err := allocator.New(mgr, allocator.Config{
 		Namespace: opts.SystemNamespace, Peers: opts.Peers, Services: config,
 		Changed: func(c allocator.Change) {
 			changed()
-			touched.EnqueueKeys(c.Sharing...)
+			changedServices.EnqueueKeys(c.Sharing...)
 			if c.Pools {
-				touched.Enqueue()
+				changedServices.Enqueue()
 			}
 		},
 	})
@@ -78,21 +78,10 @@ func SetupWithManager(mgr ctrl.Manager, opts Options) error {
 	}
 	mgr.GetWebhookServer().Register(allocator.WebhookPath, &webhook.Admission{Handler: &Webhook{Allocator: a}, WithContextFunc: markForwarded})
 	found := &problems{changed: changed, all: map[types.NamespacedName][]services.Problem{}}
-	for _, setup := range []func() error{
-		func() error {
-			r := &ServiceReconciler{Client: mgr.GetClient(), Recorder: mgr.GetEventRecorder("causeway-controller"), Allocator: a, problems: found}
-			return r.setup(mgr, touched)
-		},
-		func() error {
-			return (&ClusterIPPoolReconciler{mgr.GetClient(), a.State, found}).setup(mgr, addressPools)
-		},
-		func() error { return (&NodePortPoolReconciler{mgr.GetClient(), a.State, found}).setup(mgr, portPools) },
-		func() error { return clusterIPPools(mgr.GetClient()).Setup(mgr, &v1alpha1.ClusterIPPool{}) },
-		func() error { return nodePortPools(mgr.GetClient()).Setup(mgr, &v1alpha1.NodePortPool{}) },
-	} {
-		if err := setup(); err != nil {
-			return err
-		}
-	}
-	return nil
+	r := &ServiceReconciler{Client: mgr.GetClient(), Recorder: mgr.GetEventRecorder("causeway-controller"), Allocator: a, problems: found}
+	return errors.Join(r.setup(mgr, changedServices),
+		(&ClusterIPPoolReconciler{mgr.GetClient(), a.State, found}).setup(mgr, addressPools),
+		(&NodePortPoolReconciler{mgr.GetClient(), a.State, found}).setup(mgr, portPools),
+		clusterIPPools(mgr.GetClient()).Setup(mgr, &v1alpha1.ClusterIPPool{}),
+		nodePortPools(mgr.GetClient()).Setup(mgr, &v1alpha1.NodePortPool{}))
 }

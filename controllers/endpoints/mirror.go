@@ -92,10 +92,7 @@ func (r *MirrorReconciler) reconcile(ctx context.Context, request ctrl.Request) 
 		return ctrl.Result{}, nil
 	}
 	decision := r.decide(&view, endpoints, time.Now())
-	if err := writer.write(ctx, decision.plan()); err != nil {
-		return ctrl.Result{}, err
-	}
-	if err := publishOwnership(ctx, r.Client, view.Service, &decision); err != nil {
+	if err := writer.carryOut(ctx, view.Service, &decision); err != nil {
 		return ctrl.Result{}, err
 	}
 	if !decision.keep {
@@ -116,7 +113,7 @@ func (r *MirrorReconciler) reconcile(ctx context.Context, request ctrl.Request) 
 	return ctrl.Result{}, nil
 }
 
-// decide says who is in charge of the slices that mirror the object.
+// decide returns who manages the slices that mirror the object.
 func (r *MirrorReconciler) decide(view *endpointslice.View, endpoints *corev1.Endpoints, now time.Time) decision { //nolint:staticcheck
 	name := client.ObjectKeyFromObject(view.Service)
 	began := view.Service.CreationTimestamp.Time

@@ -123,11 +123,6 @@ type decision struct {
 	reason, message string // "" if there is nothing to say
 }
 
-// plan returns the writes that hand slices over.
-func (d *decision) plan() *endpointslice.Plan {
-	return &endpointslice.Plan{Update: d.relabel, Delete: d.withdraw}
-}
-
 // decide looks at the slices that there are and at the mode.
 func (o *ownership) decide(now time.Time) decision {
 	mode, invalid := modeOf(o.service, o.mode)
@@ -203,6 +198,14 @@ func modeOf(service *corev1.Service, otherwise Mode) (Mode, error) {
 		return otherwise, fmt.Errorf("annotation %s: %w", v1alpha1.EndpointSlicesAnnotation, err)
 	}
 	return mode, nil
+}
+
+// carryOut hands slices over as decided, and publishes the decision.
+func (w *sliceWriter) carryOut(ctx context.Context, service *corev1.Service, d *decision) error {
+	if err := w.write(ctx, &endpointslice.Plan{Update: d.relabel, Delete: d.withdraw}); err != nil {
+		return err
+	}
+	return publishOwnership(ctx, w.client, service, d)
 }
 
 // publishOwnership writes the condition, if there is something to say, or if what

@@ -3,7 +3,7 @@
 package endpoints
 
 import (
-	"fmt"
+	"errors"
 	"time"
 
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -28,22 +28,13 @@ func SetupWithManager(mgr ctrl.Manager, mode Mode, ownName bool) error {
 		Mode: mode, OwnName: ownName, source: src,
 		throttle: queue.WriteThrottle{Unit: 75 * time.Millisecond, Limit: time.Second},
 	}
-	if err := slices.setup(mgr); err != nil {
-		return fmt.Errorf("slices: %w", err)
-	}
 	legacy := &LegacyReconciler{
 		Client: mgr.GetClient(), Mode: mode, source: src,
 		throttle: queue.WriteThrottle{Unit: 5 * time.Millisecond, Limit: time.Second},
-	}
-	if err := legacy.setup(mgr); err != nil {
-		return fmt.Errorf("endpoints objects: %w", err)
 	}
 	mirror := &MirrorReconciler{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder("causeway-endpointslicemirroring"),
 		Mode: mode, source: src,
 	}
-	if err := mirror.setup(mgr); err != nil {
-		return fmt.Errorf("mirrored slices: %w", err)
-	}
-	return nil
+	return errors.Join(slices.setup(mgr), legacy.setup(mgr), mirror.setup(mgr))
 }

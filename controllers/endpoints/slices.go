@@ -209,10 +209,7 @@ func (p *slicePass) run(ctx context.Context) (ctrl.Result, error) {
 		return p.checkManual(time.Now()), nil
 	}
 	decision := p.decide(time.Now())
-	if err := p.writer().write(ctx, decision.plan()); err != nil {
-		return ctrl.Result{}, err
-	}
-	if err := publishOwnership(ctx, p.r.Client, service, &decision); err != nil {
+	if err := p.writer().carryOut(ctx, service, &decision); err != nil {
 		return ctrl.Result{}, err
 	}
 	if !decision.keep {
@@ -223,7 +220,7 @@ func (p *slicePass) run(ctx context.Context) (ctrl.Result, error) {
 	return p.keep(ctx, decision.slices)
 }
 
-// decide says who is in charge of the Service's slices.
+// decide returns who manages the Service's slices.
 func (p *slicePass) decide(now time.Time) decision {
 	o := ownership{
 		service: p.view.Service, mode: p.r.Mode, controller: "endpointslice-controller",

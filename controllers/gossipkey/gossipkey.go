@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package gossipkey makes the Secret with which the agents encrypt their gossip,
-// and changes the key from time to time without a moment in which two agents do
-// not understand each other. It imports the API only.
+// Package gossipkey makes the Secret with which the agents encrypt their gossip, and
+// rotates its key so that two agents understand each other at any time. It imports the
+// API only.
 package gossipkey
 
 import (
@@ -27,16 +27,13 @@ const (
 	// KeyAge is how long a key is used.
 	KeyAge = 30 * 24 * time.Hour
 	// KeySpread is how long agents have to learn of a new key before
-	// anyone encrypts with it, and how long the old one is accepted after that.
+	// one encrypts with it, and how long the old one is accepted after that.
 	KeySpread = 5 * time.Minute
-	// keyCheck is how often the Secret is looked at, in case somebody
-	// deleted or damaged it.
+	// keyCheck is how often the Secret is read, in case it was deleted or damaged.
 	keyCheck = 15 * time.Second
 )
 
-// Reconciler makes the Secret with which the agents encrypt their
-// gossip, and changes the key from time to time without a moment in which two agents
-// do not understand each other:
+// Reconciler keeps the Secret with the key of the agents' gossip:
 //
 //	data key   data previous
 //	A          -                first
@@ -128,13 +125,11 @@ func advance(secret *corev1.Secret, now time.Time) bool {
 	soon := now.Add(KeySpread).UTC().Format(time.RFC3339)
 	stamp := now.UTC().Format(time.RFC3339)
 	switch {
-	case len(key) != KeySize && len(other) == KeySize:
-		secret.Data[v1alpha1.GossipKey] = other
-		delete(secret.Data, v1alpha1.GossipPreviousKey)
-		secret.Annotations[v1alpha1.GossipKeySinceAnnotation] = stamp
-		delete(secret.Annotations, v1alpha1.GossipKeyNextAnnotation)
 	case len(key) != KeySize:
-		secret.Data[v1alpha1.GossipKey] = newKey()
+		if len(other) != KeySize {
+			other = newKey()
+		}
+		secret.Data[v1alpha1.GossipKey] = other
 		delete(secret.Data, v1alpha1.GossipPreviousKey)
 		secret.Annotations[v1alpha1.GossipKeySinceAnnotation] = stamp
 		delete(secret.Annotations, v1alpha1.GossipKeyNextAnnotation)

@@ -68,13 +68,7 @@ func holdersOf(ctx context.Context, c client.Reader, class string) ([]haproxy.Ho
 		if svc.Annotations[v1alpha1.ProvisionerAnnotation] != class {
 			continue
 		}
-		h := haproxy.Holder{Owner: alloc.OwnerOf(svc), Ports: portsOf(svc)}
-		for _, in := range svc.Status.LoadBalancer.Ingress {
-			if addr, ok := netaddr.Parse(in.IP); ok {
-				h.Addresses = append(h.Addresses, addr)
-			}
-		}
-		out = append(out, h)
+		out = append(out, haproxy.Holder{Owner: alloc.OwnerOf(svc), Ports: portsOf(svc), Addresses: provisioner.IngressAddresses(svc)})
 	}
 	return out, nil
 }
@@ -160,10 +154,7 @@ func nodeAddresses(node *corev1.Node) []netip.Addr {
 	var out []netip.Addr
 	for _, a := range node.Status.Addresses {
 		addr, ok := netaddr.Parse(a.Address)
-		if a.Type != corev1.NodeInternalIP || !ok {
-			continue
-		}
-		if !slices.ContainsFunc(out, func(o netip.Addr) bool { return o.BitLen() == addr.BitLen() }) {
+		if ok && a.Type == corev1.NodeInternalIP && !slices.ContainsFunc(out, func(o netip.Addr) bool { return o.BitLen() == addr.BitLen() }) {
 			out = append(out, addr)
 		}
 	}

@@ -206,10 +206,8 @@ func serviceExclusions(cidr *networkingv1.ServiceCIDR) []pool.Exclusion {
 
 func prefixExclusions(cidrs []string, why string) []pool.Exclusion {
 	var out []pool.Exclusion
-	for _, text := range cidrs {
-		if p, ok := netaddr.ParsePrefix(text); ok {
-			out = append(out, pool.Exclusion{Range: pool.PrefixRange(p), Why: why})
-		}
+	for _, p := range netaddr.ParsePrefixes(cidrs) {
+		out = append(out, pool.Exclusion{Range: pool.PrefixRange(p), Why: why})
 	}
 	return out
 }

@@ -331,8 +331,8 @@ func (a *Agent) healthCheck(c model.Change) {
 }
 
 func (a *Agent) drifted(r backend.Report) {
-	a.problems.warnNode(a.cfg.Node.Name, "RulesRepaired",
-		fmt.Sprintf("Somebody changed %d objects of the %s rules on this node; they are repaired", r.Drift, a.cfg.Backend.Name()))
+	env := a.env()
+	env.warnNode("RulesRepaired", "Somebody changed %d objects of the %s rules on this node; they are repaired", r.Drift, a.cfg.Backend.Name())
 }
 
 // health joins the kernel's state with the Node object's.

@@ -23,7 +23,6 @@ import (
 	"github.com/causeway-lb/causeway/internal/announce/l2"
 	"github.com/causeway-lb/causeway/internal/announce/members"
 	"github.com/causeway-lb/causeway/internal/conntrack"
-	"github.com/causeway-lb/causeway/internal/netaddr"
 )
 
 // snapshotSettle is for how long changes of the Store are gathered before the
@@ -248,23 +247,22 @@ func (a *announcer) membership(view map[string]members.Member) {
 	if a.cfg.KeepDeadNodes || a.env.SetDeadNodes == nil {
 		return
 	}
-	var dead []string
+	a.env.SetDeadNodes(namesOf(view, func(m members.Member) bool { return m.State == members.Unreachable }))
+}
+
+// namesOf returns the names of the members that match, in order.
+func namesOf(view map[string]members.Member, match func(members.Member) bool) (names []string) {
 	for _, name := range slices.Sorted(maps.Keys(view)) {
-		if view[name].State == members.Unreachable {
-			dead = append(dead, name)
+		if match(view[name]) {
+			names = append(names, name)
 		}
 	}
-	a.env.SetDeadNodes(dead)
+	return names
 }
 
 // apart reports nodes that this one cannot hear.
 func (a *announcer) apart(view map[string]members.Member) {
-	var names []string
-	for _, name := range slices.Sorted(maps.Keys(view)) {
-		if view[name].Apart {
-			names = append(names, name)
-		}
-	}
+	names := namesOf(view, func(m members.Member) bool { return m.Apart })
 	if slices.Equal(names, a.apartNodes) {
 		return
 	}
@@ -288,23 +286,6 @@ func (a *announcer) deaf(interfaces []string) {
 // nodeEvent records a warning on this node.
 func (a *announcer) nodeEvent(reason, note string, args ...any) {
 	a.env.Recorder.Eventf(&corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: a.env.NodeName, UID: types.UID(a.env.NodeName)}, nil, corev1.EventTypeWarning, reason, "Announce", note, args...)
-}
-
-// internalIPs are a Node's, those that parse; node may be nil.
-func internalIPs(node *corev1.Node) []netip.Addr {
-	if node == nil {
-		return nil
-	}
-	var out []netip.Addr
-	for _, a := range node.Status.Addresses {
-		if a.Type != corev1.NodeInternalIP {
-			continue
-		}
-		if ip, ok := netaddr.Parse(a.Address); ok {
-			out = append(out, ip)
-		}
-	}
-	return out
 }
 
 func wakeUp(c chan struct{}) {

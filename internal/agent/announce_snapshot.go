@@ -3,8 +3,10 @@
 package agent
 
 import (
+	"maps"
 	"net/netip"
 	"reflect"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -157,26 +159,22 @@ func (b *snapshotter) address(store *Store, record *v1alpha1.LoadBalancerAddress
 }
 
 func hasIngress(svc *corev1.Service, addr netip.Addr) bool {
-	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
-		return false
-	}
-	for _, in := range svc.Status.LoadBalancer.Ingress {
-		if ip, ok := netaddr.Parse(in.IP); ok && ip == addr {
-			return true
-		}
-	}
-	return false
+	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer &&
+		slices.ContainsFunc(svc.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool {
+			ip, ok := netaddr.Parse(in.IP)
+			return ok && ip == addr
+		})
 }
 
 // endpointNodes are the nodes with a ready endpoint of the family; if there is
 // none, those with one that still serves while it terminates (KEP-1669).
-func endpointNodes(slices []*discoveryv1.EndpointSlice, v4 bool) map[string]bool {
+func endpointNodes(list []*discoveryv1.EndpointSlice, v4 bool) map[string]bool {
 	family := discoveryv1.AddressTypeIPv6
 	if v4 {
 		family = discoveryv1.AddressTypeIPv4
 	}
 	ready, serving := map[string]bool{}, map[string]bool{}
-	for _, s := range slices {
+	for _, s := range list {
 		if s.AddressType != family {
 			continue
 		}
@@ -207,16 +205,9 @@ func restrict(a, b map[string]bool) map[string]bool {
 	if a == nil {
 		return b
 	}
-	both, either := map[string]bool{}, map[string]bool{}
-	for n := range a {
-		either[n] = true
-		if b[n] {
-			both[n] = true
-		}
-	}
-	for n := range b {
-		either[n] = true
-	}
+	both, either := maps.Clone(a), maps.Clone(a)
+	maps.DeleteFunc(both, func(n string, _ bool) bool { return !b[n] })
+	maps.Copy(either, b)
 	if len(both) > 0 {
 		return both
 	}

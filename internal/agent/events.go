@@ -65,11 +65,11 @@ func (p *problemEvents) warn(name serviceName, reason, message string) {
 	p.recorder.Eventf(ref, nil, corev1.EventTypeWarning, reason, "Program", "%s", message)
 }
 
-// warnNode puts a Warning on a Node.
-func (p *problemEvents) warnNode(node, reason, message string) {
-	ref := &corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node}
-	if n := p.store.Node(node); n != nil {
+// warnNode puts a Warning on this Node.
+func (e *Env) warnNode(reason, note string, args ...any) {
+	ref := &corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: e.NodeName}
+	if n := e.Store.Node(e.NodeName); n != nil {
 		ref.UID = n.UID
 	}
-	p.recorder.Eventf(ref, nil, corev1.EventTypeWarning, reason, "Program", "%s", message)
+	e.Recorder.Eventf(ref, nil, corev1.EventTypeWarning, reason, "Program", note, args...)
 }

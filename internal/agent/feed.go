@@ -4,6 +4,7 @@ package agent
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -16,7 +17,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/client-go/tools/cache"
 
-	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
 )
 
@@ -122,7 +122,7 @@ func (s *Store) serviceFeed() *feed {
 			delete(s.older, name)
 			return event(name)
 		},
-		names: func() []types.NamespacedName { return keys(s.services) },
+		names: func() []types.NamespacedName { return slices.Collect(maps.Keys(s.services)) },
 	}
 }
 
@@ -167,7 +167,7 @@ func (s *Store) sliceFeed() *feed {
 			s.owners[name] = of
 			return append(events, Event{Kind: KindEndpointSlice, Name: owner, Trigger: trigger})
 		},
-		names: func() []types.NamespacedName { return keys(s.owners) },
+		names: func() []types.NamespacedName { return slices.Collect(maps.Keys(s.owners)) },
 	}
 }
 
@@ -254,17 +254,11 @@ func (s *Store) nodeFeed() *feed {
 }
 
 func (s *Store) addressFeed() *feed {
-	return clusterFeed(s, KindLoadBalancerAddress, s.addresses, func(a *v1alpha1.LoadBalancerAddress) *v1alpha1.LoadBalancerAddress {
-		a.ManagedFields = nil
-		return a
-	})
+	return clusterFeed(s, KindLoadBalancerAddress, s.addresses, stripManagedFields)
 }
 
 func (s *Store) poolFeed() *feed {
-	return clusterFeed(s, KindLoadBalancerPool, s.pools, func(p *v1alpha1.LoadBalancerPool) *v1alpha1.LoadBalancerPool {
-		p.ManagedFields = nil
-		return p
-	})
+	return clusterFeed(s, KindLoadBalancerPool, s.pools, stripManagedFields)
 }
 
 // clusterFeed fills a map of cluster-scoped objects.
@@ -288,14 +282,6 @@ func clusterFeed[T metav1.Object](s *Store, k Kind, m map[string]T, strip func(T
 			return names
 		},
 	}
-}
-
-func keys[V any](m map[types.NamespacedName]V) []types.NamespacedName {
-	names := make([]types.NamespacedName, 0, len(m))
-	for name := range m {
-		names = append(names, name)
-	}
-	return names
 }
 
 // stripMeta keeps what names an object and what policies look at.
@@ -375,6 +361,11 @@ func (s *Store) intern(p *string) *string {
 	}
 	s.strings[*p] = p
 	return p
+}
+
+func stripManagedFields[T metav1.Object](o T) T {
+	o.SetManagedFields(nil)
+	return o
 }
 
 func stripNode(n *corev1.Node) *corev1.Node {

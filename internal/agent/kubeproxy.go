@@ -8,7 +8,6 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
-	corev1 "k8s.io/api/core/v1"
 )
 
 // KubeProxyLeftovers is a Part that tells when kube-proxy's rules are on the
@@ -45,20 +44,10 @@ func KubeProxyLeftovers(present func(context.Context) (string, error), every tim
 			}
 			if what != "" && what != told {
 				log.Info("Rules of kube-proxy are on this node", "node", env.NodeName, "rules", what)
-				env.Recorder.Eventf(env.node(), nil, corev1.EventTypeWarning, "KubeProxyLeftovers", "Program",
-					"kube-proxy's rules are still on this node: %s. They may lead connections to what was right when it stopped. "+
-						"Stop kube-proxy here, then run: agent cleanup --kube-proxy", what)
+				env.warnNode("KubeProxyLeftovers", "kube-proxy's rules are still on this node: %s. They may lead connections to what was right when it stopped. "+
+					"Stop kube-proxy here, then run: agent cleanup --kube-proxy", what)
 			}
 			told = what
 		}
 	}}
-}
-
-// node refers to this Node in events.
-func (e *Env) node() *corev1.ObjectReference {
-	ref := &corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: e.NodeName}
-	if n := e.Store.Node(e.NodeName); n != nil {
-		ref.UID = n.UID
-	}
-	return ref
 }

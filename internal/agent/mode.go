@@ -18,10 +18,9 @@ import (
 	"github.com/causeway-lb/causeway/internal/proxy/modes"
 )
 
-// ModeReporter tells operators which proxy mode a node uses, and why not the
-// one that was asked for: a log line, a metric, and an event and a
-// condition on the Node. Its
-// FellBack and Chosen go into modes.Config; it is a Part for the rest.
+// ModeReporter reports to operators which proxy mode a node uses, and why not the
+// one that was asked for: by a log line, a metric, and an event and a condition on
+// the Node. Its FellBack and Chosen go into modes.Config; Part does the rest.
 type ModeReporter struct {
 	log   logr.Logger
 	gauge *prometheus.GaugeVec
@@ -63,14 +62,7 @@ func (r *ModeReporter) FellBack(from, to modes.Mode, why error) {
 	r.untold = append(r.untold, message)
 	r.why = message
 	r.mu.Unlock()
-	r.kick()
-}
-
-func (r *ModeReporter) kick() {
-	select {
-	case r.wake <- struct{}{}:
-	default:
-	}
+	wakeUp(r.wake)
 }
 
 // Chosen reports the mode in use.
@@ -80,7 +72,7 @@ func (r *ModeReporter) Chosen(mode modes.Mode) {
 	r.mu.Lock()
 	r.mode = mode
 	r.mu.Unlock()
-	r.kick()
+	wakeUp(r.wake)
 }
 
 // ModeCondition is the condition on the Node.
@@ -136,7 +128,7 @@ func (r *ModeReporter) Part() Part {
 		env.Registry.MustRegister(r.gauge, r.falls)
 		for {
 			for _, message := range r.take() {
-				env.Recorder.Eventf(env.node(), nil, corev1.EventTypeWarning, "ProxyModeUnsupported", "Program", "%s", message)
+				env.warnNode("ProxyModeUnsupported", "%s", message)
 			}
 			var again <-chan time.Time
 			if err := r.setCondition(ctx, env); err != nil && ctx.Err() == nil {

@@ -27,19 +27,27 @@ func (c *Config) modelNode(node *corev1.Node, dead []string) model.Node {
 	return n
 }
 
-// hostAddresses are the Node's own, those that parse, sorted.
+// hostAddresses returns the Node's own addresses, sorted.
 func hostAddresses(node *corev1.Node) []netip.Addr {
-	var as []netip.Addr
+	addrs := addressesOf(node, corev1.NodeInternalIP, corev1.NodeExternalIP)
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return slices.Compact(addrs)
+}
+
+// internalIPs returns a Node's InternalIPs; node may be nil.
+func internalIPs(node *corev1.Node) []netip.Addr { return addressesOf(node, corev1.NodeInternalIP) }
+
+// addressesOf returns a Node's addresses of the types, those that parse.
+func addressesOf(node *corev1.Node, types ...corev1.NodeAddressType) (addrs []netip.Addr) {
+	if node == nil {
+		return nil
+	}
 	for _, a := range node.Status.Addresses {
-		if a.Type != corev1.NodeInternalIP && a.Type != corev1.NodeExternalIP {
-			continue
-		}
-		if ip, ok := netaddr.Parse(a.Address); ok {
-			as = append(as, ip)
+		if ip, ok := netaddr.Parse(a.Address); ok && slices.Contains(types, a.Type) {
+			addrs = append(addrs, ip)
 		}
 	}
-	slices.SortFunc(as, netip.Addr.Compare)
-	return slices.Compact(as)
+	return addrs
 }
 
 // podCIDRs are the Node's, those that parse.
@@ -48,13 +56,7 @@ func podCIDRs(node *corev1.Node) []netip.Prefix {
 	if len(raws) == 0 && node.Spec.PodCIDR != "" {
 		raws = []string{node.Spec.PodCIDR}
 	}
-	var ps []netip.Prefix
-	for _, raw := range raws {
-		if p, ok := netaddr.ParsePrefix(raw); ok {
-			ps = append(ps, p)
-		}
-	}
-	return ps
+	return netaddr.ParsePrefixes(raws)
 }
 
 // toBeDeletedTaint marks a node that the cluster autoscaler is about to remove.

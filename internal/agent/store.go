@@ -71,7 +71,7 @@ type sliceOwner struct {
 	trigger time.Time
 }
 
-// NewStore gives an empty Store.
+// NewStore returns an empty Store.
 func NewStore() *Store {
 	s := &Store{
 		services:  map[types.NamespacedName]*corev1.Service{},
@@ -91,8 +91,8 @@ func NewStore() *Store {
 	return s
 }
 
-// Listen has f called for every later Event, from the goroutine that feeds
-// the Store and after the Store shows the change. f must be quick.
+// Listen registers f, which is called for every later Event, by the goroutine that
+// feeds the Store and after the Store shows the change. f must not block.
 func (s *Store) Listen(f func(Event)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -121,7 +121,7 @@ func (s *Store) Names() []types.NamespacedName {
 	return slices.Collect(maps.Keys(s.services))
 }
 
-// Input gives a Service and its slices; it is part of syncer.Source.
+// Input returns a Service and its slices; it is part of syncer.Source.
 func (s *Store) Input(name types.NamespacedName) (model.Input, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -132,48 +132,38 @@ func (s *Store) Input(name types.NamespacedName) (model.Input, bool) {
 	return model.Input{Service: svc, Slices: slices.Collect(maps.Values(s.slices[name])), Former: maps.Clone(s.older[name])}, true
 }
 
-// Service gives a Service, nil if there is none.
-func (s *Store) Service(name types.NamespacedName) *corev1.Service {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.services[name]
-}
+// Service returns a Service, nil if there is none.
+func (s *Store) Service(name types.NamespacedName) *corev1.Service { return lookUp(s, s.services, name) }
 
-// Slices gives the slices of a Service, in no order.
+// Slices returns the slices of a Service, in no order.
 func (s *Store) Slices(service types.NamespacedName) []*discoveryv1.EndpointSlice {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return slices.Collect(maps.Values(s.slices[service]))
 }
 
-// Node gives a Node, nil if there is none.
-func (s *Store) Node(name string) *corev1.Node {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.nodes[name]
-}
+// Node returns a Node, nil if there is none.
+func (s *Store) Node(name string) *corev1.Node { return lookUp(s, s.nodes, name) }
 
-// Nodes gives all Nodes, by name.
+// Nodes returns all Nodes, by name.
 func (s *Store) Nodes() []*corev1.Node { return sortedValues(s, s.nodes) }
 
-// Addresses gives all LoadBalancerAddresses, by name.
+// Addresses returns all LoadBalancerAddresses, by name.
 func (s *Store) Addresses() []*v1alpha1.LoadBalancerAddress { return sortedValues(s, s.addresses) }
 
-// Address gives a LoadBalancerAddress by its object's name, nil if there is none.
-func (s *Store) Address(name string) *v1alpha1.LoadBalancerAddress {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.addresses[name]
-}
+// Address returns a LoadBalancerAddress by its object's name, nil if there is none.
+func (s *Store) Address(name string) *v1alpha1.LoadBalancerAddress { return lookUp(s, s.addresses, name) }
 
-// Pools gives all LoadBalancerPools, by name.
+// Pools returns all LoadBalancerPools, by name.
 func (s *Store) Pools() []*v1alpha1.LoadBalancerPool { return sortedValues(s, s.pools) }
 
-// Pool gives a LoadBalancerPool, nil if there is none.
-func (s *Store) Pool(name string) *v1alpha1.LoadBalancerPool {
+// Pool returns a LoadBalancerPool, nil if there is none.
+func (s *Store) Pool(name string) *v1alpha1.LoadBalancerPool { return lookUp(s, s.pools, name) }
+
+func lookUp[K comparable, T any](s *Store, m map[K]T, name K) T {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.pools[name]
+	return m[name]
 }
 
 func sortedValues[T any](s *Store, m map[string]T) []T {

@@ -16,7 +16,6 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
-	corev1 "k8s.io/api/core/v1"
 )
 
 // ConntrackConfig is how connection tracking is set up on the node, as kube-proxy
@@ -185,9 +184,8 @@ func conntrackPart(c ConntrackConfig, s sysctls, every time.Duration) Part {
 			if what := strings.Join(left, " "); what != "" && what != told {
 				told = what
 				log.Info("Connection tracking cannot be set up", "node", env.NodeName, "settings", left, "reason", err.Error())
-				env.Recorder.Eventf(env.node(), nil, corev1.EventTypeWarning, "ConntrackNotSet", "Program",
-					"Connection tracking has not the settings that the agent's flags ask for: set %s on this node, or let the agent write /proc/sys/net/netfilter, "+
-						"or switch them off (--conntrack-…=0): %v", what, err)
+				env.warnNode("ConntrackNotSet", "Connection tracking has not the settings that the agent's flags ask for: set %s on this node, or let the agent write /proc/sys/net/netfilter, "+
+					"or switch them off (--conntrack-…=0): %v", what, err)
 			}
 			select {
 			case <-ctx.Done():

@@ -273,11 +273,7 @@ func (s *State) setCIDRs() {
 	})
 	var prefixes []netip.Prefix
 	for _, c := range cidrs {
-		for _, text := range c.Spec.CIDRs {
-			if p, ok := netaddr.ParsePrefix(text); ok {
-				prefixes = append(prefixes, p)
-			}
-		}
+		prefixes = append(prefixes, netaddr.ParsePrefixes(c.Spec.CIDRs)...)
 	}
 	s.allocations.SetServiceCIDRs(prefixes)
 }

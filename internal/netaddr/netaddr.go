@@ -46,6 +46,16 @@ func ParsePrefix(s string) (netip.Prefix, bool) {
 	return unmap(netip.PrefixFrom(a, bits)), true
 }
 
+// ParsePrefixes returns those of the ranges that ParsePrefix can read.
+func ParsePrefixes(ranges []string) (prefixes []netip.Prefix) {
+	for _, s := range ranges {
+		if p, ok := ParsePrefix(s); ok {
+			prefixes = append(prefixes, p)
+		}
+	}
+	return prefixes
+}
+
 func unmap(p netip.Prefix) netip.Prefix {
 	const mapped = 96 // ::ffff:0:0/96
 	if p.Addr().Is4In6() && p.Bits() >= mapped {

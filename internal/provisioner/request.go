@@ -36,18 +36,14 @@ func ParseRequest(svc *corev1.Service, namespaceLabels map[string]string) (Reque
 		LocalPolicy:     svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
 		Labels:          svc.Labels,
 		NamespaceLabels: namespaceLabels,
+		LocalPods:       LocalPods(svc),
+		Current:         IngressAddresses(svc),
 	}
-	req.LocalPods = LocalPods(svc)
 	if svc.Spec.IPFamilyPolicy != nil {
 		req.Policy = *svc.Spec.IPFamilyPolicy
 	}
 	for _, p := range svc.Spec.Ports {
 		req.Ports = append(req.Ports, Port{Protocol: protocolOf(p.Protocol), Port: uint16(p.Port)})
-	}
-	for _, in := range svc.Status.LoadBalancer.Ingress {
-		if addr, ok := netaddr.Parse(in.IP); ok {
-			req.Current = append(req.Current, addr)
-		}
 	}
 	if len(req.SharingKey) > 253 {
 		return req, invalid("annotation %s is %d characters long: use at most 253", v1alpha1.SharingKeyAnnotation, len(req.SharingKey))
@@ -64,6 +60,16 @@ func ParseRequest(svc *corev1.Service, namespaceLabels map[string]string) (Reque
 		}
 	}
 	return req, nil
+}
+
+// IngressAddresses returns the addresses in a Service's status.
+func IngressAddresses(svc *corev1.Service) (addrs []netip.Addr) {
+	for _, in := range svc.Status.LoadBalancer.Ingress {
+		if addr, ok := netaddr.Parse(in.IP); ok {
+			addrs = append(addrs, addr)
+		}
+	}
+	return addrs
 }
 
 // LocalPods is Request.LocalPods of a Service. One without a selector, whose
@@ -176,6 +182,7 @@ func DesiredOf(svc *corev1.Service, addrs []netip.Addr) Desired {
 		Owner: alloc.OwnerOf(svc), Addresses: slices.Clone(addrs),
 		LocalPolicy:      svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
 		ClientIPAffinity: svc.Spec.SessionAffinity == corev1.ServiceAffinityClientIP,
+		SourceRanges:     netaddr.ParsePrefixes(svc.Spec.LoadBalancerSourceRanges),
 	}
 	if d.LocalPolicy {
 		d.HealthCheckNodePort = uint16(svc.Spec.HealthCheckNodePort)
@@ -185,11 +192,6 @@ func DesiredOf(svc *corev1.Service, addrs []netip.Addr) Desired {
 			Name: p.Name, NodePort: uint16(p.NodePort),
 			Port: Port{Protocol: protocolOf(p.Protocol), Port: uint16(p.Port)},
 		})
-	}
-	for _, text := range svc.Spec.LoadBalancerSourceRanges {
-		if prefix, ok := netaddr.ParsePrefix(text); ok {
-			d.SourceRanges = append(d.SourceRanges, prefix)
-		}
 	}
 	return d
 }
