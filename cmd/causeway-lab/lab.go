@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/causeway-lb/causeway/internal/cli"
 	"github.com/causeway-lb/causeway/internal/lab"
 	"github.com/causeway-lb/causeway/internal/lab/demo"
 	"github.com/causeway-lb/causeway/internal/version"
@@ -106,7 +107,7 @@ func runLab(ctx context.Context, name string, nodes int, options demo.Options) e
 		return err
 	}
 	if code != 0 {
-		return exitError(code)
+		return cli.ExitError(code)
 	}
 	return nil
 }

@@ -16,19 +16,18 @@ import (
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/cli"
 	"github.com/causeway-lb/causeway/internal/explain"
 )
 
 // Exit codes of explain, for scripts: 1 is an answer, 2 is none.
 const (
-	exitWrong  = exitError(1)
-	exitFailed = exitError(2)
+	exitWrong  = cli.ExitError(1)
+	exitFailed = cli.ExitError(2)
 )
 
 func newExplainCommand() *cobra.Command {
-	rules := clientcmd.NewDefaultClientConfigLoadingRules()
-	overrides := &clientcmd.ConfigOverrides{}
-	system := v1alpha1.SystemNamespace
+	cluster := newClusterFlags()
 	command := &cobra.Command{
 		Use:   "explain [NAMESPACE/]SERVICE",
 		Short: "Say why a Service does not work, and what to do",
@@ -41,7 +40,7 @@ Exit status: 0 nothing wrong found, 1 something is wrong, 2 it could not look.`,
   kubectl causeway explain web -n shop`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(command *cobra.Command, args []string) error {
-			err := runExplain(command, clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, overrides), args[0], system)
+			err := runExplain(command, cluster.config(), args[0], cluster.system)
 			if err == nil || errors.Is(err, exitWrong) {
 				return err
 			}
@@ -49,12 +48,31 @@ Exit status: 0 nothing wrong found, 1 something is wrong, 2 it could not look.`,
 			return exitFailed
 		},
 	}
-	flags := command.Flags()
-	flags.StringVar(&rules.ExplicitPath, "kubeconfig", "", "file that says how to reach the API server (default: $KUBECONFIG, else ~/.kube/config)")
-	flags.StringVar(&overrides.CurrentContext, "context", "", "context of that file to use")
-	flags.StringVarP(&overrides.Context.Namespace, "namespace", "n", "", "namespace of a SERVICE that is given without one")
-	flags.StringVar(&system, "system-namespace", system, "namespace in which Causeway runs")
+	cluster.register(command)
+	command.Flags().StringVarP(&cluster.overrides.Context.Namespace, "namespace", "n", "", "namespace of a SERVICE that is given without one")
 	return command
+}
+
+// clusterFlags are the flags that say which cluster, and where Causeway runs in it.
+type clusterFlags struct {
+	rules     *clientcmd.ClientConfigLoadingRules
+	overrides clientcmd.ConfigOverrides
+	system    string
+}
+
+func newClusterFlags() *clusterFlags {
+	return &clusterFlags{rules: clientcmd.NewDefaultClientConfigLoadingRules()}
+}
+
+func (f *clusterFlags) register(command *cobra.Command) {
+	flags := command.Flags()
+	flags.StringVar(&f.rules.ExplicitPath, "kubeconfig", "", "file that says how to reach the API server (default: $KUBECONFIG, else ~/.kube/config)")
+	flags.StringVar(&f.overrides.CurrentContext, "context", "", "context of that file to use")
+	flags.StringVar(&f.system, "system-namespace", v1alpha1.SystemNamespace, "namespace in which Causeway runs")
+}
+
+func (f *clusterFlags) config() clientcmd.ClientConfig {
+	return clientcmd.NewNonInteractiveDeferredLoadingClientConfig(f.rules, &f.overrides)
 }
 
 func runExplain(command *cobra.Command, config clientcmd.ClientConfig, service, system string) error {

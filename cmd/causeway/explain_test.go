@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
+	"github.com/causeway-lb/causeway/internal/cli"
 	"github.com/causeway-lb/causeway/internal/lab/controlplane"
 	"github.com/causeway-lb/causeway/internal/testkit/confine"
 )
@@ -80,7 +81,7 @@ func TestExplain(t *testing.T) {
 			command.SetArgs(append([]string{"explain", "--kubeconfig", kubeconfig}, tc.args...))
 			code := 0
 			if err := command.ExecuteContext(t.Context()); err != nil {
-				exit := exitError(0)
+				exit := cli.ExitError(0)
 				if !errors.As(err, &exit) {
 					t.Fatalf("no exit code: %v", err)
 				}

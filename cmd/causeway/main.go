@@ -5,45 +5,18 @@
 package main
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
+	"github.com/causeway-lb/causeway/internal/cli"
 	"github.com/causeway-lb/causeway/internal/version"
 )
 
 func main() {
-	os.Exit(run())
-}
-
-// exitError is an error whose message has been printed already.
-type exitError int
-
-func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
-
-func run() int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	err := newCommand().ExecuteContext(ctx)
-	if exit := exitError(0); errors.As(err, &exit) {
-		return int(exit)
-	}
-	if err != nil && ctx.Err() != nil {
-		fmt.Fprintln(os.Stderr, "causeway: interrupted")
-		return 130
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "causeway:", err)
-		return 1
-	}
-	return 0
+	os.Exit(cli.Run(newCommand()))
 }
 
 func newCommand() *cobra.Command {

@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
-	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
@@ -21,9 +20,7 @@ import (
 const rotateCheck = 5 * time.Second
 
 func newRotateGossipKeyCommand() *cobra.Command {
-	rules := clientcmd.NewDefaultClientConfigLoadingRules()
-	overrides := &clientcmd.ConfigOverrides{}
-	system := v1alpha1.SystemNamespace
+	cluster := newClusterFlags()
 	follow := false
 	command := &cobra.Command{
 		Use:   "rotate-gossip-key",
@@ -40,7 +37,7 @@ others until it does. You need the right to get and patch the Secret
 		Example: `  causeway rotate-gossip-key --wait`,
 		Args:    cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			access, err := clusterConfig(clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, overrides))
+			access, err := clusterConfig(cluster.config())
 			if err != nil {
 				return err
 			}
@@ -48,14 +45,11 @@ others until it does. You need the right to get and patch the Secret
 			if err != nil {
 				return fmt.Errorf("make client: %w", err)
 			}
-			return rotateGossipKey(command.Context(), c, system, follow, command.OutOrStdout())
+			return rotateGossipKey(command.Context(), c, cluster.system, follow, command.OutOrStdout())
 		},
 	}
-	flags := command.Flags()
-	flags.StringVar(&rules.ExplicitPath, "kubeconfig", "", "file that says how to reach the API server (default: $KUBECONFIG, else ~/.kube/config)")
-	flags.StringVar(&overrides.CurrentContext, "context", "", "context of that file to use")
-	flags.StringVar(&system, "system-namespace", system, "namespace in which Causeway runs")
-	flags.BoolVar(&follow, "wait", false, "wait until the old key is not accepted any more")
+	cluster.register(command)
+	command.Flags().BoolVar(&follow, "wait", false, "wait until the old key is not accepted any more")
 	return command
 }
 
