@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/bits"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -46,7 +47,7 @@ func (m model) check(t *testing.T, b *Bitmap) {
 	if b.Used() != uint64(len(m.used)) || b.Free() != m.size-uint64(len(m.used)) {
 		t.Fatalf("used %d, free %d; want %d, %d", b.Used(), b.Free(), len(m.used), m.size-uint64(len(m.used)))
 	}
-	if diff := cmp.Diff(m.runs(), b.Snapshot()); diff != "" {
+	if diff := cmp.Diff(m.runs(), slices.Collect(b.Runs())); diff != "" {
 		t.Fatalf("runs (-want +got):\n%s", diff)
 	}
 	switch f := b.form.(type) {
@@ -201,7 +202,7 @@ func TestTakeAllThenGiveBack(t *testing.T) {
 			if n, ok := b.FindRandom(0, 0, size); ok {
 				t.Errorf("%s of %d: full, yet %d is free", form, size, n)
 			}
-			if diff := cmp.Diff([]Run{{0, size}}, b.Snapshot()); diff != "" {
+			if diff := cmp.Diff([]Run{{0, size}}, slices.Collect(b.Runs())); diff != "" {
 				t.Errorf("%s of %d: full set (-want +got):\n%s", form, size, diff)
 			}
 			for n := range size {
@@ -258,35 +259,6 @@ func TestLowerBand(t *testing.T) {
 		if got := LowerBand(tc.size, tc.min, tc.max, tc.step); got != tc.want {
 			t.Errorf("LowerBand(%d, %d, %d, %d) = %d, want %d", tc.size, tc.min, tc.max, tc.step, got, tc.want)
 		}
-	}
-}
-
-func TestRestore(t *testing.T) {
-	b := New(10000)
-	rng := rand.New(rand.NewPCG(5, 6))
-	for range 700 {
-		b.Set(rng.Uint64N(10000))
-	}
-	b.SetRange(4000, 8500)
-	got, err := Restore(10000, b.Snapshot())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(b.Snapshot(), got.Snapshot()); diff != "" || got.Used() != b.Used() {
-		t.Errorf("restored set (-want +got):\n%s", diff)
-	}
-	for name, runs := range map[string][]Run{
-		"empty":        {{3, 3}},
-		"out of order": {{5, 6}, {1, 2}},
-		"overlapping":  {{5, 8}, {7, 9}},
-		"beyond size":  {{5, 10001}},
-	} {
-		if _, err := Restore(10000, runs); err == nil {
-			t.Errorf("%s: no error", name)
-		}
-	}
-	if _, err := Restore(0, nil); err == nil {
-		t.Error("size 0: no error")
 	}
 }
 
