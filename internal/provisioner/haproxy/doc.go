@@ -15,25 +15,25 @@
 //
 // Config.Render writes the haproxy.cfg that this needs.
 //
-// # Claims
+// # Owners
 //
-// Services can have one address as long as their ports differ, so what is held
-// is a frontend: address, protocol, port. Claims are in memory, read once from
-// the status of the Services that have this class; the status is the truth.
+// Services can share an address as long as their ports differ, so a Service owns
+// frontends: address, protocol, port. Owners are in memory, read once from the status of
+// the Services of this class; the status is the truth.
 //
 // # Order
 //
-// Servers are added before the map leads to them, and the map leads away before
-// they are taken out. A server that goes is set to maintenance, which lets its
-// connections end by themselves, and deleted when they have, at the earliest once no
-// client can still be trying to connect to it.
+// Servers are added before the map refers to them, and removed after it no longer does.
+// A server that is removed is set to maintenance, which lets its connections end by
+// themselves, and deleted when they have, at the earliest once no client can still be
+// trying to connect to it.
 //
 // # Invariants
 //
 //   - Every Ensure reads what HAProxy has and repairs what differs, whoever
 //     changed it; it is called again after Config.Resync at the latest, so a
 //     restarted HAProxy, which has lost everything, is filled again.
-//   - A key of the map that nobody claims is removed.
+//   - A key of the map without an owner is removed.
 //
 // # Non-goals
 //

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -32,7 +31,7 @@ const (
 const settling = 2 * time.Second
 
 // retried is longer than HAProxy tries to connect a client to one server: four times,
-// by the time-outs of Config.Render. Such a client counts nowhere between two tries,
+// by the timeouts of Config.Render. Such a client counts nowhere between two tries,
 // so that "del server" does not wait for it. HAProxy 2.8 and earlier may then crash when the
 // client goes on (haproxy#2298): a server has to be in maintenance that long first.
 const retried = 30 * time.Second
@@ -64,7 +63,7 @@ func (p *Provisioner) Ensure(ctx context.Context, want provisioner.Desired) (pro
 		}
 		out.Ingress = append(out.Ingress, in)
 	}
-	if err := e.strays(ctx); err != nil {
+	if err := e.removeOrphans(ctx); err != nil {
 		return provisioner.Result{}, err
 	}
 	out.Conditions = []metav1.Condition{e.healthy()}
@@ -75,12 +74,12 @@ func (p *Provisioner) Ensure(ctx context.Context, want provisioner.Desired) (pro
 	return out, nil
 }
 
-// ensuring is one Service's turn, with the provisioner locked.
+// ensuring serves one Service, with the provisioner locked.
 type ensuring struct {
 	p    *Provisioner
 	want provisioner.Desired
 	have state
-	used map[string]bool // backends that a key leads to
+	used map[string]bool // backends that a key refers to
 
 	servers, fresh, up, leaving int
 }
@@ -108,7 +107,7 @@ func (e *ensuring) port(ctx context.Context, f frontend, nodePort uint16) (probl
 	if !e.p.bound(f.port) {
 		return PortNotBound, nil
 	}
-	if !e.p.claims[f].Is(e.want.Owner) {
+	if !e.p.owners[f].Is(e.want.Owner) {
 		return PortTaken, nil
 	}
 	if nodePort == 0 {
@@ -122,7 +121,7 @@ func (e *ensuring) port(ctx context.Context, f frontend, nodePort uint16) (probl
 	if err := e.fill(ctx, backend, e.desired(f, nodePort)); err != nil {
 		return "", err
 	}
-	return "", e.lead(ctx, f.key(), backend)
+	return "", e.mapTo(ctx, f.key(), backend)
 }
 
 // slot is the backend of a frontend: the one it has, if that is of the kind,
@@ -142,9 +141,9 @@ func (e *ensuring) slot(key string, k kind) (string, bool) {
 	return best, best != ""
 }
 
-// desired are the servers of a frontend: nodes of its family. With policy Local
-// each counts as much as it has endpoints, and whether it has any is asked from
-// the node itself.
+// desired returns the servers of a frontend: the nodes of its family. With policy
+// Local a node's weight is the number of its endpoints, and HAProxy's health check asks
+// the node whether it has any.
 func (e *ensuring) desired(f frontend, nodePort uint16) map[string]server {
 	out := map[string]server{}
 	for _, node := range e.want.Nodes {
@@ -186,50 +185,36 @@ func (e *ensuring) fill(ctx context.Context, backend string, want map[string]ser
 	return nil
 }
 
-// place adds one server, or corrects it.
+// place adds a server, or corrects it.
 func (p *Provisioner) place(ctx context.Context, name string, have server, there bool, want server) error {
 	delete(p.leaving, name)
-	do := func(format string, args ...any) error { return change(ctx, p.Runtime, format, args...) }
-	if !there {
-		check := healthCheck
-		if want.checkPort != 0 {
-			check += fmt.Sprintf(" port %d", want.checkPort)
-		}
-		if err := do("add server %s %s %s weight %d", name, want.address, check, want.weight); err != nil {
-			return err
-		}
-		if err := do("enable health %s", name); err != nil {
-			return err
-		}
-		return do("enable server %s", name)
-	}
-	if have.address != want.address {
-		if err := do("set server %s addr %s port %d", name, want.address.Addr(), want.address.Port()); err != nil {
-			return err
+	var commands []string
+	when := func(needed bool, format string, args ...any) {
+		if needed {
+			commands = append(commands, fmt.Sprintf(format, args...))
 		}
 	}
-	if have.checkPort != want.checkPort && want.checkPort != 0 {
-		if err := do("set server %s check-port %d", name, want.checkPort); err != nil {
-			return err
-		}
+	check := healthCheck
+	if want.checkPort != 0 {
+		check += fmt.Sprintf(" port %d", want.checkPort)
 	}
-	if have.weight != want.weight {
-		if err := do("set server %s weight %d", name, want.weight); err != nil {
+	when(!there, "add server %s %s %s weight %d", name, want.address, check, want.weight)
+	when(there && have.address != want.address, "set server %s addr %s port %d", name, want.address.Addr(), want.address.Port())
+	when(there && have.checkPort != want.checkPort && want.checkPort != 0, "set server %s check-port %d", name, want.checkPort)
+	when(there && have.weight != want.weight, "set server %s weight %d", name, want.weight)
+	when(!there || have.leaving, "enable health %s", name) // one that is leaving may only have been added so far
+	when(!there, "enable server %s", name)
+	when(there && have.leaving, "set server %s state ready", name)
+	for _, command := range commands {
+		if err := change(ctx, p.Runtime, "%s", command); err != nil {
 			return err
 		}
 	}
-	if !have.leaving {
-		return nil
-	}
-	// Perhaps it was only added so far, and is not checked.
-	if err := do("enable health %s", name); err != nil {
-		return err
-	}
-	return do("set server %s state ready", name)
+	return nil
 }
 
-// empty takes servers out of a backend, all but those in keep, and returns how
-// many still have connections, or may have. Being deleted by somebody else is fine.
+// empty removes servers from a backend, all but those in keep, and returns how many
+// still have connections, or may have. A server that is gone already is no error.
 func (p *Provisioner) empty(ctx context.Context, backend string, have, keep map[string]server) (left int, err error) {
 	for _, name := range slices.Sorted(maps.Keys(have)) {
 		if _, stays := keep[name]; stays {
@@ -264,8 +249,8 @@ func (p *Provisioner) empty(ctx context.Context, backend string, have, keep map[
 	return left, nil
 }
 
-// lead makes the map lead a frontend to a backend.
-func (e *ensuring) lead(ctx context.Context, key, backend string) error {
+// mapTo makes the map send a frontend to a backend.
+func (e *ensuring) mapTo(ctx context.Context, key, backend string) error {
 	have, mapped := e.have.keys[key]
 	e.used[backend] = true
 	if have == backend {
@@ -293,23 +278,23 @@ func ignoreAbsent(err error) error {
 	return err
 }
 
-// strays removes the keys that nobody claims, and the servers of backends that
-// no key leads to.
-func (e *ensuring) strays(ctx context.Context) error {
-	claimed := map[string]bool{}
-	for f := range e.p.claims {
-		claimed[f.key()] = true
+// removeOrphans removes the keys of frontends without an owner, and the servers of
+// backends that no key refers to.
+func (e *ensuring) removeOrphans(ctx context.Context) error {
+	owned := map[string]bool{}
+	for f := range e.p.owners {
+		owned[f.key()] = true
 	}
-	leads := map[string]bool{}
+	mapped := map[string]bool{} // backends
 	for key, backend := range e.have.keys {
-		if claimed[key] {
-			leads[backend] = true
+		if owned[key] {
+			mapped[backend] = true
 		} else if err := e.p.unmap(ctx, key); err != nil {
 			return err
 		}
 	}
 	for backend, servers := range e.have.servers {
-		if leads[backend] {
+		if mapped[backend] {
 			continue
 		}
 		left, err := e.p.empty(ctx, backend, servers, nil)
@@ -321,7 +306,7 @@ func (e *ensuring) strays(ctx context.Context) error {
 	return nil
 }
 
-// healthy sums up the health checks as they were before this turn's changes.
+// healthy sums up the health checks as they were before this call's changes.
 func (e *ensuring) healthy() metav1.Condition {
 	c := metav1.Condition{Type: v1alpha1.ServiceHealthy, Status: metav1.ConditionTrue, Reason: "Healthy",
 		Message: fmt.Sprintf("%d of %d servers (a node at a port) pass HAProxy's health check", e.up, e.servers)}
@@ -333,7 +318,7 @@ func (e *ensuring) healthy() metav1.Condition {
 		c.Status, c.Reason = metav1.ConditionUnknown, "NotCheckedYet"
 	case e.up == 0:
 		c.Status, c.Reason = metav1.ConditionFalse, "NoHealthyServer"
-		c.Message = strings.Join([]string{c.Message, "see that HAProxy's host reaches the nodes' NodePorts and that the Service has ready endpoints"}, ": ")
+		c.Message += ": see that HAProxy's host reaches the nodes' NodePorts and that the Service has ready endpoints"
 	}
 	return c
 }

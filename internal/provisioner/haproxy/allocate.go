@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -34,7 +35,7 @@ type Provisioner struct {
 
 	mu     sync.Mutex // also keeps changes of HAProxy apart
 	primed bool
-	claims map[frontend]alloc.Owner
+	owners map[frontend]alloc.Owner
 	// leaving has since when servers, by backend/name, are known to be in maintenance.
 	leaving map[string]time.Time
 }
@@ -47,7 +48,7 @@ func New(c Config) (*Provisioner, error) {
 		return nil, fmt.Errorf("config of HAProxy provisioner: %w", err)
 	}
 	c.setDefaults()
-	return &Provisioner{Config: c, claims: map[frontend]alloc.Owner{}, leaving: map[string]time.Time{}}, nil
+	return &Provisioner{Config: c, owners: map[frontend]alloc.Owner{}, leaving: map[string]time.Time{}}, nil
 }
 
 // Class implements provisioner.Provisioner.
@@ -69,7 +70,7 @@ func (p *Provisioner) Capabilities() provisioner.Capabilities {
 	return c
 }
 
-// prime reads, once, what Services hold by their status.
+// prime reads, once, which frontends Services have by their status.
 func (p *Provisioner) prime(ctx context.Context) error {
 	if p.primed || p.Holders == nil {
 		return nil
@@ -80,77 +81,67 @@ func (p *Provisioner) prime(ctx context.Context) error {
 	}
 	for _, h := range holders {
 		for _, a := range h.Addresses {
-			p.claim(h.Owner, a, h.Ports)
+			p.take(h.Owner, a, h.Ports)
 		}
 	}
 	p.primed = true
 	return nil
 }
 
-// claim takes what is free of an address's ports, and tells whether that is all
-// of those that HAProxy is bound to.
-func (p *Provisioner) claim(o alloc.Owner, a netip.Addr, ports []provisioner.Port) bool {
-	all := true
+// take makes o the owner of the address's ports that HAProxy is bound to and that no
+// other Service has.
+func (p *Provisioner) take(o alloc.Owner, a netip.Addr, ports []provisioner.Port) {
 	for _, port := range ports {
 		f := frontend{a, port}
-		if holder, taken := p.claims[f]; !p.bound(port) {
-			continue
-		} else if taken && !holder.Is(o) {
-			all = false
-			continue
+		if holder, taken := p.owners[f]; p.bound(port) && (!taken || holder.Is(o)) {
+			p.owners[f] = o
 		}
-		p.claims[f] = o
 	}
-	return all
 }
 
-// bound tells whether HAProxy listens on a port.
+// bound reports whether HAProxy listens on a port.
 func (p *Provisioner) bound(port provisioner.Port) bool {
 	return port.Protocol == corev1.ProtocolTCP && slices.ContainsFunc(p.Ports, func(r alloc.PortRange) bool {
 		return r.First <= port.Port && port.Port <= r.Last
 	})
 }
 
-// free tells whether all bound ports of an address are free or the owner's.
+// free reports whether all ports of an address are free or o's, and which other owner
+// has one.
 func (p *Provisioner) free(o alloc.Owner, a netip.Addr, ports []provisioner.Port) (alloc.Owner, bool) {
 	for _, port := range ports {
-		if holder, taken := p.claims[frontend{a, port}]; taken && !holder.Is(o) {
+		if holder, taken := p.owners[frontend{a, port}]; taken && !holder.Is(o) {
 			return holder, false
 		}
 	}
 	return alloc.Owner{}, true
 }
 
-// held are the owner's addresses, in the order of the config.
-func (p *Provisioner) held(o alloc.Owner) []netip.Addr {
-	var out []netip.Addr
-	for _, a := range p.Addresses {
-		for f, holder := range p.claims {
-			if f.addr == a && holder.Is(o) {
-				out = append(out, a)
-				break
-			}
-		}
+// addressesOf returns the owner's addresses, in the order of the config.
+func (p *Provisioner) addressesOf(o alloc.Owner) []netip.Addr {
+	has := map[netip.Addr]bool{}
+	for f, owner := range p.owners {
+		has[f.addr] = has[f.addr] || owner.Is(o)
 	}
-	return out
+	return slices.DeleteFunc(slices.Clone(p.Addresses), func(a netip.Addr) bool { return !has[a] })
 }
 
-// Allocate implements provisioner.Provisioner. An address is given as long as
-// the Service's ports are free there.
+// Allocate implements provisioner.Provisioner. A Service gets an address at which its
+// ports are free.
 func (p *Provisioner) Allocate(ctx context.Context, req provisioner.Request) (provisioner.Allocation, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err := p.prime(ctx); err != nil {
 		return provisioner.Allocation{}, err
 	}
-	held := p.held(req.Owner)
+	held := p.addressesOf(req.Owner)
 	var want []netip.Addr
 	var unmet []string
 	met, asked := 0, true // asked: what is asked for by address can be had
 	for _, f := range req.Families {
-		addrs, refused := p.choose(req, held, f)
-		if refused != "" {
-			unmet = append(unmet, refused)
+		addrs, problem := p.choose(req, held, f)
+		if problem != "" {
+			unmet = append(unmet, problem)
 			asked = asked && !slices.ContainsFunc(req.Addresses, func(a netip.Addr) bool { return alloc.FamilyOf(a) == f })
 			continue
 		}
@@ -174,13 +165,11 @@ func (p *Provisioner) Allocate(ctx context.Context, req provisioner.Request) (pr
 			return out, nil
 		}
 	}
-	for f, holder := range p.claims {
-		if holder.Is(req.Owner) && (!slices.Contains(want, f.addr) || !slices.Contains(req.Ports, f.port)) {
-			delete(p.claims, f)
-		}
-	}
+	maps.DeleteFunc(p.owners, func(f frontend, o alloc.Owner) bool {
+		return o.Is(req.Owner) && (!slices.Contains(want, f.addr) || !slices.Contains(req.Ports, f.port))
+	})
 	for _, a := range want {
-		p.claim(req.Owner, a, req.Ports)
+		p.take(req.Owner, a, req.Ports)
 	}
 	return out, nil
 }
@@ -234,24 +223,24 @@ func (p *Provisioner) Reserve(ctx context.Context, req provisioner.Request, addr
 	if err := p.prime(ctx); err != nil {
 		return err
 	}
-	held := p.held(req.Owner)
-	var refused []string
+	held := p.addressesOf(req.Owner)
+	var unmet []string
 	for _, a := range addrs {
 		if slices.ContainsFunc(held, func(h netip.Addr) bool { return h.BitLen() == a.BitLen() }) {
 			continue
 		}
 		if !slices.Contains(p.Addresses, a) {
-			refused = append(refused, fmt.Sprintf("HAProxy of class %s is not bound to %s", p.Config.Class, a))
+			unmet = append(unmet, fmt.Sprintf("HAProxy of class %s is not bound to %s", p.Config.Class, a))
 			continue
 		}
 		if holder, free := p.free(req.Owner, a, req.Ports); !free {
-			refused = append(refused, fmt.Sprintf("a port of the Service is taken at %s by Service %s", a, holder))
+			unmet = append(unmet, fmt.Sprintf("a port of the Service is taken at %s by Service %s", a, holder))
 			continue
 		}
-		p.claim(req.Owner, a, req.Ports)
+		p.take(req.Owner, a, req.Ports)
 	}
-	if len(refused) > 0 {
-		return &provisioner.AllocationError{Reason: provisioner.ReasonAddressInUse, Message: strings.Join(refused, "; "), Addresses: addrs}
+	if len(unmet) > 0 {
+		return &provisioner.AllocationError{Reason: provisioner.ReasonAddressInUse, Message: strings.Join(unmet, "; "), Addresses: addrs}
 	}
 	return nil
 }
@@ -260,23 +249,19 @@ func (p *Provisioner) Reserve(ctx context.Context, req provisioner.Request, addr
 func (p *Provisioner) Release(_ context.Context, owner alloc.Owner) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for f, holder := range p.claims {
-		if holder.Is(owner) {
-			delete(p.claims, f)
-		}
-	}
+	maps.DeleteFunc(p.owners, func(_ frontend, o alloc.Owner) bool { return o.Is(owner) })
 	return nil
 }
 
-// Remove implements provisioner.Provisioner. For a Service that claims nothing
-// HAProxy is not asked.
+// Remove implements provisioner.Provisioner. HAProxy is not asked about a Service that
+// has no frontend.
 func (p *Provisioner) Remove(ctx context.Context, owner alloc.Owner) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err := p.prime(ctx); err != nil {
 		return err
 	}
-	if len(p.held(owner)) == 0 {
+	if len(p.addressesOf(owner)) == 0 {
 		return nil
 	}
 	have, err := readState(ctx, p.Runtime, p.MapFile)
@@ -284,7 +269,7 @@ func (p *Provisioner) Remove(ctx context.Context, owner alloc.Owner) error {
 		return err
 	}
 	var errs []error
-	for f, holder := range p.claims {
+	for f, holder := range p.owners {
 		if backend, mapped := have.keys[f.key()]; mapped && holder.Is(owner) {
 			errs = append(errs, p.unmap(ctx, f.key()))
 			_, err := p.empty(ctx, backend, have.servers[backend], nil)
