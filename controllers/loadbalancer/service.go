@@ -221,7 +221,7 @@ func (r *ServiceReconciler) ensure(ctx context.Context, svc *corev1.Service, p p
 func (r *ServiceReconciler) stop(ctx context.Context, svc *corev1.Service) error {
 	class, ours := svc.Annotations[v1alpha1.ProvisionerAnnotation]
 	owner := alloc.OwnerOf(svc)
-	held := r.Index.Held(owner)
+	held := r.Index.AddressesOf(owner)
 	if !ours && len(held) == 0 {
 		r.waiting.remove(client.ObjectKeyFromObject(svc))
 		return nil

@@ -60,7 +60,7 @@ func (r *ServiceReconciler) watchServices() queue.Watch {
 	affected := func(svc *corev1.Service) keys {
 		owner := alloc.OwnerOf(svc)
 		out := keysOf(r.Index.Sharers(owner))
-		for _, a := range r.Index.Held(owner) {
+		for _, a := range r.Index.AddressesOf(owner) {
 			out = append(out, r.waiting.forAddr(a)...)
 		}
 		return out

@@ -5,8 +5,8 @@
 //
 //	LoadBalancerPool, LoadBalancerAddress ──events──> Index (memory)
 //	                                                    │
-//	Request ───────────────────────> Reserve: planner (pure) decides, keep, take, drop;
-//	                                          what is taken is in flight
+//	Request ───────────────────────> Reserve: planner (pure) decides: keep, assign, drop;
+//	                                          what it assigns is in flight
 //	      create or update LoadBalancerAddress ──> Commit, or Release
 //
 // The record of an address is a LoadBalancerAddress whose name is the address,
@@ -18,7 +18,7 @@
 //
 //	addresses asked for     exactly those, all or none
 //	reserved for it         before anything else
-//	held before             from quarantine
+//	assigned before         from quarantine
 //	same sharing key        with room for its ports
 //	pools                   by priority, then those with selectors, then by name;
 //	                        one that has all families goes before two pools
@@ -29,8 +29,8 @@
 //
 // # Invariants
 //
-//   - What a Service holds and still fits is kept, whatever became of the pool.
-//   - Nothing is taken unless all that is required can be; what no longer fits
+//   - What is assigned to a Service and still fits is kept, whatever became of the pool.
+//   - Nothing is assigned unless all that is required can be; what no longer fits
 //     is dropped after that.
 //   - Memory is changed after the API call that it describes has succeeded. An
 //     address on its way is marked, so that no other worker chooses it.

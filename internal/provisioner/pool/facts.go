@@ -205,8 +205,8 @@ func serviceName(o alloc.Owner) *v1alpha1.ServiceName {
 	return &v1alpha1.ServiceName{Namespace: o.Namespace, Name: o.Name}
 }
 
-// holds reports whether a Service of this name is among the owners.
-func (r *Record) holds(o alloc.Owner) bool { return slices.ContainsFunc(r.Owners, o.Is) }
+// hasOwner reports whether a Service of this name is among the owners.
+func (r *Record) hasOwner(o alloc.Owner) bool { return slices.ContainsFunc(r.Owners, o.Is) }
 
 // others are the owners but o.
 func (r *Record) others(o alloc.Owner) []alloc.Owner {

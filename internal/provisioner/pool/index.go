@@ -48,12 +48,12 @@ type addrSet map[netip.Addr]struct{}
 // poolState is a pool and its derived state.
 type poolState struct {
 	Pool
-	bitmaps  []*rangeBitmap // one a range
-	excluded []Exclusion    // what of the pool belongs to others
-	counts   map[corev1.IPFamily]*[3]int64
-	draining map[corev1.IPFamily]int64
-	released addrSet        // in quarantine here
-	held     map[tenant]int // addresses that a namespace's Services hold
+	bitmaps      []*rangeBitmap // one a range
+	excluded     []Exclusion    // what of the pool belongs to others
+	counts       map[corev1.IPFamily]*[3]int64
+	draining     map[corev1.IPFamily]int64
+	released     addrSet        // in quarantine here
+	perNamespace map[tenant]int // addresses of a namespace's Services
 }
 
 // tenant is a namespace, as far as addresses of one family are concerned.
@@ -153,7 +153,7 @@ func (x *Index) rebuild() {
 // derive sets up bitmaps and counters from the pool's ranges. Of two pools that
 // overlap the older one has the addresses.
 func (s *poolState) derive(exclusions []Exclusion, older []*poolState) {
-	s.excluded, s.bitmaps, s.released, s.held = nil, nil, addrSet{}, map[tenant]int{}
+	s.excluded, s.bitmaps, s.released, s.perNamespace = nil, nil, addrSet{}, map[tenant]int{}
 	s.counts = map[corev1.IPFamily]*[3]int64{corev1.IPv4Protocol: {}, corev1.IPv6Protocol: {}}
 	s.draining = map[corev1.IPFamily]int64{}
 	others := slices.Clone(exclusions)
@@ -233,8 +233,8 @@ func (x *Index) count(r Record, by int64) {
 		containing.counts[family][r.state()] += by
 		for i, o := range r.Owners {
 			if of := (tenant{o.Namespace, family}); !inNamespace(r.Owners[:i], o.Namespace) {
-				if containing.held[of] += int(by); containing.held[of] == 0 {
-					delete(containing.held, of)
+				if containing.perNamespace[of] += int(by); containing.perNamespace[of] == 0 {
+					delete(containing.perNamespace, of)
 				}
 			}
 		}

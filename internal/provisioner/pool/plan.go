@@ -23,31 +23,32 @@ type sharing struct {
 	localPods func(alloc.Owner) string
 }
 
-// plan is what makes an owner hold what it asks for: keep and drop are held
-// already, take is not.
+// plan gives an owner what it asks for: keep and drop are assigned to it already,
+// assign is not.
 type plan struct {
 	keep, drop []netip.Addr
-	take       []take
+	assign     []assignment
 	unmet      *provisioner.AllocationError
 	enough     bool // what is unmet is not required
 }
 
-// take is an address to be held. With record it exists and is joined.
-type take struct {
+// assignment is an address to be assigned; with record, which exists, to one more
+// owner.
+type assignment struct {
 	addr   netip.Addr
 	pool   string // "" for a reservation in no pool
 	record *Record
 }
 
-// Reserve plans what req.Owner keeps, takes and drops, and reserves what it takes:
-// until Commit or Release of each of plan.take no other request is given it. The
-// order of events that made the index does not matter. With scatter 0 the lowest
-// free address of a range is chosen, else one near that fraction of it, so that
+// Reserve plans what req.Owner keeps, gets and drops, and reserves what it gets: until
+// Commit or Release of each of plan.assign no other request gets it. Indexes of the
+// same objects plan the same, in whatever order the events came. With scatter 0 the
+// lowest free address of a range is chosen, else one near that fraction of it, so that
 // two controllers that do not see each other do not go on choosing the same.
 func (x *Index) Reserve(req provisioner.Request, others sharing, scatter uint64) plan {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	p := planner{x: x, req: req, sharing: others, held: x.held(req), scatter: scatter}
+	p := planner{x: x, req: req, sharing: others, assigned: x.assigned(req), scatter: scatter}
 	return x.reserve(p.plan(), req.Owner)
 }
 
@@ -57,12 +58,12 @@ func (x *Index) Reserve(req provisioner.Request, others sharing, scatter uint64)
 func (x *Index) ReserveExactly(req provisioner.Request, addrs []netip.Addr, others sharing) plan {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	p := planner{x: x, req: req, sharing: others, held: x.held(req)}
+	p := planner{x: x, req: req, sharing: others, assigned: x.assigned(req)}
 	return x.reserve(p.adoptAll(addrs), req.Owner)
 }
 
 func (x *Index) reserve(decided plan, owner alloc.Owner) plan {
-	for _, t := range decided.take {
+	for _, t := range decided.assign {
 		x.inFlight[t.addr] = owner
 		x.mark(t.addr)
 	}
@@ -90,8 +91,8 @@ func (x *Index) release(addr netip.Addr) {
 	x.unmark(addr)
 }
 
-// held are the addresses of the request's owner, those in its status first.
-func (x *Index) held(req provisioner.Request) []netip.Addr {
+// assigned returns the addresses of the request's owner, those in its status first.
+func (x *Index) assigned(req provisioner.Request) []netip.Addr {
 	all := sorted(x.byOwner[nameOf(req.Owner)])
 	slices.SortStableFunc(all, func(a, b netip.Addr) int {
 		return compareBool(slices.Contains(req.Current, b), slices.Contains(req.Current, a))
@@ -105,25 +106,25 @@ type planner struct {
 	x   *Index
 	req provisioner.Request
 	sharing
-	held    []netip.Addr
-	scatter uint64 // see Index.Reserve
+	assigned []netip.Addr
+	scatter  uint64 // see Index.Reserve
 
-	keep  []netip.Addr
-	taken []take
-	met   map[corev1.IPFamily]bool
-	unmet []*provisioner.AllocationError
+	keep   []netip.Addr
+	assign []assignment
+	met    map[corev1.IPFamily]bool
+	unmet  []*provisioner.AllocationError
 }
 
 func (p *planner) adoptAll(addrs []netip.Addr) plan {
-	out := plan{keep: p.held}
+	out := plan{keep: p.assigned}
 	for _, a := range addrs {
-		if slices.ContainsFunc(p.held, func(h netip.Addr) bool { return h.BitLen() == a.BitLen() }) {
+		if slices.ContainsFunc(p.assigned, func(h netip.Addr) bool { return h.BitLen() == a.BitLen() }) {
 			continue
 		}
-		if t, refused := p.adopt(a); refused != nil {
-			p.unmet = append(p.unmet, refused)
+		if t, unmet := p.adopt(a); unmet != nil {
+			p.unmet = append(p.unmet, unmet)
 		} else {
-			out.take = append(out.take, t)
+			out.assign = append(out.assign, t)
 		}
 	}
 	out.unmet = merge(p.unmet)
@@ -135,13 +136,13 @@ func (p *planner) plan() plan {
 	p.requested()
 	asked := len(p.unmet) == 0
 	if asked {
-		p.chosen()
+		p.choose()
 	}
 	if !asked || len(p.unmet) > 0 && len(p.met) < p.req.Required() {
-		return plan{keep: p.held, unmet: merge(p.unmet)}
+		return plan{keep: p.assigned, unmet: merge(p.unmet)}
 	}
-	out := plan{keep: p.keep, take: p.taken, unmet: merge(p.unmet), enough: true}
-	for _, a := range p.held {
+	out := plan{keep: p.keep, assign: p.assign, unmet: merge(p.unmet), enough: true}
+	for _, a := range p.assigned {
 		family := alloc.FamilyOf(a)
 		switch {
 		case slices.Contains(p.keep, a):
@@ -151,82 +152,82 @@ func (p *planner) plan() plan {
 			out.keep = append(out.keep, a)
 		}
 	}
-	if refused := p.parted(out.keep); refused != nil {
-		out.unmet, out.enough = merge(append(p.unmet, refused)), false
+	if unmet := p.localConflict(out.keep); unmet != nil {
+		out.unmet, out.enough = merge(append(p.unmet, unmet)), false
 	}
 	return out
 }
 
-// requested keeps or takes every address that is asked for.
+// requested keeps or assigns every address that is asked for.
 func (p *planner) requested() {
 	for _, a := range p.req.Addresses {
-		if slices.Contains(p.held, a) && p.mayStay(a) {
+		if slices.Contains(p.assigned, a) && p.fits(a) {
 			p.keep = append(p.keep, a)
-		} else if t, refused := p.claim(a); refused != nil {
-			p.unmet = append(p.unmet, refused)
+		} else if t, unmet := p.assignable(a); unmet != nil {
+			p.unmet = append(p.unmet, unmet)
 			continue
 		} else {
-			p.taken = append(p.taken, t)
+			p.assign = append(p.assign, t)
 		}
 		p.met[alloc.FamilyOf(a)] = true
 	}
 }
 
-// chosen finds an address for each family without a requested one.
-func (p *planner) chosen() {
+// choose finds an address for each family without a requested one.
+func (p *planner) choose() {
 	var need []corev1.IPFamily
 	for _, f := range p.req.Families {
 		if p.met[f] {
 			continue
 		}
-		if a, ok := p.stay(f); ok {
+		if a, ok := p.kept(f); ok {
 			p.keep, p.met[f] = append(p.keep, a), true
 			continue
 		}
 		need = append(need, f)
 	}
-	need = p.each(need, p.known)
-	need = p.together(need)
-	need = p.each(need, func(f corev1.IPFamily) (take, bool) {
+	need = p.assignEach(need, p.recorded)
+	need = p.fromOnePool(need)
+	need = p.assignEach(need, func(f corev1.IPFamily) (assignment, bool) {
 		for _, s := range p.candidates() {
 			if t, ok := p.next(s, f); ok {
 				return t, true
 			}
 		}
-		return take{}, false
+		return assignment{}, false
 	})
 	for _, f := range need {
-		p.unmet = append(p.unmet, p.nothing(f))
+		p.unmet = append(p.unmet, p.noAddress(f))
 	}
 }
 
-// each takes what find finds and returns the families without.
-func (p *planner) each(need []corev1.IPFamily, find func(corev1.IPFamily) (take, bool)) (rest []corev1.IPFamily) {
+// assignEach assigns what find finds and returns the families without.
+func (p *planner) assignEach(need []corev1.IPFamily, find func(corev1.IPFamily) (assignment, bool)) (rest []corev1.IPFamily) {
 	for _, f := range need {
 		t, ok := find(f)
 		if !ok {
 			rest = append(rest, f)
 			continue
 		}
-		p.taken, p.met[f] = append(p.taken, t), true
+		p.assign, p.met[f] = append(p.assign, t), true
 	}
 	return rest
 }
 
-// stay is an address of the family that is held and still fits.
-func (p *planner) stay(f corev1.IPFamily) (netip.Addr, bool) {
-	for _, a := range p.held {
-		if alloc.FamilyOf(a) == f && p.mayStay(a) && p.inNamedPool(a) {
+// kept returns an address of the family that is assigned and still fits.
+func (p *planner) kept(f corev1.IPFamily) (netip.Addr, bool) {
+	for _, a := range p.assigned {
+		if alloc.FamilyOf(a) == f && p.fits(a) && p.inNamedPool(a) {
 			return a, true
 		}
 	}
 	return netip.Addr{}, false
 }
 
-// mayStay reports whether a held address still fits: others that share it have to
+// fits reports whether an assigned address may stay: others that share it have to
 // have the same key. A pool that changed, or ports that collide, do not matter
 // here.
-func (p *planner) mayStay(a netip.Addr) bool {
+func (p *planner) fits(a netip.Addr) bool {
 	r := p.x.records[a]
 	return len(r.others(p.req.Owner)) == 0 || r.SharingKey == p.req.SharingKey
 }
@@ -240,27 +241,27 @@ func (p *planner) inNamedPool(a netip.Addr) bool {
 	return containing != nil && containing.Name == p.req.Pool
 }
 
-// known finds an address that has a record already: reserved for the Service,
-// held by it before, or one to share.
-func (p *planner) known(f corev1.IPFamily) (take, bool) {
+// recorded finds an address that has a record already: reserved for the Service,
+// assigned to it before, or one to share.
+func (p *planner) recorded(f corev1.IPFamily) (assignment, bool) {
 	name := nameOf(p.req.Owner)
 	for _, from := range []struct {
 		set  addrSet
 		auto bool // only from pools that would serve the request by themselves
 	}{{p.x.reservedFor[name], false}, {p.x.releasedBy[name], true}, {p.shareable(), false}} {
 		for _, a := range sorted(from.set) {
-			if alloc.FamilyOf(a) != f || slices.Contains(p.held, a) || !p.inNamedPool(a) {
+			if alloc.FamilyOf(a) != f || slices.Contains(p.assigned, a) || !p.inNamedPool(a) {
 				continue
 			}
 			if from.auto && !p.serves(p.x.poolFor(a)) {
 				continue
 			}
-			if t, refused := p.claim(a); refused == nil {
+			if t, unmet := p.assignable(a); unmet == nil {
 				return t, true
 			}
 		}
 	}
-	return take{}, false
+	return assignment{}, false
 }
 
 func (p *planner) serves(s *poolState) bool {
@@ -278,9 +279,9 @@ func (p *planner) shareable() addrSet {
 	return p.x.bySharingKey[p.req.SharingKey]
 }
 
-// together takes all families that are needed from the first pool that has
+// fromOnePool assigns all families that are needed from the first pool that has
 // them, or that an address kept comes from.
-func (p *planner) together(need []corev1.IPFamily) []corev1.IPFamily {
+func (p *planner) fromOnePool(need []corev1.IPFamily) []corev1.IPFamily {
 	if len(need) == 0 || len(p.req.Families) < 2 {
 		return need
 	}
@@ -292,14 +293,14 @@ func (p *planner) together(need []corev1.IPFamily) []corev1.IPFamily {
 		return need
 	}
 	for _, s := range pools {
-		var all []take
+		var all []assignment
 		for _, f := range need {
 			if t, ok := p.next(s, f); ok {
 				all = append(all, t)
 			}
 		}
 		if len(all) == len(need) {
-			return p.each(need, func(f corev1.IPFamily) (take, bool) { return p.next(s, f) })
+			return p.assignEach(need, func(f corev1.IPFamily) (assignment, bool) { return p.next(s, f) })
 		}
 	}
 	return need
@@ -335,9 +336,9 @@ func (p *planner) excuse(s *poolState) (string, bool) {
 
 // next is the pool's next free address of a family, if the Service may have one
 // more.
-func (p *planner) next(s *poolState, f corev1.IPFamily) (take, bool) {
+func (p *planner) next(s *poolState, f corev1.IPFamily) (assignment, bool) {
 	if _, over := p.overLimit(s, f, false); over {
-		return take{}, false
+		return assignment{}, false
 	}
 	return s.next(f, p.scatter)
 }
@@ -356,7 +357,7 @@ func (p *planner) overLimit(s *poolState, f corev1.IPFamily, shared bool) (strin
 			kept++
 		}
 	}
-	for _, t := range p.taken {
+	for _, t := range p.assign {
 		if s.Contains(t.addr) {
 			service++
 		}
@@ -371,8 +372,8 @@ func (p *planner) overLimit(s *poolState, f corev1.IPFamily, shared bool) (strin
 		return "", false
 	}
 	namespace := p.req.Owner.Namespace
-	others := s.held[tenant{namespace, f}]
-	for _, a := range p.held {
+	others := s.perNamespace[tenant{namespace, f}]
+	for _, a := range p.assigned {
 		r := p.x.records[a]
 		if mine(a) && !inNamespace(r.others(p.req.Owner), namespace) {
 			others--
@@ -391,16 +392,16 @@ func (p *planner) overLimit(s *poolState, f corev1.IPFamily, shared bool) (strin
 }
 
 // next is the pool's next free address of a family.
-func (s *poolState) next(f corev1.IPFamily, scatter uint64) (take, bool) {
+func (s *poolState) next(f corev1.IPFamily, scatter uint64) (assignment, bool) {
 	for _, last := range []bool{false, true} {
 		for _, sp := range s.bitmaps {
 			if alloc.FamilyOf(sp.in.First) != f {
 				continue
 			}
 			if a, ok := sp.find(scatter, last); ok {
-				return take{addr: a, pool: s.Name}, true
+				return assignment{addr: a, pool: s.Name}, true
 			}
 		}
 	}
-	return take{}, false
+	return assignment{}, false
 }

@@ -146,9 +146,9 @@ func (p *Provisioner) Reserve(ctx context.Context, req provisioner.Request, addr
 // be planned again.
 func (p *Provisioner) apply(ctx context.Context, req provisioner.Request, pl plan) error {
 	var err error
-	for _, t := range pl.take {
+	for _, t := range pl.assign {
 		if err == nil {
-			err = p.take(ctx, req, t)
+			err = p.assign(ctx, req, t)
 		}
 		p.Index.Release(t.addr)
 	}
@@ -165,8 +165,8 @@ func (p *Provisioner) apply(ctx context.Context, req provisioner.Request, pl pla
 	return err
 }
 
-// take creates or joins the record of an address.
-func (p *Provisioner) take(ctx context.Context, req provisioner.Request, t take) error {
+// assign creates the record of an address, or adds the owner to it.
+func (p *Provisioner) assign(ctx context.Context, req provisioner.Request, t assignment) error {
 	if t.record == nil {
 		return p.write(ctx, t.addr, "create", p.Index.Commit, func() (Record, error) {
 			return p.Records.Create(ctx, Record{
@@ -210,7 +210,7 @@ func (p *Provisioner) correct(ctx context.Context, req provisioner.Request, a ne
 // Release implements provisioner.Provisioner.
 func (p *Provisioner) Release(ctx context.Context, owner alloc.Owner) error {
 	var errs []error
-	for _, a := range p.Index.Held(owner) {
+	for _, a := range p.Index.AddressesOf(owner) {
 		err := errLost
 		for attempt := 0; attempt < maxAttempts && errors.Is(err, errLost); attempt++ {
 			err = p.release(ctx, owner, a)
@@ -224,7 +224,7 @@ func (p *Provisioner) Release(ctx context.Context, owner alloc.Owner) error {
 // into quarantine, or immediately, unless it is a reservation.
 func (p *Provisioner) release(ctx context.Context, owner alloc.Owner, a netip.Addr) error {
 	have, ok := p.Index.Lookup(a)
-	if !ok || !have.holds(owner) {
+	if !ok || !have.hasOwner(owner) {
 		return nil
 	}
 	want := have
@@ -302,7 +302,7 @@ func (p *Provisioner) Remove(context.Context, alloc.Owner) error { return nil }
 // by the Service's families.
 func arrange(req provisioner.Request, pl plan) []netip.Addr {
 	all := slices.Clone(pl.keep)
-	for _, t := range pl.take {
+	for _, t := range pl.assign {
 		all = append(all, t.addr)
 	}
 	rank := func(a netip.Addr) int {

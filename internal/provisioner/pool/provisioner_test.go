@@ -151,7 +151,7 @@ func TestReserve(t *testing.T) {
 	if err := w.Reserve(t.Context(), request("web"), addrs("192.0.2.78")); err != nil {
 		t.Fatalf("it holds one of the family: %v", err)
 	}
-	if got := w.Index.Held(owner("web")); len(got) != 1 || got[0] != addr("192.0.2.77") {
+	if got := w.Index.AddressesOf(owner("web")); len(got) != 1 || got[0] != addr("192.0.2.77") {
 		t.Errorf("held: %v", got)
 	}
 	var refused *provisioner.AllocationError

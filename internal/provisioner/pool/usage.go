@@ -135,8 +135,9 @@ func (x *Index) Mismatched() []alloc.Owner {
 	return out
 }
 
-// Held returns the addresses that a Service of this name holds, in order.
-func (x *Index) Held(owner alloc.Owner) []netip.Addr {
+// AddressesOf returns the addresses that are assigned to a Service of this name, in
+// order.
+func (x *Index) AddressesOf(owner alloc.Owner) []netip.Addr {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return sorted(x.byOwner[nameOf(owner)])

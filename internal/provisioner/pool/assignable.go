@@ -19,34 +19,34 @@ import (
 // maxSharers is how many Services one record lists.
 const maxSharers = 256
 
-// claim says how this very address could be taken, or why not.
-func (p *planner) claim(a netip.Addr) (take, *provisioner.AllocationError) {
+// assignable returns how this very address could be assigned, or why not.
+func (p *planner) assignable(a netip.Addr) (assignment, *provisioner.AllocationError) {
 	t, unmet := p.adopt(a)
 	if unmet != nil {
-		return take{}, unmet
+		return assignment{}, unmet
 	}
 	if containing := p.x.poolFor(a); containing != nil {
-		unmet = p.from(containing, a, t.record)
+		unmet = p.admit(containing, a, t.record)
 	}
 	return t, unmet
 }
 
-// adopt is claim without asking the pool whether it gives the address.
-func (p *planner) adopt(a netip.Addr) (take, *provisioner.AllocationError) {
-	t := take{addr: a}
+// adopt is assignable without asking the pool.
+func (p *planner) adopt(a netip.Addr) (assignment, *provisioner.AllocationError) {
+	t := assignment{addr: a}
 	if r, ok := p.x.records[a]; ok {
 		t.record = &r
 		if unmet := p.join(r); unmet != nil {
-			return take{}, unmet
+			return assignment{}, unmet
 		}
 	}
 	if _, inFlight := p.x.inFlight[a]; inFlight {
-		return take{}, addressError(provisioner.ReasonAddressInUse, a, "%s is being given to another Service: ask for another address", a)
+		return assignment{}, addressError(provisioner.ReasonAddressInUse, a, "%s is being given to another Service: ask for another address", a)
 	}
 	if containing := p.x.poolFor(a); containing != nil {
 		t.pool = containing.Name
 	} else if t.record == nil || !t.record.Reserved {
-		return take{}, p.outside(a)
+		return assignment{}, p.outsideError(a)
 	}
 	return t, nil
 }
@@ -78,12 +78,12 @@ func (p *planner) join(r Record) *provisioner.AllocationError {
 		return addressError(provisioner.ReasonSharingNotAllowed, r.Address,
 			"%s is shared by %d Services, the most there can be: use another address or sharing key", r.Address, len(others))
 	}
-	if other, apart := p.apart(others); apart {
+	if other, apart := p.podsElsewhere(others); apart {
 		return addressError(provisioner.ReasonSharingNotAllowed, r.Address,
 			"%s is held by %s, which has externalTrafficPolicy: Local and other Pods, and kube-proxy serves the Pods of one node only: "+
 				"use externalTrafficPolicy: Cluster for one of them, the same Pods, or another address or sharing key", r.Address, p.named(other))
 	}
-	if other, port, clash := clashing(p.req.Ports, others, p.ports); clash {
+	if other, port, conflict := portConflict(p.req.Ports, others, p.ports); conflict {
 		return addressError(provisioner.ReasonSharingNotAllowed, r.Address,
 			"port %d/%s of %s is taken by %s, which shares the address: use another port, address or sharing key",
 			port.Port, port.Protocol, r.Address, p.named(other))
@@ -106,10 +106,10 @@ func (p *planner) sharedByAll(a netip.Addr) bool {
 	return containing != nil && containing.SharedByAll
 }
 
-// parted says that addresses which the Service keeps were shared first by others
+// localConflict reports that addresses which the Service keeps were shared first by others
 // that have policy Local and other Pods, as came about by a change of either:
 // what comes is dropped for one of them. Who came first is not told.
-func (p *planner) parted(keep []netip.Addr) *provisioner.AllocationError {
+func (p *planner) localConflict(keep []netip.Addr) *provisioner.AllocationError {
 	var all []*provisioner.AllocationError
 	for _, a := range keep {
 		owners := p.x.records[a].Owners
@@ -117,7 +117,7 @@ func (p *planner) parted(keep []netip.Addr) *provisioner.AllocationError {
 		if first <= 0 {
 			continue
 		}
-		if other, apart := p.apart(owners[:first]); apart {
+		if other, apart := p.podsElsewhere(owners[:first]); apart {
 			all = append(all, addressError(provisioner.ReasonSharingNotAllowed, a,
 				"%s is shared with %s, which has externalTrafficPolicy: Local and other Pods by now, and kube-proxy serves the Pods of one node only: "+
 					"use externalTrafficPolicy: Cluster for one of them, the same Pods, or another sharing key", a, p.named(other)))
@@ -126,9 +126,9 @@ func (p *planner) parted(keep []netip.Addr) *provisioner.AllocationError {
 	return merge(all)
 }
 
-// apart finds one of the others whose Pods cannot be reached from the nodes
+// podsElsewhere finds one of the others whose Pods cannot be reached from the nodes
 // that this Service's policy leaves.
-func (p *planner) apart(others []alloc.Owner) (alloc.Owner, bool) {
+func (p *planner) podsElsewhere(others []alloc.Owner) (alloc.Owner, bool) {
 	if p.localPods == nil || p.req.LocalPods == "" {
 		return alloc.Owner{}, false
 	}
@@ -140,8 +140,8 @@ func (p *planner) apart(others []alloc.Owner) (alloc.Owner, bool) {
 	return alloc.Owner{}, false
 }
 
-// clashing finds the first of ports that one of the others has.
-func clashing(ports []provisioner.Port, others []alloc.Owner, of PortsFunc) (alloc.Owner, provisioner.Port, bool) {
+// portConflict finds the first of ports that one of the others has.
+func portConflict(ports []provisioner.Port, others []alloc.Owner, of PortsFunc) (alloc.Owner, provisioner.Port, bool) {
 	for _, o := range others {
 		for _, port := range of(o) {
 			if slices.Contains(ports, port) {
@@ -152,8 +152,8 @@ func clashing(ports []provisioner.Port, others []alloc.Owner, of PortsFunc) (all
 	return alloc.Owner{}, provisioner.Port{}, false
 }
 
-// from says why the address's pool does not give it to the Service.
-func (p *planner) from(containing *poolState, a netip.Addr, record *Record) *provisioner.AllocationError {
+// admit returns why the address's pool does not give it to the Service.
+func (p *planner) admit(containing *poolState, a netip.Addr, record *Record) *provisioner.AllocationError {
 	reservedForIt := record != nil && record.ReservedFor.Name != ""
 	if p.req.Pool != "" && containing.Name != p.req.Pool {
 		return &provisioner.AllocationError{Reason: provisioner.ReasonInvalidRequest, Message: fmt.Sprintf(
@@ -168,7 +168,7 @@ func (p *planner) from(containing *poolState, a netip.Addr, record *Record) *pro
 	}
 	shared := record != nil && inNamespace(record.others(p.req.Owner), p.req.Owner.Namespace)
 	if why, over := p.overLimit(containing, alloc.FamilyOf(a), shared); over && !reservedForIt {
-		return p.limited(containing, alloc.FamilyOf(a), why)
+		return p.limitError(containing, alloc.FamilyOf(a), why)
 	}
 	for _, e := range containing.excluded {
 		if addresses.Contains(e.Range, a) {
@@ -179,8 +179,8 @@ func (p *planner) from(containing *poolState, a netip.Addr, record *Record) *pro
 	return nil
 }
 
-// limited waits for an address of the pool that its namespace gives back.
-func (p *planner) limited(s *poolState, f corev1.IPFamily, why string) *provisioner.AllocationError {
+// limitError waits for an address of the pool that its namespace gives back.
+func (p *planner) limitError(s *poolState, f corev1.IPFamily, why string) *provisioner.AllocationError {
 	return &provisioner.AllocationError{Reason: provisioner.ReasonLimit, Families: []corev1.IPFamily{f},
 		Full:    []provisioner.FullPool{{Pool: s.Name, Family: f}},
 		Message: fmt.Sprintf("%s: delete Services that no longer need theirs, ask for fewer, or have an administrator raise it", upperFirst(why))}
@@ -188,7 +188,7 @@ func (p *planner) limited(s *poolState, f corev1.IPFamily, why string) *provisio
 
 func upperFirst(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 
-func (p *planner) outside(a netip.Addr) *provisioner.AllocationError {
+func (p *planner) outsideError(a netip.Addr) *provisioner.AllocationError {
 	return addressError(provisioner.ReasonOutsidePools, a,
 		"%s is in no LoadBalancerPool: ask for an address of %s, or add it to a pool", a, p.ranges(alloc.FamilyOf(a)))
 }
@@ -209,8 +209,8 @@ func (p *planner) ranges(f corev1.IPFamily) string {
 	return quote.List(out)
 }
 
-// nothing says why no pool has an address of the family for the request.
-func (p *planner) nothing(f corev1.IPFamily) *provisioner.AllocationError {
+// noAddress returns why no pool has an address of the family for the request.
+func (p *planner) noAddress(f corev1.IPFamily) *provisioner.AllocationError {
 	var excuses, exhausted, limits []string
 	var full []provisioner.FullPool
 	named := false
