@@ -133,7 +133,9 @@ func (s *Store) Input(name types.NamespacedName) (model.Input, bool) {
 }
 
 // Service returns a Service, nil if there is none.
-func (s *Store) Service(name types.NamespacedName) *corev1.Service { return lookUp(s, s.services, name) }
+func (s *Store) Service(name types.NamespacedName) *corev1.Service {
+	return lookUp(s, s.services, name)
+}
 
 // Slices returns the slices of a Service, in no order.
 func (s *Store) Slices(service types.NamespacedName) []*discoveryv1.EndpointSlice {
@@ -152,7 +154,9 @@ func (s *Store) Nodes() []*corev1.Node { return sortedValues(s, s.nodes) }
 func (s *Store) Addresses() []*v1alpha1.LoadBalancerAddress { return sortedValues(s, s.addresses) }
 
 // Address returns a LoadBalancerAddress by its object's name, nil if there is none.
-func (s *Store) Address(name string) *v1alpha1.LoadBalancerAddress { return lookUp(s, s.addresses, name) }
+func (s *Store) Address(name string) *v1alpha1.LoadBalancerAddress {
+	return lookUp(s, s.addresses, name)
+}
 
 // Pools returns all LoadBalancerPools, by name.
 func (s *Store) Pools() []*v1alpha1.LoadBalancerPool { return sortedValues(s, s.pools) }
