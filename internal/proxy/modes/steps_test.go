@@ -47,7 +47,8 @@ func TestEveryStepOfAChange(t *testing.T) {
 }
 
 // TestFlowsOutliveIPVS: a flow by UDP goes on at every step of a change from ipvs to
-// another mode, without the loss of a datagram.
+// another mode, without the loss of a datagram: to one that translates, and to one that
+// does not.
 func TestFlowsOutliveIPVS(t *testing.T) {
 	nstest.Require(t, "ip")
 	net := newNetwork(t)
@@ -56,24 +57,30 @@ func TestFlowsOutliveIPVS(t *testing.T) {
 	if !slices.Contains(here(t, kinds), IPVS) {
 		return // it is run in the virtual machine
 	}
-	old := inUse(t, kinds, IPVS)
-	s := &stepper{t: t, net: net, step: "0"}
-	defer s.close()
-	s.open = s.all(false, 0)
-	s.served(s.open)
-	if err := old.Close(); err != nil {
-		t.Fatal(err)
-	}
-	next := s.change(kinds, NFTables, func(what string) {
-		s.n++
-		s.step = fmt.Sprintf("%d (%s)", s.n, what)
-		s.served(s.open)
-	})
-	if left := next.Remaining(); len(left) > 0 {
-		t.Errorf("%v remain", left)
-	}
-	if err := errors.Join(next.Cleanup(t.Context()), next.Close()); err != nil {
-		t.Error(err)
+	for _, to := range []Mode{NFTables, Userspace} {
+		t.Run(string(to), func(t *testing.T) {
+			old := inUse(t, kinds, IPVS)
+			s := &stepper{t: t, net: net, step: "0"}
+			defer s.close()
+			s.open = s.all(false, 0)
+			s.served(s.open)
+			if err := old.Close(); err != nil {
+				t.Fatal(err)
+			}
+			next := s.change(kinds, to, func(what string) {
+				s.n++
+				s.step = fmt.Sprintf("%d (%s)", s.n, what)
+				s.served(s.open)
+			})
+			if left := next.Remaining(); len(left) > 0 {
+				t.Errorf("%v remain", left)
+			}
+			s.step = "the end"
+			s.served(s.open)
+			if err := errors.Join(next.Cleanup(t.Context()), next.Close()); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

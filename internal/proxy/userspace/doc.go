@@ -48,7 +48,9 @@
 // The chains stand right behind destination NAT (priority -90). Connections
 // that another mode translates are never taken, so they go on while a node
 // changes to this mode. The first packet of a connection that nobody
-// translates is taken.
+// translates is taken. IPVS translates later: what a client sends that IPVS knows is
+// captured, and IPVS takes it all the same. The proxy's mark must not lead that back to
+// this node, so it goes on the way out.
 //
 // # What ends with what
 //

@@ -97,13 +97,19 @@ func (p *program) prerouting() []nft.Rule {
 }
 
 func (p *program) output() []nft.Rule {
-	return []nft.Rule{
+	var rules []nft.Rule
+	if p.beside {
+		// What a client sends that IPVS knows, it takes in spite of the proxy's mark. The kernel
+		// routes what is translated again on its way out, and the mark would lead it to lo.
+		rules = append(rules, p.exprs().Marked(mark).LocalSource(false).MarkWith(0).Accept().Rule("IPVS has it"))
+	}
+	return append(rules,
 		p.exprs().LocalSource(false).Accept().Rule("passed on to another node"),
 		// As from outside: what the proxy has goes on, whatever the source ranges are now.
-		p.established().Goto(chainOutput + "-services").Rule("connections that the proxy has"),
+		p.established().Goto(chainOutput+"-services").Rule("connections that the proxy has"),
 		p.restricted(),
-		p.exprs().Goto(chainOutput + "-services").Rule(""),
-	}
+		p.exprs().Goto(chainOutput+"-services").Rule(""),
+	)
 }
 
 // restricted keeps out clients that are not in the source ranges.
