@@ -114,15 +114,15 @@ func (s *hooks) StartedChecker() healthz.Checker {
 	}
 }
 
-// certified tells whether anything is served by TLS.
+// certified reports whether anything is served by TLS.
 func (f flags) certified() bool {
 	return f.webhookPort != 0 || on(f.metricsAddress) && !loopback(f.metricsAddress)
 }
 
-// on tells whether a server is wanted at an address.
+// on reports whether a server is wanted at an address.
 func on(address string) bool { return address != "" && address != "0" }
 
-// loopback tells whether only this host, or Pod, reaches an address.
+// loopback reports whether only this host, or Pod, reaches an address.
 func loopback(address string) bool {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {

@@ -43,9 +43,9 @@ type Config struct {
 	// Backend programs the kernel. The Agent does not close it.
 	Backend backend.Backend
 	// HealthAddress serves /healthz, /livez and /readyz; "" switches them off.
-	// MetricsAddress serves /metrics and /proxyMode to everybody, and so should be
-	// one of loopback; SecureMetricsAddress serves the same by TLS to those whom the
-	// API server lets get /metrics. Each has /healthz with names, too.
+	// MetricsAddress serves /metrics and /proxyMode without authorization, so it should
+	// be a loopback address; SecureMetricsAddress serves the same over TLS to clients
+	// that the API server authorizes to get /metrics. There /healthz has names, too.
 	HealthAddress, MetricsAddress, SecureMetricsAddress string
 	// MetricsCertFile and MetricsKeyFile are the certificate of
 	// SecureMetricsAddress; "": one that the agent makes.
@@ -55,24 +55,23 @@ type Config struct {
 	// Resync is how often the kernel is read back without a reason.
 	Resync time.Duration
 
-	// AnnounceOnly says that somebody else forwards, such as kube-proxy: no
-	// Service is programmed, and neither health check ports nor flows are looked
-	// after. Backend tells whether the other one is up to date.
+	// AnnounceOnly is set where another program forwards, such as kube-proxy: the agent
+	// programs no Service, opens no health check ports and ends no flows. Backend
+	// reports whether the other program is up to date.
 	AnnounceOnly bool
 
-	// ResetTCP cuts TCP connections whose endpoint is gone and resets their
-	// clients, instead of leaving them to notice by themselves.
+	// ResetTCP ends TCP connections whose endpoint is gone and resets their clients.
 	ResetTCP bool
 
-	// Parts run beside the proxy, for example the announcer. LoadBalancer
-	// objects are watched if any of them reads those.
+	// Parts run alongside the proxy, for example the announcer. LoadBalancer objects
+	// are watched if one of them reads those.
 	Parts []Part
 }
 
-// Part is something that runs in the agent beside the proxy.
+// Part runs in the agent alongside the proxy.
 type Part struct {
 	Name string
-	// NoLoadBalancers says that it does not read LoadBalancer objects.
+	// NoLoadBalancers is true for a Part that reads no LoadBalancer objects.
 	NoLoadBalancers bool
 	// Run serves until ctx ends. It starts when the Store is being filled; its
 	// error ends the agent.
@@ -87,9 +86,9 @@ type Env struct {
 	// Kube is a client with the agent's rights, Causeway one for causeway.dev.
 	Kube     kubernetes.Interface
 	Causeway rest.Interface
-	// Syncer tells whether the kernel matches (Status, Watch).
+	// Syncer reports whether the kernel matches (Status, Watch).
 	Syncer *syncer.Syncer
-	// SetDeadNodes tells the proxy which nodes do not run, before the API knows.
+	// SetDeadNodes sets the nodes that the proxy takes for dead before the API does.
 	SetDeadNodes func(names []string)
 	Recorder     events.EventRecorder
 	Registry     prometheus.Registerer
@@ -99,7 +98,7 @@ func (c *Config) loadBalancers() bool {
 	return slices.ContainsFunc(c.Parts, func(p Part) bool { return !p.NoLoadBalancers })
 }
 
-// Validate says what is missing.
+// Validate returns an error that names what is missing.
 func (c *Config) Validate() error {
 	var errs []error
 	if c.Node.Name == "" {
@@ -111,7 +110,7 @@ func (c *Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-// Agent is the process. New starts nothing.
+// Agent is the agent process.
 type Agent struct {
 	cfg       Config
 	clients   *clients
@@ -132,7 +131,7 @@ type Agent struct {
 	node model.Node
 }
 
-// New checks cfg and prepares an Agent.
+// New returns the Agent of a valid config. It starts nothing.
 func New(cfg Config) (*Agent, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -147,7 +146,7 @@ func New(cfg Config) (*Agent, error) {
 	metrics := syncer.NewMetrics(cfg.Backend.Name())
 	a.registry.MustRegister(metrics.Collectors()...)
 	a.kubeProxy = newKubeProxyMetrics()
-	if !cfg.AnnounceOnly { // else kube-proxy tells them
+	if !cfg.AnnounceOnly { // else kube-proxy has them
 		a.registry.MustRegister(a.kubeProxy.collectors()...)
 		a.registry.MustRegister(metrics.KubeProxy(cfg.Backend.Name)...)
 	}
@@ -170,14 +169,14 @@ func New(cfg Config) (*Agent, error) {
 	return a, nil
 }
 
-// noServices is the syncer's Source where somebody else forwards.
+// noServices is the syncer's Source in mode AnnounceOnly.
 type noServices struct{}
 
 func (noServices) Names() []serviceName                        { return nil }
 func (noServices) Input(serviceName) (in model.Input, ok bool) { return in, false }
 
-// Run serves until ctx ends and returns when all it started has stopped. The
-// kernel keeps forwarding. It may be called once.
+// Run serves until ctx ends, and returns when everything that it started has stopped.
+// The kernel continues to forward. It may be called once.
 func (a *Agent) Run(ctx context.Context) error {
 	broadcaster := events.NewBroadcaster(&events.EventSinkImpl{Interface: a.clients.kube.EventsV1()})
 	defer broadcaster.Shutdown()
@@ -228,8 +227,8 @@ func (a *Agent) env() Env {
 	}
 }
 
-// proxy runs the syncer once everything that it programs is known. Until then
-// the kernel keeps what an earlier agent left.
+// proxy runs the syncer once everything that it programs is known. Until then the
+// kernel keeps the rules of an earlier agent.
 func (a *Agent) proxy(ctx context.Context) error {
 	log := logr.FromContextOrDiscard(ctx)
 	if err := a.store.WaitListed(ctx, KindService, KindEndpointSlice, KindNode); err != nil {
@@ -251,8 +250,8 @@ func (a *Agent) proxy(ctx context.Context) error {
 	return a.syncer.Run(ctx)
 }
 
-// routeLocalnet lets translated packets from 127.0.0.1 leave the node. A
-// container may see the file read-only; then the node's own setting counts.
+// routeLocalnet lets translated packets from 127.0.0.1 leave the node. In a container
+// the file may be read-only; the node's own setting counts then.
 func routeLocalnet(proc string) error {
 	file := filepath.Join(cmp.Or(proc, "/proc/sys"), "net/ipv4/conf/all/route_localnet")
 	if now, err := os.ReadFile(file); err == nil && strings.TrimSpace(string(now)) == "1" {
@@ -267,7 +266,7 @@ func (a *Agent) modelNode() model.Node {
 	return a.node
 }
 
-// changed hands Store events to the syncer.
+// changed passes Store events to the syncer.
 func (a *Agent) changed(e Event) {
 	switch e.Kind {
 	case KindService, KindEndpointSlice:
@@ -289,8 +288,8 @@ func (a *Agent) setDeadNodes(names []string) {
 	a.refreshNode()
 }
 
-// refreshNode tells the syncer of a node that differs in what matters; most
-// updates of Node objects do not.
+// refreshNode passes the node to the syncer if it differs in what matters; most updates
+// of Node objects do not.
 func (a *Agent) refreshNode() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -302,13 +301,13 @@ func (a *Agent) refreshNode() {
 	a.syncer.SetNode(next)
 }
 
-// applied follows up on what the kernel now does.
+// applied reacts to what the kernel does from now on.
 func (a *Agent) applied(done syncer.Applied) {
 	a.flows.SetNode(done.Node)
 	a.mode.Store(a.cfg.Backend.Name())
 	a.flows.Changed(done.Changes)
 	if done.Full {
-		// Its buffers are many times what the agent needs from then on.
+		// The first sync needs many times the memory of later ones.
 		debug.FreeOSMemory()
 	}
 	for _, c := range done.Changes {
@@ -332,20 +331,20 @@ func (a *Agent) healthCheck(c model.Change) {
 
 func (a *Agent) drifted(r backend.Report) {
 	env := a.env()
-	env.warnNode("RulesRepaired", "Somebody changed %d objects of the %s rules on this node; they are repaired", r.Drift, a.cfg.Backend.Name())
+	env.warnNode("RulesRepaired", "Another program changed %d objects of the %s rules on this node; they are repaired", r.Drift, a.cfg.Backend.Name())
 }
 
-// health joins the kernel's state with the Node object's.
+// health combines the state of the kernel and of the Node object.
 func (a *Agent) health() healthcheck.Health {
 	s := a.syncer.Status()
-	var refused []string
+	var rejected []string
 	for _, name := range s.Rejected {
-		refused = append(refused, name.String())
+		rejected = append(rejected, name.String())
 	}
 	late, _ := s.Late(time.Now())
 	return healthcheck.Health{
 		Started: s.Started, InSync: s.InSync, Late: late, Behind: s.Behind, Stuck: a.watchdog.stuck(),
-		Refused: refused, Err: s.Err, LastUpdated: s.LastSync,
+		Refused: rejected, Err: s.Err, LastUpdated: s.LastSync,
 		NodeEligible: eligible(a.store.Node(a.cfg.Node.Name)),
 	}
 }

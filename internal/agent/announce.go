@@ -25,12 +25,11 @@ import (
 	"github.com/causeway-lb/causeway/internal/conntrack"
 )
 
-// snapshotSettle is for how long changes of the Store are gathered before the
-// announcer's snapshot is made anew.
-const snapshotSettle = 5 * time.Millisecond
+// snapshotDelay is how long changes of the Store are gathered before the announcer's
+// snapshot is computed again.
+const snapshotDelay = 5 * time.Millisecond
 
-// AnnouncerConfig is how LoadBalancer addresses are announced. The zero value is
-// ready.
+// AnnouncerConfig is how LoadBalancer addresses are announced. The zero value is valid.
 type AnnouncerConfig struct {
 	// GossipPort is the UDP and TCP port of the agents' gossip, the same on all
 	// nodes; 0 is members.Port.
@@ -38,11 +37,11 @@ type AnnouncerConfig struct {
 	// Namespace of the Secret with the gossip key; empty: the environment
 	// variable POD_NAMESPACE, else causeway-system.
 	Namespace string
-	// KeepDeadNodes keeps the proxy from leaving endpoints out that are on nodes
-	// which the agents find dead, before the API server knows.
+	// KeepDeadNodes has the proxy use endpoints on nodes that the agents find dead
+	// until the API server knows.
 	KeepDeadNodes bool
-	// IgnoreExcludeLabel does for all pools what the pool's field of that name
-	// does. It must be the same on all nodes.
+	// IgnoreExcludeLabel sets the pools' field of that name for all pools. It must be
+	// the same on all nodes.
 	IgnoreExcludeLabel bool
 }
 
@@ -104,14 +103,14 @@ func (a *announcer) run(ctx context.Context) error {
 		wakeUp(a.changed)
 	})
 	wg.Go(func() { watchGossipKeys(ctx, a.env.Kube, a.cfg.Namespace, a.keys) })
-	// What was reported last, while handing over, is written before the end.
+	// Reports of the last moment, from handing over, are still written.
 	statusCtx, stopStatus := context.WithCancel(context.WithoutCancel(ctx))
 	wg.Go(func() { a.status.run(statusCtx) })
 	defer stopStatus()
 
 	err := a.env.Store.WaitListed(ctx, KindService, KindEndpointSlice, KindNode, KindLoadBalancerAddress, KindLoadBalancerPool)
 	if err == nil {
-		// The others are to know this agent's key before it speaks.
+		// The other agents should know this one's key before it sends anything.
 		ready := make(chan struct{})
 		wg.Go(func() { a.identities.run(ctx, ready) })
 		wg.Go(func() { a.watchBound(ctx) })
@@ -133,13 +132,13 @@ func (a *announcer) run(ctx context.Context) error {
 	return err
 }
 
-// waitForAddress gives this node's InternalIP, by which the others reach it.
+// waitForAddress returns this node's InternalIP, at which the other agents reach it.
 func (a *announcer) waitForAddress(ctx context.Context) (netip.Addr, error) {
-	for said := false; ; said = true {
+	for logged := false; ; logged = true {
 		if self := a.address(); self.IsValid() {
 			return self, nil
 		}
-		if !said {
+		if !logged {
 			logr.FromContextOrDiscard(ctx).Info("Waiting for this node's InternalIP; nothing is announced before", "node", a.env.NodeName)
 		}
 		select {
@@ -157,8 +156,8 @@ func (a *announcer) address() netip.Addr {
 	return netip.Addr{}
 }
 
-// speak runs a Speaker that is known as self until ctx ends or the node's
-// address is another.
+// speak runs a Speaker with the address self until ctx ends or the node's address
+// changes.
 func (a *announcer) speak(ctx context.Context, self netip.Addr) error {
 	layer2 := l2.Config{Metrics: a.l2Metrics}
 	if handover, err := conntrack.OpenHandover(); err != nil {
@@ -190,8 +189,8 @@ func (a *announcer) speak(ctx context.Context, self netip.Addr) error {
 	return s.Run(ctx)
 }
 
-// feed gives the Speaker its inputs until ctx ends or the node's address is not
-// self any more.
+// feed passes the Speaker its inputs until ctx ends or the node's address is no longer
+// self.
 func (a *announcer) feed(ctx context.Context, s *announce.Speaker, self netip.Addr) {
 	log := logr.FromContextOrDiscard(ctx)
 	synced := a.env.Syncer.Watch()
@@ -204,8 +203,8 @@ func (a *announcer) feed(ctx context.Context, s *announce.Speaker, self netip.Ad
 	if a.key != nil {
 		setKeys()
 	}
-	settle := time.NewTimer(0)
-	defer settle.Stop()
+	due := time.NewTimer(0)
+	defer due.Stop()
 	a.snapshots.forget()
 	for {
 		select {
@@ -218,12 +217,12 @@ func (a *announcer) feed(ctx context.Context, s *announce.Speaker, self netip.Ad
 			s.SetIdentities(a.identities.current())
 			continue
 		case <-a.changed:
-			settle.Reset(snapshotSettle)
+			due.Reset(snapshotDelay)
 			continue
 		case <-synced:
-			settle.Reset(snapshotSettle)
+			due.Reset(snapshotDelay)
 			continue
-		case <-settle.C:
+		case <-due.C:
 		}
 		if now := a.address(); now.IsValid() && now != self {
 			log.Info("This node's InternalIP has changed", "from", self, "to", now)
@@ -232,7 +231,7 @@ func (a *announcer) feed(ctx context.Context, s *announce.Speaker, self netip.Ad
 		status := a.env.Syncer.Status()
 		inSync, again := usable(status, time.Now())
 		if again > 0 {
-			settle.Reset(again)
+			due.Reset(again)
 		}
 		if snap, changed := a.snapshots.make(a.env.Store, !status.Started, inSync); changed {
 			s.Update(snap)
@@ -240,7 +239,7 @@ func (a *announcer) feed(ctx context.Context, s *announce.Speaker, self netip.Ad
 	}
 }
 
-// membership passes on which nodes are dead to their peers.
+// membership passes on which nodes their peers consider dead.
 func (a *announcer) membership(view map[string]members.Member) {
 	a.status.members(view)
 	a.apart(view)
@@ -260,7 +259,7 @@ func namesOf(view map[string]members.Member, match func(members.Member) bool) (n
 	return names
 }
 
-// apart reports nodes that this one cannot hear.
+// apart reports nodes with which this one shares no address family.
 func (a *announcer) apart(view map[string]members.Member) {
 	names := namesOf(view, func(m members.Member) bool { return m.Apart })
 	if slices.Equal(names, a.apartNodes) {
@@ -295,7 +294,7 @@ func wakeUp(c chan struct{}) {
 	}
 }
 
-// describe names a host that is not ours, or the node that has the address without
+// describe names the conflicting host, or the node that has the address without
 // announcing it.
 func describe(r announce.Report, node string) string {
 	if r.ConflictingNode == "" {

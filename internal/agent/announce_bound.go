@@ -21,14 +21,14 @@ import (
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 )
 
-// boundInterval is how often this node's interfaces are looked at for LoadBalancer
+// boundInterval is how often this node's interfaces are searched for LoadBalancer
 // addresses.
 const boundInterval = 10 * time.Second
 
-// watchBound reports LoadBalancer addresses that are bound to an interface of this
-// node, which answers for them then, whoever announces them: another load balancer
-// (kube-vip, keepalived, PureLB) has left them there, or kube-proxy binds them. It
-// looks until ctx ends.
+// watchBound reports, until ctx ends, LoadBalancer addresses that are bound to an
+// interface of this node. The node answers for them, whichever node announces them:
+// another load balancer (kube-vip, keepalived, PureLB) has left them there, or kube-proxy
+// binds them.
 func (a *announcer) watchBound(ctx context.Context) {
 	log := logr.FromContextOrDiscard(ctx)
 	tick := time.NewTicker(boundInterval)
@@ -47,7 +47,7 @@ func (a *announcer) watchBound(ctx context.Context) {
 			}
 			iface := on[addr]
 			if iface != "" && iface != known[addr] {
-				log.Info("A LoadBalancer address is bound to an interface of this node, which answers for it whoever announces it; remove it there", "address", addr, "interface", iface)
+				log.Info("A LoadBalancer address is bound to an interface of this node, which answers for it, whichever node announces it; remove it there", "address", addr, "interface", iface)
 				a.status.bound(record, iface)
 			}
 			known[addr] = iface
@@ -71,17 +71,17 @@ func (s *announceStatus) bound(record *v1alpha1.LoadBalancerAddress, iface strin
 	}
 	ref := &corev1.ObjectReference{APIVersion: v1alpha1.GroupVersion.String(), Kind: "LoadBalancerAddress", Name: record.Name, UID: record.UID}
 	s.env.Recorder.Eventf(ref, nil, corev1.EventTypeWarning, "AddressBound", "Announce", "%s",
-		fmt.Sprintf("bound here, on %s of node %s, which answers for it whoever announces it: %s", iface, s.env.NodeName, remedy))
+		fmt.Sprintf("bound here, on %s of node %s, which answers for it, whichever node announces it: %s", iface, s.env.NodeName, remedy))
 }
 
 // kubeIPVS begins the name of the dummy to which kube-proxy binds every Service's
 // address in its mode ipvs.
 const kubeIPVS = "kube-ipvs"
 
-// boundAddresses gives the addresses of this node's interfaces for which its kernel
-// answers on a LAN, and the interface of each. For IPv6 those are the addresses of
-// the LAN's own interface. For IPv4 they are all, on the loopback and on dummies as
-// well, unless arp_ignore says that an interface answers for its own alone.
+// boundAddresses returns the addresses of this node's interfaces for which its kernel
+// answers on a LAN, and the interface of each. For IPv6 those are the addresses of the
+// LAN's own interface; for IPv4 they are all, also of loopback and dummy interfaces,
+// unless arp_ignore restricts an interface to its own.
 func boundAddresses() (map[netip.Addr]string, error) {
 	links, err := netlink.LinkList()
 	if err != nil {
@@ -115,8 +115,8 @@ func boundAddresses() (map[netip.Addr]string, error) {
 	return out, nil
 }
 
-// lansOf gives the interfaces on whose LAN an address is asked for: those in whose
-// subnet it is, or, where there are none, all.
+// lansOf returns the interfaces on whose LAN hosts ask for an address: those whose subnet
+// contains it, or all if there are none.
 func lansOf(ip netip.Addr, addrs []netlink.Addr, lans map[int]bool) []int {
 	var in, all []int
 	for l := range lans {
@@ -135,8 +135,8 @@ func lansOf(ip netip.Addr, addrs []netlink.Addr, lans map[int]bool) []int {
 	return all
 }
 
-// arpIgnore reads the setting of an interface; it is 0 if it cannot be read. The
-// greater one of an interface's own and that of "all" counts.
+// arpIgnore returns the setting of an interface, 0 if it cannot be read. The greater of
+// an interface's own and that of "all" counts.
 func arpIgnore(name string) int {
 	b, err := os.ReadFile(filepath.Join("/proc/sys/net/ipv4/conf", name, "arp_ignore"))
 	if err != nil {

@@ -25,10 +25,10 @@ import (
 )
 
 const (
-	// publishTimeout bounds one attempt to publish this agent's key, publishWait how
-	// long the announcer waits for the first that succeeds, and publishRetry is the
-	// pause between them. Where the definition is missing the watch says when it is
-	// there; publishAbsent is for an agent that may write and not watch.
+	// publishTimeout bounds one attempt to publish this agent's key; publishWait is how
+	// long the announcer waits for the first that succeeds, and publishRetry the pause
+	// between attempts. If the CRD is missing, the watch shows when it is there;
+	// publishAbsent is for an agent that may write but not watch.
 	publishTimeout = 2 * time.Second
 	publishWait    = 3 * time.Second
 	publishRetry   = 10 * time.Second
@@ -43,7 +43,7 @@ type identities struct {
 	own     *members.Identity // once it is published
 	keys    map[string][]byte // of the nodes
 	changed chan struct{}
-	lost    chan struct{} // this node's is not there, or not any more
+	lost    chan struct{} // this node's is absent
 }
 
 func newIdentities(env Env) *identities {
@@ -62,18 +62,17 @@ func (i *identities) run(ctx context.Context, ready chan<- struct{}) {
 	go func() { done.Wait(); close(ready) }()
 }
 
-// publish writes this agent's key, and uses it from then on. Where that is not
-// possible, because the definition of AgentKeys or the right is missing, the agent
-// goes by the gossip key.
+// publish writes this agent's key, and uses it from then on. If the CRD of AgentKeys or
+// the permission is missing, the agent uses the gossip key.
 func (i *identities) publish(ctx context.Context, tried func()) {
 	defer tried()
 	log := logr.FromContextOrDiscard(ctx)
 	id, err := members.NewIdentity()
 	if err != nil {
-		log.Error(err, "There will be no key of this agent's own")
+		log.Error(err, "This agent gets no key of its own")
 		return
 	}
-	for said := false; ctx.Err() == nil; {
+	for logged := false; ctx.Err() == nil; {
 		select {
 		case <-i.lost: // before this attempt
 		default:
@@ -81,7 +80,7 @@ func (i *identities) publish(ctx context.Context, tried func()) {
 		err := i.write(ctx, id.Public())
 		again := (<-chan time.Time)(nil)
 		if err == nil {
-			said = false
+			logged = false
 			i.mu.Lock()
 			i.own = id
 			i.mu.Unlock()
@@ -92,9 +91,9 @@ func (i *identities) publish(ctx context.Context, tried func()) {
 				pause = wait.Jitter(publishAbsent, 1)
 			}
 			again = time.After(pause)
-			if !said && ctx.Err() == nil {
-				said = true
-				log.Error(err, "Publishing this agent's key failed, will try again; until then whoever has the gossip key can speak for it")
+			if !logged && ctx.Err() == nil {
+				logged = true
+				log.Error(err, "Publishing this agent's key failed, will try again; until then every holder of the gossip key can impersonate it")
 			}
 		}
 		tried()
@@ -106,7 +105,7 @@ func (i *identities) publish(ctx context.Context, tried func()) {
 	}
 }
 
-// write makes or replaces the AgentKey of this node. It goes with the Node.
+// write creates or replaces the AgentKey of this node, which its Node owns.
 func (i *identities) write(ctx context.Context, public []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
@@ -135,10 +134,9 @@ func (i *identities) write(ctx context.Context, public []byte) error {
 	return nil
 }
 
-// watch follows the nodes' keys. Those that are known stay so while the API server is
-// out of reach, and where it gives no answer for lack of rights. None is left once it
-// does not know the definition of AgentKeys any more: it may go before the watch has
-// told of every key.
+// watch follows the nodes' keys. Known keys stay while the API server cannot be reached
+// or denies the request. When it no longer knows the CRD of AgentKeys, all are dropped:
+// the CRD may be deleted before the watch has delivered the deletion of every key.
 func (i *identities) watch(ctx context.Context, listed func()) {
 	lw := cache.NewListWatchFromClient(i.env.Causeway, "agentkeys", metav1.NamespaceAll, fields.Everything())
 	forget := func(err error) {
@@ -161,8 +159,8 @@ func (i *identities) watch(ctx context.Context, listed func()) {
 	listed()
 }
 
-// current gives this agent's key pair, nil before it is published, and the keys of
-// all nodes, which the caller may keep.
+// current returns this agent's key pair, nil before it is published, and a copy of the
+// keys of all nodes.
 func (i *identities) current() (*members.Identity, map[string][]byte) {
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -15,9 +15,9 @@ import (
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 )
 
-// watchGossipKeys sends the keys of the gossip Secret, the one to encrypt with
-// first, whenever they change, until ctx ends. out must have room for one; a
-// value that was not taken yet is replaced.
+// watchGossipKeys sends the keys of the gossip Secret, the one to encrypt with first,
+// whenever they change, until ctx ends. out has a buffer of one; a value that was not
+// received yet is replaced.
 func watchGossipKeys(ctx context.Context, kube kubernetes.Interface, namespace string, out chan [][]byte) {
 	lw := cache.NewFilteredListWatchFromClient(kube.CoreV1().RESTClient(), "secrets", namespace, func(o *metav1.ListOptions) {
 		o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, v1alpha1.GossipSecret).String()
@@ -26,8 +26,8 @@ func watchGossipKeys(ctx context.Context, kube kubernetes.Interface, namespace s
 	follow(ctx, "gossip key", lw, &corev1.Secret{}, keyFeed{log, out})
 }
 
-// keyFeed is a cache.ReflectorStore that keeps nothing but the keys. Without the
-// Secret the agents go on with the keys they have.
+// keyFeed is a cache.ReflectorStore that keeps nothing but the keys. Without the Secret
+// the agents continue with the keys that they have.
 type keyFeed struct {
 	log logr.Logger
 	out chan [][]byte
@@ -50,13 +50,13 @@ func (f keyFeed) Add(obj any) error {
 func (f keyFeed) Update(obj any) error { return f.Add(obj) }
 
 func (f keyFeed) Delete(any) error {
-	f.log.Info("The gossip key was deleted; going on with the old one until the controller has made another")
+	f.log.Info("The gossip key was deleted; the agent continues with the old one until the controller has created another")
 	return nil
 }
 
 func (f keyFeed) Replace(objs []any, _ string) error {
 	if len(objs) == 0 {
-		f.log.Info("There is no gossip key yet; nothing is announced before the controller has made one")
+		f.log.Info("There is no gossip key yet; nothing is announced before the controller has created one")
 	}
 	for _, obj := range objs {
 		if err := f.Add(obj); err != nil {

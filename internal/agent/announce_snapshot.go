@@ -22,19 +22,18 @@ import (
 	"github.com/causeway-lb/causeway/internal/proxy/syncer"
 )
 
-// syncGrace is how long the kernel may lag behind before this node stops
-// announcing: every change makes it lag for a moment, and moving an address
-// breaks connections.
+// syncGrace is how long the kernel may lag behind before this node stops announcing:
+// it lags for a moment after every change, and moving an address breaks connections.
 const syncGrace = 3 * time.Second
 
-// usable tells whether the kernel forwards well enough to announce, and when
+// usable reports whether the kernel forwards well enough to announce, and when
 // to look again if that may change by itself.
 func usable(s syncer.Status, now time.Time) (ok bool, again time.Duration) {
 	switch {
 	case !s.Started:
 		return false, 0
 	case s.InSync:
-		// A Backend that does not return says nothing: the oldest change does.
+		// A Backend that does not return reports nothing: the oldest change counts.
 		late, again := s.Late(now)
 		return !late, again
 	}
@@ -42,7 +41,7 @@ func usable(s syncer.Status, now time.Time) (ok bool, again time.Duration) {
 	return left > 0, max(left, 0)
 }
 
-// snapshotter makes the announcer's snapshots from the Store.
+// snapshotter computes the announcer's snapshots from the Store.
 type snapshotter struct {
 	// ignoreExcludeLabel is AnnouncerConfig's.
 	ignoreExcludeLabel bool
@@ -57,11 +56,10 @@ type cachedPool struct {
 	pool    *announce.Pool
 }
 
-// forget has the next snapshot count as changed.
+// forget makes the next snapshot count as changed.
 func (b *snapshotter) forget() { b.last = nil }
 
-// make gives the present snapshot, and whether it differs from the last one.
-// starting and inSync are the snapshot's.
+// make returns the present snapshot and whether it differs from the last one.
 func (b *snapshotter) make(store *Store, starting, inSync bool) (announce.Snapshot, bool) {
 	snap := announce.Snapshot{Starting: starting, InSync: inSync}
 	b.readPools(store.Pools())
@@ -129,9 +127,8 @@ func announcePool(p *v1alpha1.LoadBalancerPool, ignoreExcludeLabel bool) *announ
 	return out
 }
 
-// address gives what is to be announced for a record. ok is false while no
-// Service serves at the address: a node that answers for an address must
-// forward what comes.
+// address returns what is to be announced for a record; false while no Service uses the
+// address: a node that answers for an address must forward packets to it.
 func (b *snapshotter) address(store *Store, record *v1alpha1.LoadBalancerAddress) (announce.Address, bool) {
 	addr, err := netip.ParseAddr(record.Spec.Address)
 	if err != nil || record.DeletionTimestamp != nil {
@@ -166,8 +163,8 @@ func hasIngress(svc *corev1.Service, addr netip.Addr) bool {
 		})
 }
 
-// endpointNodes are the nodes with a ready endpoint of the family; if there is
-// none, those with one that still serves while it terminates (KEP-1669).
+// endpointNodes returns the nodes with a ready endpoint of the family; if there is none,
+// those with one that serves while it terminates (KEP-1669).
 func endpointNodes(list []*discoveryv1.EndpointSlice, v4 bool) map[string]bool {
 	family := discoveryv1.AddressTypeIPv6
 	if v4 {
@@ -198,9 +195,8 @@ func endpointNodes(list []*discoveryv1.EndpointSlice, v4 bool) map[string]bool {
 	return ready
 }
 
-// restrict joins the demands of two Services that share an address: a node that
-// suits both if there is one, else a node that suits either. nil demands
-// nothing.
+// restrict returns the nodes for two Services that share an address: those that suit
+// both if there are any, else those that suit either. nil is all nodes.
 func restrict(a, b map[string]bool) map[string]bool {
 	if a == nil {
 		return b

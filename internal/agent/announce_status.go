@@ -27,19 +27,18 @@ import (
 const (
 	statusWriters = 4
 	statusTimeout = 5 * time.Second
-	// statusDispute is how long another agent's status is left alone that says
-	// something else: it may be newer than what this agent knows.
+	// statusDispute is how long another agent's status that differs is left alone: it
+	// may be newer than what this agent knows.
 	statusDispute = time.Second
-	// maxStatusDispute is how long at most, each time that one's word is overwritten.
+	// maxStatusDispute is the longest such time, after being overwritten repeatedly.
 	maxStatusDispute = 5 * time.Minute
-	// lastStatuses is how long may be spent on writing what is left at the end.
+	// lastStatuses bounds the time for the last writes at the end.
 	lastStatuses = time.Second
 )
 
-// announceStatus writes what the Speaker reports to the status of the address
-// records. It is level-based: for as long as this node has something to say
-// about an address, the record is made to say it. Nothing here ever delays an
-// announcement.
+// announceStatus writes the Speaker's reports to the status of the address records. It is
+// level-based: as long as this node has a report about an address, the record is kept
+// equal to it. It never delays an announcement.
 type announceStatus struct {
 	env   Env
 	queue workqueue.TypedRateLimitingInterface[string]
@@ -50,10 +49,10 @@ type announceStatus struct {
 	alive    map[string]bool            // other nodes whose agents are
 }
 
-// dispute is what is known of another agent that says something else of an address.
+// dispute is what is known of another agent that reports something else of an address.
 type dispute struct {
-	wrote bool // this agent has, and not heard against it since
-	lost  int  // how often what it wrote was overwritten
+	wrote bool // this agent wrote last
+	lost  int  // how often its status was overwritten
 }
 
 func newAnnounceStatus(env Env) *announceStatus {
@@ -83,7 +82,7 @@ func (s *announceStatus) report(r announce.Report) {
 	}
 }
 
-// changed looks at a record again whose status may have been overwritten.
+// changed checks a record whose status may have been overwritten.
 func (s *announceStatus) changed(name string) {
 	record := s.env.Store.Address(name)
 	s.mu.Lock()
@@ -103,11 +102,10 @@ func (s *announceStatus) changed(name string) {
 	s.queue.AddAfter(name, s.patience(record, r, d))
 }
 
-// patience is how long this agent waits before it writes again what another has
-// overwritten. Where two announce an address (on two LANs, or because one does not
-// know yet that it has to go) one of them gives way: the one that is outranked lets
-// the other's word stand, and comes back to it ever more rarely, in case that one
-// has stopped.
+// patience is how long this agent waits before it writes again what another agent has
+// overwritten. If two announce an address (on two LANs, or because one does not know
+// yet that it has to stop) the lower-ranked one leaves the other's status and checks it
+// at increasing intervals, in case the other has stopped.
 func (s *announceStatus) patience(record *v1alpha1.LoadBalancerAddress, r announce.Report, d dispute) time.Duration {
 	other := record.Status.Node
 	said := meta.IsStatusConditionTrue(record.Status.Conditions, v1alpha1.AddressAnnounced) && other != "" && other != s.env.NodeName
@@ -121,7 +119,7 @@ func (s *announceStatus) patience(record *v1alpha1.LoadBalancerAddress, r announ
 	return min(statusDispute<<min(2*d.lost, 16), maxStatusDispute)
 }
 
-// members takes which other agents are alive.
+// members sets which other agents are alive.
 func (s *announceStatus) members(view map[string]members.Member) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -131,7 +129,7 @@ func (s *announceStatus) members(view map[string]members.Member) {
 	}
 }
 
-// run writes until ctx ends, and then what is left for as long as lastStatuses.
+// run writes until ctx ends, and then what is left for at most lastStatuses.
 func (s *announceStatus) run(ctx context.Context) {
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -179,7 +177,7 @@ func (s *announceStatus) write(ctx context.Context, name string) error {
 	if equality.Semantic.DeepEqual(want, record.Status) {
 		return nil
 	}
-	// A merge patch: nil deletes what another announcer has left.
+	// In a merge patch nil deletes what another announcer wrote.
 	status := map[string]any{"node": nil, "interface": nil, "since": nil, "conditions": want.Conditions}
 	if want.Node != "" {
 		status["node"], status["interface"], status["since"] = want.Node, want.Interface, want.Since
@@ -205,7 +203,7 @@ func (s *announceStatus) write(ctx context.Context, name string) error {
 	return nil
 }
 
-// desired is the status that says what r says.
+// desired returns the record's status with the report.
 func (s *announceStatus) desired(record *v1alpha1.LoadBalancerAddress, r announce.Report) v1alpha1.LoadBalancerAddressStatus {
 	out := *record.Status.DeepCopy()
 	out.Node, out.Interface, out.Since = "", "", nil
@@ -256,7 +254,7 @@ func silent(r announce.Report) string {
 	return fmt.Sprintf("%s should announce it, and its agent is alive, but it does not answer on this LAN: it does not hear, or is not heard; look at its cable and switch port", r.Unreachable)
 }
 
-// event tells users of a move or a conflict.
+// event records an event for a move or a conflict.
 func (s *announceStatus) event(name string, old, r announce.Report) {
 	record := s.env.Store.Address(name)
 	if record == nil || s.env.Recorder == nil {

@@ -26,8 +26,7 @@ type feed struct {
 	store *Store
 	kind  Kind
 	once  sync.Once
-	// put and remove change the Store, with its lock held, and say what to
-	// notify.
+	// put and remove change the Store, with its lock held, and return the events.
 	put    func(obj any) []Event
 	remove func(name types.NamespacedName) []Event
 	// names lists what the Store has of the kind, with its lock held.
@@ -69,8 +68,8 @@ func (f *feed) Delete(obj any) error {
 	return nil
 }
 
-// Replace is part of cache.ReflectorStore: the result of a list. What the
-// Store has besides is gone.
+// Replace is part of cache.ReflectorStore: the result of a list. Everything else is
+// removed from the Store.
 func (f *feed) Replace(objs []any, _ string) error {
 	var events []Event
 	f.store.mu.Lock()
@@ -99,8 +98,8 @@ func (f *feed) Replace(objs []any, _ string) error {
 // Resync is part of cache.ReflectorStore.
 func (f *feed) Resync() error { return nil }
 
-// ServiceFeed and SliceFeed are what the reflectors of the two kinds write to,
-// for who feeds a Store without an API server.
+// ServiceFeed is what the reflector of Services writes to, for filling a Store without
+// an API server.
 func (s *Store) ServiceFeed() cache.ReflectorStore { return s.serviceFeed() }
 
 // SliceFeed is ServiceFeed for EndpointSlices.
@@ -171,11 +170,10 @@ func (s *Store) sliceFeed() *feed {
 	}
 }
 
-// noteFormer keeps the ports that a Service had for those of its slices that were
-// written before it was given others: until they follow, only that says which
-// port is which where two have swapped names. A slice that was written later may
-// have followed already, whichever of the two the agent hears of first. The Store's
-// lock is held.
+// noteFormer keeps a Service's former ports for those of its slices that were written
+// before the ports changed: until the slices follow, only the former ports tell two
+// apart that have swapped names. A slice that was written later may have followed
+// already, whichever event comes first. The Store's lock is held.
 func (s *Store) noteFormer(name types.NamespacedName, old, svc *corev1.Service) {
 	same := func(a, b corev1.ServicePort) bool {
 		return a.Name == b.Name && a.Protocol == b.Protocol && a.Port == b.Port && a.TargetPort == b.TargetPort
@@ -203,7 +201,7 @@ func (s *Store) forgetFormer(service types.NamespacedName, slice string) {
 	}
 }
 
-// triggerTime is when the endpoints changed, as the slice controller notes.
+// triggerTime returns when the endpoints changed, as the slice controller records.
 func triggerTime(sl *discoveryv1.EndpointSlice) time.Time {
 	t, err := time.Parse(time.RFC3339Nano, sl.Annotations[corev1.EndpointsLastChangeTriggerTime])
 	if err != nil {
@@ -284,7 +282,7 @@ func clusterFeed[T metav1.Object](s *Store, k Kind, m map[string]T, strip func(T
 	}
 }
 
-// stripMeta keeps what names an object and what policies look at.
+// stripMeta keeps what identifies an object, and what policies read.
 func stripMeta(m metav1.ObjectMeta, labels, annotations map[string]string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{
 		Namespace: m.Namespace, Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion,
@@ -308,8 +306,8 @@ func stripService(svc *corev1.Service) *corev1.Service {
 	}
 }
 
-// stripSlice keeps addresses, conditions, hints, the weight and node names; names of
-// nodes are the same string everywhere. The Store's lock is held.
+// stripSlice keeps addresses, conditions, hints, the weight and interned node names. The
+// Store's lock is held.
 func (s *Store) stripSlice(sl *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
 	var annotations map[string]string
 	if weight, ok := sl.Annotations[model.WeightAnnotation]; ok {

@@ -10,7 +10,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/conntrack"
 )
 
-// newCleaner gives the cleaner of stale flows with its metrics.
+// newCleaner returns the cleaner of stale flows with its metrics.
 func newCleaner(tcp bool, r prometheus.Registerer) *conntrack.Cleaner {
 	deleted := prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "causeway_conntrack_flows_ended_total", Help: "Flows ended because their endpoint was gone.",

@@ -23,8 +23,8 @@ import (
 	"github.com/causeway-lb/causeway/internal/version"
 )
 
-// metricsHandler serves what operators and monitoring ask. names says that only
-// authorized requests come to it.
+// metricsHandler serves metrics, health and mode. names is true if it gets authorized
+// requests only.
 func (a *Agent) metricsHandler(names bool) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
@@ -72,7 +72,7 @@ func serveHTTP(ctx context.Context, at endpoint, h http.Handler) error {
 			return fmt.Errorf("serve %s: %w", what, err)
 		}
 	}
-	// Nobody waits for the last answers: the agent is to be gone.
+	// The agent does not wait for its last answers to be read.
 	limits := httpserver.Limits{Last: -1}
 	if err := httpserver.Serve(ctx, l, config, limits, httpserver.ReadOnly(h)); err != nil {
 		return fmt.Errorf("serve %s: %w", what, err)
@@ -80,9 +80,8 @@ func serveHTTP(ctx context.Context, at endpoint, h http.Handler) error {
 	return nil
 }
 
-// listen waits while somebody else has the port: the kube-proxy that this agent
-// takes over from has the same ones, and may go on until the kernel is
-// programmed.
+// listen waits while another program has the port: the kube-proxy that this agent
+// replaces uses the same ports, and may run until the kernel is programmed.
 func listen(ctx context.Context, what, address string) (net.Listener, error) {
 	const again = 200 * time.Millisecond
 	var lc net.ListenConfig
@@ -93,7 +92,7 @@ func listen(ctx context.Context, what, address string) (net.Listener, error) {
 		}
 		if !told {
 			told = true
-			logr.FromContextOrDiscard(ctx).Info("Port is in use and waited for, kube-proxy may still run here", "server", what, "address", address)
+			logr.FromContextOrDiscard(ctx).Info("Port is in use; waiting for it, as kube-proxy may still run here", "server", what, "address", address)
 		}
 		select {
 		case <-ctx.Done():

@@ -10,10 +10,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// KubeProxyLeftovers is a Part that tells when kube-proxy's rules are on the
-// node that this agent programs: by a log line, an event on the Node and a
-// metric. present says what there is, "" for nothing; it is asked when the
-// kernel has been programmed, and then every so often.
+// KubeProxyLeftovers is a Part that reports rules of kube-proxy on the node that this
+// agent programs, by a log line, an event on the Node and a metric. present returns what
+// there is, "" for nothing; it is called when the kernel has been programmed, and then at
+// an interval.
 func KubeProxyLeftovers(present func(context.Context) (string, error), every time.Duration) Part {
 	gauge := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "causeway_kube_proxy_leftovers", Help: "1 while rules of kube-proxy are on this node.",

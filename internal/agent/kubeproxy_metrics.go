@@ -8,8 +8,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// kubeProxyMetrics are those of kube-proxy's metrics that the syncer does not
-// know; see docs/kube-proxy.md. They are there so that dashboards and alerts go on.
+// kubeProxyMetrics are those of kube-proxy's metrics that the syncer does not have, for
+// dashboards and alerts that use them; see docs/kube-proxy.md.
 type kubeProxyMetrics struct {
 	healthz, livez      *prometheus.CounterVec
 	services, endpoints prometheus.Counter

@@ -27,19 +27,18 @@ type ModeReporter struct {
 	falls prometheus.Counter
 
 	mu     sync.Mutex
-	untold []string // messages for events, while there is no recorder
+	unsent []string // messages for events, while there is no recorder
 	wake   chan struct{}
-	// mode is the one in use, "" before the choice; why says why it is not the
-	// one that was asked for.
+	// mode is the one in use, "" before the choice; why is the reason if it is not
+	// the configured one.
 	mode modes.Mode
 	why  string
 }
 
-// conditionRetry is how soon the condition is tried again when the API server
-// refused it.
+// conditionRetry is the pause after a failed write of the condition.
 const conditionRetry = 10 * time.Second
 
-// NewModeReporter gives a reporter that logs to log.
+// NewModeReporter returns a reporter that logs to log.
 func NewModeReporter(log logr.Logger) *ModeReporter {
 	return &ModeReporter{
 		log:  log,
@@ -59,7 +58,7 @@ func (r *ModeReporter) FellBack(from, to modes.Mode, why error) {
 	r.falls.Inc()
 	r.mu.Lock()
 	message := fmt.Sprintf("Proxy mode %s cannot be used on this node, which uses %s instead: %v", from, to, why)
-	r.untold = append(r.untold, message)
+	r.unsent = append(r.unsent, message)
 	r.why = message
 	r.mu.Unlock()
 	wakeUp(r.wake)
@@ -78,7 +77,7 @@ func (r *ModeReporter) Chosen(mode modes.Mode) {
 // ModeCondition is the condition on the Node.
 const ModeCondition corev1.NodeConditionType = v1alpha1.NodeProxyModeSupported
 
-// condition is nil before the choice.
+// condition returns the condition for the Node; nil before the choice.
 func (r *ModeReporter) condition() *corev1.NodeCondition {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -96,7 +95,7 @@ func (r *ModeReporter) condition() *corev1.NodeCondition {
 	return c
 }
 
-// setCondition writes the condition, unless the Node has it, and removes the one of
+// setCondition writes the condition if the Node does not have it, and removes that of
 // former versions.
 func (r *ModeReporter) setCondition(ctx context.Context, env Env) error {
 	want := r.condition()
@@ -122,7 +121,7 @@ func (r *ModeReporter) setCondition(ctx context.Context, env Env) error {
 	return err
 }
 
-// Part puts what is reported on the Node and into the metrics.
+// Part writes the reports to the Node and the metrics.
 func (r *ModeReporter) Part() Part {
 	return Part{Name: "mode", NoLoadBalancers: true, Run: func(ctx context.Context, env Env) error {
 		env.Registry.MustRegister(r.gauge, r.falls)
@@ -132,7 +131,7 @@ func (r *ModeReporter) Part() Part {
 			}
 			var again <-chan time.Time
 			if err := r.setCondition(ctx, env); err != nil && ctx.Err() == nil {
-				r.log.Error(err, "Condition of the proxy mode is not on the Node yet", "node", env.NodeName)
+				r.log.Error(err, "Writing the condition of the proxy mode failed, will try again", "node", env.NodeName)
 				again = time.After(conditionRetry)
 			}
 			select {
@@ -148,7 +147,7 @@ func (r *ModeReporter) Part() Part {
 func (r *ModeReporter) take() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	messages := r.untold
-	r.untold = nil
+	messages := r.unsent
+	r.unsent = nil
 	return messages
 }

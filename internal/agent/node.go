@@ -50,7 +50,7 @@ func addressesOf(node *corev1.Node, types ...corev1.NodeAddressType) (addrs []ne
 	return addrs
 }
 
-// podCIDRs are the Node's, those that parse.
+// podCIDRs returns the ranges of the Node's Pods.
 func podCIDRs(node *corev1.Node) []netip.Prefix {
 	raws := node.Spec.PodCIDRs
 	if len(raws) == 0 && node.Spec.PodCIDR != "" {
@@ -62,7 +62,7 @@ func podCIDRs(node *corev1.Node) []netip.Prefix {
 // toBeDeletedTaint marks a node that the cluster autoscaler is about to remove.
 const toBeDeletedTaint = "ToBeDeletedByClusterAutoscaler"
 
-// networkUnavailable says whether the node's routes to the others' Pods are not
+// networkUnavailable reports whether the node's routes to the others' Pods are not
 // set up, as cloud providers and some network plug-ins report.
 func networkUnavailable(node *corev1.Node) bool {
 	return slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
@@ -70,7 +70,7 @@ func networkUnavailable(node *corev1.Node) bool {
 	})
 }
 
-// eligible says whether load balancers should send here, as far as the Node
+// eligible reports whether load balancers should send here, as far as the Node
 // object tells.
 func eligible(node *corev1.Node) bool {
 	return node != nil && node.DeletionTimestamp == nil &&

@@ -9,30 +9,28 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// A Node object says two kinds of things: what somebody wants of the node (taints,
-// cordon, most labels), and what the machine is: its addresses, its Pods' ranges,
-// where it stands. When the object goes, or is made anew and filled bit by bit
-// (by the kubelet, the node controller, the cloud provider), the machine is still
-// the same, and its Pods run. So what the machine is stays until a Node of that
-// name says otherwise.
+// A Node object has two kinds of content: what is wanted of the node (taints, cordon,
+// most labels), and facts of the machine: its addresses, its Pods' ranges, its place.
+// When the object is deleted, or is created again and filled step by step (by the
+// kubelet, the node controller, the cloud provider), the machine is still the same and
+// its Pods run. So the facts stay until a Node of that name has others.
 
-// maxFormer bounds the deleted Nodes that are remembered; they are for Nodes made
-// anew, which takes seconds.
+// maxFormer bounds the deleted Nodes that are remembered in case they are created again,
+// which takes seconds.
 const maxFormer = 256
 
 // machineLabels are labels that are facts of the machine.
 var machineLabels = []string{corev1.LabelTopologyZone, corev1.LabelTopologyRegion, corev1.LabelHostname}
 
-// Facts of a Node beside its machineLabels.
+// Facts of a Node, in addition to its machineLabels.
 const (
 	factPodCIDRs  = "podCIDRs"
 	factAddresses = "addresses"
 )
 
-// inherit fills n, which nobody has seen yet, with what it does not say of the
-// machine and a Node of that name said before, and gives what that is. had is what
-// before itself had so. A Node that said something itself and does not any more
-// says otherwise.
+// inherit adds to n, which is not shared yet, the facts that it lacks and that the Node
+// before it has, and returns which. had are those that before inherited itself: a fact
+// that the same Node had of its own, and has no longer, is not inherited.
 func inherit(n, before *corev1.Node, had map[string]bool) (has map[string]bool) {
 	take := func(fact string, says, said bool) bool {
 		if says || !said || before.UID == n.UID && !had[fact] {
@@ -64,8 +62,8 @@ func inherit(n, before *corev1.Node, had map[string]bool) (has map[string]bool) 
 	return has
 }
 
-// leaving is what stays of this node's own object after that was deleted: the
-// facts, and that load balancers should look for another node.
+// leaving returns what stays of this node's own object after it was deleted: the facts,
+// and that load balancers should not send here.
 func leaving(n *corev1.Node) *corev1.Node {
 	out := *n
 	now := metav1.Now()

@@ -35,17 +35,17 @@ func (k Kind) String() string {
 	return [...]string{"Service", "EndpointSlice", "Node", "LoadBalancerAddress", "LoadBalancerPool"}[k]
 }
 
-// Event says that an object came, changed or went. For KindEndpointSlice the
-// Name is that of the Service.
+// Event is an added, changed or deleted object. For KindEndpointSlice the Name is that
+// of the Service.
 type Event struct {
 	Kind Kind
 	Name types.NamespacedName
-	// Trigger is when the cause happened, where the API tells it.
+	// Trigger is when the cause happened; zero if unknown.
 	Trigger time.Time
 }
 
-// Store holds the API's objects, stripped to what the agent needs. Safe for
-// concurrent use. What it returns is shared and must not be modified.
+// Store has the API's objects, stripped to what the agent needs. Safe for concurrent
+// use. Objects that it returns are shared and must not be modified.
 type Store struct {
 	self string // this node's name; set before anything is put in
 
@@ -99,10 +99,10 @@ func (s *Store) Listen(f func(Event)) {
 	s.listeners = append(s.listeners, f)
 }
 
-// Listed is closed when all objects of a kind that existed at the start are in.
+// Listed is closed when the Store has all objects of the kind that existed at the start.
 func (s *Store) Listed(k Kind) <-chan struct{} { return s.listed[k] }
 
-// WaitListed waits for several kinds.
+// WaitListed waits until several kinds are Listed; it returns ctx's error.
 func (s *Store) WaitListed(ctx context.Context, kinds ...Kind) error {
 	for _, k := range kinds {
 		select {

@@ -21,21 +21,21 @@ import (
 // ConntrackConfig is how connection tracking is set up on the node, as kube-proxy
 // does it. 0 and false leave a setting as it is.
 type ConntrackConfig struct {
-	// MaxPerCore and Min give nf_conntrack_max: MaxPerCore for each of the node's
-	// cores, at most maxTracked, and at least Min. 0 for MaxPerCore leaves it. It
-	// is never lowered.
+	// MaxPerCore and Min set nf_conntrack_max: MaxPerCore for each of the node's cores,
+	// at most maxTracked, and at least Min. With 0 for MaxPerCore it is left. It is
+	// never lowered.
 	MaxPerCore, Min int
 	// Timeouts, in whole seconds.
 	TCPEstablished, TCPCloseWait, UDP, UDPStream time.Duration
-	// TCPBeLiberal has segments outside the window tracked, instead of taken for
+	// TCPBeLiberal tracks segments outside the window instead of considering them
 	// invalid.
 	TCPBeLiberal bool
 }
 
-// maxTracked bounds what MaxPerCore gives: a connection takes some 300 bytes.
+// maxTracked bounds the result of MaxPerCore: a connection takes some 300 bytes.
 const maxTracked = 1 << 20
 
-// Validate says what is wrong.
+// Validate returns an error for a negative value.
 func (c ConntrackConfig) Validate() error {
 	for _, n := range []struct {
 		flag  string
@@ -67,8 +67,8 @@ func nodeSysctls(proc string) sysctls {
 	}
 }
 
-// max is the nf_conntrack_max that c asks for; 0 for none. The limit is the
-// node's, so that its cores count, and not those that this process may use.
+// max returns the nf_conntrack_max for a node with that many cores; 0 for none. The
+// node's cores count, not those that this process may use.
 func (c ConntrackConfig) max(cores int) int {
 	if c.MaxPerCore == 0 {
 		return 0
@@ -76,7 +76,7 @@ func (c ConntrackConfig) max(cores int) int {
 	return max(min(c.MaxPerCore*cores, maxTracked), c.Min)
 }
 
-// cores counts the node's.
+// cores returns the number of the node's cores.
 func (s sysctls) cores() int {
 	text, err := os.ReadFile(s.online)
 	if err != nil {
@@ -98,8 +98,8 @@ func (s sysctls) cores() int {
 	return n
 }
 
-// apply sets what differs, goes on after an error, and gives the settings that
-// are not as c has them, "net.netfilter.x=1" each, with why.
+// apply sets what differs, continues after an error, and returns the settings that are
+// not as c has them, "net.netfilter.x=1" each, and the errors.
 func (s sysctls) apply(c ConntrackConfig) (left []string, err error) {
 	var errs []error
 	set := func(name string, want int, keepHigher bool) {
@@ -121,8 +121,8 @@ func (s sysctls) apply(c ConntrackConfig) (left []string, err error) {
 	if c.TCPBeLiberal {
 		set("nf_conntrack_tcp_be_liberal", 1, false)
 	}
-	// Four to a bucket, as the kernel has it by itself. Slower lookups where this
-	// cannot be written are no reason for alarm: newer kernels choose enough.
+	// Four connections a bucket, as the kernel chooses. If this cannot be written,
+	// lookups are slower on old kernels only.
 	if tracked > 0 {
 		_ = setNumber(s.hashSize, tracked/4, true)
 	}
@@ -154,10 +154,10 @@ func setNumber(file string, want int, keepHigher bool) error {
 	return errors.Join(err, f.Close())
 }
 
-// Conntrack is a Part that sets up connection tracking once the kernel has been
-// programmed, and looks after it every so often. What it may not set it tells by
-// a log line, an event on the Node, both once, and a metric. proc is where
-// /proc/sys is, which a container sees read-only; "" is there.
+// Conntrack is a Part that configures connection tracking once the kernel has been
+// programmed, and checks it at an interval. What it may not set it reports by a log line
+// and an event on the Node, both once, and a metric. proc is where /proc/sys is mounted
+// writable; "" is /proc/sys.
 func Conntrack(c ConntrackConfig, proc string, every time.Duration) Part {
 	return conntrackPart(c, nodeSysctls(proc), every)
 }

@@ -54,19 +54,18 @@ func newClients(cfg *rest.Config) (*clients, error) {
 	return &clients{kube: kube, causeway: causeway}, nil
 }
 
-// watchBackoff is how a watch that has ended is tried again. client-go would wait
-// up to a minute. But while one watch is back and another is not, this node acts on
-// old endpoints, and other nodes, which know better, may leave an address to it. A
-// node that learns late of another's key holds it dead until then.
+// watchBackoff is how a watch that has ended is retried. client-go would wait up to a
+// minute. But while one watch is back and another is not, this node uses old endpoints,
+// and other nodes, which know better, may leave an address to it. A node that gets
+// another's key late considers it dead until then.
 var watchBackoff = wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 1, Cap: 3 * time.Second, Steps: 10}
 
-// absentBackoff is the same where the API server does not know the definition, which
-// does not pass by itself and which all nodes ask about: each once a minute or twice. A
-// node learns of a definition within a minute, and after twice the time that it was
-// absent if that is less.
+// absentBackoff is the same for a missing CRD, which all nodes ask for, each once or
+// twice a minute. A node sees a new CRD within a minute, and within twice the time that
+// it was missing if that is less.
 var absentBackoff = wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 1, Cap: 30 * time.Second, Steps: 10}
 
-// delays gives the pause after each attempt by the error that it has ended with.
+// delays returns a function that returns the pause after an attempt with this error.
 func delays() func(error) time.Duration {
 	failed := watchBackoff.DelayWithReset(clock.RealClock{}, 2*time.Minute)
 	absent := absentBackoff
@@ -79,7 +78,7 @@ func delays() func(error) time.Duration {
 	}
 }
 
-// follow lists and watches, and tells to, until ctx ends.
+// follow lists and watches into a store until ctx ends.
 func follow(ctx context.Context, name string, lw cache.ListerWatcher, expected any, to cache.ReflectorStore) {
 	log := logr.FromContextOrDiscard(ctx).WithValues("resource", name)
 	backoff, delay := watchBackoff, delays()
@@ -88,7 +87,7 @@ func follow(ctx context.Context, name string, lw cache.ListerWatcher, expected a
 		err := r.ListAndWatchWithContext(ctx)
 		switch {
 		case err == nil, ctx.Err() != nil:
-		case apierrors.IsResourceExpired(err), apierrors.IsGone(err): // it was away for long, and lists anew
+		case apierrors.IsResourceExpired(err), apierrors.IsGone(err): // after a long interruption
 			log.V(1).Info("The watch has expired, will list again", "reason", err.Error())
 		default:
 			log.Error(err, "Watching failed, will try again")
@@ -103,8 +102,8 @@ func follow(ctx context.Context, name string, lw cache.ListerWatcher, expected a
 // notHeadless selects what a proxy deals with.
 const notHeadless = "!" + corev1.IsHeadlessService
 
-// watch feeds the Store until ctx ends. announce adds what only the announcer
-// reads.
+// watch feeds the Store until ctx ends. announce includes the kinds that only the
+// announcer reads.
 func (c *clients) watch(ctx context.Context, s *Store, announce bool) {
 	core, disc := c.kube.CoreV1().RESTClient(), c.kube.DiscoveryV1().RESTClient()
 	type source struct {

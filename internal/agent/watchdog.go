@@ -12,15 +12,15 @@ import (
 
 const (
 	watchdogTick = time.Second
-	// stuckTicks is how many ticks in a row nothing may move before a new process
-	// is thought to do better. The kubelet adds its own patience (config/agent).
+	// stuckTicks is the number of ticks without progress after which the process should
+	// be restarted. The kubelet adds its own delay (config/agent).
 	stuckTicks = 120
 )
 
-// watchdog notices a syncer that does not get on: something is to be programmed,
-// and no Sync returns, not even with an error. It counts its own ticks and not the
-// time: a process that is starved of its cores misses those as well, and starting
-// it anew would only cost more. Safe for concurrent use.
+// watchdog detects a syncer without progress: there is something to program, and no Sync
+// returns, not even with an error. It counts its own ticks instead of time: a process
+// that is starved of CPU misses ticks as well, and restarting it would only cost more.
+// Safe for concurrent use.
 type watchdog struct {
 	status func() syncer.Status
 	ticks  atomic.Int64

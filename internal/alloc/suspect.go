@@ -88,7 +88,7 @@ func (l *Allocations[V]) Unused() []V {
 // Taken reports whether the value is held or pending.
 func (l *Allocations[V]) Taken(v V) bool { return strongest(l.allocations[v]) >= Pending }
 
-// SetBooked says whether the API server has a record of the value being in use,
+// SetBooked reports whether the API server has a record of the value being in use,
 // apart from the Services themselves. A booked value without an owner is suspect
 // for as long as that lasts; when it ends, so does all suspicion.
 func (l *Allocations[V]) SetBooked(v V, yes bool) {

@@ -53,7 +53,7 @@ func (b *Bitmap) Used() uint64 { return b.used }
 // Free returns how many numbers are not in the set.
 func (b *Bitmap) Free() uint64 { return b.size - b.used }
 
-// Has tells whether n is in the set. Numbers outside [0, Size) are not.
+// Has reports whether n is in the set. Numbers outside [0, Size) are not.
 func (b *Bitmap) Has(n uint64) bool {
 	if n >= b.size {
 		return false
@@ -61,7 +61,7 @@ func (b *Bitmap) Has(n uint64) bool {
 	return b.form.has(n)
 }
 
-// Set adds n to the set and tells whether it was absent. It panics when n is
+// Set adds n to the set and reports whether it was absent. It panics when n is
 // outside [0, Size).
 func (b *Bitmap) Set(n uint64) bool {
 	b.check(n)
@@ -72,7 +72,7 @@ func (b *Bitmap) Set(n uint64) bool {
 	return true
 }
 
-// Clear takes n out of the set and tells whether it was there. It panics when
+// Clear takes n out of the set and reports whether it was there. It panics when
 // n is outside [0, Size).
 func (b *Bitmap) Clear(n uint64) bool {
 	b.check(n)

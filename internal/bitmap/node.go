@@ -80,7 +80,7 @@ func (nd *node) rank(i int) int { return bits.OnesCount64(nd.part & below(i)) }
 func (nd *node) isFull() bool  { return nd.full == allOnes }
 func (nd *node) isEmpty() bool { return nd.full|nd.part == 0 }
 
-// set marks n used and tells whether it was free.
+// set marks n used and reports whether it was free.
 func (nd *node) set(level int, n uint64) bool {
 	i, rest := split(level, n)
 	bit := uint64(1) << i
@@ -102,7 +102,7 @@ func (nd *node) set(level int, n uint64) bool {
 	return changed
 }
 
-// clear marks n free and tells whether it was used.
+// clear marks n free and reports whether it was used.
 func (nd *node) clear(level int, n uint64) bool {
 	i, rest := split(level, n)
 	bit := uint64(1) << i
@@ -218,7 +218,7 @@ func (nd *node) setWord(i int, add uint64) (added uint64) {
 	return added
 }
 
-// clearWord takes one bit out of word i, which is not free, and tells whether
+// clearWord takes one bit out of word i, which is not free, and reports whether
 // it was set.
 func (nd *node) clearWord(i int, remove uint64) bool {
 	at, bit := nd.rank(i), uint64(1)<<i
@@ -250,7 +250,7 @@ func (nd *node) removeKid(i int) {
 	nd.part &^= 1 << i
 }
 
-// runs gives emit the used numbers, in order but not joined, and tells whether
+// runs gives emit the used numbers, in order but not joined, and reports whether
 // emit wants more.
 func (nd *node) runs(level int, base uint64, emit func(Run) bool) bool {
 	for some := nd.full | nd.part; some != 0; some &= some - 1 {

@@ -172,7 +172,7 @@ func newWorld(seed uint64) *world {
 	return w
 }
 
-// step changes something at random, up to a few things at once.
+// step changes something at random, up to a few things immediately.
 func (w *world) step() {
 	for range 1 + w.rng.IntN(8) {
 		w.clock = w.clock.Add(time.Second)

@@ -25,71 +25,70 @@ type Node struct {
 	Name string
 	// Zone is the Node's topology.kubernetes.io/zone label, "" for none.
 	Zone string
-	// Ready is the Node's Ready condition. MilliCPU is its allocatable CPU.
-	// ControlPlane says that it runs no ordinary Pods. The three only weigh
-	// zones for service.kubernetes.io/topology-mode (see ZoneShares).
+	// Ready is the Node's Ready condition, MilliCPU its allocatable CPU, and
+	// ControlPlane is true if it runs no ordinary Pods. The three are for ZoneShares.
 	Ready        bool
 	ControlPlane bool
 	MilliCPU     int64
 }
 
-// Input is everything that a Service's slices follow from. Nothing in it is
-// changed or kept.
+// Input is everything that a Service's slices depend on. Compute changes and keeps
+// nothing of it.
 type Input struct {
 	// Service has a selector. Pods are those that it selects, in any order.
 	Service *corev1.Service
 	Pods    []*corev1.Pod
 
-	// Slices are those that Causeway manages for the Service, in any order. A
-	// slice that another controller made and that is to be taken over is put in
-	// here too: it is relabelled with the update that brings it up to date.
+	// Slices are those that Causeway manages for the Service, and those of another
+	// controller that it takes over, which are relabelled with their next update, in
+	// any order.
 	Slices []*discoveryv1.EndpointSlice
 
-	// Nodes looks a Node up by name. Pods on Nodes that it does not know are left
-	// out, unless the Service publishes Pods that are not ready.
+	// Nodes looks a Node up by name. Pods on unknown Nodes are left out, unless the
+	// Service publishes Pods that are not ready.
 	Nodes func(name string) (Node, bool)
 
-	// Shares is what ZoneShares said, for topology-mode: Auto.
+	// Shares is the result of ZoneShares, for topology-mode: Auto.
 	Shares Shares
 
-	// TriggerTime is when the change happened that led here, zero if unknown. It
-	// goes into the annotation of the slices that are written.
+	// TriggerTime is when the change happened that is the cause, zero if unknown, for
+	// the annotation of the slices that are written.
 	TriggerTime time.Time
 
 	// MaxEndpoints a slice; 0 means the constant of that name.
 	MaxEndpoints int
 
-	// OwnName labels the slices endpointslice.kubernetes.io/managed-by=ManagedBy,
-	// as earlier versions did, which know no others as theirs.
+	// OwnName labels the slices endpointslice.kubernetes.io/managed-by=ManagedBy, by
+	// which earlier versions recognise theirs.
 	OwnName bool
 
-	// Compact allows writes for no other reason than to need fewer slices.
+	// Compact allows writes that only reduce the number of slices.
 	Compact bool
 }
 
 // Plan is how to get from the existing slices to the wanted ones. Create and
-// Update may be written in any order or at once. Shrink comes after all of them
+// Update may be written in any order or immediately. Shrink comes after all of them
 // have succeeded, and Delete after all of that, because endpoints move from the
 // slices in these to the ones before.
 type Plan struct {
 	Create []*discoveryv1.EndpointSlice // named, ready to be created
 	Update []*discoveryv1.EndpointSlice // with the resource version they are based on
-	Shrink []*discoveryv1.EndpointSlice // updates that give endpoints away
+	Shrink []*discoveryv1.EndpointSlice // updates of slices whose endpoints move to others
 	Delete []*discoveryv1.EndpointSlice // the input's own objects, not to be changed
 
 	// Endpoints is how many there are afterwards, Slices in how many slices, and
 	// Needed how few slices could hold them.
 	Endpoints, Slices, Needed int
 
-	// Added and Removed count endpoints that come and go. Duplicates counts
-	// those that are removed because an earlier slice has them too: that must be
-	// so in the API, not only in a cache, for the removal to do no harm.
+	// Added and Removed count endpoints. Duplicates counts those that are removed
+	// because an earlier slice has them too; verify that in the API, not only in a
+	// cache, before the removal.
 	Added, Removed, Duplicates int
 
 	Problems []Problem
 }
 
-// Empty tells whether the plan writes nothing.
+// Empty reports whether the plan has no writes.
 func (p *Plan) Empty() bool { return p.Writes() == 0 }
 
 // Writes counts the plan's API writes.
@@ -97,12 +96,12 @@ func (p *Plan) Writes() int {
 	return len(p.Create) + len(p.Update) + len(p.Shrink) + len(p.Delete)
 }
 
-// Sparse tells whether a compaction is worth its writes: at least half of the
-// slices could go.
+// Sparse reports whether a compaction is worth its writes: it would delete at least half
+// of the slices.
 func (p *Plan) Sparse() bool { return p.Slices >= 2*p.Needed && p.Slices > p.Needed }
 
-// Problem is something about a Service that its owner should know. Equal
-// situations give equal Problems, so that events can be counted.
+// Problem is something wrong with a Service. Equal situations give equal Problems, so
+// that their events are counted.
 type Problem struct {
 	Reason  string // CamelCase, as events want it
 	Message string // what is wrong and what to do
@@ -145,9 +144,9 @@ func Compute(in Input) Plan {
 	return plan
 }
 
-// Families returns the address types of a Service's slices. Objects from API
-// servers that know no ipFamilies follow their ClusterIP; a headless one then
-// gets both.
+// Families returns the address types of a Service's slices. Without ipFamilies, as in
+// objects of old API servers, it is that of the ClusterIP, and both for a headless
+// Service.
 func Families(service *corev1.Service) []discoveryv1.AddressType {
 	var families []discoveryv1.AddressType
 	for _, family := range service.Spec.IPFamilies {
@@ -170,7 +169,7 @@ func familyOf(ip string) discoveryv1.AddressType {
 	return discoveryv1.AddressTypeIPv4
 }
 
-// isHeadless tells whether the Service has no ClusterIP.
+// isHeadless reports whether the Service has no ClusterIP.
 func isHeadless(service *corev1.Service) bool {
 	return service.Spec.ClusterIP == "" || service.Spec.ClusterIP == corev1.ClusterIPNone
 }
@@ -178,7 +177,7 @@ func isHeadless(service *corev1.Service) bool {
 // podSet is the published Pods of a Service with their Nodes and port lists.
 type podSet struct {
 	list     []podOnNode
-	bare     []string // names of those that serve and have no address at all
+	bare     []string // names of those that serve and have no address
 	problems []Problem
 }
 
@@ -229,8 +228,8 @@ func hasInvalidAddress(pod *corev1.Pod) bool {
 	})
 }
 
-// targets returns one target per Pod that has an address of the family. It takes
-// note of those that should have one.
+// targets returns one target per Pod that has an address of the family. Pods that should
+// have one become a Problem.
 func (s *podSet) targets(family discoveryv1.AddressType, service *corev1.Service) []target {
 	targets := make([]target, 0, len(s.list))
 	missing := slices.Clone(s.bare)
@@ -261,8 +260,8 @@ func (s *podSet) targets(family discoveryv1.AddressType, service *corev1.Service
 	return targets
 }
 
-// ready tells whether the Pod's endpoint is ready: the Pod is and stays, or the
-// Service does not care.
+// ready reports whether the Pod's endpoint is ready: the Pod is ready and not
+// terminating, or the Service publishes Pods that are not ready.
 func ready(pod *corev1.Pod, service *corev1.Service) bool {
 	return service.Spec.PublishNotReadyAddresses || Ready(pod) && pod.DeletionTimestamp == nil
 }
@@ -284,8 +283,8 @@ func podAddresses(pod *corev1.Pod, family discoveryv1.AddressType) (first string
 	return first, more
 }
 
-// portProblems reports named target ports that not a single Pod has. Some Pods
-// without it are normal while a Deployment rolls.
+// portProblems reports named target ports that no Pod has. Some Pods without one are
+// normal during a rollout.
 func portProblems(ports *portResolver) []Problem {
 	var problems []Problem
 	for i := range ports.ports {
@@ -298,7 +297,7 @@ func portProblems(ports *portResolver) []Problem {
 	return problems
 }
 
-// serves tells whether the Pod is ready and stays: it should have an address.
+// serves reports whether the Pod is ready and not terminating: it should have an address.
 func serves(pod *corev1.Pod) bool {
 	return pod.Status.Phase == corev1.PodRunning && pod.DeletionTimestamp == nil && Ready(pod)
 }
@@ -311,8 +310,8 @@ func addressProblem(family discoveryv1.AddressType, missing []string) Problem {
 		len(missing), family, slices.Min(missing))}
 }
 
-// selectorProblems reports a selector that no Pod can match. Current API servers
-// refuse it; objects of older ones may have it.
+// selectorProblems reports a selector that no Pod can match. Current API servers deny
+// it; objects of older ones may have it.
 func selectorProblems(in *Input) []Problem {
 	if len(in.Pods) > 0 {
 		return nil // it has matched

@@ -33,7 +33,7 @@ const (
 	overCapacity = "truncated"
 )
 
-// Generated tells whether a controller made an Endpoints object from a selector:
+// Generated reports whether a controller made an Endpoints object from a selector:
 // it has Causeway's label or kube-controller-manager's, or, as before Kubernetes
 // 1.33, the annotation that only a controller writes, and stands for Pods.
 func Generated(endpoints *corev1.Endpoints) bool { //nolint:staticcheck
@@ -45,7 +45,7 @@ func Generated(endpoints *corev1.Endpoints) bool { //nolint:staticcheck
 	return written && len(endpoints.Subsets) > 0 && StandsForPods(endpoints)
 }
 
-// StandsForPods tells whether each address of the object is a Pod's, as in those
+// StandsForPods reports whether each address of the object is a Pod's, as in those
 // that controllers make. Users who write an address name no Pod.
 func StandsForPods(endpoints *corev1.Endpoints) bool { //nolint:staticcheck
 	for i := range endpoints.Subsets {
@@ -234,7 +234,7 @@ func subset(addresses []legacyAddress, pods []int, ports []corev1.EndpointPort) 
 }
 
 // truncate cuts the subsets down to MaxLegacyEndpoints addresses: first the
-// ready ones, and of these each subset's share. It says whether it cut.
+// ready ones, and of these each subset's share. It reports whether it cut.
 func truncate(subsets []corev1.EndpointSubset) ([]corev1.EndpointSubset, bool) { //nolint:staticcheck
 	ready, notReady := 0, 0
 	for i := range subsets {

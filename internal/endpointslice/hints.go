@@ -41,7 +41,7 @@ func (l *layout) setHints(family discoveryv1.AddressType, targets []target, in *
 	}
 }
 
-// TopologyAuto tells whether the Service asks for hints by zone capacity.
+// TopologyAuto reports whether the Service asks for hints by zone capacity.
 func TopologyAuto(service *corev1.Service) bool {
 	mode, ok := service.Annotations[corev1.DeprecatedAnnotationTopologyAwareHints]
 	if !ok {
@@ -81,17 +81,17 @@ func (l *layout) readHints(family discoveryv1.AddressType, targets []target) {
 	}
 }
 
-// Shares says which part of the cluster's CPU each zone has.
+// Shares is which part of the cluster's CPU each zone has.
 type Shares struct {
 	// ByZone sums up to 1; nil if hints cannot be given.
 	ByZone map[string]float64
-	// Reason says why ByZone is nil.
+	// Reason is why ByZone is nil.
 	Reason string
 }
 
-// ZoneShares weighs the zones by the allocatable CPU of their ready Nodes. It
-// gives no shares if any of those Nodes lacks a zone or CPU, or if there is one
-// zone only: hints by capacity would then do harm or nothing.
+// ZoneShares weighs the zones by the allocatable CPU of their ready Nodes. It returns no
+// shares if one of those Nodes lacks a zone or CPU, or if there is one zone only: hints
+// by capacity would then do harm or nothing.
 func ZoneShares(nodes []Node) Shares {
 	total, byZone := int64(0), map[string]int64{}
 	for i := range nodes {
@@ -127,9 +127,9 @@ type zoneLoad struct {
 	members       []*target
 }
 
-// assignZones gives each ready target a zone hint so that no zone has so few
-// endpoints that one of them is overloaded. Hints stay as they are while that
-// holds. It gives no hints at all, and says why, where it cannot hold.
+// assignZones sets a zone hint on each ready target so that no zone has so few endpoints
+// that one of them is overloaded. Hints stay as they are while that holds. If it cannot
+// hold, there are no hints, and it returns why.
 func assignZones(targets []target, shares Shares) string {
 	var ready []*target
 	for i := range targets {
@@ -151,18 +151,18 @@ func assignZones(targets []target, shares Shares) string {
 	for _, load := range loads {
 		byZone[load.name] = load
 	}
-	homeless := &zoneLoad{}
+	unassigned := &zoneLoad{}
 	for _, t := range ready {
 		load := byZone[t.hint.before]
 		if load == nil {
 			load = byZone[t.zone]
 		}
 		if load == nil {
-			load = homeless
+			load = unassigned
 		}
 		load.members = append(load.members, t)
 	}
-	rebalance(loads, homeless)
+	rebalance(loads, unassigned)
 	for _, load := range loads {
 		for _, t := range load.members {
 			t.hint.zone = load.name
@@ -202,31 +202,31 @@ func zoneLoads(n int, shares Shares) ([]*zoneLoad, string) {
 }
 
 // rebalance moves members until every zone has its goal, if a zone has less than
-// its minimum; else it only finds homes for the homeless.
-func rebalance(loads []*zoneLoad, homeless *zoneLoad) {
+// its minimum; else it only finds homes for the unassigned.
+func rebalance(loads []*zoneLoad, unassigned *zoneLoad) {
 	short := false
 	for _, load := range loads {
 		short = short || len(load.members) < load.minimum
 	}
-	if !short && len(homeless.members) == 0 {
+	if !short && len(unassigned.members) == 0 {
 		return
 	}
 	for _, receiver := range loads {
 		for len(receiver.members) < receiver.goal {
-			from, i := donor(loads, homeless, receiver)
+			from, i := donor(loads, unassigned, receiver)
 			receiver.members = append(receiver.members, from.members[i])
 			from.members = slices.Delete(from.members, i, i+1)
 		}
 	}
 }
 
-// donor picks the member that moves to the receiver: a homeless one, else from a
+// donor picks the member that moves to the receiver: a unassigned one, else from a
 // zone that has more than its goal one that comes home, else one that is away
 // from home already, else the last one. There always is one, since the goals
 // sum up to the number of members.
-func donor(loads []*zoneLoad, homeless, receiver *zoneLoad) (*zoneLoad, int) {
-	if n := len(homeless.members); n > 0 {
-		return homeless, n - 1
+func donor(loads []*zoneLoad, unassigned, receiver *zoneLoad) (*zoneLoad, int) {
+	if n := len(unassigned.members); n > 0 {
+		return unassigned, n - 1
 	}
 	var best *zoneLoad
 	bestIndex, bestRank := 0, -1

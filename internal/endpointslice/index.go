@@ -13,22 +13,19 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// Index knows which Pods each Service selects, and which slices it has, and
-// keeps that up to date as objects come, change and go. The cost of a change is
-// that of the Services that it concerns; neither the namespace's Services nor
-// its Pods are walked:
+// Index knows which Pods each Service selects and which slices it has. The cost of a
+// change of an object is that of the Services that it concerns; it walks neither the
+// namespace's Services nor its Pods:
 //
 //	Pod changed:      for each of its labels, the Services filed under that pair
 //	Service changed:  the Pods that have the rarest pair of its selector
 //
-// A Service is filed under one pair of its selector, the one with the fewest
-// Services. Five thousand Services that all select env=prod are therefore still
-// told apart at once by their other label.
+// A Service is filed under one pair of its selector, the one with the fewest Services:
+// five thousand Services that all select env=prod are found by their other label.
 //
-// Each Set and Delete returns the Services whose endpoints may have changed,
-// sorted, nil if none: a change that no endpoint can show (an annotation of a
-// Pod, a Service's status) returns nothing. Objects handed in are kept, never
-// changed, and handed out again by View, so they must not be changed by anyone.
+// Each Set and Delete returns the Services whose endpoints may have changed, sorted; nil
+// for a change that no endpoint shows (an annotation of a Pod, a Service's status). The
+// Index keeps the objects and View returns them; they must not be changed.
 //
 // An Index is safe for concurrent use.
 type Index struct {
@@ -36,7 +33,7 @@ type Index struct {
 	namespaces  map[string]*namespaceIndex
 	nodes       map[string]*nodeEntry
 	auto        map[*serviceEntry]struct{} // Services with topology-mode: Auto
-	kubeManaged int                        // slices that another controller manages
+	kubeManaged int                        // slices of kube-controller-manager
 	shares      Shares
 	sharesOld   bool // shares must be computed again
 }
@@ -59,12 +56,12 @@ type serviceEntry struct {
 	filed  pair // under which it is in servicesByPair, if it has a selector
 	pods   map[*podEntry]struct{}
 	slices map[string]*discoveryv1.EndpointSlice
-	// gone holds the UIDs of slices that were deleted by us and of which a late
-	// event may still tell, by name.
+	// gone has the UIDs, by name, of slices that this process deleted and of which late
+	// events may come.
 	gone map[string]types.UID
 
-	trigger time.Time // the earliest change since it was taken
-	taken   bool      // the trigger has been taken before
+	trigger time.Time // the earliest change since TakeTrigger
+	taken   bool      // TakeTrigger was called before
 }
 
 type podEntry struct {
@@ -92,7 +89,7 @@ func NewIndex() *Index {
 type View struct {
 	Service *corev1.Service // nil if there is none
 	Pods    []*corev1.Pod   // those that it selects, in no order
-	// Slices are all that carry its name, whoever manages them, in no order.
+	// Slices are all that have its name, of every manager, in no order.
 	Slices []*discoveryv1.EndpointSlice
 	// Nodes are those that its Pods run on.
 	Nodes map[string]Node
@@ -134,13 +131,12 @@ func (x *Index) View(name types.NamespacedName) View {
 	return view
 }
 
-// TakeTrigger returns when the earliest change of a Service or its Pods happened
-// since it was called before, zero if there was none or nobody knows. A caller
-// that could not act on it gives it back with Retrigger.
+// TakeTrigger returns when the earliest change of a Service or its Pods since the last
+// call happened, zero if there was none or it is unknown. A caller that could not act on
+// it returns it with Retrigger.
 //
-// The first time there is no telling which changes have been dealt with before
-// this process started: a Service without slices waits since its creation, one
-// with slices since nobody knows when.
+// The first time it is unknown which changes were handled before this process started: a
+// Service without slices has waited since its creation.
 func (x *Index) TakeTrigger(name types.NamespacedName) time.Time {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -160,7 +156,7 @@ func (x *Index) TakeTrigger(name types.NamespacedName) time.Time {
 	return entry.object.CreationTimestamp.Time
 }
 
-// Retrigger gives back what TakeTrigger returned.
+// Retrigger takes back what TakeTrigger returned.
 func (x *Index) Retrigger(name types.NamespacedName, trigger time.Time) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -175,16 +171,16 @@ func (e *serviceEntry) triggered(at time.Time) {
 	}
 }
 
-// KubeManagedSlices returns how many slices in the cluster another controller manages (see
-// KubeManaged). Above 0, another controller is or has been at work.
+// KubeManagedSlices returns how many slices in the cluster kube-controller-manager
+// manages (see KubeManaged). Above 0, it runs or has run.
 func (x *Index) KubeManagedSlices() int {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	return x.kubeManaged
 }
 
-// Names returns the names of all Services, with a selector or without, and of
-// those that are gone but whose slices are not, sorted.
+// Names returns the names of all Services, with a selector or without, and of deleted
+// ones that have slices left, sorted.
 func (x *Index) Names() []types.NamespacedName {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
@@ -218,7 +214,7 @@ func (x *Index) namespace(name string) *namespaceIndex {
 	return namespace
 }
 
-// service returns the entry of a Service, making it if need be.
+// service returns the entry of a Service, which it creates if necessary.
 func (n *namespaceIndex) service(name types.NamespacedName) *serviceEntry {
 	entry := n.services[name.Name]
 	if entry == nil {
@@ -257,7 +253,7 @@ func names(entries map[*serviceEntry]struct{}) []types.NamespacedName {
 	return list
 }
 
-// insert adds the element to the set under the key, making the set if need be.
+// insert adds the element to the set under the key, which it creates if necessary.
 func insert[K comparable, E comparable](sets map[K]map[E]struct{}, key K, element E) {
 	set := sets[key]
 	if set == nil {
@@ -267,7 +263,7 @@ func insert[K comparable, E comparable](sets map[K]map[E]struct{}, key K, elemen
 	set[element] = struct{}{}
 }
 
-// remove takes the element out of the set under the key.
+// remove removes the element from the set under the key.
 func remove[K comparable, E comparable](sets map[K]map[E]struct{}, key K, element E) {
 	set := sets[key]
 	delete(set, element)

@@ -27,9 +27,8 @@ func NodeOf(node *corev1.Node) Node {
 	return result
 }
 
-// SetNode takes note of a new or changed Node. Services are affected that have
-// Pods on it, if it is new or its zone changed, and those with topology-mode:
-// Auto, if the zones' shares changed.
+// SetNode adds or changes a Node. It affects Services with Pods on it, if it is new or
+// its zone changed, and those with topology-mode: Auto, if the zones' shares changed.
 func (x *Index) SetNode(node Node) []types.NamespacedName {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -39,7 +38,7 @@ func (x *Index) SetNode(node Node) []types.NamespacedName {
 	return names(x.nodeChanged(entry, known && old.Zone == node.Zone, known && old == node))
 }
 
-// DeleteNode forgets a Node.
+// DeleteNode removes a Node.
 func (x *Index) DeleteNode(name string) []types.NamespacedName {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -73,7 +72,7 @@ func (x *Index) nodeChanged(entry *nodeEntry, sameZone, sameWeight bool) map[*se
 	return affected
 }
 
-// currentShares returns the zones' shares, computed anew if Nodes changed.
+// currentShares returns the zones' shares, computed again if Nodes changed.
 func (x *Index) currentShares() Shares {
 	if x.sharesOld {
 		list := make([]Node, 0, len(x.nodes))
@@ -117,10 +116,10 @@ func (x *Index) leaveNode(entry *podEntry, name string) {
 	}
 }
 
-// SetSlice takes note of a slice, be it from a watch or from the answer to a
-// write of our own. Older versions than the one known, and slices that
-// ForgetSlice was told of, are ignored, so that the answer to a write can be put
-// in at once and what the watch says later is no news.
+// SetSlice adds or changes a slice, from a watch or from the answer to a write of this
+// process. It ignores versions older than the known one, and slices after ForgetSlice,
+// so that the answer to a write can be set immediately and the watch's later event
+// changes nothing.
 func (x *Index) SetSlice(slice *discoveryv1.EndpointSlice) []types.NamespacedName {
 	name, ok := serviceOf(slice)
 	if !ok {
@@ -143,13 +142,13 @@ func (x *Index) SetSlice(slice *discoveryv1.EndpointSlice) []types.NamespacedNam
 	return []types.NamespacedName{name}
 }
 
-// DeleteSlice takes note that the watch saw a slice go.
+// DeleteSlice removes a slice of which the watch reported the deletion.
 func (x *Index) DeleteSlice(slice *discoveryv1.EndpointSlice) []types.NamespacedName {
 	return x.removeSlice(slice, false)
 }
 
-// ForgetSlice takes note that we deleted a slice, or found it gone: what the
-// watch may still have to say of it is ignored.
+// ForgetSlice removes a slice that this process deleted or did not find; later events of
+// the watch about it are ignored.
 func (x *Index) ForgetSlice(slice *discoveryv1.EndpointSlice) { x.removeSlice(slice, true) }
 
 func (x *Index) removeSlice(slice *discoveryv1.EndpointSlice, ours bool) []types.NamespacedName {
@@ -185,13 +184,13 @@ func (x *Index) removeSlice(slice *discoveryv1.EndpointSlice, ours bool) []types
 	return []types.NamespacedName{name}
 }
 
-// serviceOf returns the Service that a slice says it belongs to.
+// serviceOf returns the Service that a slice names.
 func serviceOf(slice *discoveryv1.EndpointSlice) (types.NamespacedName, bool) {
 	name := slice.Labels[discoveryv1.LabelServiceName]
 	return types.NamespacedName{Namespace: slice.Namespace, Name: name}, name != ""
 }
 
-// newer tells whether a is a later version than b. Versions that cannot be
+// newer reports whether a is a later version than b. Versions that cannot be
 // compared count as newer if they differ (KEP-5504).
 func newer(a, b *discoveryv1.EndpointSlice) bool {
 	order, err := resourceversion.CompareResourceVersion(a.ResourceVersion, b.ResourceVersion)

@@ -11,7 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// SetService takes note of a new or changed Service.
+// SetService adds or changes a Service.
 func (x *Index) SetService(service *corev1.Service) []types.NamespacedName {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -37,7 +37,7 @@ func (x *Index) SetService(service *corev1.Service) []types.NamespacedName {
 	return []types.NamespacedName{name}
 }
 
-// DeleteService forgets a Service. Its slices are kept until they go too.
+// DeleteService removes a Service. Its slices stay until they are deleted too.
 func (x *Index) DeleteService(name types.NamespacedName) []types.NamespacedName {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -53,7 +53,7 @@ func (x *Index) DeleteService(name types.NamespacedName) []types.NamespacedName 
 	return []types.NamespacedName{name}
 }
 
-// sameForEndpoints tells whether two versions of a Service have the same slices.
+// sameForEndpoints reports whether two versions of a Service have the same slices.
 func sameForEndpoints(a, b *corev1.Service) bool {
 	return a.UID == b.UID &&
 		(a.DeletionTimestamp == nil) == (b.DeletionTimestamp == nil) &&
@@ -95,7 +95,7 @@ func (n *namespaceIndex) file(entry *serviceEntry) {
 	}
 }
 
-// fewerServices tells whether a is a better pair to file under than b; the order
+// fewerServices reports whether a is a better pair to file under than b; the order
 // among equals does not depend on that of the map.
 func (n *namespaceIndex) fewerServices(a, b pair) bool {
 	if x, y := len(n.servicesByPair[a]), len(n.servicesByPair[b]); x != y {
@@ -104,7 +104,7 @@ func (n *namespaceIndex) fewerServices(a, b pair) bool {
 	return a.key < b.key
 }
 
-// unfile undoes file; old is the Service as it was then, nil if it never was.
+// unfile undoes file; old is the Service as it was filed, nil for none.
 func (n *namespaceIndex) unfile(entry *serviceEntry, old *corev1.Service) {
 	if old == nil || len(old.Spec.Selector) == 0 {
 		return
@@ -116,7 +116,7 @@ func (n *namespaceIndex) unfile(entry *serviceEntry, old *corev1.Service) {
 	clear(entry.pods)
 }
 
-// SetPod takes note of a new or changed Pod.
+// SetPod adds or changes a Pod.
 func (x *Index) SetPod(pod *corev1.Pod) []types.NamespacedName {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -147,12 +147,12 @@ func (x *Index) SetPod(pod *corev1.Pod) []types.NamespacedName {
 		}
 	}
 	if old == nil && !Published(pod) {
-		return nil // a Pod without an address is news to nobody
+		return nil // a Pod without an address is in no slice
 	}
 	return names(affected)
 }
 
-// DeletePod forgets a Pod.
+// DeletePod removes a Pod.
 func (x *Index) DeletePod(name types.NamespacedName) []types.NamespacedName {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -180,9 +180,8 @@ func (x *Index) DeletePod(name types.NamespacedName) []types.NamespacedName {
 	return names(affected)
 }
 
-// samePodForEndpoints tells whether two versions of a Pod, labels apart, make
-// the same endpoints. That a terminating Pod's deadline moves, or that its
-// containers end one after the other, makes no difference.
+// samePodForEndpoints reports whether two versions of a Pod, labels apart, make the same
+// endpoints. A new deadline of a terminating Pod, or an ended container, changes none.
 func samePodForEndpoints(a, b *corev1.Pod) bool {
 	return a.UID == b.UID && a.Spec.NodeName == b.Spec.NodeName &&
 		a.Spec.Hostname == b.Spec.Hostname && a.Spec.Subdomain == b.Spec.Subdomain &&

@@ -46,8 +46,8 @@ func newLayout(in *Input) *layout {
 	return l
 }
 
-// addExisting takes note of the slices that there are. Slices that are being
-// deleted only keep their names.
+// addExisting adds the existing slices. Of slices that are being deleted only the names
+// count.
 func (l *layout) addExisting(existing []*discoveryv1.EndpointSlice) {
 	l.existing = map[discoveryv1.AddressType][]*discoveryv1.EndpointSlice{}
 	l.taken = make(map[string]bool, len(existing))
@@ -85,12 +85,12 @@ type packing struct {
 	lists   [][]discoveryv1.EndpointPort
 	groups  []*packingGroup // those with targets, sorted by port key
 
-	// spares are slices that are not needed as they are: they will be updated to
-	// something else, or deleted. Either costs one write.
+	// spares are slices that are not needed as they are: they are updated to something
+	// else or deleted, each with one write.
 	spares []spare
-	// left are slices whose endpoints have moved to others. They can only be
-	// deleted, and only after those have been written: an update to something
-	// else might come first, and then endpoints would be missing for a while.
+	// left are slices whose endpoints have moved to others. They can only be deleted,
+	// after the others have been written: an update could come first, and endpoints
+	// would be missing meanwhile.
 	left []*discoveryv1.EndpointSlice
 	// duplicates counts endpoints that have a place in an earlier slice.
 	duplicates int
@@ -142,8 +142,8 @@ func (p *packing) makeGroups() {
 	slices.SortFunc(p.groups, func(a, b *packingGroup) int { return cmp.Compare(a.key, b.key) })
 }
 
-// keep gives the targets that already are in a slice of the right ports their
-// place, and makes spares of the slices that nobody needs.
+// keep places the targets that are already in a slice with the right ports, and makes
+// spares of the slices without any.
 func (l *layout) keep(p *packing, family discoveryv1.AddressType, keyOf keyFunc) {
 	byKey := make(map[string]int32, len(p.targets))
 	for i := range p.targets {
@@ -211,10 +211,10 @@ func (p *packing) roomNeeded() []int {
 	return needed
 }
 
-// heir returns the group to which most of the endpoints of a slice belong whose
-// own ports nobody has any more, among the groups that need room; nil for none.
-// Such a slice gets other ports in place, and keeps its endpoints. It tells, too,
-// whether any endpoint stays at all, there or elsewhere.
+// heir returns, for a slice whose ports no target has any longer, the group that most of
+// its endpoints belong to, among the groups that need room; nil for none. The slice gets
+// that group's ports and keeps its endpoints. stays reports whether any endpoint stays,
+// there or elsewhere.
 func (p *packing) heir(existing *discoveryv1.EndpointSlice, byKey map[string]int32, keyOf keyFunc, room []int) (best *packingGroup, stays bool) {
 	counts := make([]int, len(p.lists))
 	for i := range existing.Endpoints {
@@ -351,8 +351,7 @@ func (l *layout) placeholder(p *packing, family discoveryv1.AddressType) int {
 	return 1
 }
 
-// dropOtherFamilies deletes the slices of families that the owner does not have
-// any more.
+// dropOtherFamilies deletes the slices of families that the owner no longer has.
 func (l *layout) dropOtherFamilies(families []discoveryv1.AddressType) {
 	for family, list := range l.existing {
 		if !slices.Contains(families, family) {

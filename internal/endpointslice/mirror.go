@@ -23,7 +23,7 @@ const MaxMirrored = 1000
 // leaderAnnotation marks Endpoints objects that are locks of an old kind.
 const leaderAnnotation = "control-plane.alpha.kubernetes.io/leader"
 
-// Mirrors tells whether an Endpoints object of a Service without a selector is
+// Mirrors reports whether an Endpoints object of a Service without a selector is
 // to be mirrored into slices: it is not a lock, does not ask to be skipped, and
 // was not made from a selector that the Service had before.
 func Mirrors(endpoints *corev1.Endpoints) bool { //nolint:staticcheck

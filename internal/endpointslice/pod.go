@@ -10,7 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-// Selects tells whether a Service's selector matches a Pod's labels. A nil or
+// Selects reports whether a Service's selector matches a Pod's labels. A nil or
 // empty selector matches nothing: such a Service's endpoints are made by hand.
 func Selects(selector, labels map[string]string) bool {
 	if len(selector) == 0 {
@@ -24,9 +24,9 @@ func Selects(selector, labels map[string]string) bool {
 	return true
 }
 
-// Published tells whether a Pod belongs into its Services' slices at all: it
-// has an address and its containers have not all ended for good. Terminating
-// Pods are published, with their conditions saying so (KEP-1672).
+// Published reports whether a Pod belongs into its Services' slices: it has an address
+// and its containers have not all ended for good. Terminating Pods are published, with
+// conditions that show it (KEP-1672).
 func Published(pod *corev1.Pod) bool {
 	switch pod.Status.Phase {
 	case corev1.PodSucceeded, corev1.PodFailed:
@@ -35,7 +35,7 @@ func Published(pod *corev1.Pod) bool {
 	return pod.Status.PodIP != "" || len(pod.Status.PodIPs) > 0
 }
 
-// Ready tells whether the Pod's Ready condition is true.
+// Ready reports whether the Pod's Ready condition is true.
 func Ready(pod *corev1.Pod) bool {
 	condition := readyCondition(pod)
 	return condition != nil && condition.Status == corev1.ConditionTrue

@@ -61,11 +61,11 @@ func copiedLabels(service *corev1.Service) map[string]string {
 	return labels
 }
 
-// Manager says who keeps a slice of the Service, nil if it is not known:
-// ManagedBy for Causeway, else the label's value. Of slices that have the
-// other's value those with the keeper's label are ours, unless the label may be
-// the Service's, from which the other controller copies it: such a Service's slices have
-// ManagedBy for a label.
+// Manager returns the manager of a slice of the Service, which is nil if unknown:
+// ManagedBy for Causeway, else the label's value. Slices with
+// kube-controller-manager's value and the keeper's label are Causeway's, unless that
+// label may be the Service's, which the other controller copies: slices of such a
+// Service have ManagedBy for a label.
 func Manager(service *corev1.Service, slice *discoveryv1.EndpointSlice) string {
 	manager := slice.Labels[discoveryv1.LabelManagedBy]
 	if manager != KubeManagedBy || slice.Labels[v1alpha1.EndpointSliceKeeperLabel] != v1alpha1.EndpointSliceKeeper {
@@ -79,7 +79,7 @@ func Manager(service *corev1.Service, slice *discoveryv1.EndpointSlice) string {
 	return ManagedBy
 }
 
-// HasOwnName tells whether one of the slices is labelled as in Input.OwnName.
+// HasOwnName reports whether one of the slices is labelled as in Input.OwnName.
 func HasOwnName(list []*discoveryv1.EndpointSlice) bool {
 	return slices.ContainsFunc(list, func(slice *discoveryv1.EndpointSlice) bool {
 		return slice.Labels[discoveryv1.LabelManagedBy] == ManagedBy
@@ -96,7 +96,7 @@ type template struct {
 	triggerTime time.Time
 }
 
-// upToDate tells whether the slice's metadata is as the template wants it. The
+// upToDate reports whether the slice's metadata is as the template wants it. The
 // trigger time says when the endpoints changed, so it is none of it.
 func (t *template) upToDate(slice *discoveryv1.EndpointSlice) bool {
 	if !maps.Equal(slice.Labels, t.labels) || !ownedBy(slice, t.owner.UID) {

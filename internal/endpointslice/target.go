@@ -19,7 +19,7 @@ type target struct {
 	key string
 
 	address string
-	more    []string // further addresses of the same family, as good as always none
+	more    []string // further addresses of the same family, nearly always none
 
 	conditions conditions
 
@@ -49,8 +49,8 @@ type hint struct {
 	before     string // the one zone hint of the existing endpoint
 }
 
-// matches tells whether the endpoint is exactly what the target asks for. The
-// resource version in the target reference is nobody's business.
+// matches reports whether the endpoint is exactly the target's, apart from the resource
+// version in the target reference.
 func (t *target) matches(endpoint *discoveryv1.Endpoint) bool {
 	return t.matchesAddresses(endpoint.Addresses) &&
 		t.conditions.matches(&endpoint.Conditions) &&

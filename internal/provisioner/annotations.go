@@ -114,7 +114,7 @@ func AnnotationProblems(svc *corev1.Service, metalLBHeeded bool) []AnnotationPro
 	return out
 }
 
-// unknown tells whether a key is meant for Causeway, by its prefix in any case or
+// unknown reports whether a key is meant for Causeway, by its prefix in any case or
 // nearly so, and is none of ours.
 func unknown(key string) bool {
 	prefix, _, ok := strings.Cut(key, "/")

@@ -15,7 +15,7 @@ import (
 
 // Provisioner gives Services addresses and serves them there. Its methods are
 // safe for concurrent use for different owners; the caller never runs two for
-// one owner at once.
+// one owner immediately.
 type Provisioner interface {
 	// Class is the spec.loadBalancerClass of the Services that it serves.
 	Class() string
