@@ -21,7 +21,7 @@ func cleanupCommand(f *flags) *cobra.Command {
 	var drain time.Duration
 	cmd := &cobra.Command{
 		Use:   "cleanup",
-		Short: "Removes from the kernel everything that an agent made, or what kube-proxy left",
+		Short: "Remove from the kernel everything that an agent created, or what kube-proxy left",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if kubeProxy {
@@ -32,12 +32,12 @@ func cleanupCommand(f *flags) *cobra.Command {
 	}
 	fs := cmd.Flags()
 	fs.BoolVar(&kubeProxy, "kube-proxy", false, "remove what kube-proxy left instead, and nothing of Causeway's: refused while kube-proxy runs, or while no rules of Causeway forward")
-	fs.BoolVar(&dryRun, "dry-run", false, "with --kube-proxy: only say what would be removed")
-	fs.DurationVar(&drain, "drain", 15*time.Minute, "with --kube-proxy: how long connections of its mode ipvs may take to end before they are cut off")
+	fs.BoolVar(&dryRun, "dry-run", false, "with --kube-proxy: only print what would be removed")
+	fs.DurationVar(&drain, "drain", 15*time.Minute, "with --kube-proxy: how long connections of its mode ipvs may take to end before they are closed")
 	return cmd
 }
 
-// cleanup removes what any mode made.
+// cleanup removes what any mode created.
 func cleanup(ctx context.Context, f *flags) error {
 	b, err := modes.New(modes.Config{Mode: modes.Auto, Kinds: modes.Kinds(f.modes)})
 	if err != nil {
@@ -47,7 +47,7 @@ func cleanup(ctx context.Context, f *flags) error {
 	return errors.Join(b.Cleanup(ctx), conntrack.Cleanup())
 }
 
-// cleanupKubeProxy removes what kube-proxy left, and tells out.
+// cleanupKubeProxy removes what kube-proxy left, and prints it to out.
 func cleanupKubeProxy(ctx context.Context, out io.Writer, kinds map[modes.Mode]modes.Kind, dryRun bool, drain time.Duration) error {
 	found, err := kubeproxy.Find(ctx)
 	if err != nil {
@@ -64,14 +64,14 @@ func cleanupKubeProxy(ctx context.Context, out io.Writer, kinds map[modes.Mode]m
 		return nil
 	}
 	if how := kubeproxy.Running(ctx); how != "" {
-		return fmt.Errorf("kube-proxy runs on this node (%s) and would make its rules again: stop it first, its rules stay until this removes them", how)
+		return fmt.Errorf("kube-proxy runs on this node (%s) and would create its rules again: stop it first; its rules stay until this command removes them", how)
 	}
 	programmed, err := modes.Programmed(kinds)
 	if err != nil {
 		return err
 	}
 	if !programmed {
-		return errors.New("no rules of Causeway are on this node, so that nothing would forward to Services without kube-proxy's: start the agent first")
+		return errors.New("this node has no rules of Causeway, so without kube-proxy's rules nothing would forward to Services: start the agent first")
 	}
 	last := -1
 	err = found.Remove(ctx, kubeproxy.Config{Drain: drain, Waiting: func(connections int) {

@@ -3,9 +3,9 @@
 // Command agent programs one node's kernel with Services and announces
 // LoadBalancer addresses.
 //
-//	agent            serve until SIGTERM; forwarding stays in the kernel after
-//	agent cleanup    remove from the kernel everything that an agent made; with
-//	                 --kube-proxy, instead, what kube-proxy left there
+//	agent            serve until SIGTERM; the kernel continues to forward
+//	agent cleanup    remove from the kernel everything that an agent created or, with
+//	                 --kube-proxy, what kube-proxy left
 package main
 
 import (
@@ -34,8 +34,8 @@ func main() { os.Exit(run()) }
 
 func run() int {
 	if os.Getenv("GOGC") == "" {
-		// Most of the heap is a copy of the API's objects, which hardly changes:
-		// memory is worth more than the little collecting that this adds.
+		// Most of the heap is a copy of the API's objects, which hardly changes, so that
+		// more frequent collections cost little and save memory.
 		debug.SetGCPercent(40)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
@@ -51,7 +51,7 @@ func command() *cobra.Command {
 	f := &flags{}
 	cmd := &cobra.Command{
 		Use:           "agent",
-		Short:         "Programs this node's kernel with Services and announces LoadBalancer addresses",
+		Short:         "Program this node's kernel with Services and announce LoadBalancer addresses",
 		Args:          cobra.NoArgs,
 		Version:       version.String(),
 		SilenceUsage:  true,
@@ -96,11 +96,11 @@ func serve(ctx context.Context, f *flags) error {
 	if err := a.Run(ctx); err != nil {
 		return err
 	}
-	log.Info("Agent stopped, forwarding stays as it is")
+	log.Info("Agent stopped; the kernel continues to forward")
 	return nil
 }
 
-// restConfig is the kubeconfig's, or that of the Pod that this runs in.
+// restConfig returns the config of the kubeconfig, or of the Pod's ServiceAccount.
 func restConfig(kubeconfig string) (*rest.Config, error) {
 	load := rest.InClusterConfig
 	if kubeconfig != "" {

@@ -37,7 +37,7 @@ Runs as root, or as any user where the kernel has user namespaces.`,
 		SilenceErrors: true, SilenceUsage: true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	command.PersistentFlags().StringVar(&name, "name", "", "tells labs apart that run at the same time (default \"lab\")")
+	command.PersistentFlags().StringVar(&name, "name", "", "name of the lab, if several run at the same time (default \"lab\")")
 	command.AddCommand(
 		newUpCommand(&name), newDemoCommand(&name), newShellCommand(&name),
 		newLogsCommand(&name), newNodeCommand(&name), newDepsCommand(), newCleanCommand(),
@@ -78,12 +78,12 @@ func newDemoCommand(name *string) *cobra.Command {
 			return runLab(command.Context(), *name, 3, options)
 		},
 	}
-	command.Flags().BoolVar(&options.Once, "once", false, "end when it has been shown; fail unless all of it worked")
+	command.Flags().BoolVar(&options.Once, "once", false, "exit at the end of the demonstration; fail unless all of it worked")
 	command.Flags().StringVar(&options.Result, "result", filepath.Join("build", "demo.json"), "file for the outcome")
 	return command
 }
 
-// runLab prepares and runs a lab; it returns when that has ended.
+// runLab prepares and runs a lab until it ends.
 func runLab(ctx context.Context, name string, nodes int, options demo.Options) error {
 	if nodes < 1 || nodes > 80 {
 		return errors.New("--nodes: must be 1 to 80")
@@ -92,7 +92,7 @@ func runLab(ctx context.Context, name string, nodes int, options demo.Options) e
 		if err := lab.Check(); err != nil {
 			return err
 		}
-		fmt.Fprintln(os.Stderr, "Going on without programs that only you would use:", err)
+		fmt.Fprintln(os.Stderr, "Continuing without programs that only you would use:", err)
 	}
 	setup, err := lab.Prepare(ctx, name)
 	if err != nil {
@@ -112,7 +112,7 @@ func runLab(ctx context.Context, name string, nodes int, options demo.Options) e
 	return nil
 }
 
-// commandName is how the user would call this program again.
+// commandName returns how the user calls this program.
 func commandName() string {
 	if path, err := os.Executable(); err == nil && strings.Contains(path, "go-build") {
 		return "go run ./cmd/causeway-lab"
@@ -123,7 +123,7 @@ func commandName() string {
 func newShellCommand(name *string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "shell client|lan|NODE|pod/NAME [-- COMMAND...]",
-		Short: "A shell, or a command, on a machine or in a Pod of a running lab",
+		Short: "Run a shell, or a command, on a machine or in a Pod of a running lab",
 		Long: `A shell on a machine or in a Pod of a running lab. A Pod outside of the namespace
 default is pod/NAMESPACE/NAME. The beginning of a name is enough; of several Pods,
 the first is taken.`,
@@ -151,7 +151,7 @@ func newLogsCommand(name *string) *cobra.Command {
 	var follow bool
 	command := &cobra.Command{
 		Use:   "logs [NAMESPACE/]POD",
-		Short: "What the containers of a Pod printed; works for a lab that has failed, too",
+		Short: "Print the output of a Pod's containers; works for a lab that has failed, too",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(command *cobra.Command, args []string) error {
 			files, err := lab.PodLogs(*name, args[0])
@@ -161,7 +161,7 @@ func newLogsCommand(name *string) *cobra.Command {
 			return printLogs(command.Context(), command.OutOrStdout(), files, follow)
 		},
 	}
-	command.Flags().BoolVarP(&follow, "follow", "f", false, "go on as long as something comes")
+	command.Flags().BoolVarP(&follow, "follow", "f", false, "print what is added until Ctrl-C")
 	return command
 }
 
@@ -203,7 +203,7 @@ func newNodeCommand(name *string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "node off|on|cut|mend|isolate|rejoin NODE",
 		Short: "Pull a node's plug, or its network cable",
-		Long: `off      end every process of the node at once, and cut its link
+		Long: `off      kill every process of the node, and cut its link
 on       start it again
 cut      take its link down; mend puts it back
 isolate  have the switch drop its packets, with the link up; rejoin ends that`,
@@ -218,13 +218,13 @@ func newDepsCommand() *cobra.Command {
 	var tests bool
 	command := &cobra.Command{
 		Use:   "deps",
-		Short: "Install the programs that the lab calls (as root on Debian), or say which are missing",
+		Short: "Install the programs that the lab calls (as root on Debian), or list which are missing",
 		Args:  cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			return lab.InstallMissing(command.Context(), os.Stderr, tests)
 		},
 	}
-	command.Flags().BoolVar(&tests, "tests", false, "those that only tests call, too")
+	command.Flags().BoolVar(&tests, "tests", false, "also those that only tests call")
 	return command
 }
 

@@ -20,7 +20,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/explain"
 )
 
-// Exit codes of explain, for scripts: 1 is an answer, 2 is none.
+// Exit codes of explain, for scripts: 1 if something is wrong, 2 without an answer.
 const (
 	exitWrong  = cli.ExitError(1)
 	exitFailed = cli.ExitError(2)
@@ -30,12 +30,12 @@ func newExplainCommand() *cobra.Command {
 	cluster := newClusterFlags()
 	command := &cobra.Command{
 		Use:   "explain [NAMESPACE/]SERVICE",
-		Short: "Say why a Service does not work, and what to do",
+		Short: "Explain why a Service does not work, and what to do",
 		Long: `Follow a Service through the API (its addresses, the Pods behind it, its load
-balancer address and who announces it, the agents) and say in plain sentences
-what is wrong and what to do. It reads with your rights and changes nothing.
+balancer address and its announcer, the agents) and explain in plain sentences
+what is wrong and what to do. It reads with your permissions and changes nothing.
 
-Exit status: 0 nothing wrong found, 1 something is wrong, 2 it could not look.`,
+Exit status: 0 nothing wrong found, 1 something is wrong, 2 the check failed.`,
 		Example: `  causeway explain shop/web
   kubectl causeway explain web -n shop`,
 		Args: cobra.ExactArgs(1),
@@ -53,7 +53,7 @@ Exit status: 0 nothing wrong found, 1 something is wrong, 2 it could not look.`,
 	return command
 }
 
-// clusterFlags are the flags that say which cluster, and where Causeway runs in it.
+// clusterFlags select a cluster, and the namespace of Causeway in it.
 type clusterFlags struct {
 	rules     *clientcmd.ClientConfigLoadingRules
 	overrides clientcmd.ConfigOverrides
@@ -66,8 +66,8 @@ func newClusterFlags() *clusterFlags {
 
 func (f *clusterFlags) register(command *cobra.Command) {
 	flags := command.Flags()
-	flags.StringVar(&f.rules.ExplicitPath, "kubeconfig", "", "file that says how to reach the API server (default: $KUBECONFIG, else ~/.kube/config)")
-	flags.StringVar(&f.overrides.CurrentContext, "context", "", "context of that file to use")
+	flags.StringVar(&f.rules.ExplicitPath, "kubeconfig", "", "kubeconfig file (default: $KUBECONFIG, else ~/.kube/config)")
+	flags.StringVar(&f.overrides.CurrentContext, "context", "", "context of the kubeconfig to use")
 	flags.StringVar(&f.system, "system-namespace", v1alpha1.SystemNamespace, "namespace in which Causeway runs")
 }
 
@@ -110,10 +110,10 @@ func runExplain(command *cobra.Command, config clientcmd.ClientConfig, service, 
 	return nil
 }
 
-// errNoCluster is instead of client-go's error, whose advice does not help here.
-var errNoCluster = errors.New("no kubeconfig says how to reach the API server: set KUBECONFIG, or --kubeconfig")
+// errNoCluster replaces client-go's error, whose advice does not help here.
+var errNoCluster = errors.New("no kubeconfig describes the API server: set KUBECONFIG, or --kubeconfig")
 
-// clusterConfig is how to reach the API server.
+// clusterConfig returns the config of a client.
 func clusterConfig(config clientcmd.ClientConfig) (*rest.Config, error) {
 	c, err := config.ClientConfig()
 	if clientcmd.IsEmptyConfig(err) {

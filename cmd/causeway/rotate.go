@@ -16,7 +16,7 @@ import (
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 )
 
-// rotateCheck is how often the Secret is looked at with --wait.
+// rotateCheck is how often the Secret is read with --wait.
 const rotateCheck = 5 * time.Second
 
 func newRotateGossipKeyCommand() *cobra.Command {
@@ -26,13 +26,13 @@ func newRotateGossipKeyCommand() *cobra.Command {
 		Use:   "rotate-gossip-key",
 		Short: "Have the agents use another gossip key",
 		Long: `Ask the controller for another key of the agents' gossip, for example after a
-node was broken into or was taken out of the cluster. Nothing moves meanwhile:
-every agent learns of the new key before one uses it. The new key is in use
-about five minutes later, and the old one is worth nothing another five minutes
-after that.
+node was compromised or was removed from the cluster. No address moves meanwhile:
+every agent has the new key before one uses it. The new key is in use about five
+minutes later, and the old one is no longer accepted another five minutes after
+that.
 
-An agent that does not reach the API server for that long is not heard by the
-others until it does. You need the right to get and patch the Secret
+The others do not hear an agent that cannot reach the API server for that long,
+until it can. You need permission to get and patch the Secret
 ` + v1alpha1.GossipSecret + `.`,
 		Example: `  causeway rotate-gossip-key --wait`,
 		Args:    cobra.NoArgs,
@@ -49,7 +49,7 @@ others until it does. You need the right to get and patch the Secret
 		},
 	}
 	cluster.register(command)
-	command.Flags().BoolVar(&follow, "wait", false, "wait until the old key is not accepted any more")
+	command.Flags().BoolVar(&follow, "wait", false, "wait until the old key is no longer accepted")
 	return command
 }
 
@@ -74,31 +74,31 @@ func rotateGossipKey(ctx context.Context, c client.Client, namespace string, fol
 	if !follow {
 		return nil
 	}
-	said := ""
+	printed := ""
 	return wait.PollUntilContextCancel(ctx, rotateCheck, true, func(ctx context.Context) (bool, error) {
 		if err := c.Get(ctx, name, secret); err != nil {
-			return false, nil // the API server is out of reach for a moment
+			return false, nil // the API server cannot be reached at the moment
 		}
 		state := rotation(secret, old)
-		if state != said {
+		if state != printed {
 			fmt.Fprintln(out, state)
-			said = state
+			printed = state
 		}
 		return state == rotationDone, nil
 	})
 }
 
-const rotationDone = "The old key is not accepted any more."
+const rotationDone = "The old key is no longer accepted."
 
-// rotation says how far a change from old is.
+// rotation returns the progress of a change from the key old.
 func rotation(secret *corev1.Secret, old string) string {
 	_, asked := secret.Annotations[v1alpha1.RotateGossipKeyAnnotation]
 	current, other := string(secret.Data[v1alpha1.GossipKey]), string(secret.Data[v1alpha1.GossipPreviousKey])
 	switch {
 	case asked && current == old:
-		return "Waiting for the controller; a change under way is finished first."
+		return "Waiting for the controller; it finishes a change in progress first."
 	case current == old:
-		return "The agents learn of the new key, which is used from " + secret.Annotations[v1alpha1.GossipKeyNextAnnotation] + "."
+		return "The agents get the new key, which is used from " + secret.Annotations[v1alpha1.GossipKeyNextAnnotation] + "."
 	case other == old:
 		return "The new key is in use. The old one is accepted until " + secret.Annotations[v1alpha1.GossipKeyRetireAnnotation] + "."
 	}

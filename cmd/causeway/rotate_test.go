@@ -37,10 +37,10 @@ func TestRotateGossipKey(t *testing.T) {
 
 	for _, tc := range []struct{ key, previous, asked, want string }{
 		{"old", "", "now", "Waiting"},
-		{"old", "new", "", "learn"},
+		{"old", "new", "", "get the new key"},
 		{"new", "old", "", "in use"},
-		{"new", "", "", "not accepted"},
-		{"newer", "new", "", "not accepted"},
+		{"new", "", "", "no longer accepted"},
+		{"newer", "new", "", "no longer accepted"},
 	} {
 		s := &corev1.Secret{Data: map[string][]byte{v1alpha1.GossipKey: []byte(tc.key), v1alpha1.GossipPreviousKey: []byte(tc.previous)}}
 		if tc.asked != "" {

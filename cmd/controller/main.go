@@ -46,25 +46,25 @@ type flags struct {
 }
 
 func (f *flags) register(fs *flag.FlagSet) {
-	fs.StringVar(&f.metricsAddress, "metrics-address", ":8080", "address of /metrics: at a loopback address by HTTP for everyone, else by HTTPS for whom the API server lets get /metrics; 0 switches it off")
+	fs.StringVar(&f.metricsAddress, "metrics-address", ":8080", "address of /metrics: at a loopback address over HTTP without authorization, else over HTTPS for clients that the API server authorizes to get /metrics; 0 switches it off")
 	fs.StringVar(&f.healthAddress, "health-address", ":8081", "address of /healthz and /readyz; 0 switches them off")
-	fs.StringVar(&f.webhookClientCA, "webhook-client-ca", "", "file of authorities, as PEM: only the API server with a client certificate that one of them signed, and other replicas, may ask the webhooks; the API server needs that certificate in the kubeconfig of its --admission-control-config-file")
+	fs.StringVar(&f.webhookClientCA, "webhook-client-ca", "", "file of certificate authorities, as PEM: only the API server with a client certificate of one of them, and other replicas, may call the webhooks; the API server needs that certificate in the kubeconfig of its --admission-control-config-file")
 	fs.IntVar(&f.webhookPort, "webhook-port", 9443, "port of the admission webhooks; 0 switches them off")
 	fs.BoolVar(&f.leaderElect, "leader-elect", false, "let only one of several replicas write (webhooks are served by all)")
-	fs.DurationVar(&f.leaseDuration, "leader-lease-duration", 8*time.Second, "how long a dead leader keeps the others waiting; a leader that cannot reach the API server for two thirds of it restarts")
+	fs.DurationVar(&f.leaseDuration, "leader-lease-duration", 8*time.Second, "how long the other replicas wait for a dead leader; a leader that cannot reach the API server for two thirds of it restarts")
 	fs.Float64Var(&f.qps, "kube-api-qps", 200, "requests a second to the API server, on average; twice as many in a burst")
 	fs.BoolVar(&f.options.LoadBalancer.Default, "default-load-balancer", true, "serve Services of type LoadBalancer that have no loadBalancerClass")
 	fs.StringVar(&f.options.LoadBalancer.External, "external-load-balancers", "", "file that describes load balancers outside the cluster, by class")
-	fs.StringVar(&f.options.LoadBalancer.Forwarder, "forwarder", loadbalancer.ForwarderCauseway, "who forwards what comes for LoadBalancer addresses on the nodes: causeway, or kube-proxy, which with policy Local drops what is not local")
+	fs.StringVar(&f.options.LoadBalancer.Forwarder, "forwarder", loadbalancer.ForwarderCauseway, "what forwards packets to LoadBalancer addresses on the nodes: causeway, or kube-proxy, which with policy Local drops those without a local endpoint")
 	fs.BoolVar(&f.options.LoadBalancer.IgnoreExcludeLabel, "ignore-exclude-label", false, "have --external-load-balancers send to nodes with the label node.kubernetes.io/exclude-from-external-load-balancers too")
-	fs.BoolVar(&f.options.LoadBalancer.MetalLBAnnotations, "metallb-annotations", false, "heed the annotations address-pool, loadBalancerIPs and allow-shared-ip of metallb.io and metallb.universe.tf where a Service does not have Causeway's own")
+	fs.BoolVar(&f.options.LoadBalancer.MetalLBAnnotations, "metallb-annotations", false, "honour the annotations address-pool, loadBalancerIPs and allow-shared-ip of metallb.io and metallb.universe.tf where a Service does not have Causeway's own")
 	fs.StringVar(&f.renderHAProxy, "render-haproxy", "", "print the haproxy.cfg for this class of --external-load-balancers, and exit")
-	fs.BoolVar(&f.options.Features.LoadBalancer, "load-balancer", true, "give LoadBalancer addresses from pools")
-	fs.BoolVar(&f.options.Features.Allocation, "allocation", true, "give ClusterIPs and NodePorts from pools")
+	fs.BoolVar(&f.options.Features.LoadBalancer, "load-balancer", true, "assign LoadBalancer addresses from pools")
+	fs.BoolVar(&f.options.Features.Allocation, "allocation", true, "allocate ClusterIPs and NodePorts from pools")
 	fs.StringVar(&f.options.Allocation.NodePortRange, "service-node-port-range", "30000-32767", "the API server's flag of that name")
-	fs.BoolVar(&f.options.Features.Endpoints, "endpoints", true, "keep EndpointSlices and Endpoints")
-	fs.StringVar((*string)(&f.options.EndpointSlices), "endpoint-slices", "auto", "where kube-controller-manager could keep EndpointSlices too: auto (stand by if it does), take-over or hand-back")
-	fs.BoolVar(&f.options.EndpointSlicesOwnName, "endpoint-slices-own-name", false, "label EndpointSlices endpointslice.kubernetes.io/managed-by=endpointslice-controller.causeway.dev, as versions did that know no others as theirs: set it before such a version is installed")
+	fs.BoolVar(&f.options.Features.Endpoints, "endpoints", true, "manage EndpointSlices and Endpoints")
+	fs.StringVar((*string)(&f.options.EndpointSlices), "endpoint-slices", "auto", "where kube-controller-manager could manage EndpointSlices too: auto (stand by if it does), take-over or hand-back")
+	fs.BoolVar(&f.options.EndpointSlicesOwnName, "endpoint-slices-own-name", false, "label EndpointSlices endpointslice.kubernetes.io/managed-by=endpointslice-controller.causeway.dev, by which earlier versions recognise theirs: set it before such a version is installed")
 	f.zap.BindFlags(fs)
 	_ = fs.Set("zap-time-encoding", "rfc3339nano")
 }
@@ -124,7 +124,7 @@ func serve(f flags, log logr.Logger) error {
 		return fmt.Errorf("find the API server: %w: run in a Pod, or set --kubeconfig", err)
 	}
 	config.QPS, config.Burst = float32(f.qps), int(2*f.qps)
-	// Each warning once: that v1 Endpoints are deprecated comes with every write.
+	// Each warning once: every write of v1 Endpoints returns that they are deprecated.
 	config.WarningHandlerWithContext = crlog.NewKubeAPIWarningLogger(crlog.KubeAPIWarningLoggerOptions{Deduplicate: true})
 	config.DisableCompression = true // the network is near, the processor is not idle
 	keeper, err := newKeeper(config, f)
@@ -150,8 +150,8 @@ func serve(f flags, log logr.Logger) error {
 	return mgr.Start(ctx)
 }
 
-// newKeeper makes the keeper of the webhooks' certificate, with a client of
-// its own because the manager's does not exist yet.
+// newKeeper returns the keeper of the webhooks' certificate. It has a client of its own
+// because the manager does not exist yet.
 func newKeeper(config *rest.Config, f flags) (*certs.Keeper, error) {
 	direct, err := client.New(config, client.Options{Scheme: controllers.NewScheme()})
 	if err != nil {
@@ -197,8 +197,8 @@ func newManager(config *rest.Config, f flags, log logr.Logger, keeper *certs.Kee
 		LeaseDuration:                 &f.leaseDuration,
 		RenewDeadline:                 &renew,
 		RetryPeriod:                   &retry,
-		// Secrets are read one by one: a cache would need the right to list
-		// and watch all of them.
+		// Secrets are read one by one: a cache would need permission to list and watch
+		// all of them.
 		Cache:  controllers.CacheOptions(),
 		Client: client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}}}},
 	})

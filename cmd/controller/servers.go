@@ -31,13 +31,13 @@ import (
 	"github.com/causeway-lb/causeway/internal/httpserver"
 )
 
-// hookLimits let an API server have as many questions open as it has requests
-// in flight by default, each with a connection of its own. A question is
-// answered within the timeout of the webhook configurations.
+// hookLimits let an API server make as many calls at a time as it has requests in flight
+// by default, each with a connection of its own. A call ends within the timeout of the
+// webhook configurations.
 var hookLimits = httpserver.Limits{Connections: 2048, PerClient: 1024, Request: 15 * time.Second, Idle: time.Minute, Last: 10 * time.Second}
 
-// hooks serve the webhooks within bounds, where controller-runtime's own server
-// has none on connections or on the time for a body.
+// hooks serve the webhooks. Unlike controller-runtime's server they bound connections and
+// the time for a body.
 type hooks struct {
 	webhook.Server // registers, and has the mux
 	port           int
@@ -54,8 +54,8 @@ func tlsConfig(keeper *certs.Keeper) *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: keeper.GetCertificate}
 }
 
-// requireClients has clients show a certificate for clients that an authority of
-// the file signed, or, as other replicas do, the one that is served here.
+// requireClients requires clients to show a client certificate of an authority of the
+// file, or, as other replicas do, the certificate that is served here.
 func requireClients(config *tls.Config, file string, keeper *certs.Keeper) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -98,7 +98,7 @@ func (s *hooks) Start(ctx context.Context) error {
 	return nil
 }
 
-// StartedChecker implements webhook.Server: good when a client could connect.
+// StartedChecker implements webhook.Server: it succeeds when a client could connect.
 func (s *hooks) StartedChecker() healthz.Checker {
 	return func(*http.Request) error {
 		if s.port == 0 {
@@ -114,7 +114,7 @@ func (s *hooks) StartedChecker() healthz.Checker {
 	}
 }
 
-// certified reports whether anything is served by TLS.
+// certified reports whether anything is served over TLS.
 func (f flags) certified() bool {
 	return f.webhookPort != 0 || on(f.metricsAddress) && !loopback(f.metricsAddress)
 }
@@ -165,8 +165,8 @@ func addServers(mgr ctrl.Manager, f flags, keeper *certs.Keeper) error {
 	return addServer(mgr, "metrics", f.metricsAddress, config, handler)
 }
 
-// metricsHandler shows metrics to everyone at a loopback address, else to those
-// whom the API server lets get /metrics.
+// metricsHandler serves metrics, except at a loopback address only to clients that the API
+// server authorizes to get /metrics.
 func metricsHandler(config *rest.Config, address string) (http.Handler, error) {
 	var handler http.Handler = promhttp.HandlerFor(metrics.Registry, promhttp.HandlerOpts{ErrorHandling: promhttp.HTTPErrorOnError})
 	if !loopback(address) {
@@ -181,7 +181,7 @@ func metricsHandler(config *rest.Config, address string) (http.Handler, error) {
 	return mux, nil
 }
 
-// addServer serves what only tells something.
+// addServer adds a server that only reports.
 func addServer(mgr ctrl.Manager, name, address string, config *tls.Config, h http.Handler) error {
 	l, err := net.Listen("tcp", address)
 	if err != nil {

@@ -34,7 +34,7 @@ func (r *NodePortPoolReconciler) setup(mgr ctrl.Manager, changes *queue.Debounce
 		Complete(r)
 }
 
-// Reconcile looks at one pool.
+// Reconcile reconciles one pool.
 func (r *NodePortPoolReconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	var pool v1alpha1.NodePortPool
 	if err := r.client.Get(ctx, req.NamespacedName, &pool); err != nil {

@@ -36,7 +36,7 @@ import (
 const (
 	// poolLabel on a ServiceCIDR names the ClusterIPPool that needs it.
 	poolLabel = "causeway.dev/pool"
-	// cidrRecheck is when a ServiceCIDR that is in the way is looked at again.
+	// cidrRecheck is when a ServiceCIDR that is still in use is checked again.
 	cidrRecheck = 5 * time.Second
 )
 
@@ -53,7 +53,7 @@ func (r *ClusterIPPoolReconciler) setup(mgr ctrl.Manager, changes *queue.Debounc
 		Named("clusterippool").
 		For(&v1alpha1.ClusterIPPool{}).
 		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(func(context.Context, client.Object) []reconcile.Request {
-			changes.Enqueue() // one look at all pools for any number of nodes
+			changes.Enqueue() // all pools once for any number of nodes
 			return nil
 		}), builder.WithPredicates(predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 			before, after := e.ObjectOld.(*corev1.Node), e.ObjectNew.(*corev1.Node)
@@ -63,7 +63,7 @@ func (r *ClusterIPPoolReconciler) setup(mgr ctrl.Manager, changes *queue.Debounc
 		Complete(r)
 }
 
-// Reconcile looks at one pool.
+// Reconcile reconciles one pool.
 func (r *ClusterIPPoolReconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	var pool v1alpha1.ClusterIPPool
 	if err := r.client.Get(ctx, req.NamespacedName, &pool); err != nil {
@@ -187,9 +187,8 @@ func cidrName(pool string, p netip.Prefix) string {
 	return "causeway-" + pool + "-" + address + "-" + strconv.Itoa(p.Bits())
 }
 
-// removeCIDRs deletes the pool's ServiceCIDRs that are not wanted. One with
-// addresses that Services hold stays: without it the API server would refuse
-// every change of theirs.
+// removeCIDRs deletes the pool's ServiceCIDRs that are not wanted. One with addresses of
+// Services stays: without it the API server would deny every change of theirs.
 func (r *ClusterIPPoolReconciler) removeCIDRs(ctx context.Context, pool string, wanted map[string]bool) (reconcile.Result, error) {
 	var list networkingv1.ServiceCIDRList
 	if err := r.client.List(ctx, &list, client.MatchingLabels{v1alpha1.ManagedByLabel: v1alpha1.ManagedBy, poolLabel: pool}); err != nil {

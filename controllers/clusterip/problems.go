@@ -12,8 +12,8 @@ import (
 	"github.com/causeway-lb/causeway/internal/alloc/services"
 )
 
-// problems are those of all Services, for the pools' status and the metrics.
-// Safe for concurrent use.
+// problems has those of all Services, for the pools' status and the metrics. Safe for
+// concurrent use.
 type problems struct {
 	changed func() // called after a change; it must not block
 

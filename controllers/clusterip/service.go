@@ -39,9 +39,8 @@ const (
 	retryDenied = 10 * time.Second
 )
 
-// ServiceReconciler compares what each Service has with what the pools would
-// give it and reports it, and gives addresses and ports to Services that the API
-// server stored without.
+// ServiceReconciler reports Services whose values the pools would not give them, and
+// allocates addresses and ports to Services that the API server stored without.
 type ServiceReconciler struct {
 	Client    client.Client
 	Recorder  events.EventRecorder
@@ -82,7 +81,7 @@ func (r *ServiceReconciler) setup(mgr ctrl.Manager, changedServices *queue.Debou
 		Complete(r)
 }
 
-// Reconcile looks at one Service.
+// Reconcile reconciles one Service.
 func (r *ServiceReconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	var svc corev1.Service
 	if err := r.Client.Get(ctx, req.NamespacedName, &svc); err != nil {
@@ -106,7 +105,7 @@ func (r *ServiceReconciler) Reconcile(ctx context.Context, req reconcile.Request
 	return reconcile.Result{}, r.report(ctx, &svc, inPool(found))
 }
 
-// inPool is the condition that the problems make; nil for none.
+// inPool returns the condition for the problems; nil for none.
 func inPool(found []services.Problem) *metav1.Condition {
 	if len(found) == 0 {
 		return nil
@@ -120,8 +119,8 @@ func inPool(found []services.Problem) *metav1.Condition {
 	}
 }
 
-// report writes the condition, or removes it, and tells the user of a change. A
-// Service without problems costs no write.
+// report writes the condition, or removes it, and records an event for a change. A Service
+// without problems costs no write.
 func (r *ServiceReconciler) report(ctx context.Context, svc *corev1.Service, want *metav1.Condition) error {
 	before := svc.DeepCopy()
 	if want == nil {
@@ -140,8 +139,8 @@ func (r *ServiceReconciler) report(ctx context.Context, svc *corev1.Service, wan
 	return nil
 }
 
-// allocate returns a Service what it lacks, as the webhook does. That happens where
-// the API server does not allocate by itself.
+// allocate gives a Service what it lacks, as the webhook does, for API servers that do not
+// allocate themselves.
 func (r *ServiceReconciler) allocate(ctx context.Context, svc *corev1.Service) (reconcile.Result, error) {
 	grant, err := r.Allocator.Grant(ctx, allocator.Request{Service: svc, UID: string(uuid.NewUUID())})
 	if denied, ok := errors.AsType[*services.Denied](err); ok {
@@ -157,8 +156,8 @@ func (r *ServiceReconciler) allocate(ctx context.Context, svc *corev1.Service) (
 	if len(operations) == 0 {
 		return reconcile.Result{}, nil // no pool, nothing to give
 	}
-	// The API server refuses it when the Service is no longer what it was made
-	// for: its ports may have moved, or it may have been given what it lacked.
+	// The API server rejects the patch if the Service has changed: its ports may be in
+	// another order, or it may have got what it lacked.
 	unchanged := jsonpatch.NewOperation("test", "/metadata/resourceVersion", svc.ResourceVersion)
 	patch, err := json.Marshal(append([]jsonpatch.Operation{unchanged}, operations...))
 	if err != nil {

@@ -23,23 +23,23 @@ import (
 	"github.com/causeway-lb/causeway/internal/queue"
 )
 
-// statusDelay is how long changes of the allocations are gathered before the
-// pools' status is looked at, so that a thousand Services cost a few writes.
+// statusDelay is how long changes of the allocations are gathered before the pools' status
+// is computed, so that a thousand Services cost a few writes.
 const statusDelay = 500 * time.Millisecond
 
 // Options are the operator's choices about ClusterIPs and NodePorts.
 type Options struct {
 	// SystemNamespace is where Causeway runs.
 	SystemNamespace string
-	// NodePortRange is the API server's --service-node-port-range, which the API
-	// does not tell. Empty means 30000-32767.
+	// NodePortRange is the API server's --service-node-port-range, which the API does
+	// not show. Empty means 30000-32767.
 	NodePortRange string
 	// PendingFor is how long a grant is kept for a Service that does not appear. Zero
 	// means services.DefaultPendingFor; less is for tests.
 	PendingFor time.Duration
-	// Peers says how the replicas reach each other.
+	// Peers is how the replicas reach each other.
 	Peers allocator.Peers
-	// MetalLBAnnotations heeds MetalLB's annotations on Services, too.
+	// MetalLBAnnotations honours MetalLB's annotations on Services, too.
 	MetalLBAnnotations bool
 }
 

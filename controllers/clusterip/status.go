@@ -19,15 +19,15 @@ import (
 )
 
 const (
-	// passingRecheck is when the status of a pool with values that are pending or
-	// quarantined is looked at again: nothing else tells of their end.
+	// passingRecheck is when the status of a pool with pending or quarantined values is
+	// computed again: their end causes no event.
 	passingRecheck = time.Second
-	// notSeenRecheck is when a pool is looked at again that the allocator has not
-	// seen in this version.
+	// notSeenRecheck is when a pool is reconciled again that the allocator has not seen
+	// in this version.
 	notSeenRecheck = 50 * time.Millisecond
 )
 
-// passing returns when the status has to be looked at again; 0 for never.
+// passing returns when the status has to be computed again; 0 for never.
 func passing(stats ...alloc.Stats) time.Duration {
 	for _, s := range stats {
 		if s.Pending+s.Quarantined > 0 {
@@ -69,8 +69,7 @@ type finding struct {
 	fine          string // reason when True
 }
 
-// servicesOutside lists the Services that have other values than the pool would
-// give them.
+// servicesOutside lists the Services with values that the pool would not give them.
 func servicesOutside(found []string) finding {
 	return finding{v1alpha1.PoolInPolicy, found, "OutOfPolicy", "see the condition " + v1alpha1.ConditionInPool + " of these Services", "InPolicy"}
 }

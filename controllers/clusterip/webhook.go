@@ -19,12 +19,12 @@ import (
 	"github.com/causeway-lb/causeway/internal/allocator"
 )
 
-// The second webhook is the same again, for a Service that the first left
-// without: when the replica that is asked dies, the API server goes on without
-// its answer (failurePolicy Ignore), and would allocate by itself, perhaps a
-// value that another request was just granted. It asks a second time instead,
-// on a new connection, which ends at a replica that lives. A Service that was
-// served is not sent twice. The port audit's dry runs are not sent at all.
+// The second webhook is the same again, for a Service that the first left without values:
+// when the replica that is called dies, the API server continues without its answer
+// (failurePolicy Ignore), and would allocate itself, perhaps a value that another request
+// was just granted. It calls a second time instead, on a new connection to a replica that
+// is alive. A Service that was served is not sent twice. The port audit's dry runs are not
+// sent at all.
 //
 // +kubebuilder:webhook:path=/mutate--v1-service,mutating=true,failurePolicy=ignore,sideEffects=NoneOnDryRun,groups="",resources=services,verbs=create;update,versions=v1,name=services.causeway.dev,admissionReviewVersions=v1,timeoutSeconds=10,reinvocationPolicy=Never,patch=`{"matchConditions":[{"name":"not-an-audit","expression":"!has(object.metadata.name) || object.metadata.name != 'causeway-port-audit' || !has(request.dryRun) || !request.dryRun"}]}`
 // +kubebuilder:webhook:path=/mutate--v1-service,mutating=true,failurePolicy=ignore,sideEffects=NoneOnDryRun,groups="",resources=services,verbs=create;update,versions=v1,name=unserved-services.causeway.dev,admissionReviewVersions=v1,timeoutSeconds=10,reinvocationPolicy=Never,patch=`{"matchConditions":[{"name":"lacks-something","expression":"object.spec.type != 'ExternalName' && (!has(object.spec.clusterIP) || object.spec.clusterIP == '' || (object.spec.type in ['NodePort', 'LoadBalancer'] && (!has(object.spec.allocateLoadBalancerNodePorts) || object.spec.allocateLoadBalancerNodePorts) && has(object.spec.ports) && object.spec.ports.exists(p, !has(p.nodePort) || p.nodePort == 0)) || (object.spec.type == 'LoadBalancer' && has(object.spec.externalTrafficPolicy) && object.spec.externalTrafficPolicy == 'Local' && (!has(object.spec.healthCheckNodePort) || object.spec.healthCheckNodePort == 0)))"},{"name":"not-an-audit","expression":"!has(object.metadata.name) || object.metadata.name != 'causeway-port-audit' || !has(request.dryRun) || !request.dryRun"}]}`
@@ -35,10 +35,9 @@ type Webhook struct {
 	Allocator *allocator.Allocator
 }
 
-// Handle answers an admission request. Trouble of Causeway's own must not keep
-// anyone from creating Services: the Service passes with a warning, and the API
-// server allocates. To answer with an error would not do, because failurePolicy
-// Ignore is for webhooks that do not answer.
+// Handle answers an admission request. A fault of Causeway must not prevent Services from
+// being created: the Service is admitted with a warning, and the API server allocates. An
+// error would deny it, because failurePolicy Ignore is for webhooks that do not answer.
 func (w *Webhook) Handle(ctx context.Context, req admission.Request) admission.Response {
 	start := time.Now()
 	var grant services.Grant
@@ -49,9 +48,9 @@ func (w *Webhook) Handle(ctx context.Context, req admission.Request) admission.R
 		allocator.ObserveAdmission("error", time.Since(start))
 		err = &allocator.UnavailableError{Cause: err}
 	}
-	denied, isRefused := errors.AsType[*services.Denied](err)
+	denied, isDenied := errors.AsType[*services.Denied](err)
 	switch {
-	case isRefused:
+	case isDenied:
 		return deny(denied)
 	case errors.Is(err, allocator.ErrNotLeader):
 		return admission.Errored(http.StatusServiceUnavailable, err)
@@ -94,7 +93,7 @@ func deny(r *services.Denied) admission.Response {
 
 type forwardedKey struct{}
 
-// markForwarded remembers that a request came from another replica.
+// markForwarded marks a request of another replica in its context.
 func markForwarded(ctx context.Context, r *http.Request) context.Context {
 	if r.Header.Get(allocator.ForwardedHeader) == "" {
 		return ctx

@@ -45,23 +45,22 @@ func (r *LegacyReconciler) setup(mgr ctrl.Manager) error {
 		Complete(r)
 }
 
-// relabelled passes on that an object came, went, or got other labels. Addresses
-// change with every Pod, by our own writes, and are not watched for anybody
-// else's.
+// relabelled admits added, deleted and relabelled objects. Addresses change with every Pod,
+// by this reconciler's own writes, and are not watched.
 func relabelled() predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 		return !maps.Equal(e.ObjectOld.GetLabels(), e.ObjectNew.GetLabels())
 	}}
 }
 
-// Reconcile makes the Endpoints object of one Service what it should be.
+// Reconcile brings the Endpoints object of one Service up to date.
 func (r *LegacyReconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	if wait := r.throttle.Wait(request.NamespacedName, time.Now()); wait > 0 {
 		return ctrl.Result{RequeueAfter: wait}, nil
 	}
 	result, err := r.reconcile(ctx, request)
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
-		// The cache is behind; it will have caught up shortly.
+		// The cache lags behind; retry shortly.
 		return ctrl.Result{RequeueAfter: 20 * time.Millisecond}, nil
 	}
 	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
@@ -109,8 +108,7 @@ func (r *LegacyReconciler) reconcile(ctx context.Context, request ctrl.Request) 
 	return ctrl.Result{}, r.Client.Update(ctx, wanted)
 }
 
-// deleteOurs removes the object that a Service has left behind. Endpoints that
-// somebody else wrote are theirs.
+// deleteOurs deletes the object of a deleted Service, unless another writer made it.
 func (r *LegacyReconciler) deleteOurs(ctx context.Context, existing *corev1.Endpoints) error { //nolint:staticcheck
 	if existing == nil || existing.Labels[endpointslice.LegacyManagedByLabel] != endpointslice.LegacyManagedBy {
 		return nil
@@ -118,10 +116,10 @@ func (r *LegacyReconciler) deleteOurs(ctx context.Context, existing *corev1.Endp
 	return client.IgnoreNotFound(r.Client.Delete(ctx, existing, client.Preconditions{UID: &existing.UID}))
 }
 
-// leftBehind reports whether an Endpoints object that a controller made from a
-// selector, which the Service no longer has, is to be deleted: no controller
-// would ever remove the Pods from it that end. Of kube-controller-manager's those are
-// that were taken over. An object with addresses that a user wrote is the user's.
+// leftBehind reports whether an Endpoints object that a controller made from a selector that
+// the Service no longer has is to be deleted: no controller would remove Pods from it. Of
+// kube-controller-manager's objects that are those that were taken over. An object with
+// addresses that a user wrote is the user's.
 func leftBehind(service *corev1.Service, existing *corev1.Endpoints, otherwise Mode) bool { //nolint:staticcheck
 	if !endpointslice.Generated(existing) || !endpointslice.StandsForPods(existing) {
 		return false
@@ -135,8 +133,8 @@ func inThisVersion(existing client.Object) client.Preconditions {
 	return client.Preconditions{UID: new(existing.GetUID()), ResourceVersion: new(existing.GetResourceVersion())}
 }
 
-// standsBy reports whether another controller keeps the object, and after which time to
-// ask again, if that may change by itself.
+// standsBy reports whether another controller manages the object, and when to check again
+// if that may change without an event.
 func (r *LegacyReconciler) standsBy(view *endpointslice.View, existing *corev1.Endpoints, now time.Time) (time.Duration, bool) { //nolint:staticcheck
 	mode, _ := modeOf(view.Service, r.Mode) // SliceReconciler reports a wrong one
 	switch mode {

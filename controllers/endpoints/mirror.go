@@ -26,10 +26,9 @@ import (
 
 // +kubebuilder:rbac:groups="",resources=endpoints/finalizers,verbs=update
 
-// MirrorReconciler mirrors the Endpoints objects that users
-// write for Services without a selector into slices, so that proxies and DNS
-// need to know slices only. It stands by where kube-controller-manager mirrors,
-// takes over and hands back, as SliceReconciler does.
+// MirrorReconciler mirrors the Endpoints objects that users write for Services without a
+// selector into slices, so that proxies and DNS need slices only. It stands by where
+// kube-controller-manager mirrors, takes over and hands back, as SliceReconciler does.
 type MirrorReconciler struct {
 	Client   client.Client
 	Live     client.Reader
@@ -41,7 +40,7 @@ type MirrorReconciler struct {
 	states states[mirrorState]
 }
 
-// mirrorState is what the reconciler remembers of a Service between passes.
+// mirrorState is the state of a Service between passes.
 type mirrorState struct {
 	history
 	unmirrored time.Time // when it was last reported that the object is not mirrored
@@ -57,8 +56,7 @@ func (r *MirrorReconciler) setup(mgr ctrl.Manager) error {
 		Complete(r)
 }
 
-// Reconcile makes the mirrored slices of one Endpoints object what they should
-// be.
+// Reconcile brings the mirrored slices of one Endpoints object up to date.
 func (r *MirrorReconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	for attempt := 1; ; attempt++ {
 		result, err := r.reconcile(ctx, request)
@@ -99,8 +97,8 @@ func (r *MirrorReconciler) reconcile(ctx context.Context, request ctrl.Request) 
 		r.gauges.set(request.NamespacedName, &serviceCount{})
 		return ctrl.Result{RequeueAfter: decision.again}, nil
 	}
-	// Slices that followed from a selector which the Service had before become
-	// mirrored ones, else their endpoints would stay for ever alongside the new.
+	// Slices of a selector that the Service had before become mirrored ones; otherwise
+	// their endpoints would stay alongside the new ones.
 	existing := slices.Concat(decision.slices, endpointslice.Owned(view.Service, view.Slices))
 	plan := endpointslice.ComputeMirror(view.Service, endpoints, existing)
 	for _, problem := range plan.Problems {
@@ -131,16 +129,15 @@ func (r *MirrorReconciler) decide(view *endpointslice.View, endpoints *corev1.En
 	return d
 }
 
-// forget drops what is remembered of a Service of which nothing is mirrored.
+// forget drops the state of a Service of which nothing is mirrored.
 func (r *MirrorReconciler) forget(name types.NamespacedName) {
 	r.gauges.set(name, nil)
 	r.states.forget(name)
 }
 
-// nothingToMirror deletes mirrored slices of which the object is gone, or not to
-// be mirrored, or the Service is gone. Slices that followed from a selector which
-// the Service had before go as well: nobody would ever take the Pods out of them
-// that end.
+// nothingToMirror deletes mirrored slices whose Endpoints object or Service is gone, or
+// whose object is not to be mirrored. It also deletes slices of a selector that the
+// Service had before: no controller would remove Pods from them.
 func (r *MirrorReconciler) nothingToMirror(ctx context.Context, writer *sliceWriter, name types.NamespacedName, view *endpointslice.View) error {
 	r.gauges.set(name, nil)
 	gone := endpointslice.Mirrored(view.Slices)
@@ -162,13 +159,13 @@ func (r *MirrorReconciler) nothingToMirror(ctx context.Context, writer *sliceWri
 	}
 	if len(former) > 0 && view.Service.DeletionTimestamp == nil && view.Service.Spec.Type != corev1.ServiceTypeExternalName {
 		r.Recorder.Eventf(view.Service, nil, corev1.EventTypeNormal, "EndpointSlicesRemoved", "Mirror", "%s",
-			"the Service has no selector any more: the EndpointSlices that followed from it are deleted; write EndpointSlices of your own, or set a selector")
+			"the Service no longer has a selector: the EndpointSlices that followed from it are deleted; write EndpointSlices of your own, or set a selector")
 	}
 	return nil
 }
 
-// reportGenerated says on the Service why an Endpoints object of its name is not
-// mirrored, if a controller made it and it stays.
+// reportGenerated reports on the Service why its Endpoints object is not mirrored, if a
+// controller made it and it stays.
 func (r *MirrorReconciler) reportGenerated(view *endpointslice.View, endpoints *corev1.Endpoints, now time.Time) { //nolint:staticcheck
 	if view.Service == nil || endpoints.Name == "" || !endpointslice.Generated(endpoints) || leftBehind(view.Service, endpoints, r.Mode) {
 		return

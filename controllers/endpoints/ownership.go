@@ -19,10 +19,9 @@ import (
 	"github.com/causeway-lb/causeway/internal/quote"
 )
 
-// Mode says who keeps the slices of a Service where both Causeway
-// and kube-controller-manager could. It is the controller's flag
-// --endpoint-slices, and for one Service the annotation
-// causeway.dev/endpoint-slices.
+// Mode is which controller manages the slices of a Service where both Causeway and
+// kube-controller-manager could. It is the controller's flag --endpoint-slices, and for one
+// Service the annotation causeway.dev/endpoint-slices.
 //
 //	            the other's slices        no other's slices
 //	auto        stand by                  keep
@@ -61,61 +60,59 @@ const (
 	reasonWrongMode  = "ModeInvalid"
 )
 
-// ownership is what it depends on who keeps a Service's slices: those that
-// follow from its selector, or those that mirror its Endpoints object. The other
-// controller is the one of kube-controller-manager.
+// ownership is what decides which controller manages a Service's slices, those of its
+// selector or those that mirror its Endpoints object. The other controller is that of
+// kube-controller-manager.
 type ownership struct {
 	service *corev1.Service
 	mode    Mode // of Services without the annotation
 	// controller is the name of the other controller.
 	controller string
-	// ours and others are the slices that there are, by who keeps them.
+	// ours and others are the existing slices, by manager.
 	ours, others []*discoveryv1.EndpointSlice
 	// began is when there was first something to make slices of.
 	began time.Time
-	// otherActive says that the other controller keeps slices somewhere in this
-	// cluster.
+	// otherActive is true if the other controller manages slices in this cluster.
 	otherActive bool
 	history
 }
 
-// history is what the next decision has to know of the last one.
+// history is what the next decision needs of the last one.
 type history struct {
-	// alone says that there have been no slices of the other controller. If there
-	// are some now, it is alive, and not to be fought.
+	// alone is true if there were no slices of the other controller. If there are some
+	// now, it is alive, and its slices are left alone.
 	alone bool
 	// yielded is about slices that it took from us.
 	yielded yielded
 }
 
-// yielded is until when slices are left to the other controller that took them
-// from us, and for how long that is. It was alive when it did; that it still is
-// shows only when it takes them again.
+// yielded is until when, and for how long, slices are left to the other controller, which
+// took them from Causeway. It was alive then; whether it still is shows only when it takes
+// them again.
 type yielded struct {
 	until time.Time
 	wait  time.Duration
 }
 
-// next yields for as long again as before and more.
+// next yields for twice as long as before.
 func (y yielded) next(now time.Time) yielded {
 	wait := min(max(2*y.wait, yieldMin), yieldMax)
 	return yielded{until: now.Add(wait), wait: wait}
 }
 
 const (
-	// yieldMin and yieldMax bound how long slices are left to the other controller that took
-	// them from us, in mode take-over, before we take them back.
+	// yieldMin and yieldMax bound how long slices that the other controller took are left
+	// to it, in mode take-over, before Causeway takes them back.
 	yieldMin = 30 * time.Second
 	yieldMax = 10 * time.Minute
 )
 
-// decision says who is in charge of a Service's slices, and what has to be done
-// to make it so.
+// decision is which controller manages a Service's slices, and the writes for that.
 type decision struct {
-	keep   bool                         // Causeway keeps the slices
+	keep   bool                         // Causeway manages the slices
 	slices []*discoveryv1.EndpointSlice // those to begin with, if so
-	// relabel are updates that give slices to the other controller; withdraw are slices of
-	// ours that the other's make superfluous.
+	// relabel are updates that hand slices to the other controller; withdraw are slices
+	// of Causeway that the other's make superfluous.
 	relabel, withdraw []*discoveryv1.EndpointSlice
 	again             time.Duration // decide again after this long; 0: when something changes
 	history                         // for the next decision
@@ -141,16 +138,15 @@ func (o *ownership) decide(now time.Time) decision {
 	if invalid != nil && d.reason == "" {
 		d.reason, d.message = reasonWrongMode, invalid.Error()
 	}
-	// What we hand back is the other's from then on, whether it is alive or not.
+	// What is handed back is the other's from then on, whether it is alive or not.
 	d.alone = len(o.others) == 0 && mode != HandBack || o.alone && mode == TakeOver
 	return d
 }
 
-// takeOver makes the other's slices ours. Slices that it makes when it had
-// none before are the work of one that is alive: relabelling those would go on
-// for ever, so they are left alone and reported. If it has taken ours, which it
-// does with all that have its name, they are left to it and tried again now and
-// then: once it is switched off, they stay ours.
+// takeOver takes over the other controller's slices. If there are some where there were none
+// before, the controller is alive: relabelling would never end, so they are left alone and
+// reported. If it has taken Causeway's, as it does with all that have its name, they are
+// left to it and taken back at intervals: once it is switched off, they stay Causeway's.
 func (o *ownership) takeOver(now time.Time) decision {
 	switch conflict := len(o.others) > 0 && o.alone; {
 	case !conflict && len(o.others) == 0 && now.Before(o.yielded.until):
@@ -169,8 +165,8 @@ func (o *ownership) takeOver(now time.Time) decision {
 		message: "kube-controller-manager keeps the slices and has taken Causeway's; switch off its " + o.controller + ", or set the mode to auto"}
 }
 
-// auto stands by while the other controller has slices. Ours, if there are any, stay and
-// are kept until the other's cover them.
+// auto stands by while the other controller has slices. Causeway's, if there are any, are
+// managed until the other's cover them.
 func (o *ownership) auto(now time.Time) decision {
 	if len(o.others) > 0 {
 		if len(o.ours) > 0 && !endpointslice.Covers(o.others, o.ours) {
@@ -185,9 +181,8 @@ func (o *ownership) auto(now time.Time) decision {
 	return decision{keep: true, slices: o.ours}
 }
 
-// modeOf returns the Service's mode, which is the given one unless it is
-// annotated otherwise. An annotation that is none of the modes is an error, and
-// otherwise ignored.
+// modeOf returns the mode of the Service's annotation, or else the given one. An invalid
+// annotation is an error and otherwise ignored.
 func modeOf(service *corev1.Service, otherwise Mode) (Mode, error) {
 	text, ok := service.Annotations[v1alpha1.EndpointSlicesAnnotation]
 	if !ok {
@@ -208,8 +203,8 @@ func (w *sliceWriter) carryOut(ctx context.Context, service *corev1.Service, d *
 	return publishOwnership(ctx, w.client, service, d)
 }
 
-// publishOwnership writes the condition, if there is something to say, or if what
-// it says has ceased to be true. Most Services never have it, and cost no write.
+// publishOwnership writes the condition, if there is something to report or if the condition
+// is no longer true. Most Services never have it, and cost no write.
 func publishOwnership(ctx context.Context, writer client.Client, service *corev1.Service, d *decision) error {
 	old := meta.FindStatusCondition(service.Status.Conditions, v1alpha1.ServiceEndpointSlicesManaged)
 	former := meta.FindStatusCondition(service.Status.Conditions, v1alpha1.FormerServiceEndpointSlices)
@@ -247,8 +242,8 @@ func dropOwnership(ctx context.Context, writer client.Client, service *corev1.Se
 	return patchStatus(ctx, writer, service, changed)
 }
 
-// patchStatus changes the condition and leaves the others, which have other
-// writers: that is what a strategic merge does.
+// patchStatus changes the condition by a strategic merge, which leaves conditions of other
+// writers.
 func patchStatus(ctx context.Context, writer client.Client, before, changed *corev1.Service) error {
 	err := writer.Status().Patch(ctx, changed, client.StrategicMergeFrom(before))
 	if client.IgnoreNotFound(err) != nil {

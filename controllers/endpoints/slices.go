@@ -41,7 +41,7 @@ const (
 	// before they are written for no other reason.
 	compactAfter = 5 * time.Minute
 
-	// pacedSlices is up to how many slices a Service is never held up.
+	// pacedSlices is the number of slices up to which a Service is not throttled.
 	pacedSlices = 2
 
 	// graceForManual is how long a Service without a selector may be without slices
@@ -63,12 +63,12 @@ const (
 	attempts = 4
 )
 
-// SliceReconciler keeps the EndpointSlices of Services with a selector.
-// A pass reads the index only, so its cost follows from the Service's size, and
-// writes the slices that changed in parallel.
+// SliceReconciler manages the EndpointSlices of Services with a selector. A pass reads the
+// index only, so that its cost depends on the Service's size, and writes the slices that
+// changed in parallel.
 //
-// It stands by for Services whose slices kube-controller-manager keeps; see
-// Mode for taking over and handing back.
+// It stands by for Services whose slices kube-controller-manager manages; see Mode for
+// taking over and handing back.
 type SliceReconciler struct {
 	Client   client.Client
 	Live     client.Reader // past the cache
@@ -79,7 +79,7 @@ type SliceReconciler struct {
 	// version can be installed.
 	OwnName bool
 
-	// Workers is how many Services are dealt with at a time; 0 means 8.
+	// Workers is how many Services are reconciled in parallel; 0 means 8.
 	Workers int
 
 	source   *serviceSource
@@ -90,22 +90,22 @@ type SliceReconciler struct {
 	began  atomic.Int64 // UnixNano of the first pass; see renameIn
 }
 
-// serviceState is what the reconciler remembers of a Service between passes.
-// Nothing depends on it but when and how often something is done.
+// serviceState is the state of a Service between passes. Only when and how often something
+// is done depends on it.
 type serviceState struct {
 	history
 	sparseSince time.Time            // zero: not sparse
 	reported    map[string]time.Time // when each Problem's reason was last reported
 }
 
-// states are what a reconciler remembers of each Service between passes. The
-// lock is for the map: one Service has one pass at a time.
+// states has a reconciler's state of each Service between passes. The lock is for the map:
+// a Service has one pass at a time.
 type states[T any] struct {
 	mu  sync.Mutex
 	all map[types.NamespacedName]*T
 }
 
-// of returns what is remembered of a Service, zero at first.
+// of returns the state of a Service, zero at first.
 func (s *states[T]) of(name types.NamespacedName) *T {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -164,7 +164,7 @@ type slicePass struct {
 	r       *SliceReconciler
 	name    types.NamespacedName
 	view    endpointslice.View
-	trigger time.Time // when what the pass is due to happened
+	trigger time.Time // when the change happened that caused the pass
 	state   *serviceState
 	outcome string // for the metric
 	// verified says that the index has just been compared with the API.
@@ -172,8 +172,8 @@ type slicePass struct {
 }
 
 func (r *SliceReconciler) newPass(name types.NamespacedName) *slicePass {
-	// The time first: a change between the two is then dealt with, and at worst
-	// named once more.
+	// The trigger first: a change between the two calls is then handled in this pass, and
+	// at worst triggers once more.
 	trigger := r.source.index.TakeTrigger(name)
 	pass := &slicePass{r: r, name: name, trigger: trigger, view: r.source.index.View(name), outcome: "unchanged"}
 	if pass.view.Service == nil {
@@ -204,7 +204,7 @@ func (p *slicePass) run(ctx context.Context) (ctrl.Result, error) {
 		}
 		return ctrl.Result{}, p.writer().delete(ctx, endpointslice.Owned(service, p.view.Slices))
 	case len(service.Spec.Selector) == 0:
-		// Somebody else makes its slices, or MirrorReconciler.
+		// Its slices are written by others, or by MirrorReconciler.
 		p.r.gauges.set(p.name, nil)
 		return p.checkManual(time.Now()), nil
 	}
@@ -233,7 +233,7 @@ func (p *slicePass) decide(now time.Time) decision {
 	return d
 }
 
-// keep makes the slices what they should be.
+// keep brings the slices up to date.
 func (p *slicePass) keep(ctx context.Context, existing []*discoveryv1.EndpointSlice) (ctrl.Result, error) {
 	now := time.Now()
 	renameIn := p.r.renameIn(p.name, now)
@@ -244,8 +244,8 @@ func (p *slicePass) keep(ctx context.Context, existing []*discoveryv1.EndpointSl
 		OwnName: p.r.OwnName || endpointslice.HasOwnName(existing) && renameIn > 0,
 	})
 	if plan.Duplicates > 0 && !p.verified {
-		// Another replica may have removed an endpoint from the one slice, and we
-		// from the other. Duplicates are rare: they are left by writes that failed.
+		// Another replica may have removed the endpoint from the other slice. Duplicates
+		// are rare: they are left by failed writes.
 		p.verified = true
 		return ctrl.Result{}, cmp.Or(p.writer().refreshAll(ctx, p.name, p.view.Slices), errOutdated)
 	}
@@ -272,9 +272,8 @@ func (p *slicePass) keep(ctx context.Context, existing []*discoveryv1.EndpointSl
 	return result, nil
 }
 
-// renameIn is how long the Service's slices still keep the manager's name that an
-// earlier version gave them: that one knows them by it alone, and while an
-// upgrade is under way it may lead once more.
+// renameIn returns how long the Service's slices still keep the manager's name of an earlier
+// version, by which that version recognises them: during an upgrade it may lead again.
 func (r *SliceReconciler) renameIn(name types.NamespacedName, now time.Time) time.Duration {
 	r.began.CompareAndSwap(0, now.UnixNano())
 	spread := fnv.New32a()
@@ -282,7 +281,7 @@ func (r *SliceReconciler) renameIn(name types.NamespacedName, now time.Time) tim
 	return time.Unix(0, r.began.Load()).Add(renameAfter + time.Duration(spread.Sum32())%renameWithin).Sub(now)
 }
 
-// scheduleCompaction remembers since when the slices are sparse, and comes back
+// scheduleCompaction records since when the slices are sparse, and requeues the Service for
 // when they have been so for long enough.
 func (p *slicePass) scheduleCompaction(plan *endpointslice.Plan, now time.Time) ctrl.Result {
 	if !plan.Sparse() {
@@ -295,8 +294,8 @@ func (p *slicePass) scheduleCompaction(plan *endpointslice.Plan, now time.Time) 
 	return ctrl.Result{RequeueAfter: max(time.Second, compactAfter-now.Sub(p.state.sparseSince))}
 }
 
-// checkManual reports what is wrong with the slices that others keep for a
-// Service without a selector, or that there are none.
+// checkManual reports what is wrong with the slices that others write for a Service without
+// a selector, or that there are none.
 func (p *slicePass) checkManual(now time.Time) ctrl.Result {
 	problems := append(p.foreignFamilies(), p.annotations()...)
 	if len(p.view.Slices) == 0 {
@@ -339,8 +338,8 @@ func (p *slicePass) annotations() []endpointslice.Problem {
 	return out
 }
 
-// report makes an event of each problem, of one reason not more often than once
-// in reportEvery: what changes meanwhile is how many Pods are concerned.
+// report records an event for each problem, at most one of a reason in reportEvery: what
+// changes meanwhile is the number of Pods.
 func (p *slicePass) report(problems []endpointslice.Problem, now time.Time) {
 	reported := make(map[string]time.Time, len(problems))
 	for _, problem := range problems {

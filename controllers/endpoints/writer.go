@@ -19,15 +19,15 @@ import (
 	"github.com/causeway-lb/causeway/internal/endpointslice"
 )
 
-// errOutdated says that the index had been behind the API and now is not: the
-// plan must be computed again.
+// errOutdated is returned when the index lagged behind the API and was updated: the plan has
+// to be computed again.
 var errOutdated = errors.New("slices changed meanwhile")
 
 // parallelWrites is how many slices of one Service are written at a time.
 const parallelWrites = 16
 
-// sliceWriter carries out plans and lets the index know the results immediately, so
-// that a pass that follows does not have to wait for the watch.
+// sliceWriter carries out plans and puts the results into the index immediately, so that the
+// next pass does not have to wait for the watch.
 type sliceWriter struct {
 	client client.Client
 	// live reads past the cache.
@@ -96,15 +96,14 @@ func (w *sliceWriter) create(ctx context.Context, slice *discoveryv1.EndpointSli
 	case apierrors.IsAlreadyExists(err):
 		return w.nameTaken(ctx, slice)
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
-		return nil // there is nothing to do, and no client that misses it
+		return nil // the namespace is being deleted, and the slices with it
 	}
 	return fmt.Errorf("create EndpointSlice %s: %w", slice.Name, err)
 }
 
-// nameTaken deals with a name that is in use. Either the slice is ours, of a
-// create that had been reported as failed: then it is put into the index. Or it
-// is anybody's, or somebody's finalizer keeps it though it is deleted: then the
-// API server is to choose a name.
+// nameTaken handles a name that is in use. If the slice is the Service's, of a create that was
+// reported as failed, it is put into the index. If it is another's, or a finalizer keeps
+// it though it is deleted, the API server chooses another name.
 func (w *sliceWriter) nameTaken(ctx context.Context, slice *discoveryv1.EndpointSlice) error {
 	existing, err := w.refresh(ctx, slice)
 	if err != nil {
@@ -153,8 +152,7 @@ func (w *sliceWriter) deleteOne(ctx context.Context, slice *discoveryv1.Endpoint
 	return w.failed(ctx, "delete", slice, err)
 }
 
-// failed returns errOutdated for a write that another writer forestalled, when the
-// index knows what the API holds now.
+// failed returns errOutdated for a conflicting write, after it has updated the index.
 func (w *sliceWriter) failed(ctx context.Context, verb string, slice *discoveryv1.EndpointSlice, err error) error {
 	if !apierrors.IsConflict(err) {
 		return fmt.Errorf("%s EndpointSlice %s: %w", verb, slice.Name, err)
@@ -165,8 +163,8 @@ func (w *sliceWriter) failed(ctx context.Context, verb string, slice *discoveryv
 	return errOutdated
 }
 
-// refresh puts into the index what the API holds under the slice's name, and
-// returns it, nil if there is nothing.
+// refresh puts into the index the slice of this name in the API, and returns it; nil if there
+// is none.
 func (w *sliceWriter) refresh(ctx context.Context, slice *discoveryv1.EndpointSlice) (*discoveryv1.EndpointSlice, error) {
 	existing := &discoveryv1.EndpointSlice{}
 	err := w.live.Get(ctx, client.ObjectKeyFromObject(slice), existing)
@@ -184,8 +182,8 @@ func (w *sliceWriter) refresh(ctx context.Context, slice *discoveryv1.EndpointSl
 	return existing, nil
 }
 
-// refreshAll puts into the index what the API holds of a Service's slices; known
-// are those that the index had.
+// refreshAll puts into the index the Service's slices in the API; known are those that the
+// index had.
 func (w *sliceWriter) refreshAll(ctx context.Context, name types.NamespacedName, known []*discoveryv1.EndpointSlice) error {
 	var list discoveryv1.EndpointSliceList
 	err := w.live.List(ctx, &list, client.InNamespace(name.Namespace), client.MatchingLabels{discoveryv1.LabelServiceName: name.Name})

@@ -21,15 +21,15 @@ import (
 	"github.com/causeway-lb/causeway/internal/provisioner/haproxy"
 )
 
-// ToBeDeletedTaint is put on a node by the cluster autoscaler before it takes
-// the machine away.
+// ToBeDeletedTaint is set on a node by the cluster autoscaler before it removes the
+// machine.
 const ToBeDeletedTaint = "ToBeDeletedByClusterAutoscaler"
 
 // slicesByService indexes cached EndpointSlices by their Service's name.
 const slicesByService = "causeway.loadbalancer.service"
 
-// externalProvisioners makes the provisioners that a file of external load
-// balancers describes; none for an empty path.
+// externalProvisioners returns the provisioners that a file of external load balancers
+// describes; none for an empty path.
 func externalProvisioners(mgr ctrl.Manager, path string) ([]provisioner.Provisioner, error) {
 	if path == "" {
 		return nil, nil
@@ -80,8 +80,8 @@ type CachedTraffic struct {
 	IgnoreExcludeLabel bool
 }
 
-// Nodes implements TrafficReader. As KEP-3458 has it, a node that is not ready
-// stays: the load balancer's own health checks know better.
+// Nodes implements TrafficReader. A node that is not ready stays (KEP-3458): the load
+// balancer's own health checks know better.
 func (c CachedTraffic) Nodes(ctx context.Context, svc *corev1.Service) ([]provisioner.Node, error) {
 	nodes := &corev1.NodeList{}
 	if err := c.List(ctx, nodes); err != nil {
@@ -91,7 +91,7 @@ func (c CachedTraffic) Nodes(ctx context.Context, svc *corev1.Service) ([]provis
 	if err != nil {
 		return nil, err
 	}
-	// Those that are about to go come last: they are used when there are no others.
+	// Those that are about to be removed are used if there are no others.
 	var out, last []provisioner.Node
 	for i := range nodes.Items {
 		node := &nodes.Items[i]
@@ -112,8 +112,8 @@ func (c CachedTraffic) Nodes(ctx context.Context, svc *corev1.Service) ([]provis
 	return out, nil
 }
 
-// endpoints counts a Service's ready endpoints by node. One that is in slices
-// of both families counts once, by its Pod.
+// endpoints counts a Service's ready endpoints by node. A Pod in slices of both families
+// counts once.
 func (c CachedTraffic) endpoints(ctx context.Context, svc *corev1.Service) (map[string]int, error) {
 	list := &discoveryv1.EndpointSliceList{}
 	if err := c.List(ctx, list, client.InNamespace(svc.Namespace), client.MatchingFields{slicesByService: svc.Name}); err != nil {
@@ -142,14 +142,14 @@ func (c CachedTraffic) endpoints(ctx context.Context, svc *corev1.Service) (map[
 	return counts, nil
 }
 
-// takesTraffic reports whether load balancers should send to a node: not when it is
-// going, or about to be taken away.
+// takesTraffic reports whether load balancers should send to a node: not while it is being
+// deleted or about to be removed.
 func takesTraffic(node *corev1.Node) bool {
 	return node.DeletionTimestamp.IsZero() &&
 		!slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == ToBeDeletedTaint })
 }
 
-// nodeAddresses are a node's InternalIPs, the first of each family.
+// nodeAddresses returns a node's InternalIPs, the first of each family.
 func nodeAddresses(node *corev1.Node) []netip.Addr {
 	var out []netip.Addr
 	for _, a := range node.Status.Addresses {
@@ -161,7 +161,7 @@ func nodeAddresses(node *corev1.Node) []netip.Addr {
 	return out
 }
 
-// IndexSlices makes slicesByService usable.
+// IndexSlices adds the index slicesByService.
 func IndexSlices(mgr ctrl.Manager) error {
 	err := mgr.GetFieldIndexer().IndexField(context.Background(), &discoveryv1.EndpointSlice{}, slicesByService, func(o client.Object) []string {
 		return []string{o.GetLabels()[discoveryv1.LabelServiceName]}

@@ -16,7 +16,7 @@ var (
 	})
 	allocateLost = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "causeway_loadbalancer_allocate_races_lost_total",
-		Help: "Addresses that somebody else took between being chosen and being recorded.",
+		Help: "Addresses that another controller took between being chosen and being recorded.",
 	})
 	pendingServices = prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "causeway_loadbalancer_pending_services",
@@ -28,7 +28,7 @@ var (
 	}, []string{"pool", "family", "state"})
 )
 
-// setPoolMetrics shows a pool's counts; a family without addresses has none.
+// setPoolMetrics sets a pool's counts; a family without addresses has none.
 func setPoolMetrics(pool string, ipv4, ipv6 *v1alpha1.PoolUsage) {
 	poolAddresses.DeletePartialMatch(prometheus.Labels{"pool": pool})
 	for family, u := range map[string]*v1alpha1.PoolUsage{"IPv4": ipv4, "IPv6": ipv6} {

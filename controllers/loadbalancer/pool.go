@@ -32,25 +32,24 @@ import (
 // poolStatusDelay gathers changes of a pool's addresses into one status write.
 const poolStatusDelay = 200 * time.Millisecond
 
-// PoolReconciler reports pools' counters and conditions, ends
-// quarantines, and keeps a deleted pool until its last address is released. It
-// begins when the Index is complete: what rests in a pool that is not yet known
-// looks as if no Service waited for it.
+// PoolReconciler reports pools' counters and conditions, ends quarantines, and keeps a
+// deleted pool until its last address is released. It begins when the Index is complete:
+// quarantined records of a pool that is not known yet would look like orphans.
 type PoolReconciler struct {
 	Client client.Client
 	Index  *pool.Index
-	// Forget deletes the record of an address that has rested.
+	// Forget deletes the record of an address whose quarantine is over.
 	Forget   func(context.Context, pool.Record) error
 	Recorder events.EventRecorder
 }
 
-// setup adds the reconciler to a manager. indexed is the source that feeds the
-// Index, touched are the pools whose status is to be computed again.
-func (r *PoolReconciler) setup(mgr ctrl.Manager, indexed *queue.Source, touched *queue.Debouncer) error {
+// setup adds the reconciler to a manager. indexed is the source that feeds the Index, and
+// changed enqueues the pools whose status has to be computed again.
+func (r *PoolReconciler) setup(mgr ctrl.Manager, indexed *queue.Source, changed *queue.Debouncer) error {
 	err := ctrl.NewControllerManagedBy(mgr).
 		Named("loadbalancerpool").
 		For(&v1alpha1.LoadBalancerPool{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
-		WatchesRawSource(touched.Source()).
+		WatchesRawSource(changed.Source()).
 		WatchesRawSource(indexed.Barrier()).
 		WithOptions(controller.Options{RateLimiter: queue.Retries()}).
 		Complete(r)
@@ -60,7 +59,7 @@ func (r *PoolReconciler) setup(mgr ctrl.Manager, indexed *queue.Source, touched 
 	return nil
 }
 
-// Reconcile brings one pool's finalizer, resting records and status up to date.
+// Reconcile brings one pool's finalizer, quarantined records and status up to date.
 func (r *PoolReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	obj := &v1alpha1.LoadBalancerPool{}
 	if err := r.Client.Get(ctx, req.NamespacedName, obj); apierrors.IsNotFound(err) {
@@ -90,8 +89,8 @@ func (r *PoolReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.
 	return ctrl.Result{RequeueAfter: max(time.Until(report.NextExpiry), 10*time.Millisecond)}, nil
 }
 
-// againAfterConflict: the cache lags, as a rule behind our own last write, which
-// brings no event.
+// againAfterConflict retries after a conflict: the cache usually lags behind the last write
+// of this reconciler, which causes no event.
 func againAfterConflict(err error) (ctrl.Result, error) {
 	if apierrors.IsConflict(err) {
 		return ctrl.Result{RequeueAfter: poolStatusDelay}, nil
@@ -110,9 +109,8 @@ func (r *PoolReconciler) expire(ctx context.Context, name string) error {
 	return nil
 }
 
-// users are the Services that hold addresses of a pool that is being deleted.
-// They are read from the cache, not from the index, which knows nothing of a pool
-// that cannot be read.
+// users returns the Services with addresses of a pool that is being deleted. It reads the
+// cache, not the index, which does not have a pool that cannot be read.
 func (r *PoolReconciler) users(ctx context.Context, obj *v1alpha1.LoadBalancerPool) ([]string, error) {
 	if obj.DeletionTimestamp.IsZero() {
 		return nil, nil
@@ -124,13 +122,13 @@ func (r *PoolReconciler) users(ctx context.Context, obj *v1alpha1.LoadBalancerPo
 	return usersOf(list, obj.Name, nil), nil
 }
 
-// usersOf lists "address (Service namespace/name)" for the addresses of a pool
-// that Services hold and that gone, if not nil, says are taken away.
-func usersOf(list *v1alpha1.LoadBalancerAddressList, poolName string, gone func(pool.Record) bool) []string {
+// usersOf lists "address (Service namespace/name)" for the assigned addresses of a pool
+// that match, or all for nil.
+func usersOf(list *v1alpha1.LoadBalancerAddressList, poolName string, match func(pool.Record) bool) []string {
 	var out []string
 	for i := range list.Items {
 		rec, err := pool.FromAddress(&list.Items[i])
-		if err != nil || rec.Pool != poolName || len(rec.Owners) == 0 || gone != nil && !gone(rec) {
+		if err != nil || rec.Pool != poolName || len(rec.Owners) == 0 || match != nil && !match(rec) {
 			continue
 		}
 		out = append(out, fmt.Sprintf("%s (Service %s)", rec.Address, rec.Owners[0]))
@@ -139,7 +137,7 @@ func usersOf(list *v1alpha1.LoadBalancerAddressList, poolName string, gone func(
 	return out
 }
 
-// finalize adds or removes the finalizer; done when the object is gone by that.
+// finalize adds or removes the finalizer; done if that deletes the object.
 func (r *PoolReconciler) finalize(ctx context.Context, obj *v1alpha1.LoadBalancerPool, users []string) (done bool, err error) {
 	base := obj.DeepCopy()
 	deleting := !obj.DeletionTimestamp.IsZero()
@@ -156,7 +154,7 @@ func (r *PoolReconciler) finalize(ctx context.Context, obj *v1alpha1.LoadBalance
 	return deleting, err
 }
 
-// report writes the status if it differs, and events for conditions that do.
+// report writes the status if it differs, and events for changed conditions.
 func (r *PoolReconciler) report(ctx context.Context, obj *v1alpha1.LoadBalancerPool, report pool.Report, users []string) error {
 	base := obj.DeepCopy()
 	obj.Status.ObservedGeneration = obj.Generation

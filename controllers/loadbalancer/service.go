@@ -39,17 +39,17 @@ const (
 	pendingRetry = 5 * time.Minute
 )
 
-// ServiceReconciler returns Services of type LoadBalancer their addresses.
+// ServiceReconciler assigns addresses to Services of type LoadBalancer.
 // For each Service, in this order:
 //
 //  1. finalizer and ProvisionerAnnotation, in one write: from here on the
-//     Service cannot go without its addresses being released
+//     Service is not deleted before its addresses are released
 //  2. Reserve what its status shows and no Service holds, then Allocate
 //  3. Ensure that it is served there
 //  4. status.loadBalancer, conditions, events
 //
-// and the other way round when it is deleted or no longer of that type. Each
-// step is found done when it is repeated.
+// and in reverse order when it is deleted or no longer of that type. Every step is
+// idempotent.
 type ServiceReconciler struct {
 	Client   client.Client
 	Registry *provisioner.Registry
@@ -57,15 +57,15 @@ type ServiceReconciler struct {
 	Recorder events.EventRecorder
 	// Traffic describes nodes and endpoints to provisioners that need them.
 	Traffic TrafficReader
-	// MetalLB heeds MetalLB's annotations, too; see provisioner.WithMetalLB.
+	// MetalLB honours MetalLB's annotations, too; see provisioner.WithMetalLB.
 	MetalLB bool
 
-	waiting *waiting
-	remote  sync.Map         // NamespacedName of Services whose provisioner needs nodes -> whether they follow endpoints
-	pools   *queue.Debouncer // of the pools whose status is to be computed again
-	source  *queue.Source    // feeds the Index
-	backoff workqueue.TypedRateLimiter[types.NamespacedName]
-	told    sync.Map // what reportAnnotations said last, by Service
+	waiting            *waiting
+	remote             sync.Map         // NamespacedName of Services whose provisioner needs nodes -> whether they follow endpoints
+	pools              *queue.Debouncer // of the pools whose status is to be computed again
+	source             *queue.Source    // feeds the Index
+	backoff            workqueue.TypedRateLimiter[types.NamespacedName]
+	annotationProblems sync.Map // last reported by reportAnnotations, by Service
 }
 
 // TrafficReader answers which nodes may take traffic for a Service.
@@ -106,7 +106,7 @@ func (r *ServiceReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 	return result, err
 }
 
-// serve returns a Service its addresses and reports them.
+// serve assigns a Service its addresses and reports them.
 func (r *ServiceReconciler) serve(ctx context.Context, svc *corev1.Service, p provisioner.Provisioner) (ctrl.Result, error) {
 	if err := r.begin(ctx, svc, p.Class()); err != nil {
 		return ctrl.Result{}, err
@@ -139,12 +139,11 @@ func (r *ServiceReconciler) serve(ctx context.Context, svc *corev1.Service, p pr
 	return ctrl.Result{RequeueAfter: queue.Soonest(again, pendingRetry+rand.N(pendingRetry/10))}, nil
 }
 
-// begin marks the Service as served by a class, and ends what another class of
-// ours served before.
+// begin marks the Service as served by a class, and ends serving by another class.
 func (r *ServiceReconciler) begin(ctx context.Context, svc *corev1.Service, class string) error {
 	before := svc.Annotations[v1alpha1.ProvisionerAnnotation]
 	if old, ok := r.Registry.Class(before); ok && before != class {
-		if err := r.letGo(ctx, old, alloc.OwnerOf(svc)); err != nil {
+		if err := r.release(ctx, old, alloc.OwnerOf(svc)); err != nil {
 			return err
 		}
 	}
@@ -160,29 +159,29 @@ func (r *ServiceReconciler) begin(ctx context.Context, svc *corev1.Service, clas
 	return r.patch(ctx, svc, base)
 }
 
-// allocate returns what the Service holds after all that it asks for and can
-// be had has been given to it.
+// allocate assigns what the Service requests, as far as possible, and returns what it has
+// afterwards.
 func (r *ServiceReconciler) allocate(ctx context.Context, svc *corev1.Service, p provisioner.Provisioner) (provisioner.Allocation, error) {
 	start := time.Now()
 	req, err := r.request(ctx, svc)
 	if err == nil {
 		err = p.Capabilities().Check(p.Class(), req)
 	}
-	var refused *provisioner.AllocationError
-	if errors.As(err, &refused) { // what it has stays as it is
-		return provisioner.Allocation{Addresses: req.Current, Unmet: refused}, nil
+	var unmet *provisioner.AllocationError
+	if errors.As(err, &unmet) { // what it has stays as it is
+		return provisioner.Allocation{Addresses: req.Current, Unmet: unmet}, nil
 	}
 	if err != nil {
 		return provisioner.Allocation{}, err
 	}
-	if err := p.Reserve(ctx, req, req.Current); errors.As(err, &refused) {
-		log.FromContext(ctx).Info("Address in status is not to be had", "service", req.Owner.String(), "reason", refused.Message)
+	if err := p.Reserve(ctx, req, req.Current); errors.As(err, &unmet) {
+		log.FromContext(ctx).Info("Address in status cannot be reserved", "service", req.Owner.String(), "reason", unmet.Message)
 	} else if err != nil {
 		return provisioner.Allocation{}, err
 	}
 	held, err := p.Allocate(ctx, req)
 	if err == nil {
-		r.reportGivenUp(svc, req, held.Addresses)
+		r.reportReleased(svc, req, held.Addresses)
 	}
 	allocateSeconds.Observe(time.Since(start).Seconds())
 	return held, err
@@ -216,8 +215,8 @@ func (r *ServiceReconciler) ensure(ctx context.Context, svc *corev1.Service, p p
 	return p.Ensure(ctx, want)
 }
 
-// stop ends what serve began. A finalizer without the annotation is somebody
-// else's.
+// stop ends what serve began. A finalizer without the annotation belongs to another
+// controller.
 func (r *ServiceReconciler) stop(ctx context.Context, svc *corev1.Service) error {
 	class, ours := svc.Annotations[v1alpha1.ProvisionerAnnotation]
 	owner := alloc.OwnerOf(svc)
@@ -230,7 +229,7 @@ func (r *ServiceReconciler) stop(ctx context.Context, svc *corev1.Service) error
 		return err
 	}
 	if _, known := r.Registry.Class(class); ours && !known {
-		note := fmt.Sprintf("Load balancer class %q, which served the Service, is not configured any more: configure it again, or remove annotation %s and finalizer %s by hand",
+		note := fmt.Sprintf("Load balancer class %q, which served the Service, is no longer configured: configure it again, or remove annotation %s and finalizer %s by hand",
 			class, v1alpha1.ProvisionerAnnotation, v1alpha1.LoadBalancerFinalizer)
 		r.event(svc, corev1.EventTypeWarning, "ClassNotConfigured", "Release", note)
 		return fmt.Errorf("release Service %s: %s", owner, note)
@@ -249,26 +248,25 @@ func (r *ServiceReconciler) stop(ctx context.Context, svc *corev1.Service) error
 	return client.IgnoreNotFound(r.patch(ctx, svc, base))
 }
 
-// forget has every provisioner let go of a Service. All of them, because the
-// class may have changed while no controller watched; one that knows nothing of the
-// Service does nothing.
+// forget releases a Service in every provisioner: the class may have changed while no
+// controller watched, and a provisioner that does not know the Service does nothing.
 func (r *ServiceReconciler) forget(ctx context.Context, owner alloc.Owner) error {
 	key := types.NamespacedName{Namespace: owner.Namespace, Name: owner.Name}
 	r.waiting.remove(key)
 	r.remote.Delete(key)
 	r.backoff.Forget(key)
-	r.told.Delete(key)
+	r.annotationProblems.Delete(key)
 	var errs []error
 	for _, class := range r.Registry.Classes() {
 		p, _ := r.Registry.Class(class)
-		errs = append(errs, r.letGo(ctx, p, owner))
+		errs = append(errs, r.release(ctx, p, owner))
 	}
 	return errors.Join(errs...)
 }
 
-// letGo stops serving before it releases, so that no other Service is given an
-// address that is still served.
-func (r *ServiceReconciler) letGo(ctx context.Context, p provisioner.Provisioner, owner alloc.Owner) error {
+// release stops serving before it releases, so that no other Service gets an address that
+// is still served.
+func (r *ServiceReconciler) release(ctx context.Context, p provisioner.Provisioner, owner alloc.Owner) error {
 	if err := p.Remove(ctx, owner); err != nil {
 		return fmt.Errorf("stop serving %s by class %s: %w", owner, p.Class(), err)
 	}

@@ -35,18 +35,18 @@ const workers = 8
 
 // Options are the operator's choices about LoadBalancer addresses.
 type Options struct {
-	// Default serves Services of type LoadBalancer that name no class, too.
+	// Default serves also Services of type LoadBalancer without a class.
 	Default bool
-	// External is a file that describes load balancers outside the cluster, each
-	// with a class of its own. Empty means none.
+	// External is a file that describes load balancers outside the cluster, each with
+	// its class. Empty means none.
 	External string
 	// Forwarder is what forwards packets for LoadBalancer addresses on the nodes:
 	// ForwarderCauseway, which empty means too, or ForwarderKubeProxy.
 	Forwarder string
-	// IgnoreExcludeLabel has load balancers outside the cluster send to nodes too
-	// that have the label node.kubernetes.io/exclude-from-external-load-balancers.
+	// IgnoreExcludeLabel has load balancers outside the cluster send also to nodes with
+	// the label node.kubernetes.io/exclude-from-external-load-balancers.
 	IgnoreExcludeLabel bool
-	// MetalLBAnnotations heeds MetalLB's annotations on Services, too.
+	// MetalLBAnnotations honours MetalLB's annotations on Services, too.
 	MetalLBAnnotations bool
 }
 
@@ -56,8 +56,8 @@ const (
 	ForwarderKubeProxy = "kube-proxy"
 )
 
-// SetupWithManager adds what gives LoadBalancer addresses: one index, fed by the
-// Service controller's source, read by it and by the pools' controller.
+// SetupWithManager adds the reconcilers and the webhook of LoadBalancer addresses. One
+// index is fed by the Service controller's source and read by both controllers.
 func SetupWithManager(mgr ctrl.Manager, opts Options) error {
 	if err := queue.RegisterMetrics(allocateSeconds, allocateLost, pendingServices, poolAddresses); err != nil {
 		return err
@@ -92,20 +92,20 @@ func SetupWithManager(mgr ctrl.Manager, opts Options) error {
 	if err != nil {
 		return err
 	}
-	touched, indexed := queue.NewDebouncer(poolStatusDelay, nil), queue.NewSource(mgr.GetCache())
+	changed, indexed := queue.NewDebouncer(poolStatusDelay, nil), queue.NewSource(mgr.GetCache())
 	r := &ServiceReconciler{
 		Client: mgr.GetClient(), Registry: registry, Index: index,
 		Recorder: mgr.GetEventRecorder("causeway-controller"),
 		Traffic:  CachedTraffic{mgr.GetClient(), opts.IgnoreExcludeLabel},
 		MetalLB:  opts.MetalLBAnnotations,
-		waiting:  newWaiting(), pools: touched, source: indexed, backoff: serveBackoff(),
+		waiting:  newWaiting(), pools: changed, source: indexed, backoff: serveBackoff(),
 	}
 	p := &PoolReconciler{Client: mgr.GetClient(), Index: index, Forget: pools.Forget, Recorder: mgr.GetEventRecorder("causeway-controller")}
-	return errors.Join(p.setup(mgr, indexed, touched), poolWebhook(mgr.GetClient()).Setup(mgr, &v1alpha1.LoadBalancerPool{}), r.setup(mgr))
+	return errors.Join(p.setup(mgr, indexed, changed), poolWebhook(mgr.GetClient()).Setup(mgr, &v1alpha1.LoadBalancerPool{}), r.setup(mgr))
 }
 
-// cached returns a function that answers from the cache; the zero value when the
-// cache knows no such Service.
+// cached returns a function that reads a Service from the cache; it returns the zero value
+// for an unknown one.
 func cached[T any](c client.Reader, of func(*corev1.Service) T) func(alloc.Owner) T {
 	return func(o alloc.Owner) (out T) {
 		svc := &corev1.Service{}
@@ -123,7 +123,7 @@ func portsOf(svc *corev1.Service) (ports []provisioner.Port) {
 	return ports
 }
 
-// serveBackoff is when to try again to serve a Service.
+// serveBackoff returns when to retry a Service that could not be served.
 func serveBackoff() workqueue.TypedRateLimiter[types.NamespacedName] {
 	return workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](serveBackoffMin, serveBackoffMax)
 }
@@ -159,8 +159,8 @@ func (r *ServiceReconciler) needsNodes() bool {
 	})
 }
 
-// servicePredicate lets through Services that are, or were, of type
-// LoadBalancer, when something that matters has changed.
+// servicePredicate admits Services that are, or were, of type LoadBalancer, if something
+// relevant has changed.
 func servicePredicate() predicate.Predicate {
 	concerns := func(o client.Object) bool {
 		svc, ok := o.(*corev1.Service)
@@ -181,8 +181,7 @@ func servicePredicate() predicate.Predicate {
 	}
 }
 
-// sameService reports whether two Services are equal in all that is read here;
-// conditions are only written.
+// sameService reports whether two Services are equal in everything that is read here.
 func sameService(a, b *corev1.Service) bool {
 	return equality.Semantic.DeepEqual(a.Spec, b.Spec) && equality.Semantic.DeepEqual(a.Labels, b.Labels) &&
 		equality.Semantic.DeepEqual(a.Annotations, b.Annotations) && slices.Equal(a.Finalizers, b.Finalizers) &&

@@ -25,8 +25,8 @@ import (
 	"github.com/causeway-lb/causeway/internal/queue"
 )
 
-// reclaimTime is how long the owners of a record that a user deleted have to
-// make it again, before others may have the address.
+// reclaimTime is how long the owners of a record that a user deleted have to create it
+// again before others may get the address.
 const reclaimTime = 5 * time.Second
 
 // everyChange is the one kind of change here.
@@ -42,7 +42,7 @@ func keysOf(owners []alloc.Owner) keys {
 	return out
 }
 
-// watches feed the Index and return the Services to try again.
+// watches feed the Index and return the Services to retry.
 func (r *ServiceReconciler) watches(ctx context.Context) []queue.Watch {
 	out := []queue.Watch{
 		r.watchServices(), r.watchNamespaces(), r.watchAddresses(ctx), r.watchPools(),
@@ -54,8 +54,8 @@ func (r *ServiceReconciler) watches(ctx context.Context) []queue.Watch {
 	return out
 }
 
-// watchServices tries the Services again that the ports and the policy of another
-// may concern: those that share an address with it, or would like to.
+// watchServices retries the Services that the ports and the policy of another concern:
+// those that share an address with it, or request to.
 func (r *ServiceReconciler) watchServices() queue.Watch {
 	affected := func(svc *corev1.Service) keys {
 		owner := alloc.OwnerOf(svc)
@@ -73,8 +73,8 @@ func (r *ServiceReconciler) watchServices() queue.Watch {
 	}, affected)
 }
 
-// watchAddresses puts records into the index, and tries the Services again that
-// hold one, held it, or wait for it.
+// watchAddresses puts records into the index, and retries the Services that have the
+// address, had it, or wait for it.
 func (r *ServiceReconciler) watchAddresses(ctx context.Context) queue.Watch {
 	return queue.On(&v1alpha1.LoadBalancerAddress{}, everyChange, func(_, now *v1alpha1.LoadBalancerAddress) keys {
 		rec, err := pool.FromAddress(now)
@@ -84,7 +84,7 @@ func (r *ServiceReconciler) watchAddresses(ctx context.Context) queue.Watch {
 		}
 		before, existed := r.Index.Put(rec)
 		if existed && before.Version == rec.Version {
-			before = rec // our own write: what else changed was seen before
+			before = rec // a write of this process: other changes were seen before
 		}
 		r.pools.Enqueue(before.Pool, rec.Pool, r.Index.PoolFor(rec.Address))
 		out := slices.Concat(keysOf(rec.Owners), keysOf(before.Owners))
@@ -99,20 +99,20 @@ func (r *ServiceReconciler) watchAddresses(ctx context.Context) queue.Watch {
 		}
 		known, there := r.Index.Lookup(rec.Address)
 		r.Index.Delete(rec.Address, rec.UID)
-		home := r.Index.PoolFor(rec.Address)
-		r.pools.Enqueue(rec.Pool, home)
-		owners, next := keysOf(rec.Owners), r.waiting.freed(rec.Address, home)
+		containing := r.Index.PoolFor(rec.Address)
+		r.pools.Enqueue(rec.Pool, containing)
+		owners, next := keysOf(rec.Owners), r.waiting.freed(rec.Address, containing)
 		if byHand := there && known.UID == rec.UID; !byHand || len(owners) == 0 {
 			return append(owners, next...)
 		}
-		// Its owners, if they are still there, take it again first.
+		// Its owners, if they still exist, get it again first.
 		r.source.EnqueueAfter(everyChange, reclaimTime, next)
 		return owners
 	})
 }
 
-// watchPools puts pools into the index. A pool that cannot be read gives nothing;
-// its reconciler says why.
+// watchPools puts pools into the index. From a pool that cannot be read nothing is
+// assigned; its reconciler reports why.
 func (r *ServiceReconciler) watchPools() queue.Watch {
 	changed := func(names ...string) keys {
 		r.pools.Enqueue(append(names, r.Index.Pools()...)...)
@@ -132,7 +132,7 @@ func (r *ServiceReconciler) watchPools() queue.Watch {
 	})
 }
 
-// watchNamespaces tries the waiting Services of a namespace whose labels changed.
+// watchNamespaces retries the waiting Services of a namespace whose labels changed.
 func (r *ServiceReconciler) watchNamespaces() queue.Watch {
 	return queue.On(&corev1.Namespace{}, everyChange, func(before, now *corev1.Namespace) keys {
 		if before != nil && maps.Equal(before.Labels, now.Labels) {
@@ -142,7 +142,7 @@ func (r *ServiceReconciler) watchNamespaces() queue.Watch {
 	}, func(*corev1.Namespace) keys { return nil })
 }
 
-// watchExclusions tells the index what belongs to others.
+// watchExclusions puts into the index which addresses belong to others.
 func watchExclusions[T client.Object](r *ServiceReconciler, example T, of func(T) []pool.Exclusion) queue.Watch {
 	set := func(object T, exclusions []pool.Exclusion) keys {
 		if !r.Index.SetExclusions(fmt.Sprintf("%T/%s", object, object.GetName()), exclusions) {
@@ -156,8 +156,8 @@ func watchExclusions[T client.Object](r *ServiceReconciler, example T, of func(T
 		func(last T) keys { return set(last, nil) })
 }
 
-// watchNodes tries remote Services again when a node comes, goes, or changes in
-// what load balancers look at.
+// watchNodes retries remote Services when a node is added, deleted, or changed in what
+// load balancers read.
 func (r *ServiceReconciler) watchNodes() queue.Watch {
 	remote := func() (out keys) {
 		r.remote.Range(func(key, _ any) bool {
@@ -176,7 +176,7 @@ func (r *ServiceReconciler) watchNodes() queue.Watch {
 	}, func(*corev1.Node) keys { return remote() })
 }
 
-// watchSlices tries a remote Service again whose endpoints matter.
+// watchSlices retries a remote Service whose endpoints matter.
 func (r *ServiceReconciler) watchSlices() queue.Watch {
 	follows := func(s *discoveryv1.EndpointSlice) keys {
 		key := types.NamespacedName{Namespace: s.Namespace, Name: s.Labels[discoveryv1.LabelServiceName]}

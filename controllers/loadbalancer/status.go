@@ -23,11 +23,11 @@ import (
 	"github.com/causeway-lb/causeway/internal/quote"
 )
 
-// outcome is what came of one Service.
+// outcome is the result for one Service.
 type outcome struct {
 	allocation provisioner.Allocation
 	result     provisioner.Result
-	err        error // of Ensure; result is nothing then
+	err        error // of Ensure; result is zero then
 }
 
 // report writes the outcome to the Service's status, and an event for each
@@ -82,7 +82,7 @@ func allocated(out outcome) metav1.Condition {
 	return c
 }
 
-// announceChange tells of a condition that is not as it was. Unknown is no news.
+// announceChange records an event for a changed condition, unless it is Unknown.
 func (r *ServiceReconciler) announceChange(svc *corev1.Service, before *metav1.Condition, now metav1.Condition) {
 	if before != nil && before.Status == now.Status && before.Reason == now.Reason && before.Message == now.Message {
 		return
@@ -96,9 +96,9 @@ func (r *ServiceReconciler) announceChange(svc *corev1.Service, before *metav1.C
 	}
 }
 
-// reportGivenUp tells of addresses that the Service's status showed and that it
-// does not keep: one of a family is all that a Service has which asks for none.
-func (r *ServiceReconciler) reportGivenUp(svc *corev1.Service, req provisioner.Request, held []netip.Addr) {
+// reportReleased records an event for addresses in the Service's status that it does not
+// keep: a Service that requests none has one of a family.
+func (r *ServiceReconciler) reportReleased(svc *corev1.Service, req provisioner.Request, held []netip.Addr) {
 	shown := map[corev1.IPFamily]int{}
 	for _, a := range req.Current {
 		shown[alloc.FamilyOf(a)]++
@@ -114,30 +114,30 @@ func (r *ServiceReconciler) reportGivenUp(svc *corev1.Service, req provisioner.R
 		joinAddrs(lost), v1alpha1.AddressesAnnotation))
 }
 
-// reportAnnotations makes an event of each annotation that has no effect, once
-// and when they change.
+// reportAnnotations records an event for each annotation without effect, once and when
+// they change.
 func (r *ServiceReconciler) reportAnnotations(svc *corev1.Service) {
 	key := client.ObjectKeyFromObject(svc)
 	problems := provisioner.AnnotationProblems(svc, r.MetalLB)
 	if len(problems) == 0 {
-		r.told.Delete(key)
+		r.annotationProblems.Delete(key)
 		return
 	}
-	before, _ := r.told.Swap(key, problems)
-	said, _ := before.([]provisioner.AnnotationProblem)
+	before, _ := r.annotationProblems.Swap(key, problems)
+	reported, _ := before.([]provisioner.AnnotationProblem)
 	for _, p := range problems {
-		if !slices.Contains(said, p) {
+		if !slices.Contains(reported, p) {
 			r.event(svc, corev1.EventTypeWarning, p.Reason, "ReadAnnotations", p.Message)
 		}
 	}
 }
 
-// event records one, cut to what the API accepts.
+// event records an event, cut to what the API accepts.
 func (r *ServiceReconciler) event(obj client.Object, kind, reason, action, note string) {
 	r.Recorder.Eventf(obj, nil, kind, reason, action, "%s", quote.Note(note))
 }
 
-// ingressOf is the status of what a provisioner serves. Port errors are listed
+// ingressOf returns the status for what a provisioner serves. Port errors are listed
 // with all ports, in the Service's order.
 func ingressOf(svc *corev1.Service, served []provisioner.Ingress) []corev1.LoadBalancerIngress {
 	var out []corev1.LoadBalancerIngress
@@ -159,9 +159,8 @@ func ingressOf(svc *corev1.Service, served []provisioner.Ingress) []corev1.LoadB
 	return out
 }
 
-// clearStatus takes back what report wrote. When the Service is still of type
-// LoadBalancer, another controller serves it now, and only the addresses that it
-// held with us go.
+// clearStatus removes what report wrote. A Service that is still of type LoadBalancer is
+// now served by another controller, and loses only the addresses that it had here.
 func (r *ServiceReconciler) clearStatus(ctx context.Context, svc *corev1.Service, held []netip.Addr) error {
 	base := svc.DeepCopy()
 	svc.Status.LoadBalancer.Ingress = slices.DeleteFunc(svc.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool {
@@ -174,9 +173,8 @@ func (r *ServiceReconciler) clearStatus(ctx context.Context, svc *corev1.Service
 	return client.IgnoreNotFound(r.patchStatus(ctx, svc, base))
 }
 
-// patchStatus writes the status if it differs from base, unless base is out of
-// date: a leader that was replaced without knowing must not undo the new one's
-// work.
+// patchStatus writes the status if it differs from base, unless base is out of date: a
+// leader that does not know that it was replaced must not undo the new one's work.
 func (r *ServiceReconciler) patchStatus(ctx context.Context, svc, base *corev1.Service) error {
 	if equality.Semantic.DeepEqual(svc.Status, base.Status) {
 		return nil

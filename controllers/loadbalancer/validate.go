@@ -20,12 +20,10 @@ import (
 
 // +kubebuilder:webhook:path=/validate-causeway-dev-v1alpha1-loadbalancerpool,mutating=false,failurePolicy=fail,sideEffects=None,groups=causeway.dev,resources=loadbalancerpools,verbs=create;update;delete,versions=v1alpha1,name=loadbalancerpool.causeway.dev,admissionReviewVersions=v1,timeoutSeconds=5
 
-// poolValidator denies pools that cannot be read or that overlap, and edits that
-// take away addresses in use unless the pool is to drain. What only the CRD's
-// rules need is checked there, too, so that a message comes even without the
-// webhook.
+// poolValidator denies pools that cannot be read or that overlap, and edits that remove
+// addresses in use unless the pool is to drain.
 type poolValidator struct {
-	reader client.Reader // a cache of pools and address records
+	reader client.Reader // of pools and address records
 }
 
 func poolWebhook(reader client.Reader) validate.Webhook[*v1alpha1.LoadBalancerPool] {
@@ -33,8 +31,8 @@ func poolWebhook(reader client.Reader) validate.Webhook[*v1alpha1.LoadBalancerPo
 	return validate.Webhook[*v1alpha1.LoadBalancerPool]{Check: v.check, Remove: v.remove}
 }
 
-// check lets addresses through that were outside the pool before: this edit does
-// not take them away.
+// check ignores addresses that were outside the pool before: this edit does not remove
+// them.
 func (v poolValidator) check(ctx context.Context, before, now *v1alpha1.LoadBalancerPool) (admission.Warnings, error) {
 	if before != nil && slices.Equal(before.Spec.Addresses, now.Spec.Addresses) && before.Generation == now.Generation {
 		return nil, nil
@@ -44,7 +42,7 @@ func (v poolValidator) check(ctx context.Context, before, now *v1alpha1.LoadBala
 		return nil, err
 	}
 	had, unreadable := pool.FromPool(before)
-	users, err := v.losers(ctx, now.Name, func(r pool.Record) bool {
+	users, err := v.affected(ctx, now.Name, func(r pool.Record) bool {
 		return !p.Contains(r.Address) && (unreadable != nil || had.Contains(r.Address))
 	})
 	if err != nil || users == "" {
@@ -57,7 +55,7 @@ func (v poolValidator) check(ctx context.Context, before, now *v1alpha1.LoadBala
 }
 
 func (v poolValidator) remove(ctx context.Context, last *v1alpha1.LoadBalancerPool) (admission.Warnings, error) {
-	users, err := v.losers(ctx, last.Name, nil)
+	users, err := v.affected(ctx, last.Name, nil)
 	if err != nil || users == "" {
 		return nil, err
 	}
@@ -67,9 +65,8 @@ func (v poolValidator) remove(ctx context.Context, last *v1alpha1.LoadBalancerPo
 	return nil, fmt.Errorf("addresses of the pool are in use: %s: delete the Services first, or set spec.removalPolicy: Drain to have the pool go with the last of them", users)
 }
 
-// losers lists the users of the pool's addresses that removed says are taken
-// away.
-func (v poolValidator) losers(ctx context.Context, name string, removed func(pool.Record) bool) (string, error) {
+// affected lists the users of the pool's addresses that are removed.
+func (v poolValidator) affected(ctx context.Context, name string, removed func(pool.Record) bool) (string, error) {
 	list := &v1alpha1.LoadBalancerAddressList{}
 	if err := v.reader.List(ctx, list); err != nil {
 		return "", fmt.Errorf("list LoadBalancerAddresses: %w", err)

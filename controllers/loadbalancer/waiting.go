@@ -15,18 +15,17 @@ import (
 	"github.com/causeway-lb/causeway/internal/provisioner"
 )
 
-// waiting are the Services whose requests are not met, oldest first, and what
-// each waits for, so that an address that is freed wakes one Service and not
-// all. It is a cache: after a restart every Service is tried anyway. Safe for
-// concurrent use.
+// waiting has the Services whose requests are not met, in order of arrival, and what each
+// waits for, so that a released address retries one Service instead of all. It is a
+// cache: after a restart every Service is tried. Safe for concurrent use.
 type waiting struct {
 	mu      sync.Mutex
-	turn    uint64
+	last    uint64 // order
 	waiters map[types.NamespacedName]waiter
 }
 
 type waiter struct {
-	turn     uint64 // order of arrival
+	order    uint64 // order of arrival
 	families int    // how many it lacks
 	full     []provisioner.FullPool
 	addrs    []netip.Addr
@@ -36,16 +35,16 @@ func newWaiting() *waiting {
 	return &waiting{waiters: map[types.NamespacedName]waiter{}}
 }
 
-// add makes key wait; it keeps its turn if it waits already.
-func (w *waiting) add(key types.NamespacedName, refused *provisioner.AllocationError) {
+// add makes key wait; one that waits already keeps its place.
+func (w *waiting) add(key types.NamespacedName, unmet *provisioner.AllocationError) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	turn := w.waiters[key].turn
-	if turn == 0 {
-		w.turn++
-		turn = w.turn
+	order := w.waiters[key].order
+	if order == 0 {
+		w.last++
+		order = w.last
 	}
-	w.waiters[key] = waiter{turn: turn, families: len(refused.Families), full: slices.Clone(refused.Full), addrs: slices.Clone(refused.Addresses)}
+	w.waiters[key] = waiter{order: order, families: len(unmet.Families), full: slices.Clone(unmet.Full), addrs: slices.Clone(unmet.Addresses)}
 	pendingServices.Set(float64(len(w.waiters)))
 }
 
@@ -57,10 +56,10 @@ func (w *waiting) remove(key types.NamespacedName) {
 	pendingServices.Set(float64(len(w.waiters)))
 }
 
-// freed returns the Services to try when addr, of a pool, has become free: those who
-// ask for it, and the one who has waited longest for any address of the pool.
-// Who lacks the other family, too, may not be able to take this one yet, so the
-// next in line is tried as well.
+// freed returns the Services to try when addr, of a pool, has become free: those that
+// request it, and the one that has waited longest for any address of the pool. One that
+// also lacks the other family may not be able to use this one yet, so the next one is
+// tried as well.
 func (w *waiting) freed(addr netip.Addr, pool string) []types.NamespacedName {
 	want := provisioner.FullPool{Pool: pool, Family: alloc.FamilyOf(addr)}
 	candidates := w.those(func(_ types.NamespacedName, x waiter) bool { return slices.Contains(x.full, want) })
@@ -70,7 +69,7 @@ func (w *waiting) freed(addr netip.Addr, pool string) []types.NamespacedName {
 	for _, key := range candidates {
 		x, waits := w.waiters[key]
 		if !waits {
-			continue // it has been served meanwhile
+			continue // no longer
 		}
 		out = append(out, key)
 		if x.families < 2 {
@@ -80,17 +79,17 @@ func (w *waiting) freed(addr netip.Addr, pool string) []types.NamespacedName {
 	return out
 }
 
-// all returns everyone, longest wait first.
+// all returns all Services, longest wait first.
 func (w *waiting) all() []types.NamespacedName {
 	return w.those(func(types.NamespacedName, waiter) bool { return true })
 }
 
-// in returns those of a namespace, longest wait first.
+// in returns the Services of a namespace, longest wait first.
 func (w *waiting) in(namespace string) []types.NamespacedName {
 	return w.those(func(key types.NamespacedName, _ waiter) bool { return key.Namespace == namespace })
 }
 
-// forAddr returns those who ask for addr, longest wait first.
+// forAddr returns the Services that request addr, longest wait first.
 func (w *waiting) forAddr(addr netip.Addr) []types.NamespacedName {
 	return w.those(func(_ types.NamespacedName, x waiter) bool { return slices.Contains(x.addrs, addr) })
 }
@@ -100,6 +99,6 @@ func (w *waiting) those(match func(types.NamespacedName, waiter) bool) []types.N
 	defer w.mu.Unlock()
 	keys := slices.Collect(maps.Keys(w.waiters))
 	keys = slices.DeleteFunc(keys, func(k types.NamespacedName) bool { return !match(k, w.waiters[k]) })
-	slices.SortFunc(keys, func(a, b types.NamespacedName) int { return cmp.Compare(w.waiters[a].turn, w.waiters[b].turn) })
+	slices.SortFunc(keys, func(a, b types.NamespacedName) int { return cmp.Compare(w.waiters[a].order, w.waiters[b].order) })
 	return keys
 }

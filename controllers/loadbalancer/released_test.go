@@ -17,7 +17,7 @@ var _ = DescribeTable("addresses of the status that a Service gives up",
 	func(current, asked, held []netip.Addr, told string) {
 		recorder := events.NewFakeRecorder(4)
 		r := &ServiceReconciler{Recorder: recorder}
-		r.reportGivenUp(&corev1.Service{}, provisioner.Request{Current: current, Addresses: asked}, held)
+		r.reportReleased(&corev1.Service{}, provisioner.Request{Current: current, Addresses: asked}, held)
 		if told == "" {
 			Expect(recorder.Events).To(BeEmpty())
 			return
