@@ -25,28 +25,28 @@ import (
 )
 
 const (
-	// patience is how long a request waits for a replica that may grant; it is a
+	// grantTimeout is how long a request waits for a replica that may grant; it is a
 	// little less than the webhook's timeoutSeconds.
-	patience   = 9 * time.Second
-	retryEvery = 100 * time.Millisecond
-	// forwardFor is how long another replica may take to answer.
-	forwardFor = 2 * time.Second
+	grantTimeout = 9 * time.Second
+	grantRetry   = 100 * time.Millisecond
+	// forwardTimeout is how long another replica may take to answer.
+	forwardTimeout = 2 * time.Second
 )
 
-// ErrNotLeader is the answer of a replica that was asked to grant and may not.
+// ErrNotLeader is returned by a replica that may not grant.
 var ErrNotLeader = errors.New("this replica may not grant addresses and ports now")
 
 // NotAllocated begins the warning of a request that is left to the API server.
 const NotAllocated = "not allocated from Causeway's pools: "
 
-// UnavailableError says that nothing could be granted or denied, because of
-// trouble of Causeway's own. The Service is left to the API server's allocator.
+// UnavailableError is returned when nothing could be granted or denied because of a fault
+// of Causeway. The Service is left to the API server's allocator.
 type UnavailableError struct{ Cause error }
 
-// Error says what the trouble is.
+// Error names the cause.
 func (e *UnavailableError) Error() string { return NotAllocated + e.Cause.Error() }
 
-// Unwrap returns the trouble.
+// Unwrap returns the cause.
 func (e *UnavailableError) Unwrap() error { return e.Cause }
 
 // Request is a Service that is about to be stored.
@@ -58,10 +58,9 @@ type Request struct {
 	Old *corev1.Service
 	// UID is the request's.
 	UID string
-	// DryRun asks for the same checks without a trace.
+	// DryRun requests the same checks without side effects.
 	DryRun bool
-	// Forwarded says that another replica asks, so that the request is not sent on
-	// in a circle.
+	// Forwarded is true for a request of another replica, which is not forwarded again.
 	Forwarded bool
 }
 
@@ -96,7 +95,7 @@ func New(mgr manager.Manager, config Config) (*Allocator, error) {
 	}
 	state := NewState(config.Services, time.Now, config.Changed)
 	election := NewElection(mgr.GetConfig(), config.Namespace, config.Peers.Address)
-	// Until then no request is to be sent here that could be served elsewhere.
+	// Before that, requests should go to other replicas.
 	if err := mgr.AddReadyzCheck("allocation", state.Ready); err != nil {
 		return nil, err
 	}
@@ -115,7 +114,7 @@ func New(mgr manager.Manager, config Config) (*Allocator, error) {
 	}))
 }
 
-// runnable runs in every replica, whichever leads the controllers.
+// runnable runs in every replica.
 type runnable func(context.Context) error
 
 // Start implements manager.Runnable.
@@ -124,12 +123,12 @@ func (r runnable) Start(ctx context.Context) error { return r(ctx) }
 // NeedLeaderElection implements manager.LeaderElectionRunnable.
 func (r runnable) NeedLeaderElection() bool { return false }
 
-// Grant returns what to write into a Service before it is stored. What needs no
-// grant it answers itself; for the rest it asks the replica that leads, which may
-// be this one, and waits for one to lead when none does.
+// Grant returns what to write into a Service before it is stored. A request that needs no
+// grant is answered here; others by the replica that leads, which may be this one, or, if
+// none does, by the next.
 //
-// A Service that may not be stored as it is is a *services.Denied. Any other error
-// is an *UnavailableError, or ErrNotLeader for a forwarded request.
+// The error for a Service that may not be stored is a *services.Denied. Any other error is
+// an *UnavailableError, or ErrNotLeader for a forwarded request.
 func (a *Allocator) Grant(ctx context.Context, req Request) (services.Grant, error) {
 	start := time.Now()
 	grant, answer, err := a.answer(ctx, req)
@@ -146,7 +145,7 @@ func (a *Allocator) answer(ctx context.Context, req Request) (grant services.Gra
 	if req.DryRun && req.Service.Namespace == a.Namespace && req.Service.Name == AuditName || !a.concerned(req) {
 		return services.Grant{}, "nothing", nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, grantTimeout)
 	defer cancel()
 	for {
 		if a.Leadership.IsLeader() {
@@ -165,7 +164,7 @@ func (a *Allocator) answer(ctx context.Context, req Request) (grant services.Gra
 			logf.FromContext(ctx).V(1).Info("Forwarding failed, will retry", "address", address, "reason", err.Error())
 		}
 		select {
-		case <-time.After(retryEvery):
+		case <-time.After(grantRetry):
 		case <-ctx.Done():
 			return services.Grant{}, "nobody", &UnavailableError{Cause: errors.New("no replica of Causeway may grant addresses and ports")}
 		}
@@ -189,7 +188,7 @@ func orUnavailable(err error) error {
 // concerned reports whether there is anything to grant or to check.
 func (a *Allocator) concerned(req Request) (yes bool) {
 	if !a.State.isSynced() {
-		return true // not known yet: another replica may know
+		return true // unknown yet; another replica may know
 	}
 	a.State.With(func(b *services.Allocations, _ time.Time) { yes = b.Concerns(req.Service, req.Old) })
 	return yes
@@ -218,13 +217,13 @@ func (a *Allocator) grant(ctx context.Context, req Request) (services.Grant, err
 		grant, err = a.admit(ctx, ask)
 	}
 	if err == nil && !a.Leadership.IsLeader() {
-		return services.Grant{}, ErrNotLeader // what is pending ends by itself
+		return services.Grant{}, ErrNotLeader // pending values expire
 	}
 	return grant, err
 }
 
-// admit asks the state. Before it refuses a value as taken it makes sure that
-// the holder still has it: the state hears of changes a moment late.
+// admit asks the state. Before it denies a value as taken it verifies that the holder still
+// has it: the state lags behind.
 func (a *Allocator) admit(ctx context.Context, ask services.Request) (grant services.Grant, err error) {
 	for range 3 {
 		a.State.With(func(b *services.Allocations, now time.Time) {
@@ -242,8 +241,8 @@ func (a *Allocator) admit(ctx context.Context, ask services.Request) (grant serv
 	return grant, err
 }
 
-// namespaceLabels reads the labels of a namespace, past the cache when it is so
-// new that the cache has not heard of it.
+// namespaceLabels reads the labels of a namespace, past the cache if that does not have it
+// yet.
 func (a *Allocator) namespaceLabels(ctx context.Context, name string) (map[string]string, error) {
 	var ns corev1.Namespace
 	err := a.Client.Get(ctx, client.ObjectKey{Name: name}, &ns)
@@ -256,11 +255,10 @@ func (a *Allocator) namespaceLabels(ctx context.Context, name string) (map[strin
 	return ns.Labels, nil
 }
 
-// release deletes the reservations of addresses that the API server's allocator
-// is about to services. It returns true when an IPAddress is the API server's
-// already, which lost it or has not freed it yet: the state knows now, and has to
-// be asked again. No other Service gets the address that the user asked for, so
-// that is left to the API server's judgement.
+// release deletes the reservations of addresses that the API server's allocator is about to
+// allocate. It returns true if the API server has an IPAddress of one already, which it
+// leaked or has not released yet: the state has been updated and has to be asked again. An
+// address that the user requested is left to the API server, as no other Service gets it.
 func (a *Allocator) release(ctx context.Context, ask services.Request, former []netip.Addr) (again bool, err error) {
 	if ask.DryRun || len(former) == 0 {
 		return false, nil

@@ -24,14 +24,14 @@ const (
 	// AuditName is the name of the Services with which the audit asks.
 	AuditName  = "causeway-port-audit"
 	auditEvery = 3 * time.Minute        // as often as the API server repairs
-	auditNow   = 200 * time.Millisecond // after a new leadership, a change of pools, and an audit that was cut short
-	// auditSoon is when that audit is repeated, and then after twice as long each
-	// time up to auditEvery: requests that a predecessor answered may still be on
-	// their way through the API server.
+	auditNow   = 200 * time.Millisecond // after a new leadership, a change of pools, and an incomplete audit
+	// auditSoon is when that audit is repeated, and then after twice as long each time
+	// up to auditEvery: requests that a predecessor answered may still be in flight in
+	// the API server.
 	auditSoon = 5 * time.Second
-	// In one request, and requests in parallel. The API server looks at one port after
-	// the other and waits each time until those who allocate let it, which takes
-	// seconds for hundreds of ports when it has much to do.
+	// Ports in one request, and requests in parallel. The API server checks one port after
+	// the other, each under the allocator's lock, which takes seconds for hundreds of
+	// ports under load.
 	auditPorts  = 64
 	auditAtOnce = 8
 	// suspectFor is how long a port is suspect or unverified; the next audits end
@@ -39,21 +39,21 @@ const (
 	suspectFor = 15 * time.Minute
 )
 
-// PortAudit finds ports that no Service has and that the API server refuses all
-// the same, because it lost track of them. It asks with dry runs of a Service
-// that has all unused ports, which name the first that is refused. A port that it
-// finds is suspect, so that it is granted only while there are no others. After a
-// change of leader or of pools every port is unverified until it was asked for.
+// PortAudit finds ports that no Service has and that the API server denies all the same,
+// because it leaked them. It asks by dry runs of a Service with all unused ports, whose
+// error names the first that is denied. A port that it finds is suspect: it is granted only
+// if there are no others. After a change of leader or of pools every port is unverified
+// until it was asked for.
 //
-// The API server books the ports of an update before it stores the object, and
-// when another write came between it stores nothing, forgets that it
-// booked them and begins again. Its repair frees them nine minutes later.
+// The API server books the ports of an update before it stores the object. If another write
+// came first, it stores nothing, leaks the booking and begins again. Its repair releases
+// the ports nine minutes later.
 type PortAudit struct {
 	client    client.Client
 	state     *State
 	namespace string
 
-	running chan struct{} // room for one: audits take turns
+	running chan struct{} // buffer of one: one audit at a time
 	lost    int           // found by the last one
 }
 
@@ -62,13 +62,13 @@ func NewPortAudit(c client.Client, state *State, namespace string) *PortAudit {
 	return &PortAudit{client: c, state: state, namespace: namespace, running: make(chan struct{}, 1)}
 }
 
-// Begin audits for a leadership that is about to begin.
+// Begin audits before a leadership begins.
 func (a *PortAudit) Begin(ctx context.Context) {
 	a.state.With(func(*services.Allocations, time.Time) { a.state.unverifyPorts() })
 	a.Audit(ctx)
 }
 
-// Run audits from time to time, while this replica leads, until ctx ends.
+// Run audits at intervals, while this replica leads, until ctx ends.
 func (a *PortAudit) Run(ctx context.Context, leadership Leadership) error {
 	interval := auditEvery
 	timer := time.NewTimer(interval)
@@ -89,8 +89,7 @@ func (a *PortAudit) Run(ctx context.Context, leadership Leadership) error {
 	}
 }
 
-// Audit audits once and reports whether it came to the end. That it cannot is no
-// reason not to grant.
+// Audit audits once and reports whether it was complete. Grants do not depend on it.
 func (a *PortAudit) Audit(ctx context.Context) bool {
 	select {
 	case a.running <- struct{}{}:
@@ -111,21 +110,21 @@ func (a *PortAudit) Audit(ctx context.Context) bool {
 		})
 	}
 	if err := group.Wait(); err != nil {
-		logf.FromContext(ctx).Info("NodePorts not audited to the end", "reason", err.Error())
+		logf.FromContext(ctx).Info("Audit of NodePorts is incomplete", "reason", err.Error())
 		return false
 	}
 	found := int(lost.Load())
 	lostPorts.Set(float64(found))
 	if found != a.lost {
-		logf.FromContext(ctx).Info("The API server refuses NodePorts that no Service has; they are avoided", "ports", found)
+		logf.FromContext(ctx).Info("The API server denies NodePorts that no Service has; they are avoided", "ports", found)
 	}
 	a.lost = found
 	return true
 }
 
-// look asks for some ports until it knows of each whether it is lost, and
-// returns how many are. The answer is as old as the question: a port that was
-// granted meanwhile, and lost, is not free because of it.
+// look asks for some ports until it knows of each whether it is lost, and returns how many
+// are. The answer is as old as the question: it does not verify a port that was granted
+// meanwhile.
 func (a *PortAudit) look(ctx context.Context, ports []uint16) (lost int, err error) {
 	for {
 		var asked time.Time
@@ -157,8 +156,8 @@ func (a *PortAudit) look(ctx context.Context, ports []uint16) (lost int, err err
 	}
 }
 
-// ask returns how many of the first ports are free in the API server, and
-// whether the next one is not.
+// ask returns how many of the first ports are free in the API server, and whether the next
+// one is not.
 func (a *PortAudit) ask(ctx context.Context, ports []uint16) (good int, bad bool, err error) {
 	svc := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: a.namespace, Name: AuditName},

@@ -11,37 +11,33 @@
 //	informers ──> State <── PortAudit  ▼
 //	                └──────> Reservations, Grant
 //
-// One replica at a time grants, the holder of the Lease causeway-allocator
-// (Election). The others send it what they are asked, over the webhooks' own port
-// and certificate, and wait for a successor while there is none. So a value is
-// never granted twice:
+// One replica at a time grants, the holder of the Lease causeway-allocator (Election). The
+// others forward requests to it, over the webhooks' port and certificate, and wait for a
+// successor while there is none. So a value is never granted twice:
 //
 //   - One State grants, under one lock, and what it granted stays booked until a
 //     Service is seen with it or a minute has passed.
-//   - A leader looks at its lease again after it has decided and before it
-//     answers, and stops a second before others may take the lease over.
-//   - A successor has watched the same Services all along. It grants a second
-//     after its predecessor may have granted for the last time, so that it sees
-//     what came of the last grants. A Service that takes longer than that to be
-//     stored does not meet another with the same value either: for a minute a
-//     successor takes from a part of the pool that its predecessors left to it
-//     (alloc.Epoch), unless all else is full. Then the API server, which is the judge
-//     of that, refuses the later one.
-//   - A replica that dies with a request in its hands leaves it to the API
-//     server, which would allocate by itself, perhaps what another request was
-//     just granted. So there is a second webhook, for what the first left
-//     without, and the API server asks again: see controllers/clusterip.
+//   - A leader checks its lease again after it has decided and before it answers, and
+//     stops a second before others may acquire the lease.
+//   - A successor has watched the same Services. It grants from a second after its
+//     predecessor may have granted for the last time, so that it sees the Services of
+//     the last grants. A Service that takes longer to be stored gets no other's value
+//     either: for a minute a successor grants from a part of the pool that its
+//     predecessors left to it (alloc.Epoch), unless all else is full. Then the API server
+//     denies the later one.
+//   - If a replica dies during a request, the API server would allocate itself, perhaps
+//     what another request was just granted. So there is a second webhook, for Services
+//     that the first left without values: see controllers/clusterip.
 //
 // The replica that grants need not be the leader that writes status. Its death
 // costs requests a wait until its lease has ended and its successor has prepared
-// (leaseDuration, preparation); the death of all costs nothing but pools:
+// (leaseDuration, preparation). While all are dead only the pools are without effect:
 // failurePolicy is Ignore, the API server allocates, and the condition
-// causeway.dev/InPool tells what came of it.
+// causeway.dev/InPool reports the result.
 //
-// What the API server itself loses is looked for (PortAudit): an update of a
-// Service that loses a race against another write keeps its ports and addresses
-// booked there until a repair. A successor gives no port while it has others
-// before it has asked whether the API server would.
+// PortAudit finds values that the API server leaks: an update of a Service that loses a race
+// against another write keeps its ports and addresses booked there until a repair. A
+// successor prefers ports that it has verified with the API server.
 //
 // It may import internal/alloc, internal/queue and the API, and no controller.
 package allocator

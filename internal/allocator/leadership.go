@@ -24,22 +24,22 @@ import (
 // LeaseName is the name of the Lease of the replica that grants.
 const LeaseName = "causeway-allocator"
 
-// The allocator's lease is short, because Services that are created meanwhile
-// wait for it; losing it costs nothing but a hop, unlike the manager's.
+// The allocator's lease is short, because the creation of Services waits for it; unlike the
+// manager's, losing it costs one hop only.
 const (
 	leaseDuration = 4 * time.Second
 	renewDeadline = 3 * time.Second
 	retryPeriod   = 500 * time.Millisecond
 
-	// settleTime is how long a successor waits after its predecessor may have
-	// granted for the last time, so that the Services of those grants are seen.
-	settleTime = time.Second
+	// takeoverDelay is how long a successor waits after its predecessor may have
+	// granted for the last time, so that it sees the Services of those grants.
+	takeoverDelay = time.Second
 
-	// freshFor is how long requests that the predecessor granted something can be
-	// on their way: the API server gives them a minute.
-	freshFor = time.Minute + settleTime
+	// freshFor is how long requests with grants of the predecessor can be in flight: the
+	// API server's timeout is a minute.
+	freshFor = time.Minute + takeoverDelay
 
-	// preparation is how long grants wait for what a successor looks into first.
+	// preparation is how long grants wait for a successor's first audit.
 	preparation = 2 * time.Second
 )
 
@@ -54,8 +54,7 @@ type Leadership interface {
 	Epoch() alloc.Epoch
 }
 
-// Election is one replica's share in the one right to grant addresses and ports,
-// by a Lease.
+// Election elects, by a Lease, the one replica that may grant addresses and ports.
 type Election struct {
 	config   *rest.Config
 	lease    metav1.ObjectMeta
@@ -68,8 +67,8 @@ type Election struct {
 	epoch    atomic.Int64 // as the lease counts its holders
 }
 
-// NewElection returns the share of a replica whose webhooks other replicas reach
-// at address; empty when they cannot.
+// NewElection returns the Election for a replica whose webhooks other replicas reach at
+// address; empty if they cannot.
 func NewElection(config *rest.Config, namespace, address string) *Election {
 	return &Election{
 		config:   config,
@@ -78,9 +77,9 @@ func NewElection(config *rest.Config, namespace, address string) *Election {
 	}
 }
 
-// Run takes part in the election from when ready is closed until ctx ends, then
-// gives the lease up. prepare runs before the first grant of a leadership, which
-// waits for it no longer than preparation.
+// Run takes part in the election from when ready is closed until ctx ends, then releases the
+// lease. prepare runs before the first grant of a leadership, which waits for it for at
+// most preparation.
 func (e *Election) Run(ctx context.Context, ready <-chan struct{}, prepare func(context.Context)) error {
 	select {
 	case <-ready:
@@ -116,19 +115,19 @@ func (e *Election) Run(ctx context.Context, ready <-chan struct{}, prepare func(
 	return nil
 }
 
-// begin prepares and lets this replica grant, not before the Services of its
-// predecessor's last grants are seen, if there was one.
+// begin prepares and lets this replica grant, after it has seen the Services of the last
+// grants of its predecessor, if there was one.
 func (e *Election) begin(ctx context.Context, lock resourcelock.Interface, prepare func(context.Context)) {
 	earliest := time.Now()
 	if e.followed.Swap(false) {
-		earliest = earliest.Add(settleTime)
+		earliest = earliest.Add(takeoverDelay)
 	}
 	preparing, cancel := context.WithTimeout(ctx, preparation)
 	defer cancel()
 	if record, _, err := lock.Get(preparing); err == nil {
 		e.epoch.Store(int64(record.LeaderTransitions))
 	} else {
-		e.epoch.Add(1) // not what the others count, but rarely what the last one was
+		e.epoch.Add(1) // differs from the others' count, but rarely equals the last one
 	}
 	prepare(preparing)
 	e.mu.Lock()
@@ -140,15 +139,15 @@ func (e *Election) begin(ctx context.Context, lock resourcelock.Interface, prepa
 	logf.FromContext(ctx).Info("Grants addresses and ports", "identity", e.identity)
 }
 
-// end stops granting. The context that begin looks at has ended by then.
+// end stops granting. The context of begin has ended by then.
 func (e *Election) end() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.since.Store(0)
 }
 
-// IsLeader implements Leadership. A replica that was stopped in the middle of a
-// request and woke up after its lease ended finds out here.
+// IsLeader implements Leadership. A process that was suspended during a request, until after
+// its lease has ended, finds out here.
 func (e *Election) IsLeader() bool {
 	since, elector := e.since.Load(), e.elector.Load()
 	return since != 0 && time.Now().UnixNano() >= since && elector.IsLeader() && elector.Check(renewDeadline-leaseDuration) == nil

@@ -12,6 +12,6 @@ var (
 	}, []string{"answer"})
 	lostPorts = prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "causeway_allocation_lost_ports",
-		Help: "NodePorts that no Service has and that the API server refused in the last audit.",
+		Help: "NodePorts that no Service has and that the API server denied in the last audit.",
 	})
 )

@@ -20,8 +20,8 @@ const (
 	nodePortPath    = "/spec/ports/%d/nodePort"
 )
 
-// Patch returns a grant as JSON patch of the Service (RFC 6902); empty when the
-// grant changes nothing.
+// Patch returns a grant as JSON patch of the Service (RFC 6902); empty if the grant
+// changes nothing.
 func Patch(g services.Grant) []jsonpatch.Operation {
 	var out []jsonpatch.Operation
 	if len(g.ClusterIPs) > 0 {

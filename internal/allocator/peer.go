@@ -28,8 +28,8 @@ import (
 	"github.com/causeway-lb/causeway/internal/alloc/services"
 )
 
-// WebhookPath is where replicas serve the Service webhook, by which they ask each
-// other too.
+// WebhookPath is where replicas serve the Service webhook, which they also call on each
+// other.
 const WebhookPath = "/mutate--v1-service"
 
 // ForwardedHeader marks a request of another replica.
@@ -37,7 +37,7 @@ const ForwardedHeader = "Causeway-Forwarded"
 
 const maxReview = 8 << 20
 
-// Peers says how the replicas of the controller reach each other's webhooks.
+// Peers is how the replicas of the controller reach each other's webhooks.
 type Peers struct {
 	// Address is host:port of this replica's webhooks as the others reach it.
 	// Empty: there are no others.
@@ -45,16 +45,16 @@ type Peers struct {
 	// ServerName is the name in the webhooks' certificate. Empty: that of the
 	// Service in front of them.
 	ServerName string
-	// Certificate is shown to the others, which may ask for one; nil for none.
+	// Certificate is the client certificate for the others; nil for none.
 	Certificate func() (*tls.Certificate, error)
 	// CA returns the certificates that sign it, as PEM. Nil: from the Secret
 	// v1alpha1.WebhookSecret.
 	CA func(ctx context.Context) ([]byte, error)
 }
 
-// Forwarder asks the replica that may grant. The request goes to its webhook as
-// an AdmissionReview, which every version answers: during an upgrade the leader
-// may be of another one.
+// Forwarder sends requests to the replica that may grant: to its webhook, as an
+// AdmissionReview, which every version answers: during an upgrade the leader may be of
+// another one.
 type Forwarder struct{ client *http.Client }
 
 // NewForwarder returns a Forwarder for the replicas in a namespace. reader reads
@@ -79,8 +79,8 @@ func NewForwarder(p Peers, namespace string, reader client.Reader) *Forwarder {
 	}}}
 }
 
-// dial trusts what the authority signs at the time of dialling, so that a new
-// authority needs no restart.
+// dial trusts the certificate authority at the time of the call, so that a new one needs no
+// restart.
 func (p Peers) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	pem, err := p.CA(ctx)
 	if err != nil {
@@ -100,12 +100,11 @@ func (p Peers) dial(ctx context.Context, network, address string) (net.Conn, err
 	return d.DialContext(ctx, network, address)
 }
 
-// Grant asks the replica at address, for no longer than forwardFor: one whose
-// node has lost its power answers nothing, while a successor may be there
-// already. Errors are those of Allocator.Grant, and others when there is no
-// answer.
+// Grant asks the replica at address, for at most forwardTimeout: a replica whose node has
+// lost power does not answer, while a successor may exist already. Errors are those of
+// Allocator.Grant, or others without an answer.
 func (f *Forwarder) Grant(ctx context.Context, address string, req Request) (services.Grant, error) {
-	ctx, cancel := context.WithTimeout(ctx, forwardFor)
+	ctx, cancel := context.WithTimeout(ctx, forwardTimeout)
 	defer cancel()
 	body, err := json.Marshal(review(req))
 	if err != nil {

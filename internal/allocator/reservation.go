@@ -39,25 +39,22 @@ const (
 
 const (
 	reserveEvery = 500 * time.Millisecond
-	// reserveAtLeast is the quarantine that is worth two writes.
+	// reserveAtLeast is the shortest quarantine that is worth two writes.
 	reserveAtLeast = 5 * time.Second
-	// reserveWithin is how long making one may take: a Service that is to have the
-	// address waits for it.
-	reserveWithin = 3 * time.Second
+	// reserveTimeout bounds the creation of one: a Service that gets the address waits
+	// for it.
+	reserveTimeout = 3 * time.Second
 )
 
-// Reservations makes an IPAddress object for each quarantined address, and
-// deletes it after the quarantine. So the address is given to no other Service
-// even when Causeway is down and the API server allocates, and a restarted
-// controller knows of it.
+// Reservations creates an IPAddress object for each quarantined address, and deletes it
+// after the quarantine. So no other Service gets the address, even when Causeway is down and
+// the API server allocates, and a restarted controller knows of it.
 //
-// Between the release of an address in the API server and the creation of the
-// object, reserveEvery and a write, the API server could give it away; that takes
-// a request that does not come by the webhook, which does not give it away. The
-// other way round there is no gap: a Service that gets a quarantined address gets
-// it by the webhook, which makes it pending first, then waits for the object that is just
-// being made, if one is, and deletes it before it answers; and no object is made
-// for a pending address.
+// Between the release of an address in the API server and the creation of the object,
+// reserveEvery and a write later, the API server could allocate it, for a request that does
+// not pass the webhook. In the other direction there is no gap: a Service gets a quarantined
+// address by the webhook, which makes it pending, waits for an object that is being created,
+// and deletes the object before it answers; and no object is created for a pending address.
 type Reservations struct {
 	client     client.Client
 	state      *State
@@ -69,7 +66,7 @@ func NewReservations(c client.Client, state *State, leadership Leadership) *Rese
 	return &Reservations{client: c, state: state, leadership: leadership}
 }
 
-// Run keeps the objects, while this replica leads, until ctx ends.
+// Run syncs the objects, while this replica leads, until ctx ends.
 func (r *Reservations) Run(ctx context.Context) error {
 	ticker := time.NewTicker(reserveEvery)
 	defer ticker.Stop()
@@ -83,22 +80,21 @@ func (r *Reservations) Run(ctx context.Context) error {
 			continue
 		}
 		if err := r.Sync(ctx); err != nil && ctx.Err() == nil {
-			logf.FromContext(ctx).Info("IPAddresses of quarantined addresses not kept, will retry", "reason", err.Error())
+			logf.FromContext(ctx).Info("IPAddresses of quarantined addresses not synced, will retry", "reason", err.Error())
 		}
 	}
 }
 
-// Sync makes the objects equal the quarantines. One that the API server refuses
-// does not keep it from the others.
+// Sync makes the objects equal the quarantines. It continues after an error and joins all.
 func (r *Reservations) Sync(ctx context.Context) error {
 	wanted := map[string]alloc.Allocation[netip.Addr]{}
 	unwanted := map[string]types.UID{}
 	r.state.With(func(b *services.Allocations, now time.Time) {
 		b.Expire(now)
 		for _, family := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
-			for lease := range b.Addresses(family).Quarantined() {
-				if reservationOf(b, lease) != nil {
-					wanted[lease.Value.String()] = lease
+			for allocation := range b.Addresses(family).Quarantined() {
+				if reservationOf(b, allocation) != nil {
+					wanted[allocation.Value.String()] = allocation
 				}
 			}
 		}
@@ -117,22 +113,22 @@ func (r *Reservations) Sync(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("delete IPAddress %s: %w", name, err))
 		}
 	}
-	for name, lease := range wanted {
-		if err := r.Reserve(ctx, lease); err != nil {
+	for name, allocation := range wanted {
+		if err := r.Reserve(ctx, allocation); err != nil {
 			errs = append(errs, fmt.Errorf("create IPAddress %s: %w", name, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// Reserve makes the object of an address that is still quarantined.
-func (r *Reservations) Reserve(ctx context.Context, lease alloc.Allocation[netip.Addr]) error {
-	ctx, cancel := context.WithTimeout(ctx, reserveWithin)
+// Reserve creates the object of an address that is still quarantined.
+func (r *Reservations) Reserve(ctx context.Context, allocation alloc.Allocation[netip.Addr]) error {
+	ctx, cancel := context.WithTimeout(ctx, reserveTimeout)
 	defer cancel()
 	r.state.reserving.Lock()
 	defer r.state.reserving.Unlock()
 	var ip *networkingv1.IPAddress
-	r.state.With(func(b *services.Allocations, _ time.Time) { ip = reservationOf(b, lease) })
+	r.state.With(func(b *services.Allocations, _ time.Time) { ip = reservationOf(b, allocation) })
 	if ip == nil || !r.leadership.IsLeader() {
 		return nil
 	}
@@ -140,36 +136,35 @@ func (r *Reservations) Reserve(ctx context.Context, lease alloc.Allocation[netip
 	return client.IgnoreAlreadyExists(r.client.Create(ctx, ip))
 }
 
-// awaitReservation returns when no object is being made for an address that was
-// picked before the call.
+// awaitReservation returns when no object is being created for an address that was picked
+// before the call.
 func awaitReservation(reserving *sync.Mutex) {
 	reserving.Lock()
 	reserving.Unlock() //nolint:staticcheck // a later caller sees that it is pending
 }
 
-// reservationOf returns the object that a quarantined address is to have; nil
-// when it is to have none: the quarantine is short, or over, or the address was
-// picked.
-func reservationOf(b *services.Allocations, lease alloc.Allocation[netip.Addr]) *networkingv1.IPAddress {
-	values := b.Addresses(alloc.FamilyOf(lease.Value))
-	pools := values.PoolsOf(lease.Value)
-	rests := slices.ContainsFunc(values.Of(lease.Value), func(l alloc.Allocation[netip.Addr]) bool { return l.State == alloc.Quarantined })
-	if len(pools) == 0 || !rests || values.Taken(lease.Value) || lease.Until.Sub(lease.Since) < reserveAtLeast {
+// reservationOf returns the object for a quarantined address; nil if the quarantine is short
+// or over, or the address was picked.
+func reservationOf(b *services.Allocations, allocation alloc.Allocation[netip.Addr]) *networkingv1.IPAddress {
+	values := b.Addresses(alloc.FamilyOf(allocation.Value))
+	pools := values.PoolsOf(allocation.Value)
+	quarantined := slices.ContainsFunc(values.Of(allocation.Value), func(l alloc.Allocation[netip.Addr]) bool { return l.State == alloc.Quarantined })
+	if len(pools) == 0 || !quarantined || values.Taken(allocation.Value) || allocation.Until.Sub(allocation.Since) < reserveAtLeast {
 		return nil
 	}
-	return NewReservation(lease, pools[0])
+	return NewReservation(allocation, pools[0])
 }
 
 // NewReservation returns the object of a quarantined address of a pool.
-func NewReservation(lease alloc.Allocation[netip.Addr], pool string) *networkingv1.IPAddress {
+func NewReservation(allocation alloc.Allocation[netip.Addr], pool string) *networkingv1.IPAddress {
 	return &networkingv1.IPAddress{
 		ObjectMeta: metav1.ObjectMeta{
-			Name:   lease.Value.String(),
+			Name:   allocation.Value.String(),
 			Labels: map[string]string{networkingv1.LabelManagedBy: v1alpha1.ManagedBy},
 			Annotations: map[string]string{
-				releasedAtAnnotation: lease.Since.UTC().Format(time.RFC3339),
-				untilAnnotation:      lease.Until.UTC().Format(time.RFC3339),
-				releasedByAnnotation: lease.Owner.String(),
+				releasedAtAnnotation: allocation.Since.UTC().Format(time.RFC3339),
+				untilAnnotation:      allocation.Until.UTC().Format(time.RFC3339),
+				releasedByAnnotation: allocation.Owner.String(),
 			},
 		},
 		Spec: networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{
@@ -178,12 +173,12 @@ func NewReservation(lease alloc.Allocation[netip.Addr], pool string) *networking
 	}
 }
 
-// isReservation reports whether an IPAddress is one of ours.
+// isReservation reports whether an IPAddress is a reservation.
 func isReservation(ip metav1.Object) bool {
 	return ip.GetLabels()[networkingv1.LabelManagedBy] == v1alpha1.ManagedBy
 }
 
-// readReservation returns what an IPAddress of ours says; false for others.
+// readReservation returns the content of a reservation; false for other IPAddresses.
 func readReservation(ip metav1.Object) (owner alloc.Owner, since, until time.Time, ok bool) {
 	since, err1 := time.Parse(time.RFC3339, ip.GetAnnotations()[releasedAtAnnotation])
 	until, err2 := time.Parse(time.RFC3339, cmp.Or(ip.GetAnnotations()[untilAnnotation], ip.GetAnnotations()[formerUntilAnnotation]))

@@ -30,8 +30,8 @@ import (
 	"github.com/causeway-lb/causeway/internal/queue"
 )
 
-// State is the Allocations as the API shows them. Every replica keeps one,
-// leader or not, so that a successor is ready immediately.
+// State is the Allocations as the API shows them. Every replica has one, leader or not, so
+// that a successor is ready immediately.
 type State struct {
 	now     func() time.Time
 	changed func(Change)
@@ -49,16 +49,16 @@ type State struct {
 	unverified chan struct{} // has one item when ports are to be verified; see PortAudit
 }
 
-// Change is what changed in a State beside the allocations.
+// Change is what changed in a State other than the allocations.
 type Change struct {
 	// Pools is true if pools changed.
 	Pools bool
-	// Sharing are the Services that began or ended to have a value in common.
+	// Sharing are the Services that share a value now, or no longer do.
 	Sharing []types.NamespacedName
 }
 
-// NewState returns a State that knows nothing yet. now is the clock. changed is
-// called after every change of the state; it must not block.
+// NewState returns an empty State. now is the clock. changed is called after every change of
+// the state; it must not block.
 func NewState(config services.Config, now func() time.Time, changed func(Change)) *State {
 	return &State{
 		now: now, changed: changed,
@@ -76,15 +76,15 @@ func (s *State) Follow(ctx context.Context, from cache.Cache) error {
 	return queue.Follow(ctx, from, s.synced, s.Watches(ctx)...)
 }
 
-// Watches are the kinds of objects that the state consists of: pools before
-// Services, because a new pool looks at every allocation.
+// Watches are the kinds of objects that the state consists of: pools before Services, because
+// a new pool walks all allocations.
 func (s *State) Watches(ctx context.Context) []queue.Watch {
 	return []queue.Watch{
 		watch(s, &networkingv1.ServiceCIDR{}, s.setCIDR, s.forgetCIDR),
 		watchPools(ctx, s, &v1alpha1.ClusterIPPool{}, (*services.Allocations).KnowsClusterIPPool, (*services.Allocations).SetClusterIPPool, (*services.Allocations).DeleteClusterIPPool),
 		watchPools(ctx, s, &v1alpha1.NodePortPool{}, (*services.Allocations).KnowsNodePortPool, (*services.Allocations).SetNodePortPool, (*services.Allocations).DeleteNodePortPool),
 		watchPools(ctx, s, &v1alpha1.LoadBalancerPool{}, (*services.Allocations).KnowsLoadBalancerPool, (*services.Allocations).SetLoadBalancerPool, (*services.Allocations).DeleteLoadBalancerPool),
-		// An IPAddress without its spec, which says nothing new.
+		// An IPAddress without its spec, which is not needed.
 		watch(s, &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: networkingv1.SchemeGroupVersion.String(), Kind: "IPAddress"}},
 			s.setIPAddress, s.forgetIPAddress),
 		watch(s, &corev1.Service{}, s.setService, s.forgetService),
@@ -105,8 +105,8 @@ func watch[T client.Object](s *State, example T, set, forget func(T) Change) que
 		func(last T) []types.NamespacedName { return locked(forget, last) })
 }
 
-// watchPools is watch for a kind of pool. A pool whose ranges are wrong is used
-// as far as they are right; its own reconciler tells the administrator.
+// watchPools is watch for a kind of pool. Of a pool with invalid ranges the valid ones are
+// used; its reconciler reports the others.
 func watchPools[T client.Object](ctx context.Context, s *State, example T, knows func(*services.Allocations, string, int64) bool,
 	set func(*services.Allocations, T) error, forget func(*services.Allocations, string)) queue.Watch {
 	return watch(s, example, func(pool T) Change {
@@ -126,7 +126,7 @@ func watchPools[T client.Object](ctx context.Context, s *State, example T, knows
 	})
 }
 
-// Ready is a health check: whether everything was seen that the API had.
+// Ready is a health check: it returns an error until everything in the API was seen.
 func (s *State) Ready(*http.Request) error {
 	if !s.isSynced() {
 		return errors.New("not all Services and pools have been read yet")
@@ -143,7 +143,7 @@ func (s *State) isSynced() bool {
 	}
 }
 
-// With calls f with the allocations, of which f must keep nothing, and the time.
+// With calls f with the allocations, which f must not keep, and the time.
 func (s *State) With(f func(b *services.Allocations, now time.Time)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -155,7 +155,7 @@ func (s *State) setService(svc *corev1.Service) Change {
 	return s.observe(svc)
 }
 
-// observe sees a Service, unless a later version was seen. The lock is held.
+// observe observes a Service, unless a later version was seen. The lock is held.
 func (s *State) observe(svc *corev1.Service) Change {
 	if seen, ok := s.seen[svc.UID]; ok && older(svc.ResourceVersion, seen) {
 		return Change{}
@@ -191,10 +191,9 @@ func newer(v, w string) string {
 	return v
 }
 
-// catchUp sees what the API server says is stored, which the watch may deliver a
-// moment later: a Service that was just changed, and is changed again, would not
-// be known to be without what it released. A Service that is not known may be
-// gone by now, and is left to the watch.
+// catchUp observes a stored Service that the watch may deliver later: of a Service that is
+// changed twice in a moment, the State would not know what the first change released. An
+// unknown Service may be deleted by now, and is left to the watch.
 func (s *State) catchUp(stored *corev1.Service) {
 	var change Change
 	s.mu.Lock()
@@ -202,12 +201,12 @@ func (s *State) catchUp(stored *corev1.Service) {
 		change = s.observe(stored)
 	}
 	s.mu.Unlock()
-	s.tell(change)
+	s.notify(change)
 }
 
-// tell calls changed if something beside the allocations changed. The lock is not
+// notify calls changed if something other than the allocations changed. The lock is not
 // held.
-func (s *State) tell(c Change) {
+func (s *State) notify(c Change) {
 	if c.Pools || len(c.Sharing) > 0 {
 		s.changed(c)
 	}
@@ -220,8 +219,8 @@ func (s *State) forgetService(svc *corev1.Service) Change {
 	return sharing(owner, s.allocations.Forget(owner, s.now()))
 }
 
-// unverifyPorts takes no unused port for free before the API server was asked
-// for it. The lock is held.
+// unverifyPorts marks all unused ports as unverified until the audit has asked the API server
+// for them. The lock is held.
 func (s *State) unverifyPorts() {
 	s.allocations.Expire(s.now()) // a replica that grants nothing has not looked at the clock
 	s.allocations.Ports().MarkUnverified(s.now(), s.now().Add(suspectFor))
@@ -243,10 +242,9 @@ func (s *State) forgetCIDR(c *networkingv1.ServiceCIDR) Change {
 	return Change{}
 }
 
-// setCIDRs tells the allocations what the API server allocates from: the CIDRs
-// that it was started with first, since they decide the default family. Those
-// that are being deleted, not ready, or so new that the API server may not know
-// them yet are left out.
+// setCIDRs sets what the API server allocates from: the CIDRs that it was started with first,
+// since they decide the default family. CIDRs that are being deleted, not ready, or so new
+// that the API server may not know them yet are left out.
 func (s *State) setCIDRs() {
 	var cidrs []*networkingv1.ServiceCIDR
 	for _, c := range s.cidrs {
@@ -281,13 +279,13 @@ func (s *State) setCIDRs() {
 const (
 	// apiServerCIDR is the ServiceCIDR that the API server makes from its flags.
 	apiServerCIDR = "kubernetes"
-	// cidrDelay is how long a ServiceCIDR is left alone after its creation: the
-	// API server hears of it a moment later, too, and its clock counts in seconds.
+	// cidrDelay is how long a ServiceCIDR is ignored after its creation: the API server's
+	// allocator sees it later, too, and creation times are in whole seconds.
 	cidrDelay = 2 * time.Second
 )
 
-// setIPAddress learns of an address that is booked in the API, which is nearly
-// always a Service's, and of the reservations of an earlier process.
+// setIPAddress observes an address that is booked in the API, which is nearly always a
+// Service's, or a reservation of an earlier process.
 func (s *State) setIPAddress(ip *metav1.PartialObjectMetadata) Change {
 	addr, err := netip.ParseAddr(ip.Name)
 	if err != nil {
@@ -317,9 +315,9 @@ func (s *State) forgetIPAddress(ip *metav1.PartialObjectMetadata) Change {
 	return Change{}
 }
 
-// Deny takes an address back that was picked for an owner and that an IPAddress
-// stands for which is not ours. If the watch has delivered the end of that object
-// already, there is nothing to take back for: nothing would ever end it.
+// Deny takes back an address that was picked for an owner and that has an IPAddress other than
+// a reservation. If the watch has delivered the deletion of that object already it does
+// nothing: no event would undo it.
 func (s *State) Deny(addr netip.Addr, owner alloc.Owner, booking client.Object) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -329,8 +327,8 @@ func (s *State) Deny(addr netip.Addr, owner alloc.Owner, booking client.Object) 
 	}
 }
 
-// Correct replaces what is known of a Service by what the API server says now,
-// which may be that it is gone.
+// Correct replaces what is known of a Service by its present state in the API, which may be
+// that it is deleted.
 func (s *State) Correct(ctx context.Context, live client.Reader, holder alloc.Owner) error {
 	var svc corev1.Service
 	err := live.Get(ctx, types.NamespacedName{Namespace: holder.Namespace, Name: holder.Name}, &svc)
@@ -338,14 +336,14 @@ func (s *State) Correct(ctx context.Context, live client.Reader, holder alloc.Ow
 		return fmt.Errorf("look at the holder: %w", err)
 	}
 	var change Change
-	defer func() { s.tell(change) }()
+	defer func() { s.notify(change) }()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil || string(svc.UID) != holder.UID {
 		change = sharing(holder, s.allocations.Forget(holder, s.now()))
 	}
-	// A Service that is not known, and that is no news, was deleted after it was
-	// read.
+	// An unknown Service that is older than the newest known one was deleted after it
+	// was read.
 	if _, known := s.seen[svc.UID]; err == nil && (known || older(s.newestService, svc.ResourceVersion)) {
 		change.Sharing = append(change.Sharing, s.observe(&svc).Sharing...)
 	}

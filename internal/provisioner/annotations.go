@@ -21,28 +21,27 @@ const (
 	ReasonAnnotationUnsupported = "AnnotationUnsupported"
 )
 
-// ours are the annotations of Causeway's that a Service can have.
+// ours are Causeway's annotations of Services.
 var ours = []string{
 	v1alpha1.AddressesAnnotation, v1alpha1.PoolAnnotation, v1alpha1.SharingKeyAnnotation, v1alpha1.ProvisionerAnnotation,
 	v1alpha1.EndpointSlicesAnnotation, v1alpha1.SchedulerAnnotation,
 }
 
-// metalLB are MetalLB's names for what Causeway's annotations ask for; those
-// before its version 0.15 last.
+// metalLB are MetalLB's names of Causeway's annotations; those before its version 0.15 last.
 var metalLB = map[string][]string{
 	v1alpha1.AddressesAnnotation:  {"metallb.io/loadBalancerIPs", "metallb.universe.tf/loadBalancerIPs"},
 	v1alpha1.PoolAnnotation:       {"metallb.io/address-pool", "metallb.universe.tf/address-pool"},
 	v1alpha1.SharingKeyAnnotation: {"metallb.io/allow-shared-ip", "metallb.universe.tf/allow-shared-ip"},
 }
 
-// foreign are what the names of other products' annotations begin with.
+// foreign are the prefixes of other products' annotations.
 var foreign = map[string]string{
 	"metallb.io/": "MetalLB", "metallb.universe.tf/": "MetalLB", "kube-vip.io/": "kube-vip", "purelb.io/": "PureLB",
 	"lbipam.cilium.io/": "Cilium", "io.cilium/lb-ipam": "Cilium",
 }
 
-// WithMetalLB returns the Service with Causeway's annotations for what MetalLB's
-// ask for, as far as it does not have its own. The Service is not changed.
+// WithMetalLB returns the Service with Causeway's annotations in place of MetalLB's, unless it
+// has them already. The Service is not changed.
 func WithMetalLB(svc *corev1.Service) *corev1.Service {
 	var annotations map[string]string
 	for own, names := range metalLB {
@@ -67,27 +66,27 @@ func WithMetalLB(svc *corev1.Service) *corev1.Service {
 	return &out
 }
 
-// AddressAnnotations are the annotations that ask for LoadBalancer addresses, of
-// which the first that a Service has counts; MetalLB's too if they are heeded.
-func AddressAnnotations(metalLBHeeded bool) []string {
+// AddressAnnotations returns the annotations that request LoadBalancer addresses, of which the
+// first that a Service has counts, with MetalLB's if they are honoured.
+func AddressAnnotations(metalLBHonoured bool) []string {
 	names := []string{v1alpha1.AddressesAnnotation}
-	if metalLBHeeded {
+	if metalLBHonoured {
 		names = append(names, metalLB[v1alpha1.AddressesAnnotation]...)
 	}
 	return names
 }
 
-// AnnotationProblem is an annotation of a Service to which nobody listens.
+// AnnotationProblem is an annotation of a Service that has no effect.
 type AnnotationProblem struct {
 	Reason string
 	// Message says what is wrong and what to do.
 	Message string
 }
 
-// AnnotationProblems returns what is wrong with the names of a Service's
-// annotations, in order: those of Causeway's that there are not, and those of
-// other products. With metalLBHeeded those that WithMetalLB knows are fine.
-func AnnotationProblems(svc *corev1.Service, metalLBHeeded bool) []AnnotationProblem {
+// AnnotationProblems returns what is wrong with the names of a Service's annotations, in order:
+// Causeway's that do not exist, and those of other products. With metalLBHonoured those that
+// WithMetalLB reads are fine.
+func AnnotationProblems(svc *corev1.Service, metalLBHonoured bool) []AnnotationProblem {
 	var out []AnnotationProblem
 	for _, key := range slices.Sorted(maps.Keys(svc.Annotations)) {
 		if unknown(key) {
@@ -101,7 +100,7 @@ func AnnotationProblems(svc *corev1.Service, metalLBHeeded bool) []AnnotationPro
 			}
 			own := equivalent(key)
 			switch {
-			case own != "" && metalLBHeeded:
+			case own != "" && metalLBHonoured:
 			case own != "":
 				out = append(out, AnnotationProblem{ReasonAnnotationUnsupported, fmt.Sprintf(
 					"annotation %s is %s's and does nothing unless the controller has --metallb-annotations: use %s", key, product, own)})
@@ -114,8 +113,8 @@ func AnnotationProblems(svc *corev1.Service, metalLBHeeded bool) []AnnotationPro
 	return out
 }
 
-// unknown reports whether a key is meant for Causeway, by its prefix in any case or
-// nearly so, and is none of ours.
+// unknown reports whether a key is meant for Causeway, by its prefix, in any case or nearly
+// equal, and is none of ours.
 func unknown(key string) bool {
 	prefix, _, ok := strings.Cut(key, "/")
 	group := v1alpha1.GroupVersion.Group
@@ -123,7 +122,7 @@ func unknown(key string) bool {
 	return meant && !slices.Contains(ours, key)
 }
 
-// equivalent is Causeway's annotation for MetalLB's; "" when there is none.
+// equivalent returns Causeway's annotation for MetalLB's; "" for none.
 func equivalent(key string) string {
 	for own, names := range metalLB {
 		if slices.Contains(names, key) {
@@ -133,7 +132,7 @@ func equivalent(key string) string {
 	return ""
 }
 
-// nearest is the annotation of ours that takes the fewest changes.
+// nearest returns the annotation of ours with the smallest distance.
 func nearest(key string) string {
 	if len(key) > 100 {
 		key = key[:100]
@@ -142,8 +141,7 @@ func nearest(key string) string {
 	return slices.MinFunc(ours, func(a, b string) int { return cmp.Compare(distance(key, a), distance(key, b)) })
 }
 
-// distance is how many characters have to be changed, added or left out to make b
-// of a (Levenshtein).
+// distance returns the Levenshtein distance.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

@@ -11,22 +11,22 @@
 //	                                                   │
 //	                      status.loadBalancer.ingress, conditions, come again
 //
-// Holding an address (Allocate, Reserve, Release) is apart from serving it
-// (Ensure, Remove): an address is held for as long as the Service exists, while
-// what is served changes with every node and endpoint.
+// Assigning an address (Allocate, Reserve, Release) is separate from serving it (Ensure,
+// Remove): an address is assigned for as long as the Service exists, while what is served
+// changes with every node and endpoint.
 //
 // # Invariants
 //
-//   - Every method is idempotent and level-based: it is told what should be, not
-//     what changed, and may be called again after any error or restart.
-//   - Allocate never takes away an address that the Service holds, unless the
-//     Service itself asks for something else and that has been given already.
+//   - Every method is idempotent and level-based: its argument is what should be, not
+//     what changed, and it may be called again after any error or restart.
+//   - Allocate never releases an address of the Service, unless the Service itself
+//     requests something else and that has been assigned already.
 //   - A request that cannot be met is an *AllocationError, which names the cause and what
 //     to do. Any other error is a fault, worth retrying.
 //   - Capabilities are compared with the request before a provisioner is called.
 //
 // # Non-goals
 //
-// No Kubernetes client here: a provisioner that needs one is given one. Who
-// answers ARP for a pool's address is the agents' business.
+// No Kubernetes client: a provisioner that needs one gets it from its caller. The agents
+// decide which node answers ARP for a pool's address.
 package provisioner

@@ -35,8 +35,8 @@ const (
 	ReasonLimit = "LimitReached"
 )
 
-// AllocationError says why a request is not met and what to do about it. Trying again
-// helps only after something else has changed.
+// AllocationError is why a request is not met and what to do. A retry helps only after
+// something else has changed.
 type AllocationError struct {
 	// Reason is one of the constants above.
 	Reason string
@@ -44,9 +44,9 @@ type AllocationError struct {
 	Message string
 	// Families are those for which no pool has an address.
 	Families []corev1.IPFamily
-	// Full and Addresses are what could help: an address that a full pool gets
-	// back, or one of these addresses becoming free. Both empty means that only
-	// an edit helps, of the Service or of a pool.
+	// Full and Addresses are what could help: an address of a full pool, or one of these
+	// addresses, becoming free. If both are empty, only an edit helps, of the Service or
+	// of a pool.
 	Full      []FullPool
 	Addresses []netip.Addr
 }
@@ -58,5 +58,5 @@ type FullPool struct {
 	Family corev1.IPFamily
 }
 
-// Error gives the message.
+// Error returns the message.
 func (r *AllocationError) Error() string { return r.Message }

@@ -20,29 +20,27 @@ type Provisioner interface {
 	// Class is the spec.loadBalancerClass of the Services that it serves.
 	Class() string
 
-	// Capabilities says what it can do. The answer does not change.
+	// Capabilities returns what it can do, which does not change.
 	Capabilities() Capabilities
 
-	// Allocate makes req.Owner hold what req asks for, and returns everything
-	// that it holds afterwards. What it held before and still fits is kept; what
-	// no longer fits is let go of after the rest has been given. When the
-	// request cannot be met, wholly or partly, Allocation.Unmet says why and
-	// nothing held is lost.
+	// Allocate assigns what req asks for to req.Owner, and returns everything that is
+	// assigned to it afterwards. What was assigned before and still fits is kept; what
+	// no longer fits is released after the rest has been assigned. If the request cannot
+	// be met, wholly or partly, Allocation.Unmet is why, and nothing is released.
 	Allocate(ctx context.Context, req Request) (Allocation, error)
 
-	// Reserve makes req.Owner hold these addresses, for each family of which it
-	// holds none: they are in the Service's status, and clients use them. An
+	// Reserve assigns these addresses, which are in the Service's status and which clients
+	// use, to req.Owner, in each family of which it has none. An
 	// address that cannot be held is an *AllocationError; the others are held all the
 	// same.
 	Reserve(ctx context.Context, req Request, addrs []netip.Addr) error
 
-	// Release lets go of all that the Service of this name holds, whatever its
-	// UID. Holding nothing is not an error.
+	// Release releases everything that is assigned to the Service of this name, whatever
+	// its UID. Nothing assigned is not an error.
 	Release(ctx context.Context, owner alloc.Owner) error
 
-	// Ensure serves the Service as described, and answers where it can be
-	// reached. It is called again when anything in want changes, and after
-	// Result.RequeueAfter.
+	// Ensure serves the Service as described, and returns where it can be reached. It is
+	// called again when anything in want changes, and after Result.RequeueAfter.
 	Ensure(ctx context.Context, want Desired) (Result, error)
 
 	// Remove stops serving the Service. Being absent is not an error.
@@ -87,13 +85,13 @@ type Request struct {
 	Families []corev1.IPFamily
 	// Policy says how many of them are needed.
 	Policy corev1.IPFamilyPolicy
-	// Addresses asked for; empty means any. A family in Families of which none
-	// is listed gets one that the provisioner chooses.
+	// Addresses requested; empty means any. For a family in Families of which none is
+	// listed the provisioner chooses one.
 	Addresses []netip.Addr
-	// Current addresses in the Service's status. They go before others that it
-	// holds when one has to go.
+	// Current addresses in the Service's status. They are kept before others that are
+	// assigned.
 	Current []netip.Addr
-	// Pool asked for; empty means any.
+	// Pool requested; empty means any.
 	Pool string
 	// SharingKey: Services with the same key may have one address. Empty: none.
 	SharingKey string
@@ -111,15 +109,15 @@ type Request struct {
 	NamespaceLabels map[string]string
 }
 
-// Allocation is what a Service holds.
+// Allocation is what is assigned to a Service.
 type Allocation struct {
 	// Addresses in the order of Request.Addresses, then of Request.Families.
 	Addresses []netip.Addr
-	// Unmet says which part of the request is not met and why; nil when all is.
-	// Addresses may be non-empty besides: what was held before, or the one
-	// family of PreferDualStack that there is.
+	// Unmet is which part of the request is not met and why; nil for none. Addresses may
+	// be non-empty with it: what was assigned before, or the one family of
+	// PreferDualStack.
 	Unmet *AllocationError
-	// Enough tells that what is not met is not required, as the second family of
+	// Enough is true if what is not met is not required, as the second family of
 	// PreferDualStack.
 	Enough bool
 }
@@ -131,8 +129,8 @@ type Desired struct {
 	Ports     []ServicePort
 	// Nodes that may take traffic; nil unless Capabilities.NeedsNodes.
 	Nodes []Node
-	// LocalPolicy is externalTrafficPolicy Local: only nodes with a ready
-	// endpoint get traffic, and HealthCheckNodePort tells which.
+	// LocalPolicy is externalTrafficPolicy Local: only nodes with a ready endpoint get
+	// traffic, as the health check at HealthCheckNodePort reports.
 	LocalPolicy         bool
 	HealthCheckNodePort uint16
 	// SourceRanges that may connect; empty means all.

@@ -40,8 +40,8 @@ func NewRegistry(defaultClass string, provisioners ...Provisioner) (*Registry, e
 	return r, nil
 }
 
-// For returns the provisioner that serves svc, and false when svc is not of
-// type LoadBalancer or is somebody else's to serve.
+// For returns the provisioner that serves svc; false if svc is not of type LoadBalancer or of
+// another controller's class.
 func (r *Registry) For(svc *corev1.Service) (Provisioner, bool) {
 	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
 		return nil, false

@@ -72,8 +72,8 @@ func IngressAddresses(svc *corev1.Service) (addrs []netip.Addr) {
 	return addrs
 }
 
-// LocalPods is Request.LocalPods of a Service. One without a selector, whose
-// endpoints are hand-made, is like no other.
+// LocalPods returns Request.LocalPods of a Service. One without a selector, whose endpoints
+// are written by hand, equals no other.
 func LocalPods(svc *corev1.Service) string {
 	switch {
 	case svc.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal:
@@ -147,7 +147,7 @@ func (c Capabilities) Check(class string, req Request) error {
 		class, strings.Join(cannot, ", nor "))}
 }
 
-// Required is how many of the request's families have to get an address.
+// Required returns how many of the request's families have to get an address.
 func (r Request) Required() int {
 	if r.Policy == corev1.IPFamilyPolicyPreferDualStack {
 		return 1
@@ -174,9 +174,8 @@ func invalid(format string, args ...any) *AllocationError {
 	return &AllocationError{Reason: ReasonInvalidRequest, Message: fmt.Sprintf(format, args...)}
 }
 
-// DesiredOf describes how a Service is to be served at its addresses, all but
-// the nodes. Source ranges that cannot be parsed are left out: the API server
-// refuses them.
+// DesiredOf returns how a Service is to be served at its addresses, without the nodes. Source
+// ranges that cannot be parsed, which the API server denies, are left out.
 func DesiredOf(svc *corev1.Service, addrs []netip.Addr) Desired {
 	d := Desired{
 		Owner: alloc.OwnerOf(svc), Addresses: slices.Clone(addrs),

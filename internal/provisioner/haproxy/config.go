@@ -31,10 +31,10 @@ type Config struct {
 	// Slots is the number of backends of each kind, and so of ports served at
 	// once; 0 means 64.
 	Slots int
-	// Resync is the longest time between two looks at HAProxy; 0 means 30 s.
+	// Resync is the longest time between two reads of HAProxy's state; 0 means 30 s.
 	Resync time.Duration
-	// Holders lists the Services that have been given addresses before; nil
-	// means none. It is called once, before anything is given.
+	// Holders lists the Services that have addresses already; nil means none. It is
+	// called once, before anything is assigned.
 	Holders func(context.Context) ([]Holder, error)
 
 	// deleteAfter is how long a server is in maintenance before it is deleted; 0 means
@@ -49,7 +49,7 @@ type Holder struct {
 	Ports     []provisioner.Port
 }
 
-// Validate names everything that is wrong.
+// Validate returns an error that names everything that is wrong.
 func (c *Config) Validate() error {
 	var errs []error
 	check := func(bad bool, text string) {
@@ -61,7 +61,7 @@ func (c *Config) Validate() error {
 	check(len(c.Addresses) == 0, "addresses is empty: list the addresses that HAProxy is bound to")
 	check(len(c.Ports) == 0, "ports is empty: list the ports that HAProxy is bound to, such as 8000-8063")
 	check(c.Runtime == nil, "runtime is missing: write where the runtime interface is, such as tcp://192.0.2.60:9999 or unix:///run/haproxy.sock")
-	check(c.Resync != 0 && c.Resync < time.Second, "resync is less than a second: each look reads all of HAProxy's servers")
+	check(c.Resync != 0 && c.Resync < time.Second, "resync is less than a second: each reads all of HAProxy's servers")
 	check(c.Slots < 0 || c.Slots > 4096, "slots must be between 1 and 4096")
 	return errors.Join(errs...)
 }
@@ -81,7 +81,7 @@ func (c *Config) setDefaults() {
 	}
 }
 
-// file is how the operator writes it.
+// file is the format of the operator's file.
 type file struct {
 	LoadBalancers []struct {
 		Class   string `json:"class"`
@@ -157,10 +157,9 @@ func RenderFile(text []byte, class string) (string, error) {
 	return "", fmt.Errorf("render haproxy.cfg: the file describes no load balancer of class %q", class)
 }
 
-// Render returns the haproxy.cfg for this configuration, with its runtime
-// interface at the socket. Whoever reaches that can redirect every connection:
-// it belongs to a network that only the controller can reach. The map file has
-// to exist, empty.
+// Render returns the haproxy.cfg for this configuration, with its runtime interface at the
+// socket. A host that reaches it can redirect every connection: it belongs to a network that
+// only the controller can reach. The map file has to exist, empty.
 func (c Config) Render(socket Socket) string {
 	c.setDefaults()
 	var b strings.Builder

@@ -30,9 +30,9 @@
 //
 // # Invariants
 //
-//   - Every Ensure reads what HAProxy has and repairs what differs, whoever
-//     changed it; it is called again after Config.Resync at the latest, so a
-//     restarted HAProxy, which has lost everything, is filled again.
+//   - Every Ensure reads HAProxy's state and repairs what differs. It is called again
+//     after Config.Resync at the latest, so that a restarted HAProxy, which has lost
+//     everything, is filled again.
 //   - A key of the map without an owner is removed.
 //
 // # Non-goals

@@ -96,8 +96,8 @@ var (
 	errAbsent = errors.New("there is no such entry")
 )
 
-// change sends a command that changes something. HAProxy answers nothing, or a
-// sentence: this is the one place that knows which are good.
+// change sends a command that changes something. HAProxy answers nothing, or a sentence, of
+// which only this function knows which are good.
 func change(ctx context.Context, r Runtime, format string, args ...any) error {
 	command := fmt.Sprintf(format, args...)
 	answer, err := r.Do(ctx, command)

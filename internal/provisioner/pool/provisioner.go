@@ -18,13 +18,12 @@ import (
 	"github.com/causeway-lb/causeway/internal/provisioner"
 )
 
-// maxAttempts is how often Allocate plans again after losing a race before it
-// leaves the rest to the caller's retry. Each lost race teaches the index the
-// winner's record.
+// maxAttempts is how often Allocate plans again after it has lost a race before it leaves the
+// rest to the caller's retry. After each lost race the index has the winner's record.
 const maxAttempts = 32
 
-// errLost says that a record was not what the index thought; the index knows
-// better now.
+// errLost is returned when a record was not as the index had it; the index has been
+// updated.
 var errLost = errors.New("the record has changed")
 
 // Config is what New needs.
@@ -35,12 +34,12 @@ type Config struct {
 	Index *Index
 	// Records keeps the records.
 	Records Records
-	// Ports answers from a cache.
+	// Ports reads from a cache.
 	Ports PortsFunc
-	// LocalPods answers Request.LocalPods of other Services from a cache. It is
-	// set where nodes drop what comes for a Service of policy Local and has no
-	// endpoint there, as kube-proxy does: such Services can share an address
-	// only if they have the same Pods. Nil: nodes forward it.
+	// LocalPods returns Request.LocalPods of other Services from a cache. It is set where
+	// nodes without an endpoint drop packets to a Service of policy Local, as kube-proxy
+	// does: such Services can share an address only if they have the same Pods. Nil:
+	// nodes forward them.
 	LocalPods func(alloc.Owner) string
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
@@ -89,8 +88,8 @@ func New(c Config) (*Provisioner, error) {
 // Class implements provisioner.Provisioner.
 func (p *Provisioner) Class() string { return p.Config.Class }
 
-// Capabilities implements provisioner.Provisioner. Serving is the agents' work,
-// hence they can do what a Service can ask for.
+// Capabilities implements provisioner.Provisioner. The agents serve everything that a
+// Service can request.
 func (p *Provisioner) Capabilities() provisioner.Capabilities {
 	return provisioner.Capabilities{
 		Protocols:          []corev1.Protocol{corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP},
@@ -119,7 +118,7 @@ func (p *Provisioner) Allocate(ctx context.Context, req provisioner.Request) (pr
 		}
 		return provisioner.Allocation{Addresses: arrange(req, pl), Unmet: pl.unmet, Enough: pl.enough}, nil
 	}
-	return provisioner.Allocation{}, fmt.Errorf("allocate address of Service %s: lost %d races, somebody else allocates too", req.Owner, maxAttempts)
+	return provisioner.Allocation{}, fmt.Errorf("allocate address of Service %s: lost %d races against another controller", req.Owner, maxAttempts)
 }
 
 func (p *Provisioner) sharing() sharing { return sharing{p.Ports, p.LocalPods} }
@@ -138,12 +137,11 @@ func (p *Provisioner) Reserve(ctx context.Context, req provisioner.Request, addr
 		}
 		return err
 	}
-	return fmt.Errorf("reserve addresses of Service %s: lost %d races, somebody else allocates too", req.Owner, maxAttempts)
+	return fmt.Errorf("reserve addresses of Service %s: lost %d races against another controller", req.Owner, maxAttempts)
 }
 
-// apply carries out a plan: what is new first, so that the Service is never
-// without, then corrections, then what goes. It returns errLost when it has to
-// be planned again.
+// apply carries out a plan: new addresses first, so that the Service is never without, then
+// corrections, then releases. It returns errLost if the request has to be planned again.
 func (p *Provisioner) apply(ctx context.Context, req provisioner.Request, pl plan) error {
 	var err error
 	for _, t := range pl.assign {
@@ -181,8 +179,8 @@ func (p *Provisioner) assign(ctx context.Context, req provisioner.Request, t ass
 	return p.write(ctx, t.addr, "update", p.Index.Commit, func() (Record, error) { return p.Records.Update(ctx, want) })
 }
 
-// correct brings the record of an address that is kept up to date: the UID of
-// a Service made again, the sharing key, the pool that it belongs to now.
+// correct updates the record of an address that is kept: the UID of a Service that was created
+// again, the sharing key, the pool that the address belongs to now.
 func (p *Provisioner) correct(ctx context.Context, req provisioner.Request, a netip.Addr) error {
 	have, ok := p.Index.Lookup(a)
 	if !ok {
@@ -220,8 +218,8 @@ func (p *Provisioner) Release(ctx context.Context, owner alloc.Owner) error {
 	return errors.Join(errs...)
 }
 
-// release takes owner out of a record. When that leaves no owner the record goes
-// into quarantine, or immediately, unless it is a reservation.
+// release removes owner from a record. A record without owners is quarantined, or deleted
+// without a quarantine, unless it is reserved.
 func (p *Provisioner) release(ctx context.Context, owner alloc.Owner, a netip.Addr) error {
 	have, ok := p.Index.Lookup(a)
 	if !ok || !have.hasOwner(owner) {
@@ -264,8 +262,8 @@ func (p *Provisioner) forget(ctx context.Context, r Record) error {
 
 func (p *Provisioner) put(r Record) { p.Index.Put(r) }
 
-// write runs one write and puts its outcome into the index. When another writer
-// was faster it puts theirs there and returns errLost.
+// write runs one write and puts its result into the index. If another writer was faster it
+// puts that one's record there and returns errLost.
 func (p *Provisioner) write(ctx context.Context, a netip.Addr, verb string, put func(Record), write func() (Record, error)) error {
 	r, err := write()
 	switch {
@@ -278,7 +276,7 @@ func (p *Provisioner) write(ctx context.Context, a netip.Addr, verb string, put 
 	return fmt.Errorf("%s record of %s: %w", verb, a, err)
 }
 
-// learn reads a record past every cache, and returns errLost when it could.
+// learn reads a record past every cache into the index, and returns errLost if it could.
 func (p *Provisioner) learn(ctx context.Context, a netip.Addr) error {
 	r, err := p.Records.Get(ctx, a)
 	switch {
@@ -298,8 +296,8 @@ func (p *Provisioner) learn(ctx context.Context, a netip.Addr) error {
 // the record is released.
 func (p *Provisioner) Remove(context.Context, alloc.Owner) error { return nil }
 
-// arrange orders what a plan leaves in the Service's hands: as asked for, then
-// by the Service's families.
+// arrange returns a Service's addresses after a plan, in the order of the request, then of the
+// Service's families.
 func arrange(req provisioner.Request, pl plan) []netip.Addr {
 	all := slices.Clone(pl.keep)
 	for _, t := range pl.assign {
