@@ -98,7 +98,7 @@ var _ = Describe("a LoadBalancer Service", func() {
 		edit(ctx, svc, func(svc *corev1.Service) { svc.Finalizers = nil })
 	})
 
-	It("whose class is not configured any more says so, and goes when its mark is taken off by hand", func(ctx SpecContext) {
+	It("whose class is no longer configured reports it, and is deleted when its finalizer is removed by hand", func(ctx SpecContext) {
 		s := newLBSpec(ctx)
 		svc := s.service(ctx, "web", func(svc *corev1.Service) {
 			svc.Spec.LoadBalancerClass = ptr.To("example.com/gone")

@@ -82,7 +82,7 @@ func TestHooks(t *testing.T) {
 	}
 }
 
-func TestNoHooksAtPortZero(t *testing.T) {
+func TestHooksAtPortZeroServeNothing(t *testing.T) {
 	s := newHooks(0, keeper(t))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -95,7 +95,7 @@ func TestNoHooksAtPortZero(t *testing.T) {
 }
 
 // Metrics name Services: only a loopback address shows them to everyone.
-func TestMetricsAreForTheAuthorized(t *testing.T) {
+func TestMetricsRequireAuthorization(t *testing.T) {
 	for address, want := range map[string]int{
 		"127.0.0.1:8080": 200, "[::1]:8080": 200, "localhost:8080": 200,
 		":8080": 401, "0.0.0.0:8080": 401, "[::]:8080": 401, "192.0.2.1:8080": 401, "nonsense": 401,

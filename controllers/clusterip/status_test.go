@@ -10,7 +10,7 @@ import (
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 )
 
-func TestConditionsReplaceFormerOnes(t *testing.T) {
+func TestConditionsReplaceFormerConditions(t *testing.T) {
 	conditions := []metav1.Condition{
 		{Type: "Overlapping", Status: metav1.ConditionTrue}, {Type: "Strays", Status: metav1.ConditionFalse},
 		{Type: "OutsideServiceCIDR", Status: metav1.ConditionFalse}, {Type: "OutsideNodePortRange", Status: metav1.ConditionFalse},

@@ -33,11 +33,11 @@ var _ = DescribeTable("who is in charge of slices",
 		Expect(got.withdraw).To(HaveLen(len(want.withdraw)), "slices to withdraw")
 		Expect(got.message == "").To(Equal(got.reason == ""), "a reason comes with a message: %q", got.message)
 	},
-	Entry("nobody, auto", Auto, nil, decision{keep: true, history: history{alone: true}}),
-	Entry("nobody, and another controller about that gets a moment for a new Service", Auto, func(c *ownership) {
+	Entry("no slices, auto", Auto, nil, decision{keep: true, history: history{alone: true}}),
+	Entry("no slices, and another controller is active, which gets time for a new Service", Auto, func(c *ownership) {
 		c.otherActive, c.began = true, c.began.Add(time.Hour-time.Second)
 	}, decision{again: graceForOther - time.Second, history: history{alone: true}}),
-	Entry("nobody, and another controller about that has had its moment", Auto, func(c *ownership) { c.otherActive = true },
+	Entry("no slices, and another controller is active, which has had its time", Auto, func(c *ownership) { c.otherActive = true },
 		decision{keep: true, history: history{alone: true}}),
 	Entry("another controller, auto", Auto, func(c *ownership) { c.others = slicesOf("a") },
 		decision{reason: reasonStandingBy}),

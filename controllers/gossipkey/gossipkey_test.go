@@ -12,10 +12,10 @@ import (
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 )
 
-// TestGossipKeyIsAlwaysUnderstood walks through a year in steps and checks
-// that an agent that learned of the Secret KeySpread ago understands one
-// that has just learned of it, and the other way round.
-func TestGossipKeyIsAlwaysUnderstood(t *testing.T) {
+// TestGossipKeyRotationKeepsAgentsConnected walks through a year in steps and checks
+// that an agent that read the Secret KeySpread ago understands one
+// that has just read it, and vice versa.
+func TestGossipKeyRotationKeepsAgentsConnected(t *testing.T) {
 	secret := &corev1.Secret{}
 	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	type version struct {
@@ -117,7 +117,7 @@ func TestGossipKeyOnDemand(t *testing.T) {
 }
 
 // A version that kept the last key until the next change has left one.
-func TestGossipKeyOfAFormerVersionIsRetired(t *testing.T) {
+func TestGossipKeyOfFormerVersionIsRetired(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	secret := &corev1.Secret{Data: map[string][]byte{
 		v1alpha1.GossipKey: bytes.Repeat([]byte{1}, KeySize), v1alpha1.GossipPreviousKey: bytes.Repeat([]byte{2}, KeySize),

@@ -51,7 +51,7 @@ func (s behindStatus) Patch(context.Context, client.Object, client.Patch, ...cli
 
 // A status that could not be written because the cache lags behind our own last
 // write brings no event of its own: the pool has to be looked at again.
-func TestPoolIsLookedAtAgainAfterAConflict(t *testing.T) {
+func TestPoolReconcilerRetriesAfterConflict(t *testing.T) {
 	for name, finalizers := range map[string][]string{"finalizer": nil, "status": {v1alpha1.LoadBalancerPoolFinalizer}} {
 		p := &v1alpha1.LoadBalancerPool{ObjectMeta: metav1.ObjectMeta{Name: "a", Finalizers: finalizers},
 			Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.2.0/24"}}}

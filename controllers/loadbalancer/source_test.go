@@ -54,9 +54,9 @@ func heldAddress() *v1alpha1.LoadBalancerAddress {
 	}
 }
 
-// A record that somebody deletes by hand is its Service's to make again: nobody
-// else is told immediately that the address is free. One that we deleted is free.
-func TestDeletedRecordIsFreeOnlyIfWeDeletedIt(t *testing.T) {
+// After a record is deleted by hand its owners are retried first, others after reclaimTime.
+// After one that the controller deleted, all are retried immediately.
+func TestDeletedRecordRetriesOwnersFirst(t *testing.T) {
 	for name, test := range map[string]struct {
 		ours bool
 		want []string
@@ -73,9 +73,9 @@ func TestDeletedRecordIsFreeOnlyIfWeDeletedIt(t *testing.T) {
 	}
 }
 
-// Whoever may share an address only with the same Pods, or with policy Cluster,
-// is tried when the holder's selector or policy changes.
-func TestPolicyOfTheHolderConcernsWhoWantsToShare(t *testing.T) {
+// A Service that may share an address only with the same Pods, or with policy Cluster, is
+// retried when the selector or policy of the address's owner changes.
+func TestPolicyChangeRetriesWaitingSharers(t *testing.T) {
 	r := sourceSpec(t)
 	r.watchAddresses(t.Context()).Update(nil, heldAddress())
 	before := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "holds"}, Spec: corev1.ServiceSpec{

@@ -14,7 +14,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/provisioner"
 )
 
-func TestWaitingWakesTheLongestWaiterAndWhoAsks(t *testing.T) {
+func TestWaitingFreedReturnsLongestWaiterAndRequesters(t *testing.T) {
 	w := newWaiting()
 	key := func(name string) types.NamespacedName { return types.NamespacedName{Namespace: "ns", Name: name} }
 	waits := func(pools ...provisioner.FullPool) *provisioner.AllocationError {

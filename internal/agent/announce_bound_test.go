@@ -65,8 +65,8 @@ func TestBoundAddresses(t *testing.T) {
 	want("all answer for their own", own)
 }
 
-// TestBoundIsReported: an event says where a LoadBalancer address is bound, once.
-func TestBoundIsReported(t *testing.T) {
+// TestBoundAddressIsReported: an event says where a LoadBalancer address is bound, once.
+func TestBoundAddressIsReported(t *testing.T) {
 	nstest.Require(t, "ip")
 	nstest.Run(t, "ip", "link", "add", "eth0", "type", "veth", "peer", "name", "other")
 	t.Cleanup(func() { nstest.Run(t, "ip", "link", "del", "eth0") })

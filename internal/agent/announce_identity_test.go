@@ -43,7 +43,7 @@ func causewayClient(t *testing.T, cfg rest.Config) *rest.RESTClient {
 // The definition of AgentKeys is deleted, and the watch ends before it has told of
 // the keys: they are forgotten. Without the right to read them, and without the API
 // server, they are kept.
-func TestKeysGoWithTheirDefinition(t *testing.T) {
+func TestAgentKeysAreDroppedWithTheirCRD(t *testing.T) {
 	var code, asked atomic.Int32
 	code.Store(http.StatusOK)
 	watched := make(chan struct{}, 16)
@@ -181,10 +181,10 @@ func (k *keyServer) has(node string) bool {
 	return k.keys[node] != ""
 }
 
-// Where the API server does not know AgentKeys, an agent asks about them ever more
-// rarely, and writes its own as soon as they are known; it is written again where the
-// definition was made anew. After every other failure it asks every few seconds.
-func TestAgentKeysAreUnknown(t *testing.T) {
+// While the API server does not know AgentKeys, an agent asks at increasing intervals. It
+// writes its own as soon as the CRD exists, and again if that is created again. After every
+// other failure it asks every few seconds.
+func TestPublishWithoutAgentKeyCRD(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &keyServer{}
 		server.say(http.StatusNotFound)

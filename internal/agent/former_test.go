@@ -12,7 +12,7 @@ import (
 	"github.com/causeway-lb/causeway/internal/announce/l2/wire"
 )
 
-func TestFormerConflictIsReplaced(t *testing.T) {
+func TestFormerConflictConditionIsReplaced(t *testing.T) {
 	host := wire.MAC{2, 0, 0, 0, 0, 0x99}
 	for _, tc := range []struct {
 		name   string

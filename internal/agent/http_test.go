@@ -12,8 +12,8 @@ import (
 	"github.com/causeway-lb/causeway/internal/testkit"
 )
 
-// While kube-proxy has the port, the agent goes on without it.
-func TestPortInUseIsWaitedFor(t *testing.T) {
+// The agent runs without the server while kube-proxy has the port.
+func TestListenWaitsForPortInUse(t *testing.T) {
 	other, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

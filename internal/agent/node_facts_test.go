@@ -30,7 +30,7 @@ func bare(uid types.UID) *corev1.Node {
 	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1", UID: uid}}
 }
 
-func TestFactsOfTheMachineStay(t *testing.T) {
+func TestNodeFactsSurviveRecreation(t *testing.T) {
 	type seen struct {
 		Zone      string
 		PodCIDRs  int

@@ -59,7 +59,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-func TestSlicesBelongToTheirService(t *testing.T) {
+func TestStoreSlicesByService(t *testing.T) {
 	s := NewStore()
 	events := heard(s)
 	sv, sl := s.serviceFeed(), s.sliceFeed()
@@ -124,7 +124,7 @@ func TestReplace(t *testing.T) {
 	}
 }
 
-func TestStripKeepsWhatPoliciesReadAndTheOriginal(t *testing.T) {
+func TestStripKeepsFieldsThatPoliciesRead(t *testing.T) {
 	s := NewStore()
 	original := sliceOf("web-1", "web", "10.244.1.2", "10.244.1.3")
 	original.Annotations[model.WeightAnnotation] = "3"

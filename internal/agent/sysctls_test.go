@@ -101,7 +101,7 @@ func TestConntrackSettings(t *testing.T) {
 }
 
 // What cannot be set is told once, and does not keep the rest from being set.
-func TestConntrackSettingsThatCannotBeSet(t *testing.T) {
+func TestConntrackSettingsNotWritable(t *testing.T) {
 	s := fakeProc(t, "0-7")
 	missing := filepath.Join(s.proc, "net/netfilter/nf_conntrack_max")
 	must(t, os.Remove(missing))

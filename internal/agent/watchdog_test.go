@@ -48,7 +48,7 @@ func (b *blocking) Resync(context.Context, model.Desired) (backend.Report, error
 // A Sync that does not return: the node is not in sync, so that health checks
 // fail and the announcer hands over, and after longer not alive. One that fails
 // again and again is not in sync, but alive.
-func TestSyncThatDoesNotReturn(t *testing.T) {
+func TestWatchdogDetectsSyncThatDoesNotReturn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &blocking{release: make(chan struct{})}
 		a, err := New(Config{Node: model.Node{Name: "node-1"}, REST: &rest.Config{Host: "http://192.0.2.10"}, Backend: b})

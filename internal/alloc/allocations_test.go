@@ -30,7 +30,7 @@ func mustNext[V comparable](t *testing.T, l *Allocations[V], pool string, ask As
 	return v
 }
 
-func TestLifeOfAValue(t *testing.T) {
+func TestAllocationStates(t *testing.T) {
 	l := New(Ports())
 	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30001), Quarantine: time.Minute})
 	a, b, c := owner("a"), owner("b"), owner("c")
@@ -69,7 +69,7 @@ func TestLifeOfAValue(t *testing.T) {
 	}
 }
 
-func TestTakeNamesTheHolder(t *testing.T) {
+func TestTakeOfHeldValueNamesOwner(t *testing.T) {
 	l := New(Addresses())
 	v := netip.MustParseAddr("192.0.2.7")
 	l.Observe(owner("web"), []netip.Addr{v}, t0)
@@ -90,11 +90,11 @@ func TestTakeNamesTheHolder(t *testing.T) {
 	}
 	l.Drop(w, unnamed)
 	if len(l.Of(w)) != 0 {
-		t.Errorf("dropped, yet leased: %v", l.Of(w))
+		t.Errorf("dropped, but allocated: %v", l.Of(w))
 	}
 }
 
-func TestDuplicatesAreSeenAndEnd(t *testing.T) {
+func TestDuplicateOwnersAreReported(t *testing.T) {
 	l := New(Ports())
 	l.Observe(owner("a"), []uint16{30000, 30001}, t0)
 	l.Observe(owner("b"), []uint16{30001}, t0)
@@ -129,7 +129,7 @@ func TestQuota(t *testing.T) {
 	}
 }
 
-func TestPoolChangesKeepLeases(t *testing.T) {
+func TestPoolChangesKeepAllocations(t *testing.T) {
 	l := New(Ports())
 	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30009)})
 	l.Observe(owner("a"), []uint16{30008}, t0)
@@ -172,7 +172,7 @@ func TestHugePool(t *testing.T) {
 	}
 }
 
-func TestUnseenPicksAreDoubtedAndComeLast(t *testing.T) {
+func TestUnseenPicksAreSuspectAndLast(t *testing.T) {
 	l := New(Ports())
 	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30009)})
 	first := mustNext(t, l, "p", Ask{Owner: owner("a"), Now: t0, PendingFor: time.Second, SuspectFor: time.Hour})
@@ -202,8 +202,8 @@ func TestUnseenPicksAreDoubtedAndComeLast(t *testing.T) {
 	}
 }
 
-// A pick that nobody was seen with may have come into use after somebody looked.
-func TestTrustIsOfATime(t *testing.T) {
+// A pending value without a Service may have come into use after it was verified.
+func TestMarkVerifiedEndsOlderSuspicionOnly(t *testing.T) {
 	l := New(Ports())
 	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30000)})
 	mustNext(t, l, "p", Ask{Owner: owner("a"), Now: t0, PendingFor: time.Second, SuspectFor: time.Hour})
@@ -221,7 +221,7 @@ func TestTrustIsOfATime(t *testing.T) {
 }
 
 // A value that rests and is doubted stays doubted after the rest.
-func TestRestEndsNoDoubt(t *testing.T) {
+func TestQuarantineKeepsSuspicion(t *testing.T) {
 	l := New(Ports())
 	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30000), Quarantine: time.Second})
 	l.Observe(owner("a"), []uint16{30000}, t0)
@@ -242,7 +242,7 @@ func TestRestEndsNoDoubt(t *testing.T) {
 
 // A pool of which nothing is known to be free gives all the same, and what is
 // found to be free first.
-func TestUnproven(t *testing.T) {
+func TestMarkUnverified(t *testing.T) {
 	l := New(Ports())
 	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30009)})
 	l.Observe(owner("holder"), []uint16{30009}, t0)
@@ -269,7 +269,7 @@ func TestUnproven(t *testing.T) {
 	}
 }
 
-func TestBookedValuesAreDoubted(t *testing.T) {
+func TestBookedValuesAreSuspect(t *testing.T) {
 	l := New(Ports())
 	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30001)})
 	l.SetBooked(30000, true)
@@ -293,9 +293,9 @@ func TestBookedValuesAreDoubted(t *testing.T) {
 	}
 }
 
-// A allocations that is told of Services and never asked for a value, like that of a
-// replica which does not grant, keeps no more than what can still matter.
-func TestLedgerThatNobodyAsksStaysSmall(t *testing.T) {
+// Allocations that only observe Services, as in a replica that does not lead, keep no more
+// than what can still matter.
+func TestObserveExpiresAllocations(t *testing.T) {
 	l := New(Ports())
 	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30009), Quarantine: time.Minute})
 	for i := range 1000 {
@@ -312,7 +312,7 @@ func TestLedgerThatNobodyAsksStaysSmall(t *testing.T) {
 
 // To take a value and give it back changes nothing, least of all what its former
 // owner can come back to.
-func TestDropUndoesAPick(t *testing.T) {
+func TestDropUndoesNext(t *testing.T) {
 	l := New(Ports())
 	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30009), Quarantine: time.Minute})
 	a := owner("a")
@@ -336,9 +336,9 @@ func TestDropUndoesAPick(t *testing.T) {
 	}
 }
 
-// Whoever stores Services may not have freed a released value yet. That is no
-// reason to give it to a stranger as soon as it is freed.
-func TestDenyEndsNoRest(t *testing.T) {
+// The API server may not have released a value yet. It stays quarantined for other Services
+// once it has.
+func TestDenyKeepsQuarantine(t *testing.T) {
 	l := New(Ports())
 	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30001), Quarantine: time.Minute})
 	a := owner("a")
@@ -358,7 +358,7 @@ func TestDenyEndsNoRest(t *testing.T) {
 	}
 }
 
-func TestFullPoolSaysWhenTheNextIsFree(t *testing.T) {
+func TestFullErrorNextFree(t *testing.T) {
 	l := New(Ports())
 	l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30002), Quarantine: time.Minute})
 	next := func(now time.Time) time.Time {
@@ -387,7 +387,7 @@ func TestFullPoolSaysWhenTheNextIsFree(t *testing.T) {
 }
 
 // The same calls give the same values, also where all are in doubt.
-func TestEqualCallsGiveEqualLedgers(t *testing.T) {
+func TestEqualCallsGiveEqualAllocations(t *testing.T) {
 	picks := func() (out []uint16) {
 		l := New(Ports())
 		l.SetPool(Pool[uint16]{Name: "p", Spans: ports(30000, 30099), LowerBand: NodePortBand})

@@ -11,7 +11,7 @@ import (
 
 // What the two turns before a fresh one granted, and it has not seen, it grants to
 // nobody, as long as a part is free of what it has seen.
-func TestTurnsDoNotMeet(t *testing.T) {
+func TestEpochsTakeDifferentParts(t *testing.T) {
 	for first := range 20 {
 		unseen := map[uint16]bool{}
 		seen := New(Ports()) // what was stored before all of this
@@ -44,7 +44,7 @@ func TestTurnsDoNotMeet(t *testing.T) {
 }
 
 // Whatever the turn, everything is given in the end, and the lower band last.
-func TestTurnsGiveEverything(t *testing.T) {
+func TestEpochFindsEveryFreeValue(t *testing.T) {
 	for _, size := range []uint16{1, 7, 8, 9, 16, 17, 100} {
 		for number := range epochParts {
 			for _, fresh := range []bool{false, true} {
@@ -66,8 +66,8 @@ func TestTurnsGiveEverything(t *testing.T) {
 }
 
 // In the long run every value is as likely as another, apart from those that are
-// left to the turns to come.
-func TestTurnsAreEven(t *testing.T) {
+// left to the epochs to come.
+func TestEpochFindIsEven(t *testing.T) {
 	seen := map[int]int{}
 	l := New(Ports())
 	l.SetPool(Pool[uint16]{Name: "p", Spans: []PortRange{{First: 30000, Last: 30799}}})

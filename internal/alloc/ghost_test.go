@@ -12,7 +12,7 @@ import (
 
 // Picks with which no Service is ever seen keep a pool, or a namespace's share of
 // it, from others for two seconds, and go first from who has most of them.
-func TestGhostPicksGiveWay(t *testing.T) {
+func TestOldPendingValuesAreReclaimed(t *testing.T) {
 	at := time.Unix(1_000_000, 0)
 	ask := func(namespace, name string, now time.Time) Ask {
 		return Ask{Owner: Owner{Namespace: namespace, Name: name, UID: namespace + name}, Now: now, PendingFor: time.Minute}
@@ -54,7 +54,7 @@ func TestGhostPicksGiveWay(t *testing.T) {
 }
 
 // What a Service has been seen with is never taken back.
-func TestHeldValuesStay(t *testing.T) {
+func TestHeldValuesAreNotReclaimed(t *testing.T) {
 	at := time.Unix(1_000_000, 0)
 	r, err := ParseRange("10.96.0.1-10.96.0.2")
 	if err != nil {

@@ -30,7 +30,7 @@ func TestParseRange(t *testing.T) {
 	}
 }
 
-func TestParseRangeSaysWhatToWrite(t *testing.T) {
+func TestParseRangeErrors(t *testing.T) {
 	for in, want := range map[string]string{
 		"":                       "write 192.0.2.0/24",
 		"192.0.2.7":              "write 192.0.2.7/32",

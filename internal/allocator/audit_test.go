@@ -11,7 +11,7 @@ import (
 )
 
 // A leadership begins though another audit does not come to its end.
-func TestAuditOfANewLeadershipWaitsForNoOther(t *testing.T) {
+func TestAuditOfNewLeadershipDoesNotWait(t *testing.T) {
 	audit := NewPortAudit(nil, NewState(services.Config{}, time.Now, func(Change) {}), "causeway-system")
 	audit.running <- struct{}{}
 	short, cancel := context.WithTimeout(t.Context(), time.Millisecond)

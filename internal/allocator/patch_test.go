@@ -16,7 +16,7 @@ import (
 )
 
 // What another replica answers is what it granted, in one piece.
-func TestGrantOfAnotherReplica(t *testing.T) {
+func TestForwardedGrant(t *testing.T) {
 	for name, want := range map[string]services.Grant{
 		"nothing": {},
 		"all": {
@@ -46,7 +46,7 @@ func TestGrantOfAnotherReplica(t *testing.T) {
 }
 
 // What another replica does not grant is the same error as here.
-func TestRefusalOfAnotherReplica(t *testing.T) {
+func TestForwardedDenial(t *testing.T) {
 	status := func(code int32, message string) *admissionv1.AdmissionResponse {
 		return &admissionv1.AdmissionResponse{Result: &metav1.Status{Code: code, Message: message}}
 	}

@@ -17,7 +17,7 @@ import (
 // Two Services have an address or a port in common: both are named when the second
 // is seen, whichever the reconciler looked at before, and when one of them goes or
 // lets go of it. Events that change nothing name none.
-func TestServicesThatShareAreNamed(t *testing.T) {
+func TestSharingServicesAreReported(t *testing.T) {
 	for name, share := range map[string]func(*corev1.Service){
 		"IPv4": func(s *corev1.Service) { s.Spec.ClusterIPs = []string{"10.96.0.9"} },
 		"IPv6": func(s *corev1.Service) { s.Spec.ClusterIPs = []string{"fd00:96::9"} },

@@ -189,7 +189,7 @@ func FuzzEqualsMap(f *testing.F) {
 	})
 }
 
-func TestTakeAllThenGiveBack(t *testing.T) {
+func TestSetAllThenClear(t *testing.T) {
 	for _, size := range []uint64{1, 64, 100, 4096, 70000} {
 		for form, b := range forms(size) {
 			rng := rand.New(rand.NewPCG(1, size))

@@ -210,7 +210,7 @@ func TestSlicesOfAnotherService(t *testing.T) {
 	}
 }
 
-func TestNamesDoNotComeFromChance(t *testing.T) {
+func TestSliceNamesAreDeterministic(t *testing.T) {
 	in := Input{Service: testService(), Pods: testPods(250), Nodes: testNodes}
 	first, second := Compute(in), Compute(in)
 	diff(t, "plans", first, second)
@@ -268,7 +268,7 @@ func TestProblems(t *testing.T) {
 
 // A Pod that is going or not ready has no DNS name, so that a Deployment whose
 // Pods have a hostname can roll without an alarm.
-func TestHostnameIsPassedOn(t *testing.T) {
+func TestHostname(t *testing.T) {
 	service := testService()
 	for name, change := range map[string]func(*corev1.Pod){
 		"terminating": func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{} },

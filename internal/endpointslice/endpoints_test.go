@@ -245,7 +245,7 @@ func TestMirror(t *testing.T) {
 	}
 }
 
-func TestMirrorAdoptsWhatTheSelectorMade(t *testing.T) {
+func TestMirrorAdoptsSlicesOfSelector(t *testing.T) {
 	service := testService()
 	service.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
 	list := apply(t, nil, Compute(Input{Service: service, Pods: testPods(3), Nodes: testNodes}))

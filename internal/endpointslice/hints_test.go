@@ -101,7 +101,7 @@ func TestTopologyAuto(t *testing.T) {
 	}
 }
 
-func TestTopologyAutoMovesLittle(t *testing.T) {
+func TestTopologyAutoKeepsHints(t *testing.T) {
 	service := testService()
 	service.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
 	service.Annotations = map[string]string{corev1.AnnotationTopologyMode: "Auto"}

@@ -225,7 +225,7 @@ func (d *indexDriver) empty(t *testing.T) {
 	}
 }
 
-func TestIndexSaysNothingOfWhatDoesNotMatter(t *testing.T) {
+func TestIndexIgnoresIrrelevantChanges(t *testing.T) {
 	x := NewIndex()
 	service, pod := testService(), testPod(0)
 	web := []types.NamespacedName{{Namespace: "shop", Name: "web"}}
@@ -271,7 +271,7 @@ func TestIndexNames(t *testing.T) {
 	}, x.Names())
 }
 
-func TestIndexFilesEvenly(t *testing.T) {
+func TestIndexFilesUnderRarestLabel(t *testing.T) {
 	x := NewIndex()
 	for i := range 2000 {
 		service := testService()
@@ -286,7 +286,7 @@ func TestIndexFilesEvenly(t *testing.T) {
 	}
 }
 
-func TestIndexAndOurOwnWrites(t *testing.T) {
+func TestIndexOwnWrites(t *testing.T) {
 	slice := func(uid, version string) *discoveryv1.EndpointSlice {
 		return &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{
 			Namespace: "shop", Name: "web-1", UID: types.UID(uid), ResourceVersion: version,

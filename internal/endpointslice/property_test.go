@@ -11,9 +11,9 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 )
 
-// TestHistories drives random histories and checks, after every step, what must
+// TestComputeHistories drives random histories and checks, after every step, what must
 // hold whatever happened before.
-func TestHistories(t *testing.T) {
+func TestComputeHistories(t *testing.T) {
 	seeds := uint64(120)
 	if testing.Short() {
 		seeds = 40

@@ -73,7 +73,7 @@ func TestParseRequest(t *testing.T) {
 	}
 }
 
-func TestParseRequestRefuses(t *testing.T) {
+func TestParseRequestErrors(t *testing.T) {
 	for asked, message := range map[string]string{
 		"web.example.com":                "is not an IP address",
 		"192.0.2.0/24":                   "without prefix length or zone",

@@ -77,7 +77,7 @@ func named(name string, changes ...func(*corev1.ServiceSpec)) *corev1.Service {
 	return svc
 }
 
-func TestWithoutPoolsNothingHappens(t *testing.T) {
+func TestAdmitWithoutPools(t *testing.T) {
 	b := New(Config{})
 	b.SetServiceCIDRs([]netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")})
 	g, err := b.Admit(request(service(nodePorts(0)), "blue", t0))
@@ -86,7 +86,7 @@ func TestWithoutPoolsNothingHappens(t *testing.T) {
 	}
 }
 
-func TestOthersGetTheRestOfTheCluster(t *testing.T) {
+func TestServiceOutsidePoolsGetsRemainder(t *testing.T) {
 	b := fixture(t)
 	pool := netip.MustParsePrefix("10.96.8.0/28")
 	seen := map[string]bool{}
@@ -108,7 +108,7 @@ func TestOthersGetTheRestOfTheCluster(t *testing.T) {
 	}
 }
 
-func TestRefusals(t *testing.T) {
+func TestAdmitDenials(t *testing.T) {
 	for _, tc := range []struct {
 		name, tenant string
 		svc          *corev1.Service
@@ -146,7 +146,7 @@ func TestRefusals(t *testing.T) {
 
 // An update is judged by what it adds, whichever field brings it: what a Service
 // had is never held against it.
-func TestUpdatesThatReachIntoAnothersPool(t *testing.T) {
+func TestAdmitUpdateWithAddressOfOtherPool(t *testing.T) {
 	externalIPs := func(addresses ...string) func(*corev1.Service) {
 		return func(svc *corev1.Service) { svc.Spec.ExternalIPs = addresses }
 	}
@@ -219,7 +219,7 @@ func TestUpdatesThatReachIntoAnothersPool(t *testing.T) {
 	}
 }
 
-func TestDryRunLeavesNoTrace(t *testing.T) {
+func TestAdmitDryRunHasNoSideEffects(t *testing.T) {
 	b := fixture(t)
 	req := request(service(nodePorts(0), dual(corev1.IPFamilyPolicyRequireDualStack)), "blue", t0)
 	req.DryRun = true
@@ -238,7 +238,7 @@ func TestDryRunLeavesNoTrace(t *testing.T) {
 
 // To ask with a dry run first, or to be denied for another reason, costs a Service
 // nothing of what it can come back to.
-func TestComesBackAfterADryRunAndARefusal(t *testing.T) {
+func TestRecreatedServiceAfterDryRunAndDenial(t *testing.T) {
 	b := fixture(t)
 	svc := stored(named("web", ips("10.96.8.7"), nodePorts(30107)), Grant{})
 	b.Observe(svc, t0)
@@ -321,7 +321,7 @@ func TestConcerns(t *testing.T) {
 	}
 }
 
-func TestComesBackToWhatItHad(t *testing.T) {
+func TestRecreatedServiceGetsFormerValues(t *testing.T) {
 	b := fixture(t)
 	spec := []func(*corev1.ServiceSpec){nodePorts(0, 0, 0), dual(corev1.IPFamilyPolicyRequireDualStack)}
 	first, err := b.Admit(request(named("web", spec...), "blue", t0))
@@ -351,7 +351,7 @@ func TestComesBackToWhatItHad(t *testing.T) {
 
 // Two requests at the same time compete and must not get one value; a retry gets what
 // the first try was granted, so that retries use nothing up.
-func TestRivalsAndRetries(t *testing.T) {
+func TestConcurrentRequestsAndRetries(t *testing.T) {
 	b := fixture(t)
 	grant := func(now time.Time) string {
 		g, err := b.Admit(request(named("web"), "blue", now))
@@ -398,8 +398,8 @@ func TestRepeatedUpdates(t *testing.T) {
 	}
 }
 
-// What a name had, and another Service had after it, rests for that name, too.
-func TestRestIsForTheNameThatHadItBefore(t *testing.T) {
+// A value of a Service that another Service had after it is quarantined for both names.
+func TestQuarantinedValueIsForFormerName(t *testing.T) {
 	b := fixture(t)
 	if err := b.SetNodePortPool(&v1alpha1.NodePortPool{
 		ObjectMeta: metav1.ObjectMeta{Name: "blue"},
@@ -470,7 +470,7 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-func TestPoolsAreAskedByPriority(t *testing.T) {
+func TestPoolsByPriority(t *testing.T) {
 	b := fixture(t)
 	for _, spec := range []struct {
 		name     string

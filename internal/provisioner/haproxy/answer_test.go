@@ -12,7 +12,7 @@ import (
 
 // What answers without end, which HAProxy does not, is told of and costs no more than
 // the bound.
-func TestAnswerIsBounded(t *testing.T) {
+func TestRuntimeAnswerIsBounded(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -46,7 +46,7 @@ func TestConformance(t *testing.T) {
 	})
 }
 
-func TestNodesComeAndGo(t *testing.T) {
+func TestNodeChanges(t *testing.T) {
 	b := newBench(t)
 	p := start(t, b.config)
 	nodes := []provisioner.Node{b.node(t, "node-1", 11, testNodePort), b.node(t, "node-2", 12, testNodePort)}

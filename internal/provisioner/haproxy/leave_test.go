@@ -24,8 +24,8 @@ var addr1, addr2 = netip.MustParseAddr("192.0.2.11"), netip.MustParseAddr("192.0
 
 // A client that HAProxy still tries to connect to a server counts nowhere: the server is
 // deleted once it has been in maintenance for longer than that takes, whatever HAProxy
-// says, and counts anew when it was wanted again meanwhile.
-func TestServersAreDeletedOnceNobodyIsRetried(t *testing.T) {
+// answers; the time starts again if it was wanted meanwhile.
+func TestServersAreDeletedAfterRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fake{maintenance: map[string]bool{}}
 		p := start(t, Config{
@@ -115,9 +115,9 @@ func (f *fake) Do(_ context.Context, command string) (string, error) {
 	return "", nil
 }
 
-// An HAProxy that is killed amid a change, whichever command it has got to, and started
-// again, with nothing, serves all Services after their next turn.
-func TestKilledAmidAChange(t *testing.T) {
+// An HAProxy that is killed during a change, after any command, and restarted empty, serves
+// all Services after their next Ensure.
+func TestEnsureAfterInterruptedChange(t *testing.T) {
 	b := newBench(t)
 	cut := &cutting{Runtime: b.config.Runtime, kill: b.kill}
 	b.config.Runtime = cut

@@ -273,7 +273,7 @@ func with0(r Record) Record {
 	return r
 }
 
-func TestRestingRecordInNoPoolIsAnOrphan(t *testing.T) {
+func TestQuarantinedRecordInNoPoolIsOrphan(t *testing.T) {
 	w := newWorld(newStore(1, 0), with(pool("a", "192.0.2.1/32"), func(p *Pool) { p.Quarantine = time.Hour }))
 	if _, err := w.Allocate(t.Context(), request("web")); err != nil {
 		t.Fatal(err)
@@ -304,7 +304,7 @@ func TestRestingRecordInNoPoolIsAnOrphan(t *testing.T) {
 	w.consistent(t)
 }
 
-func TestOverlappingPoolsLeaveTheOlderOneAlone(t *testing.T) {
+func TestOverlapBelongsToOlderPool(t *testing.T) {
 	older := with(pool("older", "192.0.2.1-192.0.2.2"), func(p *Pool) { p.Created = noon })
 	newer := with(pool("newer", "192.0.2.2-192.0.2.3"), func(p *Pool) { p.Created, p.Priority = noon.Add(time.Hour), 9 })
 	w := newWorld(newStore(1, 0), newer, older)
@@ -325,7 +325,7 @@ func TestOverlappingPoolsLeaveTheOlderOneAlone(t *testing.T) {
 	w.consistent(t)
 }
 
-func TestLargeIPv6PoolIsCheap(t *testing.T) {
+func TestLargeIPv6PoolMemory(t *testing.T) {
 	w := newWorld(newStore(1, 0), pool("a", "2001:db8::/64"))
 	six := func(r *provisioner.Request) { r.Families = []corev1.IPFamily{corev1.IPv6Protocol} }
 	far := func(r *provisioner.Request) { r.Addresses = addrs("2001:db8::ffff:ffff:ffff:ffff") }

@@ -18,18 +18,18 @@ import (
 	"github.com/causeway-lb/causeway/internal/provisioner"
 )
 
-func TestConfigNamesWhatIsMissing(t *testing.T) {
+func TestConfigValidate(t *testing.T) {
 	if _, err := New(Config{}); err == nil {
 		t.Error("an empty config is accepted")
 	}
 }
 
-// TestRandomLives drives two provisioners over one store that fails at random,
+// TestRandomHistories drives two provisioners over one store that fails at random,
 // with watches that lag, through random requests, and checks after each step
 // that no address has two owners that do not share it, and in the end that
 // everybody holds just what was asked for and the indexes are what a fresh
 // start would make them.
-func TestRandomLives(t *testing.T) {
+func TestRandomHistories(t *testing.T) {
 	for seed := range uint64(60) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) { randomLife(t, seed) })
 	}
@@ -197,11 +197,11 @@ func TestRecordFollowsItsPool(t *testing.T) {
 	w.consistent(t)
 }
 
-// TestTwentyThousand is 20,000 allocations from a /16 by two controllers at
+// TestAllocateTwentyThousand is 20,000 allocations from a /16 by two controllers at
 // once, each with several workers, five of which are killed on the way and
 // replaced by one that starts from the API server's state. Nothing is given
 // twice, and the controllers' own time stays far below five seconds.
-func TestTwentyThousand(t *testing.T) {
+func TestAllocateTwentyThousand(t *testing.T) {
 	const services, kills = 20000, 5
 	s := newStore(1, 0)
 	start := func() (*world, context.Context, context.CancelFunc) {

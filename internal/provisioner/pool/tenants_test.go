@@ -60,7 +60,7 @@ func TestSharingKeyInOneNamespace(t *testing.T) {
 }
 
 // What a tenant is told names no Service of another namespace.
-func TestRefusalsNameNoOtherNamespace(t *testing.T) {
+func TestErrorsNameNoOtherNamespace(t *testing.T) {
 	for _, sharedByAll := range []bool{false, true} {
 		w := newWorld(newStore(1, 0), with(pool("a", "192.0.2.1-192.0.2.9"), func(p *Pool) { p.SharedByAll = sharedByAll }))
 		w.ports = map[string][]provisioner.Port{"blue/secret-shop": {{Protocol: corev1.ProtocolTCP, Port: 80}}}
@@ -151,7 +151,7 @@ func TestMaxPerService(t *testing.T) {
 
 // Services of policy Local that share an address keep it when their Pods come to
 // differ, and the one that came later is told.
-func TestPartedByAChange(t *testing.T) {
+func TestLocalConflictAfterChange(t *testing.T) {
 	w := newWorld(newStore(1, 0), pool("a", "192.0.2.1-192.0.2.9"))
 	pods := map[string]string{}
 	w.LocalPods = func(o alloc.Owner) string { return pods[o.Name] }
