@@ -49,7 +49,10 @@ func Kinds(c Configs) map[Mode]Kind {
 			Present: userspace.Present,
 			Yield:   userspace.Yield,
 		},
-		None: {Open: func() (backend.Backend, error) { return opened(none.New(c.None)) }},
+		None: {
+			Open:    func() (backend.Backend, error) { return opened(none.New(c.None)) },
+			Present: func() (bool, error) { return false, nil },
+		},
 	}
 }
 

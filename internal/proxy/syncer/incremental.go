@@ -69,6 +69,7 @@ func (k *Incremental) Program(ctx context.Context, want model.Desired, changed i
 		return done, err
 	}
 	k.objects = done.Report.Objects
+	done.Changes = slices.Grow(done.Changes, len(k.before))
 	for name, old := range k.before {
 		if svc := k.had.Services[name]; svc != old {
 			done.Changes = append(done.Changes, model.Change{Name: name, Old: old, New: svc})
@@ -203,7 +204,7 @@ func (k *Incremental) withoutRejected(want model.Desired) model.Desired {
 // adopt records that the kernel is as next says.
 func (k *Incremental) adopt(next model.Desired, changed iter.Seq[types.NamespacedName]) {
 	for name := range changed {
-		k.set(name, next.Services[name])
+		k.remember(name)
 	}
 	k.known, k.had = true, model.Desired{Node: next.Node, Services: maps.Clone(next.Services)}
 	if k.had.Services == nil {
@@ -213,14 +214,18 @@ func (k *Incremental) adopt(next model.Desired, changed iter.Seq[types.Namespace
 
 // set records that the kernel has svc, or nothing of a Service if that is nil.
 func (k *Incremental) set(name types.NamespacedName, svc *model.Service) {
-	old := k.had.Services[name]
-	if _, ok := k.before[name]; !ok {
-		k.before[name] = old
-	}
+	k.remember(name)
 	if svc == nil {
 		delete(k.had.Services, name)
 	} else {
 		k.had.Services[name] = svc
+	}
+}
+
+// remember keeps what a Service was at the last success for the next one.
+func (k *Incremental) remember(name types.NamespacedName) {
+	if _, ok := k.before[name]; !ok {
+		k.before[name] = k.had.Services[name]
 	}
 }
 
