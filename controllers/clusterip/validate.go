@@ -22,7 +22,7 @@ import (
 const oneMeaning = "a value can be in one pool only, so change one of the ranges"
 
 // clusterIPPools denies pools whose ranges cannot be read or overlap. Two pools
-// that are created in the same moment can slip through: the condition Overlapping
+// that are created in the same moment can slip through: the condition Disjoint
 // then tells. reader lists pools.
 func clusterIPPools(reader client.Reader) validate.Webhook[*v1alpha1.ClusterIPPool] {
 	named := func(pool *v1alpha1.ClusterIPPool) (alloc.Named[netip.Addr], error) {

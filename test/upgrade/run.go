@@ -99,7 +99,7 @@ func (j *journey) install(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return j.nameAll(ctx)
 }
 
 const echoManifests = `
@@ -362,10 +362,8 @@ func (j *journey) travel(ctx context.Context, down bool) error {
 		return err
 	}
 	if err := j.phase(ctx, way+": controllers", 0, func(ctx context.Context) error {
-		if down {
-			if err := j.beforeDown(ctx); err != nil {
-				return err
-			}
+		if err := j.before(ctx, down); err != nil {
+			return err
 		}
 		if _, err := j.Kubectl(ctx, strings.NewReader(manifests), "apply", "-f", "-"); err != nil {
 			return err
@@ -420,7 +418,7 @@ func (j *journey) travel(ctx context.Context, down bool) error {
 			return err
 		}
 	}
-	if err := j.followed(ctx, 3); err != nil || down {
+	if err := errors.Join(j.followed(ctx, 3), j.hasNames(ctx, down)); err != nil || down {
 		return err
 	}
 	if err := j.phase(ctx, "up: agents of the new version alone", 0, func(ctx context.Context) error { return j.move(ctx, a, second) }); err != nil {
@@ -443,10 +441,8 @@ func (j *journey) atOnce(ctx context.Context, down bool) error {
 		return err
 	}
 	if err := j.phase(ctx, way+": all at once", 0, func(ctx context.Context) error {
-		if down {
-			if err := j.beforeDown(ctx); err != nil {
-				return err
-			}
+		if err := j.before(ctx, down); err != nil {
+			return err
 		}
 		if _, err := j.Kubectl(ctx, strings.NewReader(manifests), "apply", "-f", "-"); err != nil {
 			return err
@@ -456,7 +452,7 @@ func (j *journey) atOnce(ctx context.Context, down bool) error {
 	}); err != nil {
 		return err
 	}
-	return j.followed(ctx, 4)
+	return errors.Join(j.followed(ctx, 4), j.hasNames(ctx, down))
 }
 
 const lateManifest = `
@@ -500,6 +496,14 @@ func (j *journey) followed(ctx context.Context, servers int) error {
 		}
 		return len(ready) > 0, fmt.Sprint(ready), nil
 	})
+}
+
+// before is what comes before the manifests of a version are applied.
+func (j *journey) before(ctx context.Context, down bool) error {
+	if down {
+		return j.beforeDown(ctx)
+	}
+	return j.quarantine(ctx)
 }
 
 // beforeDown is what docs/upgrade.md says to do before a former version is applied.
