@@ -91,6 +91,11 @@ func (j *journey) install(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	// For the Services that share across namespaces. Versions that do not know the field
+	// drop it, and let all share.
+	if _, err := j.Kubectl(ctx, nil, "patch", "loadbalancerpools", "lan", "--type=merge", "-p", `{"spec":{"sharing":"Cluster"}}`); err != nil {
+		return err
+	}
 	if _, err := j.Kubectl(ctx, strings.NewReader(echoManifests), "apply", "-f", "-"); err != nil {
 		return err
 	}
