@@ -471,6 +471,25 @@ func TestLivenessAfterAnother(t *testing.T) {
 	})
 }
 
+// TestLivenessOfConflictingHost: an announcer that leaves an address to another host,
+// which answers when this node asks for it, does answer on the link as far as is known.
+func TestLivenessOfConflictingHost(t *testing.T) {
+	b := newBench(t)
+	b.elect("node-2", self)
+	for end := b.now.Add(2 * elsewhereInterval); b.now.Before(end); b.pass(probeTick) {
+		if sent := b.conn.take(); slices.ContainsFunc(sent, func(s string) bool { return strings.HasPrefix(s, "probe 192.0.2.200 ") }) {
+			b.hear(0xff, false)
+		}
+		if _, gone := b.port.peers.unreachable["node-2"]; gone {
+			t.Fatal("unreachable though another host has its address")
+		}
+	}
+	b.pass(elsewhereInterval + probeGrace + probeInterval + (maxMissed+2)*probeTick)
+	if _, gone := b.port.peers.unreachable["node-2"]; !gone {
+		t.Error("reachable though nobody answers any more")
+	}
+}
+
 // fakeTable is a Handover.
 type fakeTable map[netip.Addr]netip.Addr
 

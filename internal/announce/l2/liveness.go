@@ -409,7 +409,10 @@ func (l *liveness) advertised(now time.Time, ports map[portKey]*port, p *port, f
 			t.restart(now, m.Address) // it has taken it since
 		}
 		switch {
-		case name == "" || !t.is(m.Address):
+		case !t.is(m.Address):
+		case name == "" && from.Host == "" && t.waiting:
+			t.next(now) // the announcer leaves it to a conflicting host
+		case name == "":
 		case name == asked && from.Hint:
 		case name == asked:
 			t.waiting, t.missed, t.mac = false, 0, m.From
