@@ -6,8 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -511,8 +514,12 @@ func (j *journey) before(ctx context.Context, down bool) error {
 	return j.quarantine(ctx)
 }
 
-// beforeDown is what docs/upgrade.md says to do before a former version is applied.
+// beforeDown is what docs/upgrade.md says to do before a former version is applied:
+// nothing if it has AgentKeys.
 func (j *journey) beforeDown(ctx context.Context) error {
+	if _, err := os.Stat(filepath.Join(formerTree(j.Setup.Source), "config/crd/bases/causeway.dev_agentkeys.yaml")); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	if _, err := j.Kubectl(ctx, nil, "-n", lab.SystemNamespace, "patch", "deployment", "causeway-controller", "--type=json",
 		"-p", `[{"op":"add","path":"/spec/template/spec/containers/0/args/-","value":"--endpoint-slices-own-name"}]`); err != nil {
 		return err
