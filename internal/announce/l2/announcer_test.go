@@ -535,6 +535,11 @@ func TestHandover(t *testing.T) {
 		{"inherited by a restarted agent", fakeTable{vip: node3}, func(h *handover) { h.start(alive, vip, "node-2") }, node3},
 		{"inherited, but gone", fakeTable{vip: node3}, func(h *handover) { h.start(view(members.Alive, members.HostSilent), vip, "node-2") }, node2},
 		{"inherited once alone", fakeTable{vip: node3}, func(h *handover) { h.start(alive, vip, ""); h.start(alive, vip, "node-2") }, node2},
+		{"inherited from one that announces until then", fakeTable{vip: node3}, func(h *handover) {
+			h.announced(now, alive, vip, "node-3", false)
+			h.start(alive, vip, "node-3")
+			h.expire(now.Add(time.Hour))
+		}, node3},
 		{"two announce", fakeTable{}, func(h *handover) { h.announced(now, alive, vip, "node-3", true) }, node3},
 		{"not yet a circle", fakeTable{vip: node2}, func(h *handover) { h.announced(now, alive, vip, "node-3", false); h.expire(now.Add(time.Hour)) }, node2},
 		{"in a circle, for a while", fakeTable{vip: node2}, func(h *handover) { h.announced(now, alive, vip, "node-2", false); h.expire(now.Add(loopTime - 1)) }, node2},

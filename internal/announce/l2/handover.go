@@ -56,6 +56,7 @@ func (h *handover) start(c *cluster, addr netip.Addr, former string) {
 		// This agent was restarted and takes up again what it did.
 		delete(h.inherited, addr)
 		if c.forwards(c.nodeOf(h.table.Former(addr))) {
+			delete(h.ending, addr) // if it is a circle, the other node ends it now
 			return
 		}
 	}
