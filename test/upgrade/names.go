@@ -217,7 +217,7 @@ func (j *journey) hasNames(ctx context.Context, former bool) error {
 		if !former {
 			wrong = append(wrong, formerNames(objects)...)
 		}
-		for _, n := range append(j.Nodes()[:3:3], j.Node(lab.ControlPlane)) {
+		for _, n := range j.machines() {
 			w, err := wrongTables(n, former)
 			if err != nil {
 				return false, "", err
@@ -299,4 +299,19 @@ func wrongTables(n *lab.Node, former bool) (wrong []string, err error) {
 		return conn.Close()
 	})
 	return wrong, err
+}
+
+// removeTables removes this version's tables of open connections from a node.
+func removeTables(n *lab.Node) error {
+	return n.Namespace().Do(func() error {
+		conn, err := nft.Dial()
+		if err != nil {
+			return err
+		}
+		var tables []nft.Table
+		for _, family := range nft.Families {
+			tables = append(tables, nft.Table{Family: family, Name: presentTable})
+		}
+		return errors.Join(conn.RemoveTables(tables...), conn.Close())
+	})
 }

@@ -415,7 +415,7 @@ func (j *journey) travel(ctx context.Context, down bool) error {
 			return err
 		}
 	}
-	for _, n := range append(j.Nodes()[:3:3], j.Node(lab.ControlPlane)) {
+	for _, n := range j.machines() {
 		if ok, err := j.isNew(ctx, n.Name()); err != nil || ok {
 			if err != nil {
 				return err
@@ -426,7 +426,7 @@ func (j *journey) travel(ctx context.Context, down bool) error {
 			return err
 		}
 	}
-	if err := errors.Join(j.followed(ctx, 3), j.hasNames(ctx, down)); err != nil || down {
+	if err := errors.Join(j.followed(ctx, 3), j.after(ctx, down)); err != nil || down {
 		return err
 	}
 	if err := j.phase(ctx, "up: agents of the new version alone", 0, func(ctx context.Context) error { return j.move(ctx, a, second) }); err != nil {
@@ -460,7 +460,7 @@ func (j *journey) atOnce(ctx context.Context, down bool) error {
 	}); err != nil {
 		return err
 	}
-	return errors.Join(j.followed(ctx, 4), j.hasNames(ctx, down))
+	return errors.Join(j.followed(ctx, 4), j.after(ctx, down))
 }
 
 const lateManifest = `
@@ -513,6 +513,23 @@ func (j *journey) before(ctx context.Context, down bool) error {
 	}
 	return j.quarantine(ctx)
 }
+
+// after looks for the names of the version that is installed now. After the former one
+// is, it removes the tables of this version, as docs/upgrade.md says.
+func (j *journey) after(ctx context.Context, down bool) error {
+	if err := j.hasNames(ctx, down); err != nil || !down {
+		return err
+	}
+	for _, n := range j.machines() {
+		if err := removeTables(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// machines are all nodes.
+func (j *journey) machines() []*lab.Node { return append(j.Nodes()[:3:3], j.Node(lab.ControlPlane)) }
 
 // beforeDown is what docs/upgrade.md says to do before a former version is applied:
 // nothing if it has AgentKeys.
