@@ -3,6 +3,7 @@
 package controllers
 
 import (
+	"cmp"
 	"fmt"
 
 	"k8s.io/apimachinery/pkg/runtime"
@@ -59,9 +60,7 @@ func NewScheme() *runtime.Scheme {
 // SetupWithManager adds every reconciler and webhook that the options ask for.
 // It starts nothing.
 func SetupWithManager(mgr ctrl.Manager, opts Options) error {
-	if opts.SystemNamespace == "" {
-		opts.SystemNamespace = v1alpha1.SystemNamespace
-	}
+	opts.SystemNamespace = cmp.Or(opts.SystemNamespace, v1alpha1.SystemNamespace)
 	opts.Allocation.SystemNamespace = opts.SystemNamespace
 	opts.Allocation.MetalLBAnnotations = opts.LoadBalancer.MetalLBAnnotations
 	for _, part := range []struct {

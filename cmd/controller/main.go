@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/tls"
 	"flag"
 	"fmt"
@@ -73,10 +74,7 @@ func parseFlags() flags {
 	var f flags
 	f.register(flag.CommandLine)
 	flag.Parse()
-	f.options.SystemNamespace = os.Getenv("POD_NAMESPACE")
-	if f.options.SystemNamespace == "" {
-		f.options.SystemNamespace = v1alpha1.SystemNamespace
-	}
+	f.options.SystemNamespace = cmp.Or(os.Getenv("POD_NAMESPACE"), v1alpha1.SystemNamespace)
 	if ip := os.Getenv("POD_IP"); ip != "" {
 		f.options.Allocation.Peers.Address = net.JoinHostPort(ip, strconv.Itoa(f.webhookPort))
 	}

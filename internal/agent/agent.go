@@ -94,6 +94,27 @@ type Env struct {
 	Registry     prometheus.Registerer
 }
 
+// whenProgrammed calls f once the kernel has been programmed, and then at the interval,
+// until ctx ends.
+func (e *Env) whenProgrammed(ctx context.Context, every time.Duration, f func()) {
+	changed := e.Syncer.Watch()
+	for !e.Syncer.Status().Started {
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+	for {
+		f()
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(every):
+		}
+	}
+}
+
 func (c *Config) loadBalancers() bool {
 	return slices.ContainsFunc(c.Parts, func(p Part) bool { return !p.NoLoadBalancers })
 }

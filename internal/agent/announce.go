@@ -52,9 +52,7 @@ type AnnouncerConfig struct {
 //	AgentKeys     -> identities ------------^      |
 //	                                  membership   +----> Env.SetDeadNodes
 func Announcer(cfg AnnouncerConfig) Part {
-	if cfg.GossipPort == 0 {
-		cfg.GossipPort = members.Port
-	}
+	cfg.GossipPort = cmp.Or(cfg.GossipPort, members.Port)
 	cfg.Namespace = cmp.Or(cfg.Namespace, os.Getenv("POD_NAMESPACE"), v1alpha1.SystemNamespace)
 	return Part{Name: "announcer", Run: func(ctx context.Context, env Env) error {
 		a := &announcer{
@@ -266,7 +264,7 @@ func (a *announcer) apart(view map[string]members.Member) {
 		return
 	}
 	a.apartNodes = names
-	if len(names) == 0 || a.env.Recorder == nil {
+	if len(names) == 0 {
 		return
 	}
 	some := names[:min(len(names), 10)]
@@ -276,7 +274,7 @@ func (a *announcer) apart(view map[string]members.Member) {
 
 // deaf reports this node's interfaces that receive nothing.
 func (a *announcer) deaf(interfaces []string) {
-	if len(interfaces) > 0 && a.env.Recorder != nil {
+	if len(interfaces) > 0 {
 		a.nodeEvent("NothingReceived", "%s announces no addresses on %s: it receives nothing there, while other nodes hear each other; check its cable, its switch port, and filters on the way",
 			a.env.NodeName, strings.Join(interfaces, ", "))
 	}
@@ -284,6 +282,9 @@ func (a *announcer) deaf(interfaces []string) {
 
 // nodeEvent records a warning on this node.
 func (a *announcer) nodeEvent(reason, note string, args ...any) {
+	if a.env.Recorder == nil {
+		return
+	}
 	a.env.Recorder.Eventf(&corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: a.env.NodeName, UID: types.UID(a.env.NodeName)}, nil, corev1.EventTypeWarning, reason, "Announce", note, args...)
 }
 

@@ -62,15 +62,11 @@ func (a *announcer) watchBound(ctx context.Context) {
 
 // bound tells users that an address is bound to an interface of this node.
 func (s *announceStatus) bound(record *v1alpha1.LoadBalancerAddress, iface string) {
-	if s.env.Recorder == nil {
-		return
-	}
 	remedy := "what another load balancer (kube-vip, keepalived, PureLB) has left is removed by \"ip addr del\" there"
 	if strings.HasPrefix(iface, kubeIPVS) {
 		remedy = "set ipvs.strictARP in the configuration of kube-proxy, which binds it there"
 	}
-	ref := &corev1.ObjectReference{APIVersion: v1alpha1.GroupVersion.String(), Kind: "LoadBalancerAddress", Name: record.Name, UID: record.UID}
-	s.env.Recorder.Eventf(ref, nil, corev1.EventTypeWarning, "AddressBound", "Announce", "%s",
+	s.record(record, corev1.EventTypeWarning, "AddressBound",
 		fmt.Sprintf("bound here, on %s of node %s, which answers for it, whichever node announces it: %s", iface, s.env.NodeName, remedy))
 }
 

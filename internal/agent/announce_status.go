@@ -257,24 +257,31 @@ func silent(r announce.Report) string {
 // event records an event for a move or a conflict.
 func (s *announceStatus) event(name string, old, r announce.Report) {
 	record := s.env.Store.Address(name)
-	if record == nil || s.env.Recorder == nil {
+	if record == nil {
 		return
 	}
-	ref := &corev1.ObjectReference{APIVersion: v1alpha1.GroupVersion.String(), Kind: "LoadBalancerAddress", Name: name, UID: record.UID}
 	if r.State == announce.Announced && old.State != announce.Announced {
 		message := fmt.Sprintf("%s announces it on %s", s.env.NodeName, r.Interface)
 		if before := record.Status.Node; before != "" && before != s.env.NodeName {
 			message += ", before it was " + before
 		}
-		s.env.Recorder.Eventf(ref, nil, corev1.EventTypeNormal, "Announcing", "Announce", "%s", message)
+		s.record(record, corev1.EventTypeNormal, "Announcing", message)
 	}
 	if r.ConflictingHost != old.ConflictingHost && !r.ConflictingHost.IsZero() {
-		s.env.Recorder.Eventf(ref, nil, corev1.EventTypeWarning, "AddressConflict", "Announce", "%s", describe(r, s.env.NodeName))
+		s.record(record, corev1.EventTypeWarning, "AddressConflict", describe(r, s.env.NodeName))
 	}
 	if r.Unreachable != old.Unreachable && r.Unreachable != "" {
-		s.env.Recorder.Eventf(ref, nil, corev1.EventTypeWarning, "AnnouncerUnreachable", "Announce", "%s", silent(r))
+		s.record(record, corev1.EventTypeWarning, "AnnouncerUnreachable", silent(r))
 	}
 	if r.State == announce.NoEligibleNode && old.State != announce.NoEligibleNode {
-		s.env.Recorder.Eventf(ref, nil, corev1.EventTypeWarning, "NoEligibleNode", "Announce", "%s", r.Reason)
+		s.record(record, corev1.EventTypeWarning, "NoEligibleNode", r.Reason)
+	}
+}
+
+// record records an event on an address.
+func (s *announceStatus) record(on *v1alpha1.LoadBalancerAddress, kind, reason, note string) {
+	if s.env.Recorder != nil {
+		ref := &corev1.ObjectReference{APIVersion: v1alpha1.GroupVersion.String(), Kind: "LoadBalancerAddress", Name: on.Name, UID: on.UID}
+		s.env.Recorder.Eventf(ref, nil, kind, reason, "Announce", "%s", note)
 	}
 }

@@ -21,33 +21,24 @@ func KubeProxyLeftovers(present func(context.Context) (string, error), every tim
 	return Part{Name: "kube-proxy's leftovers", NoLoadBalancers: true, Run: func(ctx context.Context, env Env) error {
 		env.Registry.MustRegister(gauge)
 		log := logr.FromContextOrDiscard(ctx)
-		const soon = time.Second
-		told := ""
-		for wait := soon; ; {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(wait):
-			}
-			if !env.Syncer.Status().Started {
-				continue
-			}
-			wait = every
+		reported := ""
+		env.whenProgrammed(ctx, every, func() {
 			what, err := present(ctx)
 			if err != nil {
-				log.Error(err, "Rules of kube-proxy cannot be looked for", "node", env.NodeName)
-				continue
+				log.Error(err, "Looking for rules of kube-proxy failed", "node", env.NodeName)
+				return
 			}
 			gauge.Set(0)
 			if what != "" {
 				gauge.Set(1)
 			}
-			if what != "" && what != told {
+			if what != "" && what != reported {
 				log.Info("Rules of kube-proxy are on this node", "node", env.NodeName, "rules", what)
-				env.warnNode("KubeProxyLeftovers", "kube-proxy's rules are still on this node: %s. They may lead connections to what was right when it stopped. "+
+				env.warnNode("KubeProxyLeftovers", "kube-proxy's rules are still on this node: %s. They may send connections to endpoints of the time when it stopped. "+
 					"Stop kube-proxy here, then run: agent cleanup --kube-proxy", what)
 			}
-			told = what
-		}
+			reported = what
+		})
+		return nil
 	}}
 }

@@ -169,29 +169,17 @@ func conntrackPart(c ConntrackConfig, s sysctls, every time.Duration) Part {
 	return Part{Name: "connection tracking's settings", NoLoadBalancers: true, Run: func(ctx context.Context, env Env) error {
 		env.Registry.MustRegister(gauge)
 		log := logr.FromContextOrDiscard(ctx)
-		started := env.Syncer.Watch()
-		for !env.Syncer.Status().Started { // its rules load the module
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-started:
-			}
-		}
-		told := ""
-		for {
+		reported := ""
+		env.whenProgrammed(ctx, every, func() { // the rules load the module
 			left, err := s.apply(c)
 			gauge.Set(float64(len(left)))
-			if what := strings.Join(left, " "); what != "" && what != told {
-				told = what
-				log.Info("Connection tracking cannot be set up", "node", env.NodeName, "settings", left, "reason", err.Error())
-				env.warnNode("ConntrackNotSet", "Connection tracking has not the settings that the agent's flags ask for: set %s on this node, or let the agent write /proc/sys/net/netfilter, "+
+			if what := strings.Join(left, " "); what != "" && what != reported {
+				reported = what
+				log.Info("Connection tracking cannot be configured", "node", env.NodeName, "settings", left, "reason", err.Error())
+				env.warnNode("ConntrackNotSet", "Connection tracking does not have the settings of the agent's flags: set %s on this node, or let the agent write /proc/sys/net/netfilter, "+
 					"or switch them off (--conntrack-…=0): %v", what, err)
 			}
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(every):
-			}
-		}
+		})
+		return nil
 	}}
 }

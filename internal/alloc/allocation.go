@@ -73,7 +73,7 @@ type Allocation[V comparable] struct {
 
 	novel      bool          // Pending: the owner was not remembered to have had the value before
 	suspectFor time.Duration // how long the value is Suspect after Until
-	settled    time.Time     // Suspect: from then on a look at the value shows what the suspicion is about
+	verifiable time.Time     // Suspect: MarkVerified of this time or later ends it
 }
 
 // Stats counts the values of a pool. Capacity is the sum of the others.

@@ -102,21 +102,21 @@ func (l *Allocations[V]) Next(name string, ask Ask) (V, error) {
 	return v, nil
 }
 
-// ghostAfter is the age at which a pending value that no Service was seen with is
-// taken back because its pool or its namespace has none left. A request that takes that
-// long may then find its value given to another: the API server, which books each
-// value once, refuses the later one.
-const ghostAfter = 2 * time.Second
+// reclaimAfter is the age at which a pending value that no Service was seen with is
+// reclaimed if its pool or its namespace has none left. A request that takes longer may
+// find its value granted to another: the API server, which books each value once, denies
+// the later one.
+const reclaimAfter = 2 * time.Second
 
 // reclaim ends the oldest pending allocation of the pool, of the namespace that
 // has most of these, or of the one given. It returns false when none is old
-// enough. A client that asks for much that it never stores keeps a pool from
-// others no longer than that.
+// enough. So a client that requests many values and never stores Services blocks a pool no
+// longer than that.
 func (l *Allocations[V]) reclaim(p *pool[V], ask Ask, namespace string) bool {
 	if p.counts[Pending] == 0 {
 		return false
 	}
-	ghosts := map[string]int{}
+	stale := map[string]int{}
 	oldest := map[string]Allocation[V]{}
 	seen := map[V]bool{}
 	for _, end := range l.ends.queue {
@@ -126,27 +126,27 @@ func (l *Allocations[V]) reclaim(p *pool[V], ask Ask, namespace string) bool {
 		seen[end.value] = true
 		for _, allocation := range l.allocations[end.value] {
 			of := allocation.Owner.Namespace
-			if allocation.State != Pending || allocation.Owner.Is(ask.Owner) || namespace != "" && of != namespace || ask.Now.Sub(allocation.Since) < ghostAfter {
+			if allocation.State != Pending || allocation.Owner.Is(ask.Owner) || namespace != "" && of != namespace || ask.Now.Sub(allocation.Since) < reclaimAfter {
 				continue
 			}
-			ghosts[of]++
+			stale[of]++
 			if old, ok := oldest[of]; !ok || allocation.Since.Before(old.Since) || allocation.Since.Equal(old.Since) && l.kind.Compare(allocation.Value, old.Value) < 0 {
 				oldest[of] = allocation
 			}
 		}
 	}
 	most := ""
-	for of, n := range ghosts {
-		if most == "" || n > ghosts[most] || n == ghosts[most] && of < most {
+	for of, n := range stale {
+		if most == "" || n > stale[most] || n == stale[most] && of < most {
 			most = of
 		}
 	}
-	if len(ghosts) == 0 {
+	if len(stale) == 0 {
 		return false
 	}
-	ghost := oldest[most]
-	l.cut(ghost.Value, func(allocation Allocation[V]) bool {
-		return allocation.State == Pending && allocation.Owner == ghost.Owner
+	reclaimed := oldest[most]
+	l.cut(reclaimed.Value, func(allocation Allocation[V]) bool {
+		return allocation.State == Pending && allocation.Owner == reclaimed.Owner
 	})
 	return true
 }
@@ -291,19 +291,19 @@ func (l *Allocations[V]) release(v V, owner Owner, now time.Time) {
 	var quarantine time.Duration
 	l.places.each(l.kind, v, func(p *pool[V]) { quarantine = max(quarantine, p.Quarantine) })
 	if quarantine == 0 {
-		l.suspect(Allocation[V]{Value: v, Owner: owner, Since: now, Until: now.Add(lag), settled: now})
+		l.suspect(Allocation[V]{Value: v, Owner: owner, Since: now, Until: now.Add(lag), verifiable: now})
 		return
 	}
 	l.quarantine(v, owner, now, now.Add(quarantine), max(0, lag-quarantine))
 }
 
-// lag is how long a released value is suspect, as far as it is not quarantined: the
-// API server reports a deleted Service before it frees what that had, which takes
-// seconds when it has much to do.
+// lag is how long a released value is suspect, as far as it is not quarantined: the API
+// server reports a deleted Service before it releases its values, which takes seconds under
+// load.
 const lag = 10 * time.Second
 
-// flight is how long a request can be on its way after it was granted a value: the
-// API server gives it no longer. Until then a value may come into use though it is not.
+// flight is how long a request can be in flight after it was granted a value, by the API
+// server's timeout. Until then a value that is not in use may come into use.
 const flight = time.Minute
 
 // Expire ends what is pending or quarantined and whose time is up. The methods that choose and
@@ -326,10 +326,10 @@ func (l *Allocations[V]) Expire(now time.Time) {
 			if allocation.suspectFor == 0 {
 				continue
 			}
-			allocation.settled = allocation.Until
+			allocation.verifiable = allocation.Until
 			if allocation.State == Pending {
 				allocation.Owner = Owner{} // no Service was seen with it
-				allocation.settled = later(allocation.Until, allocation.Since.Add(flight))
+				allocation.verifiable = later(allocation.Until, allocation.Since.Add(flight))
 			}
 			allocation.Since, allocation.Until = allocation.Until, allocation.Until.Add(allocation.suspectFor)
 			if allocation.Until.After(now) {

@@ -24,15 +24,14 @@
 //	  │                      └── the same owner, or on request ┐ │ or Forget
 //	  └──────────── time is up ──────────────────────────── quarantined
 //
-// A pending value that was never seen may be in use all the same: the API server
-// can fail between booking a value and storing the Service. So it can stay suspect
-// for a while after its time is up; suspect values are granted when no other is
-// left. A process that has just begun does not know what its predecessor suspected,
-// so it marks all values as unverified, and those that it has looked at as
-// verified. A look is of a time: it ends no suspicion that arose later, or that is
-// about a request that could still have been on its way. Nothing but such a look or
-// its own end ends a suspicion: not a quarantine that is over, nor another suspicion
-// that is shorter.
+// A pending value that was never seen may be in use all the same: the API server can fail
+// between booking a value and storing the Service. So it can be suspect for a while after
+// its time is up; suspect values are granted if no other is left. A process that has just
+// started does not know what its predecessor suspected, so it marks all values as
+// unverified, and then those that it has checked as verified. A check has a time: it ends
+// no suspicion that arose later, or that is about a request that could still have been in
+// flight. A suspicion ends by such a check or by its own time only, not by the end of a
+// quarantine or of another suspicion that is shorter.
 //
 // A value that is pending, held or quarantined is never chosen for another owner. A
 // value without an owner is remembered for its last one by name, so that a Service

@@ -7,7 +7,7 @@ import "time"
 // MarkSuspect says that a value may be in use unseen, until then. A value that is
 // held or pending stays as it is.
 func (l *Allocations[V]) MarkSuspect(v V, now, until time.Time) {
-	l.suspect(Allocation[V]{Value: v, Since: now, Until: until, settled: now})
+	l.suspect(Allocation[V]{Value: v, Since: now, Until: until, verifiable: now})
 }
 
 // suspect is MarkSuspect of a value that the owner of the allocation may have back.
@@ -24,7 +24,7 @@ func (l *Allocations[V]) suspect(allocation Allocation[V]) {
 		if other.Owner != allocation.Owner {
 			allocation.Owner = Owner{}
 		}
-		allocation.Until, allocation.settled = later(allocation.Until, other.Until), later(allocation.settled, other.settled)
+		allocation.Until, allocation.verifiable = later(allocation.Until, other.Until), later(allocation.verifiable, other.verifiable)
 	}
 	l.clearSuspicion(allocation.Value)
 	allocation.State, allocation.suspectFor = Suspect, 0
@@ -50,7 +50,7 @@ func (l *Allocations[V]) clearSuspicion(v V) {
 // been on its way then.
 func (l *Allocations[V]) MarkVerified(v V, at time.Time) {
 	l.cut(v, func(allocation Allocation[V]) bool {
-		return (allocation.State == Suspect || allocation.State == Unverified) && !allocation.settled.After(at)
+		return (allocation.State == Suspect || allocation.State == Unverified) && !allocation.verifiable.After(at)
 	})
 }
 
@@ -60,7 +60,7 @@ func (l *Allocations[V]) MarkVerified(v V, at time.Time) {
 func (l *Allocations[V]) MarkUnverified(now, until time.Time) {
 	for _, v := range l.Unused() {
 		if len(l.allocations[v]) == 0 {
-			l.put(Allocation[V]{Value: v, State: Unverified, Since: now, Until: until, settled: now})
+			l.put(Allocation[V]{Value: v, State: Unverified, Since: now, Until: until, verifiable: now})
 			l.ends.add(until, v)
 		}
 	}

@@ -4,6 +4,7 @@ package allocator
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -60,9 +61,7 @@ type Forwarder struct{ client *http.Client }
 // NewForwarder returns a Forwarder for the replicas in a namespace. reader reads
 // the certificate authority.
 func NewForwarder(p Peers, namespace string, reader client.Reader) *Forwarder {
-	if p.ServerName == "" {
-		p.ServerName = "webhook-service." + namespace + ".svc"
-	}
+	p.ServerName = cmp.Or(p.ServerName, "webhook-service."+namespace+".svc")
 	if p.CA == nil {
 		p.CA = func(ctx context.Context) ([]byte, error) {
 			var secret corev1.Secret

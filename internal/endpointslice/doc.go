@@ -14,7 +14,7 @@
 //	targets:  one per Pod and family
 //	hints:    trafficDistribution, topology-mode
 //	pack:     targets into slices, per family and port list
-//	settle:   reuse what would be deleted for what would be created
+//	reuse:    reuse what would be deleted for what would be created
 //	                       |
 //	                     Plan             slices to create, update, delete
 //

@@ -119,11 +119,11 @@ func (l *layout) family(family discoveryv1.AddressType, targets []target, lists 
 	l.keep(p, family, keyOf)
 	p.fill()
 	p.merge()
-	p.place()
+	p.placeWaiting()
 	if l.compact {
 		p.compact()
 	}
-	p.settle()
+	p.reuseSpares()
 	l.plan.Duplicates += p.duplicates
 	l.write(p, family)
 }

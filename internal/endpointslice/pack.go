@@ -12,14 +12,14 @@ import (
 func (p *packing) fill() {
 	for _, group := range p.groups {
 		for _, d := range group.written() {
-			group.waiting = p.pour(d, group.waiting)
+			group.waiting = p.fillDraft(d, group.waiting)
 		}
 	}
 }
 
-// pour moves as many of the waiting targets into the draft as it has room for,
+// fillDraft moves as many of the waiting targets into the draft as it has room for,
 // and returns the rest.
-func (p *packing) pour(d *draft, waiting []int32) []int32 {
+func (p *packing) fillDraft(d *draft, waiting []int32) []int32 {
 	n := min(len(waiting), p.max-len(d.targets))
 	if n == 0 {
 		return waiting
@@ -87,22 +87,21 @@ func bestFit(drafts []*draft, n, limit int) *draft {
 	return best
 }
 
-// place gives the targets that still wait a place: in a spare, as that is
-// written anyway; else in new slices, and what does not fill one in the
-// unchanged slice where it fits best.
-func (p *packing) place() {
+// placeWaiting places the targets that still wait: in a spare, which is written anyway, else
+// in new slices, and those that do not fill one in the unchanged slice where they fit best.
+func (p *packing) placeWaiting() {
 	spares := len(p.spares)
 	for _, group := range p.groups {
 		for len(group.waiting) > 0 {
 			if spares == 0 && len(group.waiting) < p.max {
 				if into := bestFit(group.drafts, len(group.waiting), p.max); into != nil {
-					group.waiting = p.pour(into, group.waiting)
+					group.waiting = p.fillDraft(into, group.waiting)
 					continue
 				}
 			}
 			spares = max(0, spares-1)
 			fresh := &draft{group: group.list}
-			group.waiting = p.pour(fresh, group.waiting)
+			group.waiting = p.fillDraft(fresh, group.waiting)
 			group.drafts = append(group.drafts, fresh)
 		}
 	}
@@ -119,15 +118,14 @@ func (p *packing) compact() {
 			p.discard(group, from)
 			rest := from.targets
 			for _, into := range group.drafts {
-				rest = p.pour(into, rest)
+				rest = p.fillDraft(into, rest)
 			}
 		}
 	}
 }
 
-// settle lets slices that would be created take the place of spares, in the
-// order of names.
-func (p *packing) settle() {
+// reuseSpares uses spares, in the order of names, for slices that would be created.
+func (p *packing) reuseSpares() {
 	slices.SortFunc(p.spares, func(a, b spare) int { return byName(a.slice, b.slice) })
 	for _, group := range p.groups {
 		for _, d := range group.drafts {

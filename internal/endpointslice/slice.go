@@ -116,7 +116,7 @@ func (t *template) create(family discoveryv1.AddressType, name string) *discover
 		ObjectMeta:  metav1.ObjectMeta{Name: name, Namespace: t.namespace},
 		AddressType: family,
 	}
-	t.dress(slice)
+	t.setMetadata(slice)
 	return slice
 }
 
@@ -127,11 +127,11 @@ func (t *template) update(existing *discoveryv1.EndpointSlice) *discoveryv1.Endp
 		ObjectMeta:  *existing.ObjectMeta.DeepCopy(),
 		AddressType: existing.AddressType,
 	}
-	t.dress(slice)
+	t.setMetadata(slice)
 	return slice
 }
 
-func (t *template) dress(slice *discoveryv1.EndpointSlice) {
+func (t *template) setMetadata(slice *discoveryv1.EndpointSlice) {
 	slice.Labels = maps.Clone(t.labels)
 	if !ownedBy(slice, t.owner.UID) {
 		slice.OwnerReferences = []metav1.OwnerReference{*t.owner.DeepCopy()}

@@ -3,6 +3,7 @@
 package provisioner
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -43,7 +44,7 @@ func ParseRequest(svc *corev1.Service, namespaceLabels map[string]string) (Reque
 		req.Policy = *svc.Spec.IPFamilyPolicy
 	}
 	for _, p := range svc.Spec.Ports {
-		req.Ports = append(req.Ports, Port{Protocol: protocolOf(p.Protocol), Port: uint16(p.Port)})
+		req.Ports = append(req.Ports, Port{Protocol: cmp.Or(p.Protocol, corev1.ProtocolTCP), Port: uint16(p.Port)})
 	}
 	if len(req.SharingKey) > 253 {
 		return req, invalid("annotation %s is %d characters long: use at most 253", v1alpha1.SharingKeyAnnotation, len(req.SharingKey))
@@ -155,13 +156,6 @@ func (r Request) Required() int {
 	return len(r.Families)
 }
 
-func protocolOf(p corev1.Protocol) corev1.Protocol {
-	if p == "" {
-		return corev1.ProtocolTCP
-	}
-	return p
-}
-
 func joinFamilies(families []corev1.IPFamily) string {
 	words := make([]string, 0, len(families))
 	for _, f := range families {
@@ -189,7 +183,7 @@ func DesiredOf(svc *corev1.Service, addrs []netip.Addr) Desired {
 	for _, p := range svc.Spec.Ports {
 		d.Ports = append(d.Ports, ServicePort{
 			Name: p.Name, NodePort: uint16(p.NodePort),
-			Port: Port{Protocol: protocolOf(p.Protocol), Port: uint16(p.Port)},
+			Port: Port{Protocol: cmp.Or(p.Protocol, corev1.ProtocolTCP), Port: uint16(p.Port)},
 		})
 	}
 	return d

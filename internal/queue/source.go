@@ -174,7 +174,7 @@ func add(queue Queue, delay time.Duration, initial bool, keys []types.Namespaced
 		if by, ok := queue.(priorityqueue.PriorityQueue[reconcile.Request]); ok && initial {
 			by.AddWithOpts(priorityqueue.AddOpts{After: delay, Priority: new(handler.LowPriority)}, request)
 		} else {
-			queue.AddAfter(request, delay) // at once for 0
+			queue.AddAfter(request, delay) // immediately for 0
 		}
 	}
 }

@@ -3,6 +3,7 @@
 package services
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -64,14 +65,10 @@ var bothFamilies = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
 
 // New returns Allocations of no Service, without pools.
 func New(config Config) *Allocations {
-	if config.NodePorts == (alloc.PortRange{}) {
-		config.NodePorts = DefaultNodePorts
-	}
+	config.NodePorts = cmp.Or(config.NodePorts, DefaultNodePorts)
+	config.PendingFor = cmp.Or(config.PendingFor, DefaultPendingFor)
 	if len(config.AddressAnnotations) == 0 {
 		config.AddressAnnotations = []string{v1alpha1.AddressesAnnotation}
-	}
-	if config.PendingFor == 0 {
-		config.PendingFor = DefaultPendingFor
 	}
 	a := &Allocations{
 		config: config, addresses: map[corev1.IPFamily]*values[netip.Addr]{}, loadBalancer: map[corev1.IPFamily]*pools[netip.Addr]{},

@@ -49,11 +49,11 @@ func addressNeeds(svc, old *corev1.Service, cluster []corev1.IPFamily) []Address
 	if !hasClusterIP(svc) || len(cluster) == 0 {
 		return nil
 	}
-	settled := 0 // how many entries are there already
+	verifiable := 0 // how many entries are there already
 	ips := clusterIPs(svc)
 	if old != nil && hasClusterIP(old) {
 		before := clusterIPs(old)
-		settled = len(before)
+		verifiable = len(before)
 		if len(ips) == 0 {
 			ips = before
 		}
@@ -63,7 +63,7 @@ func addressNeeds(svc, old *corev1.Service, cluster []corev1.IPFamily) []Address
 	}
 	var out []AddressNeed
 	for i, family := range families(svc, old, ips, cluster) {
-		if i < settled {
+		if i < verifiable {
 			continue
 		}
 		need := AddressNeed{Index: i, Family: family}

@@ -66,7 +66,7 @@ func nodePorts(numbers ...int32) func(*corev1.ServiceSpec) {
 }
 
 func TestNeedsOf(t *testing.T) {
-	settled := ips("10.96.0.5")
+	verifiable := ips("10.96.0.5")
 	any4, any6 := AddressNeed{0, v4, netip.Addr{}}, AddressNeed{1, v6, netip.Addr{}}
 	for _, tc := range []struct {
 		name     string
@@ -76,7 +76,7 @@ func TestNeedsOf(t *testing.T) {
 		{"created", service(), nil, Needs{Addresses: []AddressNeed{any4}}},
 		{"created headless", service(ips("None")), nil, Needs{}},
 		{"created ExternalName", service(ofType(corev1.ServiceTypeExternalName)), nil, Needs{}},
-		{"created with an address", service(settled), nil, Needs{Addresses: []AddressNeed{{0, v4, netip.MustParseAddr("10.96.0.5")}}}},
+		{"created with an address", service(verifiable), nil, Needs{Addresses: []AddressNeed{{0, v4, netip.MustParseAddr("10.96.0.5")}}}},
 		{"created by a client that knows one address", service(func(s *corev1.ServiceSpec) { s.ClusterIP = "10.96.0.5" }), nil,
 			Needs{Addresses: []AddressNeed{{0, v4, netip.MustParseAddr("10.96.0.5")}}}},
 		{"created with an address that has leading zeros", service(ips("10.96.000.005")), nil, Needs{Addresses: []AddressNeed{{0, v4, netip.MustParseAddr("10.96.0.5")}}}},
@@ -85,34 +85,34 @@ func TestNeedsOf(t *testing.T) {
 		{"created for both families", service(dual(corev1.IPFamilyPolicyRequireDualStack)), nil, Needs{Addresses: []AddressNeed{any4, any6}}},
 		{"created for both families, IPv6 first", service(dual(corev1.IPFamilyPolicyPreferDualStack), func(s *corev1.ServiceSpec) { s.IPFamilies = []corev1.IPFamily{v6} }), nil,
 			Needs{Addresses: []AddressNeed{{0, v6, netip.Addr{}}, {1, v4, netip.Addr{}}}}},
-		{"unchanged", service(settled), service(settled), Needs{}},
-		{"replaced without its address", service(), service(settled), Needs{}},
-		{"upgraded", service(settled, dual(corev1.IPFamilyPolicyRequireDualStack)), service(settled, dual(corev1.IPFamilyPolicySingleStack)), Needs{Addresses: []AddressNeed{any6}}},
-		{"PreferDualStack stays single", service(settled, dual(corev1.IPFamilyPolicyPreferDualStack)), service(settled, dual(corev1.IPFamilyPolicyPreferDualStack)), Needs{}},
+		{"unchanged", service(verifiable), service(verifiable), Needs{}},
+		{"replaced without its address", service(), service(verifiable), Needs{}},
+		{"upgraded", service(verifiable, dual(corev1.IPFamilyPolicyRequireDualStack)), service(verifiable, dual(corev1.IPFamilyPolicySingleStack)), Needs{Addresses: []AddressNeed{any6}}},
+		{"PreferDualStack stays single", service(verifiable, dual(corev1.IPFamilyPolicyPreferDualStack)), service(verifiable, dual(corev1.IPFamilyPolicyPreferDualStack)), Needs{}},
 		{"no longer ExternalName", service(), service(ofType(corev1.ServiceTypeExternalName)), Needs{Addresses: []AddressNeed{any4}}},
-		{"becomes ExternalName", service(ofType(corev1.ServiceTypeExternalName)), service(settled), Needs{}},
+		{"becomes ExternalName", service(ofType(corev1.ServiceTypeExternalName)), service(verifiable), Needs{}},
 
-		{"NodePort", service(settled, nodePorts(0, 0)), service(settled), Needs{Ports: []PortNeed{{Indexes: []int{0}}, {Indexes: []int{1}}}}},
-		{"NodePort asked for", service(settled, nodePorts(30080)), service(settled), Needs{Ports: []PortNeed{{Indexes: []int{0}, Asked: 30080}}}},
-		{"NodePort kept", service(settled, nodePorts(30080)), service(settled, nodePorts(30080)), Needs{}},
-		{"NodePort carried over", service(settled, nodePorts(0)), service(settled, nodePorts(30080)), Needs{}},
-		{"port added", service(settled, nodePorts(30080, 0)), service(settled, nodePorts(30080)), Needs{Ports: []PortNeed{{Indexes: []int{1}}}}},
-		{"port added, none repeated", service(settled, nodePorts(0, 0)), service(settled, nodePorts(30080)), Needs{Ports: []PortNeed{{Indexes: []int{1}}}}},
-		{"port moved to another name", service(settled, nodePorts(0, 30080)), service(settled, nodePorts(30080)), Needs{Ports: []PortNeed{{Indexes: []int{0}}}}},
-		{"port changed", service(settled, nodePorts(30081)), service(settled, nodePorts(30080)), Needs{Ports: []PortNeed{{Indexes: []int{0}, Asked: 30081}}}},
-		{"TCP and UDP share", service(settled, nodePorts(0, 0), func(s *corev1.ServiceSpec) { s.Ports[1].Port = 80 }), service(settled), Needs{Ports: []PortNeed{{Indexes: []int{0, 1}}}}},
-		{"UDP joins TCP", service(settled, nodePorts(0, 0), func(s *corev1.ServiceSpec) { s.Ports[1].Port = 80 }), service(settled, nodePorts(30080)),
+		{"NodePort", service(verifiable, nodePorts(0, 0)), service(verifiable), Needs{Ports: []PortNeed{{Indexes: []int{0}}, {Indexes: []int{1}}}}},
+		{"NodePort asked for", service(verifiable, nodePorts(30080)), service(verifiable), Needs{Ports: []PortNeed{{Indexes: []int{0}, Asked: 30080}}}},
+		{"NodePort kept", service(verifiable, nodePorts(30080)), service(verifiable, nodePorts(30080)), Needs{}},
+		{"NodePort carried over", service(verifiable, nodePorts(0)), service(verifiable, nodePorts(30080)), Needs{}},
+		{"port added", service(verifiable, nodePorts(30080, 0)), service(verifiable, nodePorts(30080)), Needs{Ports: []PortNeed{{Indexes: []int{1}}}}},
+		{"port added, none repeated", service(verifiable, nodePorts(0, 0)), service(verifiable, nodePorts(30080)), Needs{Ports: []PortNeed{{Indexes: []int{1}}}}},
+		{"port moved to another name", service(verifiable, nodePorts(0, 30080)), service(verifiable, nodePorts(30080)), Needs{Ports: []PortNeed{{Indexes: []int{0}}}}},
+		{"port changed", service(verifiable, nodePorts(30081)), service(verifiable, nodePorts(30080)), Needs{Ports: []PortNeed{{Indexes: []int{0}, Asked: 30081}}}},
+		{"TCP and UDP share", service(verifiable, nodePorts(0, 0), func(s *corev1.ServiceSpec) { s.Ports[1].Port = 80 }), service(verifiable), Needs{Ports: []PortNeed{{Indexes: []int{0, 1}}}}},
+		{"UDP joins TCP", service(verifiable, nodePorts(0, 0), func(s *corev1.ServiceSpec) { s.Ports[1].Port = 80 }), service(verifiable, nodePorts(30080)),
 			Needs{Ports: []PortNeed{{Indexes: []int{1}, Asked: 30080}}}},
-		{"UDP shares what TCP asks for", service(settled, nodePorts(30080, 0), func(s *corev1.ServiceSpec) { s.Ports[1].Port = 80 }), service(settled),
+		{"UDP shares what TCP asks for", service(verifiable, nodePorts(30080, 0), func(s *corev1.ServiceSpec) { s.Ports[1].Port = 80 }), service(verifiable),
 			Needs{Ports: []PortNeed{{Indexes: []int{0, 1}, Asked: 30080}}}},
-		{"LoadBalancer keeps the NodePort's", service(settled, nodePorts(0), ofType(corev1.ServiceTypeLoadBalancer)), service(settled, nodePorts(30080)), Needs{}},
-		{"LoadBalancer without NodePorts", service(settled, ofType(corev1.ServiceTypeLoadBalancer), func(s *corev1.ServiceSpec) { s.AllocateLoadBalancerNodePorts = ptr.To(false) }), service(settled), Needs{}},
-		{"LoadBalancer without NodePorts, but asked for", service(settled, nodePorts(30080, 0), ofType(corev1.ServiceTypeLoadBalancer), func(s *corev1.ServiceSpec) { s.AllocateLoadBalancerNodePorts = ptr.To(false) }), service(settled),
+		{"LoadBalancer keeps the NodePort's", service(verifiable, nodePorts(0), ofType(corev1.ServiceTypeLoadBalancer)), service(verifiable, nodePorts(30080)), Needs{}},
+		{"LoadBalancer without NodePorts", service(verifiable, ofType(corev1.ServiceTypeLoadBalancer), func(s *corev1.ServiceSpec) { s.AllocateLoadBalancerNodePorts = ptr.To(false) }), service(verifiable), Needs{}},
+		{"LoadBalancer without NodePorts, but asked for", service(verifiable, nodePorts(30080, 0), ofType(corev1.ServiceTypeLoadBalancer), func(s *corev1.ServiceSpec) { s.AllocateLoadBalancerNodePorts = ptr.To(false) }), service(verifiable),
 			Needs{Ports: []PortNeed{{Indexes: []int{0}, Asked: 30080}}}},
-		{"NodePort once asked for, kept when all get one", service(settled, nodePorts(0)), service(settled, nodePorts(30080), ofType(corev1.ServiceTypeLoadBalancer), func(s *corev1.ServiceSpec) { s.AllocateLoadBalancerNodePorts = ptr.To(false) }), Needs{}},
-		{"policy Local", service(settled, nodePorts(30080), ofType(corev1.ServiceTypeLoadBalancer), func(s *corev1.ServiceSpec) { s.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal }), service(settled, nodePorts(30080)),
+		{"NodePort once asked for, kept when all get one", service(verifiable, nodePorts(0)), service(verifiable, nodePorts(30080), ofType(corev1.ServiceTypeLoadBalancer), func(s *corev1.ServiceSpec) { s.AllocateLoadBalancerNodePorts = ptr.To(false) }), Needs{}},
+		{"policy Local", service(verifiable, nodePorts(30080), ofType(corev1.ServiceTypeLoadBalancer), func(s *corev1.ServiceSpec) { s.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal }), service(verifiable, nodePorts(30080)),
 			Needs{Ports: []PortNeed{{}}}},
-		{"back to ClusterIP", service(settled), service(settled, nodePorts(30080)), Needs{}},
+		{"back to ClusterIP", service(verifiable), service(verifiable, nodePorts(30080)), Needs{}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			svc, old := tc.svc.DeepCopy(), tc.old.DeepCopy()

@@ -3,6 +3,7 @@
 package haproxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -67,18 +68,10 @@ func (c *Config) Validate() error {
 }
 
 func (c *Config) setDefaults() {
-	if c.MapFile == "" {
-		c.MapFile = "/etc/haproxy/causeway.map"
-	}
-	if c.Slots == 0 {
-		c.Slots = 64
-	}
-	if c.Resync == 0 {
-		c.Resync = 30 * time.Second
-	}
-	if c.deleteAfter == 0 {
-		c.deleteAfter = retried
-	}
+	c.MapFile = cmp.Or(c.MapFile, "/etc/haproxy/causeway.map")
+	c.Slots = cmp.Or(c.Slots, 64)
+	c.Resync = cmp.Or(c.Resync, 30*time.Second)
+	c.deleteAfter = cmp.Or(c.deleteAfter, retried)
 }
 
 // file is the format of the operator's file.

@@ -3,6 +3,7 @@
 package haproxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -61,11 +62,7 @@ const maxAnswer = 64 << 20
 
 // Do implements Runtime.
 func (s Socket) Do(ctx context.Context, command string) (string, error) {
-	timeout := s.Timeout
-	if timeout == 0 {
-		timeout = 5 * time.Second
-	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(s.Timeout, 5*time.Second))
 	defer cancel()
 	conn, err := new(net.Dialer).DialContext(ctx, s.Network, s.Address)
 	if err != nil {

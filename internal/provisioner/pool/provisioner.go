@@ -3,6 +3,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -73,9 +74,7 @@ func New(c Config) (*Provisioner, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	if c.Class == "" {
-		c.Class = v1alpha1.LoadBalancerClass
-	}
+	c.Class = cmp.Or(c.Class, v1alpha1.LoadBalancerClass)
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -255,7 +254,7 @@ func (p *Provisioner) forget(ctx context.Context, r Record) error {
 		p.Index.Delete(r.Address, r.UID)
 		return nil
 	case errors.Is(err, ErrChanged):
-		return p.learn(ctx, r.Address)
+		return p.refresh(ctx, r.Address)
 	}
 	return fmt.Errorf("delete record of %s: %w", r.Address, err)
 }
@@ -271,13 +270,13 @@ func (p *Provisioner) write(ctx context.Context, a netip.Addr, verb string, put 
 		put(r)
 		return nil
 	case errors.Is(err, ErrTaken) || errors.Is(err, ErrChanged) || errors.Is(err, ErrGone):
-		return p.learn(ctx, a)
+		return p.refresh(ctx, a)
 	}
 	return fmt.Errorf("%s record of %s: %w", verb, a, err)
 }
 
-// learn reads a record past every cache into the index, and returns errLost if it could.
-func (p *Provisioner) learn(ctx context.Context, a netip.Addr) error {
+// refresh reads a record past every cache into the index, and returns errLost if it could.
+func (p *Provisioner) refresh(ctx context.Context, a netip.Addr) error {
 	r, err := p.Records.Get(ctx, a)
 	switch {
 	case errors.Is(err, ErrGone):
