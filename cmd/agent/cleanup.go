@@ -71,7 +71,7 @@ func cleanupKubeProxy(ctx context.Context, out io.Writer, kinds map[modes.Mode]m
 		return err
 	}
 	if !programmed {
-		return errors.New("this node has no rules of Causeway, so without kube-proxy's rules nothing would forward to Services: start the agent first")
+		return errors.New("no rules of Causeway are on this node, so without kube-proxy's nothing would forward to Services: start the agent first")
 	}
 	last := -1
 	err = found.Remove(ctx, kubeproxy.Config{Drain: drain, Waiting: func(connections int) {
