@@ -75,7 +75,7 @@ func (k *Incremental) Program(ctx context.Context, want model.Desired, changed i
 			done.Changes = append(done.Changes, model.Change{Name: name, Old: old, New: svc})
 		}
 	}
-	clear(k.before)
+	k.before = emptied(k.before)
 	done.Rejected = slices.SortedFunc(maps.Keys(k.rejected), compareNames)
 	for _, name := range done.Rejected {
 		done.Report.Problems = append(done.Report.Problems, model.Problem{
@@ -229,6 +229,17 @@ func (k *Incremental) remember(name types.NamespacedName) {
 	}
 }
 
+// emptied returns m without its keys: a new one if it was large, as what it costs to
+// walk through a map or to clear it follows how many keys it has ever had.
+func emptied[V any](m map[types.NamespacedName]V) map[types.NamespacedName]V {
+	const large = 64
+	if len(m) > large {
+		return map[types.NamespacedName]V{}
+	}
+	clear(m)
+	return m
+}
+
 // apply makes a step. If the kernel rejects it, everything is read back first, as
 // another program may be the cause. suspects are the Services of what is rejected
 // then; the step is made without them.
@@ -270,13 +281,17 @@ func (k *Incremental) commit(ctx context.Context, step backend.Delta, done *Appl
 	if err != nil {
 		return err
 	}
-	changed := make(map[types.NamespacedName]bool, len(step.Services))
 	for _, c := range step.Services {
-		changed[c.Name] = true
 		delete(k.rejected, c.Name)
 		k.set(c.Name, c.New)
 	}
-	done.Report.Problems = slices.DeleteFunc(done.Report.Problems, func(p model.Problem) bool { return changed[p.Service] })
+	if len(done.Report.Problems) > 0 { // those of a Resync, which come before few changes
+		changed := make(map[types.NamespacedName]bool, len(step.Services))
+		for _, c := range step.Services {
+			changed[c.Name] = true
+		}
+		done.Report.Problems = slices.DeleteFunc(done.Report.Problems, func(p model.Problem) bool { return changed[p.Service] })
+	}
 	done.Report = then(done.Report, report)
 	return nil
 }

@@ -326,7 +326,7 @@ func (s *Syncer) succeeded(log logr.Logger, applied Applied, elapsed time.Durati
 	report := applied.Report
 	looked := func(name types.NamespacedName) bool { return applied.Full || s.pending[name] }
 	s.problems.take(report.Problems, looked, s.state.Problems)
-	clear(s.pending)
+	s.pending = emptied(s.pending)
 	before := s.Status()
 	s.progress.done(applied.Rejected, nil)
 	if !slices.Equal(applied.Rejected, before.Rejected) {
