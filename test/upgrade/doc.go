@@ -16,6 +16,8 @@
 //	down   the same with the earlier version's manifests, after the steps in
 //	       docs/upgrade.md
 //
-// It fails if anything was lost, except to a node that was powered off, and if two
-// nodes answered for one address. It needs what `make test` needs.
+// It fails if anything was lost, except to a node that was powered off, if two nodes
+// answered for one address, if an object or a node still has a name of the earlier
+// version after the way up, and if that version's own are missing after the way down.
+// It needs what `make test` needs.
 package main

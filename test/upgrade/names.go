@@ -26,7 +26,7 @@ const (
 
 // rename is a condition that versions up to 0.1 write on an object and the one that
 // this version writes instead, as "Type=Status". The objects of servicesToName and
-// poolsToName are such that each says that there is something to do.
+// poolsToName are such that each type is there with something to do.
 type rename struct {
 	object          string // resource/name
 	former, present string
