@@ -50,7 +50,8 @@
 // changes to this mode. The first packet of a connection that nobody
 // translates is taken. IPVS translates later: what a client sends that IPVS knows is
 // captured, and IPVS takes it all the same. The proxy's mark must not lead that back to
-// this node, so it goes on the way out.
+// this node, so it gets another on the way out, by which it is masqueraded unless
+// connection tracking knows better (the tables causeway-translated).
 //
 // # What ends with what
 //
@@ -76,7 +77,7 @@
 //
 // # What is owned
 //
-// The tables "ip causeway-userspace" and "ip6 causeway-userspace", routing
-// table 51807, the rule that leads there, and the packet mark 0x5b000001.
+// The tables "ip" and "ip6" causeway-userspace and causeway-translated, routing
+// table 51807, the rule that leads there, and the packet marks 0x5b000001 and 0x5b000002.
 // Needs Linux 5.9: reject in prerouting.
 package userspace

@@ -52,16 +52,17 @@ func (k *keeper) keep() (beside bool, err error) {
 		return false, err
 	}
 	k.began = true
-	if !needed {
-		return beside, k.removeTables()
+	if !needed && !beside {
+		return false, k.removeTables()
 	}
 	var tx nft.Batch
 	for _, f := range k.families {
-		table := keepTable(f)
-		tx.AddTable(table)
-		tx.AddChain(nft.Chain{Table: table, Name: chainPrerouting, Hook: &nft.Hook{Type: "nat", Num: expr.HookPrerouting, Priority: expr.PriorityDstNAT}})
-		tx.FlushChain(table, chainPrerouting)
-		tx.AppendRule(table, chainPrerouting, expr.For(table.Family).Tracked().Accept().Rule("open connections are still translated"))
+		for _, c := range kept(f, beside) {
+			tx.AddTable(c.Table)
+			tx.AddChain(c)
+			tx.FlushChain(c.Table, c.Name)
+			tx.AppendRules(c)
+		}
 	}
 	err = k.conn.Commit(&tx)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
@@ -71,6 +72,28 @@ func (k *keeper) keep() (beside bool, err error) {
 		return false, fmt.Errorf("keep translated connections: %w", err)
 	}
 	return beside, nil
+}
+
+// kept are the chains of a family. IPVS knows a flow by UDP longer than connection
+// tracking does, and longer than the tables stay that masqueraded it: what is new to
+// connection tracking leaves with an address of this node, so that the answer comes back
+// to where IPVS gives it the source that its client has dialled.
+func kept(f model.Family, beside bool) []nft.Chain {
+	table := keepTable(f)
+	x := func() *expr.List { return expr.For(table.Family) }
+	chain := func(name, kind string, hook uint32, priority int32, r nft.Rule) nft.Chain {
+		c := nft.Chain{Table: table, Name: name, Hook: &nft.Hook{Type: kind, Num: hook, Priority: priority}, Rules: []nft.Rule{r}}
+		if hook == expr.HookPostrouting && !beside {
+			c.Rules = nil
+		}
+		return c
+	}
+	const last = 225
+	return []nft.Chain{
+		chain(chainPrerouting, "nat", expr.HookPrerouting, expr.PriorityDstNAT, x().Tracked().Accept().Rule("open connections are still translated")),
+		chain(chainMasquerade, "nat", expr.HookPostrouting, expr.PrioritySrcNAT, x().Marked(markPassed).Masquerade().Rule("IPVS has it")),
+		chain(chainUnmark, "filter", expr.HookPostrouting, last, x().Marked(markPassed).MarkWith(0).Rule("")),
+	}
 }
 
 // passIPVS has IPVS let pass what belongs to the proxy, as long as it has

@@ -19,6 +19,8 @@ const (
 	chainDivert     = "divert"
 	chainPrerouting = "prerouting"
 	chainOutput     = "output"
+	chainMasquerade = "masquerading"
+	chainUnmark     = "unmark"
 )
 
 // priority is right behind destination NAT, so that what another mode translates is
@@ -101,7 +103,7 @@ func (p *program) output() []nft.Rule {
 	if p.beside {
 		// What a client sends that IPVS knows, it takes in spite of the proxy's mark. The kernel
 		// routes what is translated again on its way out, and the mark would lead it to lo.
-		rules = append(rules, p.exprs().Marked(mark).LocalSource(false).MarkWith(0).Accept().Rule("IPVS has it"))
+		rules = append(rules, p.exprs().Marked(mark).LocalSource(false).MarkWith(markPassed).Accept().Rule("IPVS has it"))
 	}
 	return append(rules,
 		p.exprs().LocalSource(false).Accept().Rule("passed on to another node"),
@@ -180,6 +182,9 @@ func (p *program) refuse() []nft.Rule {
 const r0 = expr.R0
 
 const mark = uint32(Mark)
+
+// markPassed is that of what IPVS has translated though the proxy had captured it.
+const markPassed = mark + 1
 
 func (p *program) family() nft.Family { return tableOf(p.fam).Family }
 
