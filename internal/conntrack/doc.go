@@ -41,7 +41,9 @@
 // answered, and its entry would lead each repetition there too, until the client
 // gives up. So TCP entries without an answer are deleted like those of UDP: the
 // client's next SYN, after a second, goes to an endpoint that serves, or is
-// refused if there is none.
+// refused if there is none. So it is with a SYN that came before its frontend was
+// programmed, when the node started or the Service was new: nothing translates its
+// repetitions as long as its entry stays, and each of them prolongs that.
 //
 // If asked, TCP flows to endpoints that went are ended too, and those of clients
 // that are not admitted any more, and their clients

@@ -164,8 +164,8 @@ func (h *history) scopes(tcp bool) []Scope {
 			s.Gone = union(s.Gone, without(keep(old, unanswered), s.Keep))
 		}
 		// What was dialled while there was no frontend was led nowhere, and where an
-		// earlier process led it is not known.
-		came := h.is != nil && h.absent && h.key.Protocol != model.TCP
+		// earlier process led it is not known. A client by TCP repeats its SYN.
+		came := h.is != nil && h.absent && (unanswered || h.key.Protocol != model.TCP)
 		s.AllGone = came && len(h.was) == 0 && h.key.Addr.IsUnspecified()
 		return s, h.is == nil && len(h.was) > 0 || len(s.Gone) > 0 || came
 	}

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package modes
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/causeway-lb/causeway/internal/conntrack"
+	"github.com/causeway-lb/causeway/internal/proxy/ipvs"
+	"github.com/causeway-lb/causeway/internal/proxy/model"
+	"github.com/causeway-lb/causeway/internal/testkit/nstest"
+)
+
+// TestDialledBeforeProgrammed: a client that dials a Service before this node has its
+// rules gets through with the next packet that it sends.
+func TestDialledBeforeProgrammed(t *testing.T) {
+	nstest.Require(t, "ip", "iptables-restore", "ip6tables-restore")
+	net := newNetwork(t)
+	// The node itself refuses who dials a port of its own that nobody serves.
+	net.dials = slices.DeleteFunc(slices.Clone(mixed), func(d dial) bool { return d.kind == model.NodePort })
+	kinds := Kinds(Configs{IPVS: ipvs.Config{DrainInterval: 50 * time.Millisecond}})
+	for _, mode := range here(t, kinds) {
+		if nstest.InVM() && mode != IPVS {
+			continue // the machine is slow
+		}
+		t.Run(string(mode), func(t *testing.T) {
+			want := desired()
+			c := inUseFor(t, kinds, mode, model.Desired{Node: want.Node})
+			s := &stepper{t: t, net: net, step: "1, without the Service"}
+			defer s.close()
+			s.open = s.all(false, 0)
+			mustSync(t, c)
+			var changes []model.Change
+			for name, svc := range want.Services {
+				changes = append(changes, model.Change{Name: name, New: svc})
+			}
+			if _, err := (conntrack.Table{Node: want.Node}).Clean(conntrack.PlanAll(changes, false)); err != nil {
+				t.Fatal(err)
+			}
+			s.step = "2, with the Service"
+			s.served(s.open)
+			if err := errors.Join(c.Cleanup(t.Context()), c.Close()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
