@@ -146,7 +146,7 @@ type Key struct {
 	Protocol uint8
 }
 
-// DeleteDialled deletes the TCP and UDP flows that match, of those that dialled
+// DeleteDialled deletes the TCP, UDP and SCTP flows that match, of those that dialled
 // one of the keys, in the network namespace of the calling thread.
 func DeleteDialled(dialled map[Key]bool, match func(*Entry) bool) error {
 	d, err := OpenDeleter(nil)
@@ -157,7 +157,7 @@ func DeleteDialled(dialled map[Key]bool, match func(*Entry) bool) error {
 	mine := LocalAddresses()
 	var errs []error
 	for _, anywhere := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
-		for _, proto := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+		for _, proto := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCTP} {
 			err := List(Filter{Protocol: proto, To: netip.AddrPortFrom(anywhere, 0)}, func(e *Entry) error {
 				key := Key{e.Destination.Addr(), e.Destination.Port(), proto}
 				if !match(e) || !dialled[key] && !(dialled[Key{anywhere, key.Port, proto}] && (mine[key.Addr] || key.Addr.IsLoopback())) {

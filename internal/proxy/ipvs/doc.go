@@ -88,6 +88,10 @@
 // ten seconds. For SCTP the address of replies is made right, and not the port, as
 // Linux before 5.11 cannot compute the checksum.
 //
+// IPVS takes the repeated SYN of a client that dialled before there was a virtual
+// server, but connection tracking, whose entry says otherwise, does not know the
+// connection: it is reset once that entry is deleted, a moment later.
+//
 // The local route takes all of an address. So nobody on the node, nor its Pods,
 // reaches another host whose own address is a load balancer IP at a port that no
 // Service has.

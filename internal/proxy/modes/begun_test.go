@@ -3,10 +3,14 @@
 package modes
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/causeway-lb/causeway/internal/conntrack"
 	"github.com/causeway-lb/causeway/internal/proxy/ipvs"
@@ -15,7 +19,8 @@ import (
 )
 
 // TestDialledBeforeProgrammed: a client that dials a Service before this node has its
-// rules gets through with the next packet that it sends.
+// rules gets through with the next packet that it sends: when the Service is new, and
+// when another mode takes over.
 func TestDialledBeforeProgrammed(t *testing.T) {
 	nstest.Require(t, "ip", "iptables-restore", "ip6tables-restore")
 	net := newNetwork(t)
@@ -26,25 +31,50 @@ func TestDialledBeforeProgrammed(t *testing.T) {
 		if nstest.InVM() && mode != IPVS {
 			continue // the machine is slow
 		}
-		t.Run(string(mode), func(t *testing.T) {
-			want := desired()
-			c := inUseFor(t, kinds, mode, model.Desired{Node: want.Node})
-			s := &stepper{t: t, net: net, step: "1, without the Service"}
-			defer s.close()
-			s.open = s.all(false, 0)
-			mustSync(t, c)
-			var changes []model.Change
-			for name, svc := range want.Services {
-				changes = append(changes, model.Change{Name: name, New: svc})
+		other := NFTables
+		if mode == NFTables {
+			other = IPTables
+		}
+		t.Run("new Service, "+string(mode), func(t *testing.T) { dialledBefore(t, net, kinds, mode, mode) })
+		t.Run(fmt.Sprintf("%s to %s", other, mode), func(t *testing.T) { dialledBefore(t, net, kinds, other, mode) })
+	}
+}
+
+func dialledBefore(t *testing.T, net *network, kinds map[Mode]Kind, from, to Mode) {
+	want := desired()
+	c := inUseFor(t, kinds, from, model.Desired{Node: want.Node})
+	s := &stepper{t: t, net: net, step: "1, without the Service"}
+	defer s.close()
+	s.open = s.all(false, 0)
+	if from != to {
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+		c = inUse(t, kinds, to)
+	} else {
+		mustSync(t, c)
+		var changes []model.Change
+		for name, svc := range want.Services {
+			changes = append(changes, model.Change{Name: name, New: svc})
+		}
+		if _, err := (conntrack.Table{Node: want.Node}).Clean(conntrack.PlanAll(changes, false)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.step = "2, with the Service"
+	if to == IPVS {
+		// See "Limits" in package ipvs.
+		s.open = slices.DeleteFunc(s.open, func(a *attempt) bool {
+			until := time.Now().Add(patience)
+			err := cmp.Or(a.ask(until), a.hear(until))
+			if errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) {
+				a.close()
 			}
-			if _, err := (conntrack.Table{Node: want.Node}).Clean(conntrack.PlanAll(changes, false)); err != nil {
-				t.Fatal(err)
-			}
-			s.step = "2, with the Service"
-			s.served(s.open)
-			if err := errors.Join(c.Cleanup(t.Context()), c.Close()); err != nil {
-				t.Error(err)
-			}
+			return a.closed
 		})
+	}
+	s.served(s.open)
+	if err := errors.Join(c.Cleanup(t.Context()), c.Close()); err != nil {
+		t.Error(err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-logr/logr"
 
+	"github.com/causeway-lb/causeway/internal/netlink/conntrack"
 	"github.com/causeway-lb/causeway/internal/netlink/nft"
 	"github.com/causeway-lb/causeway/internal/proxy/backend"
 	"github.com/causeway-lb/causeway/internal/proxy/model"
@@ -154,9 +155,13 @@ func (c *Chooser) Resync(ctx context.Context, want model.Desired) (backend.Repor
 		switch {
 		case err == nil:
 			c.fix()
-			if c.removeOld(ctx) {
+			removed := c.removeOld(ctx)
+			if removed {
 				// What the mode in use did for the sake of those is not needed now.
 				_, err = c.current.Resync(ctx, want)
+			}
+			if removed || len(c.old) > 0 {
+				c.decideAnew(ctx, want)
 			}
 			return report, err
 		case c.fixed || !errors.As(err, &lacks) || len(c.left) == 0:
@@ -223,6 +228,29 @@ func (c *Chooser) removeOld(ctx context.Context) (some bool) {
 	}
 	c.old = left
 	return some
+}
+
+// decideAnew has connection tracking forget what clients have dialled without an
+// answer while modes changed: what the old mode's rules, or none, made of the first packet
+// would hold for all that repeat it. A datagram that was translated may be about to be
+// answered. In mode userspace nothing is translated, and all is heard.
+func (c *Chooser) decideAnew(ctx context.Context, want model.Desired) {
+	if c.mode == Userspace || c.mode == None {
+		return
+	}
+	dialled := map[conntrack.Key]bool{}
+	for _, svc := range want.Services {
+		for i := range svc.Frontends {
+			key := svc.Frontends[i].Key
+			dialled[conntrack.Key{Addr: key.Addr, Port: key.Port, Protocol: uint8(key.Protocol)}] = true
+		}
+	}
+	err := conntrack.DeleteDialled(dialled, func(e *conntrack.Entry) bool {
+		return !e.Replied() && (e.Protocol != uint8(model.UDP) || !e.Translated())
+	})
+	if err != nil {
+		logr.FromContextOrDiscard(ctx).Error(err, "Connections that were begun while the mode changed may stay unanswered until their clients begin others")
+	}
 }
 
 // Remaining are the modes whose objects are still there, sorted.
