@@ -13,6 +13,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
 	"github.com/causeway-lb/causeway/internal/endpointslice"
@@ -99,6 +100,7 @@ func (e *explainer) endpoints() {
 	}
 	e.stale(behind)
 	e.shape()
+	e.targetPorts()
 	e.policies(byNode, ready)
 }
 
@@ -222,6 +224,38 @@ func (e *explainer) shape() {
 			e.add(Note, "%s", problem.Message)
 		default:
 			e.add(Wrong, "%s", problem.Message)
+		}
+	}
+}
+
+// targetPorts looks for numbers that no container declares, where containers declare some:
+// a typing error refuses every connection, and nothing else tells. Declarations are
+// information only, and a process may listen all the same.
+func (e *explainer) targetPorts() {
+	declared := map[string]bool{}
+	for i := range e.Pods {
+		spec := &e.Pods[i].Spec
+		for _, c := range slices.Concat(spec.InitContainers, spec.Containers) { // sidecars are among the former
+			for _, p := range c.Ports {
+				declared[fmt.Sprintf("%d/%s", p.ContainerPort, cmp.Or(p.Protocol, corev1.ProtocolTCP))] = true
+			}
+		}
+	}
+	if len(declared) == 0 {
+		return
+	}
+	for _, p := range e.svc.Spec.Ports {
+		port := p.TargetPort.IntVal
+		if p.TargetPort.Type == intstr.String {
+			continue // shape has looked
+		}
+		if port == 0 {
+			port = p.Port
+		}
+		target := fmt.Sprintf("%d/%s", port, cmp.Or(p.Protocol, corev1.ProtocolTCP))
+		if !declared[target] {
+			e.add(Note, "Port %d leads to %s of its Pods, which none of their containers declares; they declare %s", p.Port, target,
+				strings.Join(slices.Sorted(maps.Keys(declared)), ", ")).Do = "See that a process listens there, or correct the targetPort"
 		}
 	}
 }

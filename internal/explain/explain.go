@@ -4,6 +4,7 @@ package explain
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
+	"github.com/causeway-lb/causeway/internal/netaddr"
 	"github.com/causeway-lb/causeway/internal/provisioner"
 )
 
@@ -148,9 +150,46 @@ func (e *explainer) addresses() {
 			e.add(Wrong, "Port %d/%s has no NodePort", p.Port, p.Protocol).Do = "See that Causeway's controller runs and that a NodePortPool with free ports selects the Service"
 		}
 	}
+	e.externalIPs()
 	if len(spec.LoadBalancerSourceRanges) > 0 {
 		e.add(Note, "Only clients from %s may use its load balancer addresses (spec.loadBalancerSourceRanges)", strings.Join(spec.LoadBalancerSourceRanges, ", "))
 	}
+}
+
+// externalIPs looks for those that the agents do not serve.
+func (e *explainer) externalIPs() {
+	if len(e.svc.Spec.ExternalIPs) == 0 || len(e.Agents) == 0 {
+		return
+	}
+	if mode, _ := flagOf(&e.Agents[0], "mode"); mode == "none" {
+		return // kube-proxy allows all
+	}
+	ranges, _ := flagOf(&e.Agents[0], "external-ip-ranges")
+	allowed := netaddr.ParsePrefixes(strings.FieldsFunc(ranges, func(r rune) bool { return r == ',' || r == ' ' }))
+	for _, raw := range e.svc.Spec.ExternalIPs {
+		ip, ok := netaddr.Parse(raw)
+		if ok && !slices.ContainsFunc(allowed, func(p netip.Prefix) bool { return p.Contains(ip) }) {
+			e.add(Wrong, "External IP %s is in no range that the administrator allows, so that no node answers for it", ip).Do =
+				"Add its range to the agents' flag --external-ip-ranges, or give the Service a load balancer address instead"
+		}
+	}
+}
+
+// flagOf returns what a Pod's containers are told by a flag.
+func flagOf(pod *corev1.Pod, name string) (value string, ok bool) {
+	for i := range pod.Spec.Containers {
+		c := &pod.Spec.Containers[i]
+		args := slices.Concat(c.Command, c.Args)
+		for i, arg := range args {
+			if value, ok = strings.CutPrefix(arg, "--"+name+"="); ok {
+				return value, true
+			}
+			if arg == "--"+name && i+1 < len(args) {
+				return args[i+1], true
+			}
+		}
+	}
+	return "", false
 }
 
 // class is the load balancer class that serves, or served, the Service.

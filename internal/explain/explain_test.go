@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 
 	"github.com/causeway-lb/causeway/api/v1alpha1"
@@ -130,6 +131,64 @@ One thing is wrong.
 `
 	if diff := cmp.Diff(want, got.String()); diff != "" {
 		t.Errorf("report (-want +got):\n%s", diff)
+	}
+}
+
+// TestPortsAndAddressesThatNobodyServes: a targetPort that no container declares is noted,
+// and an external IP is wrong that the agents were not told to serve.
+func TestPortsAndAddressesThatNobodyServes(t *testing.T) {
+	const (
+		port    = "Port 80 leads to 8081/TCP of its Pods, which none of their containers declares; they declare 8080/TCP, 8080/UDP"
+		address = "External IP 198.51.100.7 is in no range that the administrator allows, so that no node answers for it"
+	)
+	tcp := func(target intstr.IntOrString) corev1.ServicePort {
+		return corev1.ServicePort{Port: 80, Protocol: corev1.ProtocolTCP, TargetPort: target}
+	}
+	both := []corev1.ContainerPort{{Name: "http", ContainerPort: 8080}, {ContainerPort: 8080, Protocol: corev1.ProtocolUDP}}
+	for _, tc := range []struct {
+		name      string
+		port      corev1.ServicePort
+		declared  []corev1.ContainerPort
+		addresses []string
+		args      []string
+		want      []string
+	}{
+		{name: "a number that is declared", port: tcp(intstr.FromInt32(8080)), declared: both},
+		{name: "another number", port: tcp(intstr.FromInt32(8081)), declared: both, want: []string{port}},
+		{name: "another protocol", port: corev1.ServicePort{Port: 53, Protocol: corev1.ProtocolUDP, TargetPort: intstr.FromInt32(53)},
+			declared: []corev1.ContainerPort{{ContainerPort: 53, Protocol: corev1.ProtocolTCP}},
+			want:     []string{"Port 53 leads to 53/UDP of its Pods, which none of their containers declares; they declare 53/TCP"}},
+		{name: "nothing is declared", port: tcp(intstr.FromInt32(8081))},
+		{name: "a name", port: tcp(intstr.FromString("http")), declared: both},
+		{name: "the same as the port", port: corev1.ServicePort{Port: 8080, Protocol: corev1.ProtocolTCP}, declared: both},
+		{name: "no range of external IPs", addresses: []string{"198.51.100.7"}, want: []string{address}},
+		{name: "in a range", addresses: []string{"198.51.100.7", "2001:db8::7"}, args: []string{"--external-ip-ranges=192.0.2.0/24,198.51.100.0/24,2001:db8::/64"}},
+		{name: "one of two in a range", addresses: []string{"198.51.100.7", "192.0.2.7"}, args: []string{"--external-ip-ranges", "192.0.2.0/24"}, want: []string{address}},
+		{name: "kube-proxy forwards", addresses: []string{"198.51.100.7"}, args: []string{"--mode=none"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			f := &Facts{Now: now, Service: &corev1.Service{
+				ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"},
+				Spec: corev1.ServiceSpec{
+					Type: corev1.ServiceTypeClusterIP, ClusterIP: "10.96.1.2", ClusterIPs: []string{"10.96.1.2"},
+					Selector: map[string]string{"app": "web"}, ExternalIPs: tc.addresses,
+				},
+			}}
+			if tc.port.Port != 0 {
+				f.Service.Spec.Ports = []corev1.ServicePort{tc.port}
+			}
+			f.Pods = []corev1.Pod{{Spec: corev1.PodSpec{Containers: []corev1.Container{{Ports: tc.declared}}}}}
+			f.Agents = []corev1.Pod{{Spec: corev1.PodSpec{Containers: []corev1.Container{{Args: tc.args}}}}}
+			var got []string
+			for _, finding := range Explain(f).Findings {
+				if strings.Contains(finding.Text, "declare") || strings.HasPrefix(finding.Text, "External IP") {
+					got = append(got, finding.Text)
+				}
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 
