@@ -97,9 +97,9 @@ func (r *Report) WriteTo(w io.Writer) (int64, error) {
 	return int64(n), err
 }
 
-// sentence ends with a full stop: the messages of conditions do not.
+// sentence ends with a full stop, unless with a question: the messages of conditions do not.
 func sentence(s string) string {
-	if s == "" || strings.HasSuffix(s, ".") {
+	if s == "" || strings.ContainsAny(s[len(s)-1:], ".?!") {
 		return s
 	}
 	return s + "."
