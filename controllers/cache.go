@@ -3,8 +3,18 @@
 package controllers
 
 import (
+	"context"
+	"errors"
+	"time"
+
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/watch"
+	toolscache "k8s.io/client-go/tools/cache"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -18,10 +28,49 @@ import (
 func CacheOptions() cache.Options {
 	return cache.Options{
 		DefaultTransform: cache.TransformStripManagedFields(),
+		NewInformer:      newInformer,
 		ByObject: map[client.Object]cache.ByObject{
 			&corev1.Pod{}:  {Transform: stripPod},
 			&corev1.Node{}: {Transform: stripNode},
 		},
+	}
+}
+
+// reconnect is the pause before an API server that cannot be reached is asked again.
+var reconnect = wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 1, Cap: 2 * time.Second, Steps: 10}
+
+// newInformer returns an informer that finds an API server within seconds of its return.
+// By itself an informer pauses for up to a minute after an outage, and for as long again if
+// its watch has expired meanwhile, while nothing happens to new Services. Controllers are few.
+func newInformer(lw toolscache.ListerWatcher, object runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
+	api := toolscache.ToListerWatcherWithContext(lw)
+	return toolscache.NewSharedIndexInformer(&toolscache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			return reach(ctx, func() (runtime.Object, error) { return api.ListWithContext(ctx, o) })
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			return reach(ctx, func() (watch.Interface, error) { return api.WatchWithContext(ctx, o) })
+		},
+	}, object, resync, indexers)
+}
+
+// reach asks until the API server answers, if only by an error, or ctx ends.
+func reach[T any](ctx context.Context, ask func() (T, error)) (T, error) {
+	backoff := reconnect
+	for failures := 0; ; failures++ {
+		answer, err := ask()
+		var status apierrors.APIStatus
+		if err == nil || errors.As(err, &status) {
+			return answer, err
+		}
+		if failures == 0 {
+			ctrl.Log.WithName("cache").Info("The API server cannot be reached, will try again", "reason", err.Error())
+		}
+		select {
+		case <-time.After(backoff.Step()):
+		case <-ctx.Done():
+			return answer, err
+		}
 	}
 }
 
