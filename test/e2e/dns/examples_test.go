@@ -382,6 +382,17 @@ func TestRollingUpdate(t *testing.T) {
 	ctx := need(t)
 	deployment, address := deploy(t, ctx, "rolling", 3)
 	generator := asking(t, ctx, address)
+	// answered waits until so many Pods have answered in all: which one does is random.
+	answered := func(pods int) {
+		t.Helper()
+		testkit.Eventually(t, 20*time.Second, fmt.Sprintf("answers from %d Pods", pods), func() error {
+			if n := len(generator.Results().Hosts()); n != pods {
+				return fmt.Errorf("from %d", n)
+			}
+			return nil
+		})
+	}
+	answered(3)
 	change(t, ctx, deployment, `{"spec":{"template":{"spec":{"containers":[{"name":"server","env":[{"name":"VERSION","value":"2"}]}]}}}}`)
 	testkit.Eventually(t, 20*time.Second, "answers from version 2 only", func() error {
 		for range 20 {
@@ -397,9 +408,6 @@ func TestRollingUpdate(t *testing.T) {
 	})
 	endpoints(t, ctx, "rolling", "those of the old Pods have gone", func(ready, all int) bool { return ready == 3 && all == 3 })
 	labtest.More(t, ctx, 30, generator)
-	results := generator.Stop()
-	none(t, results)
-	if hosts := results.Hosts(); len(hosts) < 6 {
-		t.Errorf("answers from %d Pods, want three old and three new ones", len(hosts))
-	}
+	answered(6) // three old and three new ones
+	none(t, generator.Stop())
 }
