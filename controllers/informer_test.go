@@ -31,7 +31,8 @@ func outage(t *testing.T, expired bool) {
 	const down, within = time.Minute, 8 * time.Second
 	back := time.Now().Add(down)
 	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "new", ResourceVersion: "2"}}
-	started, watches := false, 0
+	started, refused, watches := false, false, 0
+	listOptions := metav1.SchemeGroupVersion.WithKind("ListOptions").GroupKind()
 	api := &toolscache.ListWatch{
 		ListWithContextFunc: func(context.Context, metav1.ListOptions) (runtime.Object, error) {
 			if !started {
@@ -45,16 +46,17 @@ func outage(t *testing.T, expired bool) {
 		},
 		WatchFuncWithContext: func(_ context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			if o.SendInitialEvents != nil {
-				return nil, apierrors.NewInvalid(schemaKind, "", nil) // as one that cannot stream lists
+				return nil, apierrors.NewInvalid(listOptions, "", nil) // as one that cannot stream lists
 			}
 			watches++
 			w := watch.NewFake()
 			switch {
-			case watches == 1:
-				go w.Stop() // the outage begins
+			case watches == 1: // the outage begins
+				time.AfterFunc(5*time.Second, w.Stop) // a shorter watch would be listed anew
 			case time.Now().Before(back):
 				return nil, syscall.ECONNREFUSED
 			case expired && o.ResourceVersion == "1":
+				refused = true
 				return nil, apierrors.NewResourceExpired("too old")
 			case o.ResourceVersion == "1":
 				go w.Add(service)
@@ -76,6 +78,7 @@ func outage(t *testing.T, expired bool) {
 	}
 	cancel()
 	<-done
+	if refused != expired {
+		t.Errorf("the version of the watch was refused: %v, want %v", refused, expired)
+	}
 }
-
-var schemaKind = corev1.SchemeGroupVersion.WithKind("ListOptions").GroupKind()
