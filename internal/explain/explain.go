@@ -161,11 +161,10 @@ func (e *explainer) externalIPs() {
 	if len(e.svc.Spec.ExternalIPs) == 0 || len(e.Agents) == 0 {
 		return
 	}
-	if mode, _ := flagOf(&e.Agents[0], "mode"); mode == "none" {
+	if flagOf(&e.Agents[0], "mode") == "none" {
 		return // kube-proxy allows all
 	}
-	ranges, _ := flagOf(&e.Agents[0], "external-ip-ranges")
-	allowed := netaddr.ParsePrefixes(strings.FieldsFunc(ranges, func(r rune) bool { return r == ',' || r == ' ' }))
+	allowed := netaddr.ParsePrefixes(strings.Split(flagOf(&e.Agents[0], "external-ip-ranges"), ","))
 	for _, raw := range e.svc.Spec.ExternalIPs {
 		ip, ok := netaddr.Parse(raw)
 		if ok && !slices.ContainsFunc(allowed, func(p netip.Prefix) bool { return p.Contains(ip) }) {
@@ -175,21 +174,21 @@ func (e *explainer) externalIPs() {
 	}
 }
 
-// flagOf returns what a Pod's containers are told by a flag.
-func flagOf(pod *corev1.Pod, name string) (value string, ok bool) {
+// flagOf returns the value of a flag of a Pod's containers, "" without it.
+func flagOf(pod *corev1.Pod, name string) string {
 	for i := range pod.Spec.Containers {
 		c := &pod.Spec.Containers[i]
 		args := slices.Concat(c.Command, c.Args)
 		for i, arg := range args {
-			if value, ok = strings.CutPrefix(arg, "--"+name+"="); ok {
-				return value, true
+			if value, ok := strings.CutPrefix(arg, "--"+name+"="); ok {
+				return value
 			}
 			if arg == "--"+name && i+1 < len(args) {
-				return args[i+1], true
+				return args[i+1]
 			}
 		}
 	}
-	return "", false
+	return ""
 }
 
 // class is the load balancer class that serves, or served, the Service.
